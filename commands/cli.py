@@ -1,0 +1,145 @@
+"""The command line around Hydra: which command, its help, and how errors are shown."""
+
+import difflib
+import importlib
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from commands import config
+
+COMMANDS = {
+    "train": "trains a scorer or an enhancer (the default)",
+    "evaluate": "measures a checkpoint on held-out photos",
+    "enhance": "enhances photos",
+    "score": "rates photos",
+    "export": "writes a checkpoint's network as half-precision safetensors",
+}
+PLAIN_FLAGS = {"-m", "--multirun"}
+VALUE_FLAGS = {  # Hydra's own flags that take a value
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command line taken apart."""
+
+    command: str
+    overrides: list[str]
+    flags: list[str]
+    help: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it runs the command, rather than asking Hydra to print something."""
+        return set(self.flags) <= PLAIN_FLAGS
+
+
+def parse(arguments: list[str]) -> Call:
+    """Takes a command line apart.
+
+    Raises:
+        ValueError: for an unknown command.
+    """
+    words, flags, wants_help = [], [], False
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help"):
+            wants_help = True
+        elif word.startswith("-"):
+            flags.append(word)
+            if word in VALUE_FLAGS and rest and "=" not in rest[0]:
+                flags.append(rest.pop(0))
+        else:
+            words.append(word)
+    command = "train"
+    if words and re.fullmatch(r"[A-Za-z_][\w-]*", words[0]):
+        command = words.pop(0)
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        listing = "\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items())
+        raise ValueError(f"unknown command {command!r}{hint}; the commands are\n{listing}")
+    overrides = [config.quote_path(word) for word in words]
+    return Call(command, overrides, flags, wants_help)
+
+
+def help_text(command: str | None) -> str:
+    """What `--help` prints: the command's own configuration file says what can be set."""
+    assert command is not None
+    lines = ["python run.py [command] [key=value ...]", ""]
+    lines += [f"  {name:<10}{what}" for name, what in COMMANDS.items()]
+    lines += ["", f"{command}: what can be set (conf/{command}.yaml)", ""]
+    lines.append((config.CONF / f"{command}.yaml").read_text().rstrip())
+    groups = config.group_options(command)
+    if groups:
+        lines += ["", "Choices (GROUP=NAME; a group's own keys are set as GROUP.KEY=VALUE):", ""]
+        lines += [f"  {group:<12}{' '.join(options)}" for group, options in groups.items()]
+    lines += [
+        "",
+        "python run.py COMMAND --help         the same for another command",
+        "python run.py COMMAND --cfg job      the whole configuration that would run",
+        "python run.py -m gamma=0,0.1,0.4     one run for each value",
+    ]
+    return "\n".join(lines)
+
+
+def refuse(error: Exception) -> int:
+    """Prints what the user got wrong, without traceback; returns exit code 2."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def job(command: str) -> Callable[[DictConfig], Any]:
+    """The function that Hydra calls with the configuration."""
+
+    def run(cfg: DictConfig) -> Any:  # noqa: ANN401
+        quieten()
+        function = getattr(importlib.import_module(f"commands.{command}"), command)
+        try:
+            return function(cfg)
+        except Exception as error:
+            cause = user_error(error)
+            if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            sys.exit(refuse(cause))
+
+    return run
+
+
+def user_error(error: Exception) -> Exception | None:
+    """The error to show if it is one that the user can mend; None for a bug of ours."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+        return user_error(error.__cause__)
+    kinds = (ValueError, OSError, MisconfigurationException, HydraException, OmegaConfBaseException)
+    return error if isinstance(error, kinds) else None
+
+
+def quieten() -> None:
+    """Silences what Lightning says in every run and nobody needs."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # the built-in data are in memory
+        ".*Checkpoint directory .* exists and is not empty.*",  # run folders are found again
+        ".*Found .* module.* in eval mode.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*lr_scheduler.step.* before .*optimizer.step.*",  # after a resume; the order is right
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,345 @@
+"""Checks a command's configuration before any work starts, and finds all its mistakes at once.
+
+Three kinds: what Hydra would refuse (unknown keys, groups and options, with the nearest valid
+name), what a class under construction would refuse (arguments it does not have or of another type,
+read off its signature), and what the command itself refuses (its `Options` and `problems`).
+"""
+
+import difflib
+import importlib
+import inspect
+import json
+import os
+import re
+import typing
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from commands.run_folder import run_name
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+PATH_KEYS = ("input", "output", "checkpoint", "scorer.checkpoint", "init_from", "paths.output_dir")
+
+OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("run_name", lambda task: run_name(task), replace=True)
+OmegaConf.register_new_resolver("sweep_name", lambda task: run_name(task, sweep=True), replace=True)
+
+
+def quote_path(text: str) -> str:
+    """Quotes the value of a path key, so that spaces, commas and `=` in file names are no syntax.
+
+    Only where it is needed: the file exists under that very name, or Hydra could not parse it.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or key.lstrip("+") not in PATH_KEYS or value[:1] in ("'", '"'):
+        return text
+    odd = re.search(r"[^\w./~-]", value)
+    if odd and (Path(value).expanduser().exists() or not parses(text)):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'{key}="{escaped}"'
+    return text
+
+
+def parses(text: str) -> bool:
+    """Whether Hydra can parse an override."""
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
+
+
+def check(command: str, overrides: list[str]) -> None:
+    """Checks everything that can be checked before work starts.
+
+    Args:
+        command: name of the command.
+        overrides: `key=value` words of the command line; sweeps (`a,b`) are checked per value.
+
+    Raises:
+        ValueError: listing all mistakes.
+    """
+    problems: list[str] = []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        parsed = parse_overrides(overrides, problems)
+        valid = check_groups(loader, parsed, problems)
+        valid = check_keys(command, loader, valid, problems)
+        for words in variants(valid):
+            problems += check_composed(command, words)
+    if problems:
+        unique = list(dict.fromkeys(problems))
+        raise ValueError(unique[0] if len(unique) == 1 else "\n  ".join([
+            f"{len(unique)} mistakes in the configuration:", *unique
+        ]))  # fmt: skip
+
+
+def group_options(command: str) -> dict[str, list[str]]:
+    """The groups that a command's configuration chooses from, with their options."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        text = (CONF / f"{command}.yaml").read_text()
+        names = re.findall(r"^  - (?:override )?/?(\w+):", text, flags=re.MULTILINE)
+        hidden = ("paths", "hydra")
+        return {name: options(loader, name) for name in names if name not in hidden}
+
+
+def options(loader: ConfigLoader, group: str) -> list[str]:
+    """What a group offers to users."""
+    names = loader.get_group_options(group, ObjectType.CONFIG)
+    return [name for name in names if not name.startswith("_")]
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """Hint at the most similar valid name, or all of them if they are few."""
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; allowed are {', '.join(names)}" if len(names) <= 12 else ""
+
+
+def parse_overrides(overrides: list[str], problems: list[str]) -> list[Override]:
+    """Parses each word; what cannot be parsed becomes a problem."""
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        if "=" not in text and not text.startswith("~"):
+            problems.append(f"{text!r} is not of the form key=value")
+            continue
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException:
+            key, _, value = text.partition("=")
+            problems.append(f"{text!r} cannot be parsed; quote the value: '{key}=\"{value}\"'")
+    return parsed
+
+
+def values_of(override: Override) -> list[Any]:
+    """The values that an override gives, one if it is no sweep."""
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    value = override.value()
+    return value if isinstance(value, list) else [value]
+
+
+def check_groups(
+    loader: ConfigLoader, parsed: list[Override], problems: list[str]
+) -> list[Override]:
+    """Drops overrides that choose an option which a group does not have."""
+    groups = [group for group in loader.list_groups("") if group != "hydra"]
+    valid = []
+    for override in parsed:
+        group = override.key_or_group
+        if group not in groups or override.is_delete():
+            valid.append(override)
+            continue
+        allowed = options(loader, group)
+        wrong = [v for v in values_of(override) if v is not None and str(v) not in allowed]
+        problems += [
+            f"{group}={name}: no such {group}{nearest(str(name), allowed)}" for name in wrong
+        ]
+        if not wrong:
+            valid.append(override)
+    return valid
+
+
+def check_keys(
+    command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
+) -> list[Override]:
+    """Drops overrides of keys that the configuration does not have."""
+    groups = loader.list_groups("")
+    chosen = [o for o in parsed if o.key_or_group in groups and o.key_or_group != "hydra"]
+    try:
+        cfg = compose(command, [first_variant(o) for o in chosen])
+    except (HydraException, OmegaConfBaseException) as error:
+        problems.append(str(error).partition("\n")[0])
+        return []
+    keys = list(flat_keys(cfg))
+    valid = []
+    for override in parsed:
+        key = override.key_or_group
+        known = override in chosen or override.is_add() or override.is_force_add()
+        if known or key.split(".")[0] == "hydra" or key in keys:
+            valid.append(override)
+        else:
+            names = keys + [g for g in groups if g != "hydra"]
+            problems.append(f"{key}: no such key in {command}{nearest(key, names)}")
+    return valid
+
+
+def flat_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys, inner nodes too."""
+    for key in cfg:
+        name = f"{prefix}{key}"
+        yield name
+        child = cfg._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+            yield from flat_keys(child, f"{name}.")
+
+
+def first_variant(override: Override) -> str:
+    """An override with the first value of its sweep, as text."""
+    return variants_of(override)[0]
+
+
+def variants_of(override: Override) -> list[str]:
+    """An override once for each value of its sweep, as text."""
+    if override.is_sweep_override():
+        key = override.get_key_element()
+        return [f"{key}={value}" for value in map(str, override.sweep_string_iterator())]
+    assert override.input_line is not None
+    return [override.input_line]
+
+
+def variants(parsed: list[Override]) -> list[list[str]]:
+    """Override lists in which every value of every sweep appears (a sum, not the product)."""
+    all_variants = [variants_of(override) for override in parsed]
+    first = [words[0] for words in all_variants]
+    others = [
+        [*first[:i], word, *first[i + 1 :]]
+        for i, words in enumerate(all_variants)
+        for word in words[1:]
+    ]
+    return [first, *others]
+
+
+def check_composed(command: str, words: list[str]) -> list[str]:
+    """Mistakes of one complete configuration."""
+    try:
+        cfg = compose(command, words)
+    except (HydraException, OmegaConfBaseException) as error:
+        return [str(error).partition("\n")[0]]
+    problems = [
+        f"{key}: is required; give {key}=..." for key in sorted(OmegaConf.missing_keys(cfg))
+    ]
+    if problems:
+        return problems
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        return [str(error).partition("\n")[0]]
+    assert isinstance(values, dict)
+    module = importlib.import_module(f"commands.{command}")
+    try:
+        module.Options.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        problems += [
+            f"{'.'.join(map(str, e['loc']))}={shown(e['input'])}: {lowered(e['msg'])}"
+            for e in error.errors()
+        ]
+    for key, value in values.items():
+        problems += check_node(str(key), value)
+    return problems or list(module.problems(cfg))
+
+
+def shown(value: Any) -> str:  # noqa: ANN401
+    """A value as the user would type it."""
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+def lowered(message: str) -> str:
+    """A message as the second half of a sentence."""
+    return message[:1].lower() + message[1:]
+
+
+def check_node(path: str, node: Any) -> Iterator[str]:  # noqa: ANN401
+    """Compares a node that has a `_target_`, and those inside it, with what the class takes."""
+    if isinstance(node, list):
+        for i, item in enumerate(node):
+            yield from check_node(f"{path}.{i}", item)
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        yield from check_node(f"{path}.{key}", value)
+    if "_target_" not in node:
+        return
+    try:
+        target, parameters = locate(node["_target_"])
+    except (ImportError, AttributeError, ValueError) as error:
+        yield f"{path}._target_={node['_target_']}: cannot be imported ({error})"
+        return
+    special = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+    if path == "scorer" or path == "model.net":
+        special.add("checkpoint")  # read by the command, not by the network
+    ours = target.__module__.split(".")[0] in ("networks", "datamodules", "lightning_modules")
+    for key, value in node.items():
+        if key in special:
+            continue
+        if key not in parameters:
+            if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                yield f"{path}.{key}: {target.__name__} has no such argument" + nearest(
+                    key, [name for name in parameters if name != "self"]
+                )
+        elif ours and not has_node(value):
+            yield from check_type(f"{path}.{key}", value, parameters[key].annotation)
+
+
+def has_node(value: Any) -> bool:  # noqa: ANN401
+    """Whether a value is built by Hydra, so that its type is not the argument's."""
+    return isinstance(value, dict) and "_target_" in value
+
+
+def locate(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:
+    """The class or function of a dotted name, and its parameters with their types resolved."""
+    module, _, attribute = name.rpartition(".")
+    target = getattr(importlib.import_module(module), attribute)
+    try:
+        parameters = dict(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return target, {}
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):
+        hints = {}
+    return target, {
+        key: p.replace(annotation=hints.get(key, p.annotation)) for key, p in parameters.items()
+    }
+
+
+def check_type(path: str, value: Any, annotation: Any) -> Iterator[str]:  # noqa: ANN401
+    """One problem if a value is not of the annotated type."""
+    adapter = type_adapter(annotation)
+    if adapter is None:
+        return
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        yield f"{path}={shown(value)}: {lowered(error.errors()[0]['msg'])}"
+
+
+@cache
+def type_adapter(annotation: Any) -> TypeAdapter[Any] | None:  # noqa: ANN401
+    """Checker of a type, or None for types that no YAML value has."""
+    if annotation is inspect.Parameter.empty:
+        return None
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=False))
+    except (PydanticSchemaGenerationError, TypeError):
+        try:
+            return TypeAdapter(annotation)
+        except (PydanticSchemaGenerationError, TypeError):
+            return None
+
+
+def require_file(key: str, path: str | None) -> Iterator[str]:
+    """One problem if a path is given and is no file."""
+    if path is not None and not os.path.isfile(os.path.expanduser(path)):
+        yield f"{key}={path}: no such file"

@@ -1,0 +1,67 @@
+"""python run.py enhance: enhances image files."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from pydantic import BaseModel, ConfigDict
+
+from commands.config import require_file
+from commands.device import pick_device
+from commands.terminal import progress
+from datamodules.images import SUFFIXES, find_images, read_image, to_bytes, to_unit, write_image
+from lightning_modules.checkpoint import load_network
+
+log = logging.getLogger(__name__)
+
+
+class Options(BaseModel):
+    """Keys of conf/enhance.yaml."""
+
+    model_config = ConfigDict(strict=True)
+
+    input: str
+    checkpoint: str
+    output: str
+    format: str
+    device: str
+    overwrite: bool
+
+
+def problems(cfg: DictConfig) -> Iterator[str]:
+    """Mistakes that types do not show."""
+    yield from require_file("checkpoint", cfg.checkpoint)
+    if f".{cfg.format}" not in SUFFIXES:
+        yield f"format={cfg.format}: allowed are {', '.join(s[1:] for s in SUFFIXES)}"
+    try:
+        find_images(cfg.input)
+    except ValueError as error:
+        yield str(error)
+
+
+def enhance(cfg: DictConfig) -> None:
+    """Enhances every file; bad ones are named at the end, with exit code 1."""
+    device = pick_device(cfg.device)
+    net, _ = load_network(cfg.checkpoint, kind="enhancer")
+    net.to(device)
+    folder = Path(cfg.output).expanduser()
+    bad = []
+    for path in progress(find_images(cfg.input), "enhancing"):
+        target = folder / f"{path.stem}_x{net.scale}.{cfg.format}"
+        try:
+            if target.exists() and not cfg.overwrite:
+                raise ValueError(f"{target} exists: overwrite=true replaces it")
+            lr_BCHW = to_unit(read_image(path))[None].to(device)
+            with torch.inference_mode():
+                sr = to_bytes(net(lr_BCHW)[0])
+            write_image(target, sr, overwrite=cfg.overwrite)
+        except ValueError as error:
+            bad.append(str(error))
+            continue
+        log.info("%s  %d x %d", target, sr.shape[-1], sr.shape[-2])
+    if bad:
+        log.error("%d not enhanced:\n  %s", len(bad), "\n  ".join(bad))
+        sys.exit(1)

@@ -1,0 +1,202 @@
+"""python run.py evaluate: measures a checkpoint on held-out photos, beside its baseline."""
+
+import csv
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from torch import nn
+
+from commands.config import require_file
+from commands.device import pick_device
+from commands.run_folder import Identity, State, current, decide, finish, locked, read_json, start
+from commands.terminal import progress, table
+from datamodules.images import to_unit
+from datamodules.sample import SamplePairs, SampleRated
+from lightning_modules.checkpoint import Record, load_network, load_scorer
+from lightning_modules.metrics import image_metrics, rating_metrics
+from lightning_modules.pictures import comparison, save_before_after
+from networks.bicubic import Bicubic
+from networks.nima import NIMA
+
+log = logging.getLogger(__name__)
+
+HEADINGS = {
+    "psnr": "PSNR, RGB, border scale+6 (DIV2K)",
+    "psnr_y": "PSNR, Y, border scale (benchmarks)",
+    "ssim": "SSIM, Y, border scale (benchmarks)",
+    "score": "mean score",
+}
+
+
+class Options(BaseModel):
+    """Keys of conf/evaluate.yaml that are not groups."""
+
+    model_config = ConfigDict(strict=True)
+
+    checkpoint: str
+    scale: Literal[1, 2, 3, 4] | None
+    device: str
+    seed: NonNegativeInt
+    overwrite: bool
+    stale: Literal["refuse", "rerun", "accept"]
+
+
+def problems(cfg: DictConfig) -> Iterator[str]:
+    """Mistakes that neither types nor signatures show."""
+    yield from require_file("checkpoint", cfg.checkpoint)
+    yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Measures, writes result.json, per_image.csv and pictures, and prints a table."""
+    folder = current()
+    network, record = load_network(cfg.checkpoint)
+    files = {"checkpoint": cfg.checkpoint}
+    if record["kind"] == "enhancer":
+        if cfg.scale not in (None, network.scale):
+            raise ValueError(f"scale={cfg.scale}, but {cfg.checkpoint} is for x{network.scale}")
+        cfg.scale = network.scale
+        if cfg.scorer.checkpoint is not None:
+            files["scorer.checkpoint"] = cfg.scorer.checkpoint
+    else:
+        assert isinstance(network, NIMA)
+        sizes = {name: getattr(network, name) for name in ("num_buckets", "resize", "crop")}
+        cfg.scorer = {"checkpoint": None, **sizes}
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    identity = Identity({str(key): value for key, value in config.items()}, files)
+    state = decide(folder, identity, resume=False, overwrite=cfg.overwrite, stale=cfg.stale)
+    if state is not State.FINISHED:
+        datamodule = instantiate(cfg.data)
+        wanted = SamplePairs if record["kind"] == "enhancer" else SampleRated
+        if not isinstance(datamodule, wanted):
+            raise ValueError(
+                f"{cfg.checkpoint} is of kind {record['kind']}; "
+                f"data={'sample_pairs' if wanted is SamplePairs else 'sample_rated'} suits it"
+            )
+        with locked(folder):
+            start(folder, state, identity, cfg)
+            measure = evaluate_enhancer if record["kind"] == "enhancer" else evaluate_scorer
+            measure(cfg, network, record, datamodule, folder, identity)
+    result = read_json(folder / "result.json")
+    assert result is not None
+    log.info("\n%s", (folder / "table.txt").read_text())
+    for path in result["files"]:
+        log.info("%s", path)
+
+
+def evaluate_enhancer(
+    cfg: DictConfig,
+    net: nn.Module,
+    record: Record,
+    datamodule: L.LightningDataModule,
+    folder: Path,
+    identity: Identity,
+) -> None:
+    """PSNR, SSIM and score of bicubic, the network and HR on every validation photo."""
+    device = pick_device(cfg.device)
+    scale = int(cfg.scale)
+    nets = {"bicubic": Bicubic(scale), record_name(record): net.to(device)}
+    scorer = load_scorer(cfg.scorer.checkpoint).to(device) if cfg.scorer.checkpoint else None
+    note = ""
+    if scorer is not None:
+        _, scorer_record = load_network(cfg.scorer.checkpoint, kind="scorer")
+        note = f"scorer: {Path(cfg.scorer.checkpoint).name}, trained on {scorer_record['data']}"
+    datamodule.setup("validate")
+    rows: list[dict[str, Any]] = []
+    files = []
+    photos: Any = datamodule.val  # type: ignore[attr-defined]
+    for photo in progress([photos[k] for k in range(len(photos))], "evaluating"):
+        lr, hr = to_unit(photo.lr).to(device), to_unit(photo.hr).to(device)
+        with torch.inference_mode():
+            results = {name: each(lr[None])[0].clamp(0, 1) for name, each in nets.items()}
+        for name, image in {**results, "HR": hr}.items():
+            row: dict[str, Any] = {"image": photo.name, "net": name}
+            values = {} if name == "HR" else image_metrics(image[None], hr[None], scale)
+            if scorer is not None:
+                values["score"] = scorer.score(image[None])
+            rows.append(row | {key: value.item() for key, value in values.items()})
+        own = {name: image for name, image in results.items() if name != "bicubic"}
+        path = folder / "images" / f"{photo.name}.png"
+        save_before_after(comparison(lr, hr, own, scale, scorer), path, note)
+        files.append(str(path))
+    names = [*nets, "HR"]
+    keys = [key for key in HEADINGS if any(key in row for row in rows)]
+    means = {name: mean_row([row for row in rows if row["net"] == name], keys) for name in names}
+    write_csv(folder / "per_image.csv", ["image", "net", *keys], rows)
+    lines = [
+        [label, name, *(f"{values[key]:.{4 if key == 'ssim' else 2}f}" if key in values else "-"
+                        for key in keys)]
+        for label, name, values in [(r["image"], r["net"], r) for r in rows]
+        + [("mean", name, means[name]) for name in names]
+    ]  # fmt: skip
+    title = f"{cfg.checkpoint} (x{scale}) on {datamodule.description}"  # type: ignore[attr-defined]
+    text = table(title, ["photo", "net", *(HEADINGS[key] for key in keys)], lines)
+    own_name = record_name(record)
+    gain = means[own_name]["psnr"] - means["bicubic"]["psnr"]
+    text += f"\n{own_name} over bicubic: {gain:+.2f} dB PSNR (RGB)\n{note}\n"
+    (folder / "table.txt").write_text(text)
+    metrics = {f"{key}/{name}": v for name, values in means.items() for key, v in values.items()}
+    metrics["psnr_gain"] = gain
+    files = [*files, str(folder / "per_image.csv"), str(folder / "result.json")]
+    finish(folder, identity, metrics, files=files, device=str(device), world_size=1, note=note)
+
+
+def evaluate_scorer(
+    cfg: DictConfig,
+    net: nn.Module,
+    record: Record,
+    datamodule: L.LightningDataModule,
+    folder: Path,
+    identity: Identity,
+) -> None:
+    """EMD, correlations and accuracy of the scorer and of the constant predictor."""
+    device = pick_device(cfg.device)
+    net = net.to(device)
+    datamodule.setup("validate")
+    batches = datamodule.val_dataloader()
+    with torch.inference_mode():
+        pairs = [
+            (net(to_unit(batch.images_BCHW).to(device)).cpu(), batch.p_BK)
+            for batch in progress(list(batches), "evaluating")
+        ]
+    p_NK, q_NK = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    constant_NK = datamodule.train.p_NK.mean(dim=0, keepdim=True).expand_as(q_NK)  # type: ignore[attr-defined]
+    metrics = {name: value.item() for name, value in rating_metrics(p_NK, q_NK).items()}
+    constant = {name: value.item() for name, value in rating_metrics(constant_NK, q_NK).items()}
+    rows = [[name, f"{value:.4f}", f"{constant[name]:.4f}"] for name, value in metrics.items()]
+    title = f"{cfg.checkpoint} on {len(p_NK)} images: {datamodule.description}"  # type: ignore[attr-defined]
+    (folder / "table.txt").write_text(table(title, ["metric", "scorer", "constant"], rows))
+    metrics |= {f"{name}_constant": value for name, value in constant.items()}
+    files = [str(folder / "result.json")]
+    finish(folder, identity, metrics, files=files, device=str(device), world_size=1)
+
+
+def record_name(record: Record) -> str:
+    """What a table calls the network: its class and gamma."""
+    gamma = record["config"].get("gamma")
+    return f"{record['net']['_target_'].rpartition('.')[2]} gamma={gamma:g}"
+
+
+def mean_row(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, float]:
+    """Means over images of the columns that all rows have."""
+    return {
+        key: sum(row[key] for row in rows) / len(rows)
+        for key in keys
+        if all(key in row for row in rows)
+    }
+
+
+def write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    """A table with a header; columns that a row lacks are empty."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

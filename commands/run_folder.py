@@ -1,0 +1,315 @@
+"""Run folders: their names, what makes two runs the same, and what to do with a folder found.
+
+A folder's name is made from the overrides, without timestamps, so that the same command finds its
+own folder again. Then `run.json` in it tells whether that run is finished, half finished, or was
+made by other settings, other code or other input files.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.checkpoint import file_sha256
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("commands", "networks", "lightning_modules", "datamodules")
+
+# Where a run goes and what it runs on: part of neither its name nor its hash.
+NOT_SETTINGS = {
+    *("experiment", "sweep", "paths", "hydra", "logger", "resume", "overwrite", "stale", "output"),
+    *("device", "data.num_workers", "trainer.devices", "trainer.num_nodes", "trainer.accelerator"),
+    *("trainer.strategy", "trainer.enable_progress_bar"),
+}
+NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # the choice of a trainer is one of devices
+NOT_IN_HASH = NOT_SETTINGS | {"trainer.max_epochs"}  # the same as `epochs`
+
+MAX_NAME = 120  # characters of a folder name
+VERSIONED = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+
+
+def run_name(task: Iterable[str], *, sweep: bool = False) -> str:
+    """Folder name of a run: `gamma-0.1_net-edsr`, or `default` without overrides.
+
+    Sorted; numbers normalised (`.1` and `1e-1` are `0.1`); a path becomes its stem and six digits
+    of its hash. Where the run goes and what it runs on do not count. Nor do `epochs` in a single
+    run: they say how far it has gone, so that `resume=true epochs=40` finds it; in a sweep they do.
+
+    Args:
+        task: the overrides, as typed.
+        sweep: whether this is a job of a sweep.
+    """
+    ignored = NOT_IN_NAME if sweep else NOT_IN_NAME | {"epochs"}
+    items = []
+    for override in OverridesParser.create().parse_overrides([str(text) for text in task]):
+        key = override.key_or_group
+        if key in ignored or key.split(".")[0] in NOT_SETTINGS:
+            continue
+        value = "deleted" if override.is_delete() else override.get_value_element_as_str()
+        items.append(f"{key}-{name_value(value)}")
+    name = "_".join(sorted(items)) or "default"
+    if len(name) > MAX_NAME:
+        name = f"{name[: MAX_NAME - 9]}-{digest(name)[:8]}"
+    return name
+
+
+def name_value(value: str) -> str:
+    """An override's value as part of a folder name."""
+    value = value.strip("'\"")
+    try:
+        number = float(value)
+        if math.isfinite(number):
+            return f"{number:.12g}"
+    except ValueError:
+        pass
+    if "/" in value or re.fullmatch(r".*\.(ckpt|safetensors|pt)", value):
+        stem = re.sub(r"[^\w.+-]+", "-", Path(value).stem)
+        return f"{stem}-{digest(value)[:6]}"
+    return re.sub(r"[^\w.+,-]+", "-", value)
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_sha256() -> str:
+    """SHA-256 over run.py and the packages' Python files."""
+    total = hashlib.sha256()
+    files = [ROOT / "run.py", *(f for p in PACKAGES for f in (ROOT / p).rglob("*.py"))]
+    for file in sorted(files):
+        total.update(f"{file.relative_to(ROOT)}\0{file_sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+def current() -> Path:
+    """This run's folder, relative to the working directory where it lies below it."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+class State(Enum):
+    """What is to be done with a run folder."""
+
+    NEW = "new"
+    CONTINUE = "continue"
+    FINISHED = "finished"
+
+
+@dataclass
+class Identity:
+    """What makes two runs the same: settings, the content of input files, and code.
+
+    Args:
+        config: the resolved configuration that the run reads.
+        files: input files by key; their content counts, not where they lie.
+    """
+
+    config: dict[str, Any]
+    files: dict[str, str]
+    code: str = field(default_factory=code_sha256)
+
+    def __post_init__(self) -> None:
+        self.inputs = {
+            key: file_sha256(Path(path).expanduser()) for key, path in self.files.items()
+        }
+        hashed = flatten(self.config)
+        paths = list(self.files.values())
+        self.settings = {
+            key: "(file)" if value in paths else value
+            for key, value in hashed.items()
+            if key not in NOT_IN_HASH and key.split(".")[0] not in NOT_IN_HASH
+        }
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of the settings and of the content of the input files."""
+        return digest(json.dumps([self.settings, self.inputs], sort_keys=True))
+
+    def record(self) -> dict[str, Any]:
+        """What run.json and result.json keep of it."""
+        return {
+            "config": self.config,
+            "config_hash": self.config_hash,
+            "settings": self.settings,
+            "inputs": self.inputs,
+            "code_hash": self.code,
+        }
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
+    """Leaves of nested dicts by dotted name; lists are leaves."""
+    if not isinstance(node, dict) or not node:
+        return {prefix: node}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, stale: str) -> State:
+    """What to do with a run folder; reads only, so every rank comes to the same answer.
+
+    Raises:
+        ValueError: if the folder holds a run that this command must not touch.
+    """
+    record = read_json(folder / "run.json")
+    if record is None or overwrite:
+        if resume and not overwrite:
+            raise ValueError(f"resume=true: there is no run in {folder}")
+        return State.NEW
+    settings = record["settings"]
+    changed = [
+        key
+        for key in sorted(settings.keys() | identity.settings.keys())
+        if settings.get(key) != identity.settings.get(key)
+    ]
+    extends = changed == ["epochs"] and identity.settings["epochs"] > settings["epochs"]
+    if changed and not (extends and resume):
+        shown = ", ".join(
+            f"{key}={settings.get(key)} (now {identity.settings.get(key)})" for key in changed[:5]
+        )
+        choice = "resume=true trains on to the new number; " if extends else ""
+        raise ValueError(
+            f"{folder} holds a run with {shown}; {choice}overwrite=true trains again; "
+            "paths.output_dir=... keeps both"
+        )
+    outdated = [f"the file {key}" for key, value in identity.inputs.items()
+                if record["inputs"].get(key) != value]  # fmt: skip
+    if record["code_hash"] != identity.code:
+        outdated.append("the code")
+    if outdated and stale == "refuse":
+        raise ValueError(
+            f"{folder} holds a run, but {' and '.join(outdated)} changed since; "
+            "stale=rerun does it again, stale=accept takes it as it is"
+        )
+    if outdated and stale == "rerun":
+        return State.NEW
+    if (folder / "result.json").exists() and not extends:
+        return State.FINISHED
+    return State.CONTINUE
+
+
+def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> None:
+    """Marks a folder as holding this run: clears what is to be replaced, writes run.json, .hydra/.
+
+    Only rank 0 may call it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if state is State.NEW:
+        for name in ("result.json", "run.json", "metrics.csv"):
+            (folder / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "images", "wandb", "tensorboard"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "result.json").unlink(missing_ok=True)
+    earlier = read_json(folder / "run.json") or {"run_id": uuid.uuid4().hex[:12]}
+    write_json(folder / "run.json", {"run_id": earlier["run_id"], **identity.record()})
+    hydra = folder / ".hydra"
+    hydra.mkdir(exist_ok=True)
+    OmegaConf.save(cfg, hydra / "config.yaml")
+    OmegaConf.save(HydraConfig.instance().cfg, hydra / "hydra.yaml")
+    OmegaConf.save(HydraConfig.get().overrides.task, hydra / "overrides.yaml")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder against a second process of the same run.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: another process is running this") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def finish(
+    folder: Path,
+    identity: Identity,
+    metrics: dict[str, float],
+    **more: Any,  # noqa: ANN401
+) -> None:
+    """Writes result.json, which is what says that a run is finished."""
+    write_json(
+        folder / "result.json",
+        {
+            "metrics": metrics,
+            **more,
+            **identity.record(),
+            "git": git_state(),
+            "versions": {name: importlib.metadata.version(name) for name in VERSIONED}
+            | {"python": platform.python_version()},
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the code and whether files differ from it; None outside of git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's content, or None if there is no such file.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); overwrite=true starts again") from error
+    assert isinstance(content, dict)
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all; numbers that JSON lacks become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(finite(content), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def finite(value: Any) -> Any:  # noqa: ANN401
+    """Replaces infinities and not-a-numbers by None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,51 @@
+"""What people see on the terminal: messages, tables and progress bars."""
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class TerminalHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever sys.stdout is at the time, so that a live progress bar is kept whole."""
+
+    def __init__(self, stream: None = None) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        """The current standard output."""
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        pass
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as text: the first column to the left, the others to the right."""
+    built = Table(show_edge=False, pad_edge=False)
+    for i, name in enumerate(columns):
+        built.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        built.add_row(*row)
+    console = Console(width=max(80, Console().width))
+    with console.capture() as capture:
+        console.print(built)
+    return f"{title}\n\n{capture.get().rstrip()}\n"
+
+
+def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
+    """Iterates over the items under a progress bar (none where there is one item)."""
+    bar = Progress(
+        TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
+    )
+    with bar:
+        task = bar.add_task(what, total=len(items), visible=len(items) > 1)
+        for item in items:
+            yield item
+            bar.advance(task)

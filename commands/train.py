@@ -1,0 +1,237 @@
+"""python run.py [train]: trains what the experiment says, in a run folder that can be resumed."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+from commands.config import require_file
+from commands.run_folder import Identity, State, current, decide, finish, locked, read_json, start
+from commands.terminal import table
+from lightning_modules.checkpoint import WriteRecord, load_plain, load_weights, read_checkpoint
+from lightning_modules.loggers import RunCSV
+
+log = logging.getLogger(__name__)
+
+
+class Options(BaseModel):
+    """Keys of conf/train.yaml that are not groups."""
+
+    model_config = ConfigDict(strict=True)
+
+    seed: NonNegativeInt
+    epochs: PositiveInt
+    gamma: float | None = Field(ge=0)
+    scale: Literal[1, 2, 3, 4] | None
+    init_from: str | None
+    resume: bool
+    overwrite: bool
+    stale: Literal["refuse", "rerun", "accept"]
+
+
+def problems(cfg: DictConfig) -> Iterator[str]:
+    """Mistakes that neither types nor signatures show."""
+    yield from require_file("init_from", cfg.init_from)
+    if trains_scorer(cfg):
+        if cfg.scorer.checkpoint is not None:
+            yield "scorer.checkpoint is for the loss of enhancers; to start from a scorer: init_from="
+    elif cfg.net is None:
+        yield "net=null: an enhancer needs a network"
+    elif cfg.net._target_.endswith(".Bicubic"):
+        yield "net=bicubic has nothing to train; evaluate shows it beside every network"
+    elif not cfg.gamma:
+        pass  # the scorer is not read
+    elif cfg.scorer.checkpoint is None:
+        yield f"gamma={cfg.gamma} needs a scorer: give scorer.checkpoint=FILE, or gamma=0"
+    else:
+        missing = list(require_file("scorer.checkpoint", cfg.scorer.checkpoint))
+        yield from missing
+        if not missing:
+            yield from check_scorer(cfg)
+
+
+def check_scorer(cfg: DictConfig) -> Iterator[str]:
+    """One problem if the checkpoint is no scorer, or not the one that scorer= asks for."""
+    path = cfg.scorer.checkpoint
+    try:
+        _, record = read_checkpoint(path)
+    except ValueError as error:
+        yield f"scorer.checkpoint={error}"
+        return
+    if record is None or record["kind"] != "scorer":
+        yield f"scorer.checkpoint={path}: not a scorer"
+    elif record["net"]["backbone"] != cfg.scorer.backbone:
+        yield (
+            f"scorer.checkpoint={path}: a {record['net']['backbone']}, but "
+            f"scorer={cfg.scorer.backbone} was asked for; train one by "
+            f"python run.py experiment=sample_nima scorer={cfg.scorer.backbone}"
+        )
+
+
+def trains_scorer(cfg: DictConfig) -> bool:
+    """Whether the run trains a scorer, not an enhancer."""
+    return str(cfg.model._target_).endswith(".NIMAModule")
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Trains, continues, or prints the result of a finished run.
+
+    Returns:
+        The best value of the monitored metric, for Hydra's sweepers.
+    """
+    folder = current()
+    cfg.paths.run_dir = str(folder)
+    trainer = build_trainer(cfg)
+    identity = identify(cfg)
+    state = decide(folder, identity, resume=cfg.resume, overwrite=cfg.overwrite, stale=cfg.stale)
+    if state is State.FINISHED:
+        log.info("already finished; overwrite=true trains again")
+        return report(folder)
+    if trainer.is_global_zero:
+        with locked(folder):
+            start(folder, state, identity, cfg)
+            fit(cfg, trainer, folder, state, identity)
+            return report(folder)
+    fit(cfg, trainer, folder, state, identity)
+    return None
+
+
+def build_trainer(cfg: DictConfig) -> L.Trainer:
+    """The Lightning trainer, without loggers, which come when the run is known to start."""
+    ranks = cfg.trainer.get("devices", 1)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and ranks != 1:
+        raise ValueError(
+            f"trainer.devices={ranks} in a multirun: every rank would run the whole sweep; "
+            "start one run per value instead"
+        )
+    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
+    trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=False)
+    return trainer
+
+
+def identify(cfg: DictConfig) -> Identity:
+    """The settings and files that this run reads."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    files = {"init_from": config["init_from"]}
+    if not trains_scorer(cfg):
+        if cfg.gamma:
+            files["scorer.checkpoint"] = config["scorer"]["checkpoint"]
+            config["scorer"] = {"checkpoint": config["scorer"]["checkpoint"]}
+        else:  # runs that differ only in a scorer they do not read are the same run
+            del config["scorer"], config["model"]["loss"]["scorer"]
+    else:
+        del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
+    files = {key: path for key, path in files.items() if path is not None}
+    return Identity({str(key): value for key, value in config.items()}, files)
+
+
+def fit(
+    cfg: DictConfig, trainer: L.Trainer, folder: Path, state: State, identity: Identity
+) -> None:
+    """Builds the module and the data, trains, and writes the result."""
+    L.seed_everything(cfg.seed, verbose=False)
+    datamodule: L.LightningDataModule = instantiate(cfg.data)
+    spec = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(spec, dict)
+    spec["net"].pop("checkpoint", None)
+    module: L.LightningModule = instantiate(spec)
+    if cfg.init_from is not None:
+        load_weights(module.net, read_checkpoint(cfg.init_from)[0], cfg.init_from)  # type: ignore[arg-type]
+    kind = "scorer" if trains_scorer(cfg) else "enhancer"
+    record = {
+        "kind": kind,
+        "net": spec["net"],
+        "data": datamodule.description,  # type: ignore[attr-defined]
+        "config": identity.config,
+        "config_hash": identity.config_hash,
+    }
+    last = folder / "checkpoints" / "last.ckpt"
+    ckpt_path = last if state is State.CONTINUE and last.exists() else None
+    first_step, seconds = 0, 0.0
+    if ckpt_path is not None:
+        earlier = load_plain(ckpt_path)
+        first_step, seconds = earlier["global_step"], earlier["record"]["wall_time_s"]
+        del earlier
+    writer = WriteRecord(record, seconds)
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    trainer.loggers = build_loggers(cfg, folder, identity, first_step)
+    verb = "continuing" if ckpt_path else "training"
+    log.info("%s in %s: %s", verb, folder, datamodule.description)  # type: ignore[attr-defined]
+    trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    if trainer.is_global_zero:
+        write_result(trainer, folder, identity, writer)
+    close_loggers(trainer)
+
+
+def build_loggers(cfg: DictConfig, folder: Path, identity: Identity, first_step: int) -> list[Any]:
+    """metrics.csv, and the loggers that were asked for."""
+    loggers: list[Any] = [RunCSV(folder, first_step)]
+    for name, node in (cfg.logger or {}).items():
+        if node is None:
+            continue
+        more = {}
+        if name == "wandb":  # the same run goes on in the same W&B run
+            run = read_json(folder / "run.json") or {}
+            more = {"id": run.get("run_id"), "name": folder.name, "resume": "allow"}
+        logger = instantiate(node, **more)
+        logger.log_hyperparams(identity.config)
+        loggers.append(logger)
+    return loggers
+
+
+@rank_zero_only
+def close_loggers(trainer: L.Trainer) -> None:
+    """Ends the W&B run, else the next run of the process would write into it."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: WriteRecord) -> None:
+    """result.json: the metrics of the best checkpoint, and everything needed to make it again."""
+    checkpoint = next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint))  # type: ignore[attr-defined]
+    best = folder / "checkpoints" / "best.ckpt"
+    record = load_plain(best)["record"]
+    finish(
+        folder,
+        identity,
+        record["metrics"],
+        monitor=checkpoint.monitor,
+        best_epoch=record["epoch"] + 1,
+        checkpoint=str(best),
+        data=record["data"],
+        seed=identity.config["seed"],
+        epochs=trainer.current_epoch,
+        device=str(trainer.strategy.root_device),
+        world_size=trainer.world_size,
+        wall_time_s=round(writer.elapsed(), 1),
+    )
+
+
+def report(folder: Path) -> float | None:
+    """Prints the result of a finished run and returns its main metric."""
+    result = read_json(folder / "result.json")
+    assert result is not None
+    rows = [
+        [name.removeprefix("val/"), "-" if value is None else f"{value:.4f}"]
+        for name, value in sorted(result["metrics"].items())
+        if name.startswith("val/")
+    ]
+    title = f"epoch {result['best_epoch']} of {result['epochs']}, the best by {result['monitor']}"
+    log.info("\n%s", table(title, ["validation", "value"], rows))
+    log.info("data: %s", result["data"])
+    log.info("%s", folder / "result.json")
+    log.info("%s", result["checkpoint"])
+    value = result["metrics"].get(result["monitor"])
+    return None if value is None else float(value)

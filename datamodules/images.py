@@ -1,0 +1,115 @@
+"""Image files in and out: what is read is upright 8-bit RGB, what is written is whole or absent."""
+
+import glob
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Reads an image file.
+
+    Gray and palette images become RGB, an alpha channel is dropped, 16-bit gray is scaled to 8 bits
+    and the EXIF orientation is applied.
+
+    Returns:
+        uint8, 3 x H x W.
+
+    Raises:
+        ValueError: if the file is missing, unreadable or no image; the message names it.
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            image = ImageOps.exif_transpose(file)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: not an image file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit gray to 255 instead of scaling it
+        gray = np.asarray(image, dtype=np.int64).clip(0, 65535) / 257
+        image = Image.fromarray(np.rint(gray).astype(np.uint8))
+    return to_tensor(np.array(image.convert("RGB")))
+
+
+def write_image(path: Path, image: Tensor, *, overwrite: bool = False) -> None:
+    """Writes a 3 x H x W uint8 image; a reader never sees half a file.
+
+    Raises:
+        ValueError: if the file exists and `overwrite` is not set, or the suffix is unknown.
+    """
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: overwrite=true replaces it")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: allowed suffixes are {' '.join(SUFFIXES)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {}
+    if path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
+        options["quality"] = 95  # Pillow's advice for the highest that still pays
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    os.close(handle)
+    try:
+        Image.fromarray(to_array(image)).save(temporary, **options)
+        os.chmod(temporary, 0o666 & ~current_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def current_umask() -> int:
+    """The permission bits that new files go without (mkstemp leaves files private)."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def find_images(where: str) -> list[Path]:
+    """Image files that a path names: a file itself, a folder's images, or a glob's.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = Path(where).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
+        if not found:
+            raise ValueError(f"input={where}: no image in this folder ({' '.join(SUFFIXES)})")
+    else:
+        found = [Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p)]
+        if not found:
+            raise ValueError(f"input={where}: no such file or folder, and no file matches it")
+    return sorted(found)
+
+
+def to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """H x W x 3 array to 3 x H x W tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+
+
+def to_array(image: Tensor) -> NDArray[np.uint8]:
+    """3 x H x W tensor to H x W x 3 array."""
+    return np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """uint8 to float32 in [0, 1]."""
+    return image.float() / 255.0
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Float in [0, 1], clamped and rounded, to uint8."""
+    return (image * 255.0).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,112 @@
+"""What happens around the training loop: seeds, a line per epoch, before/after pictures."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from datamodules.images import read_image, to_unit
+from datamodules.sampling import random_stream
+from lightning_modules.enhancement import EnhancementModule
+from lightning_modules.pictures import comparison, save_before_after
+
+log = logging.getLogger(__name__)
+
+
+class ReseedEveryEpoch(Callback):
+    """Makes dropout a function of (seed, epoch, rank), so that a resumed epoch repeats exactly.
+
+    Args:
+        seed: the run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Seeds torch's global generators."""
+        stream = random_stream(
+            self.seed, epoch=trainer.current_epoch, position=trainer.global_rank, use=3
+        )
+        torch.manual_seed(int(stream.integers(2**63)))
+
+
+class EpochLine(Callback):
+    """Prints one line per epoch, which stays when the progress bar is gone."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self.start = time.monotonic()
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prints the line."""
+        values = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if not name.endswith(("_step", "_epoch"))
+        }
+        log.info(
+            "epoch %d/%d  %s  %.1f s",
+            trainer.current_epoch + 1,
+            trainer.max_epochs or 0,
+            "  ".join(f"{name} {value:.4g}" for name, value in values.items()),
+            time.monotonic() - self.start,
+        )
+
+
+class BeforeAfter(Callback):
+    """Pictures of the same few validation photos, to the run folder and to W&B and TensorBoard.
+
+    Args:
+        folder: where `<photo>.png` goes; each time replaces the last.
+        every: epochs between pictures; the last epoch has one anyway.
+        num_photos: the first so many photos of the validation set.
+    """
+
+    def __init__(self, folder: str | Path, every: int = 5, num_photos: int = 2) -> None:
+        self.folder = Path(folder)
+        self.every = every
+        self.num_photos = num_photos
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes and logs the pictures."""
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every and epoch != trainer.max_epochs:
+            return
+        if not isinstance(pl_module, EnhancementModule):
+            return
+        photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
+        for k in range(min(self.num_photos, len(photos))):
+            self.picture(trainer, pl_module, photos[k])
+
+    @torch.no_grad()
+    def picture(self, trainer: L.Trainer, module: EnhancementModule, photo: Any) -> None:  # noqa: ANN401
+        """One photo's picture."""
+        device = module.device
+        lr, hr = to_unit(photo.lr).to(device), to_unit(photo.hr).to(device)
+        with torch.autocast(device.type, enabled=False):
+            module.net.eval()
+            sr = module.net(lr[None])[0].clamp(0, 1)
+            module.net.train()
+            scorer = module.loss.aesthetic.scorer if module.loss.aesthetic is not None else None
+            panels = comparison(lr, hr, {"SR": sr}, module.scale, scorer)
+        path = self.folder / f"{photo.name}.png"
+        save_before_after(panels, path, note=f"epoch {trainer.current_epoch + 1}")
+        log_image(trainer, f"before_after/{photo.name}", path)
+
+
+def log_image(trainer: L.Trainer, name: str, path: Path) -> None:
+    """Sends a picture to every logger that shows pictures."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step=trainer.global_step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, read_image(path), trainer.global_step)

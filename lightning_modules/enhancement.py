@@ -1,0 +1,71 @@
+"""Trains enhancers: `L2 + gamma * (K - mean score)`, the scorer frozen (paper, section 2.3.1)."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from datamodules.div2k import PairBatch
+from lightning_modules.losses import HybridLoss, l2_loss
+from lightning_modules.metrics import image_metrics
+from lightning_modules.schedules import OptimizerFactory, Schedule, configure
+
+
+class EnhancementModule(L.LightningModule):
+    """Trains `net` to restore HR from LR.
+
+    Args:
+        net: maps LR B x 3 x H x W in [0, 1] to SR, `net.scale` times larger.
+        loss: what is minimised on patches; also scores the validation photos where it has a scorer.
+        optimizer: called with the parameters.
+        schedule: factor on the learning rate by progress.
+    """
+
+    def __init__(
+        self, net: nn.Module, loss: HybridLoss, optimizer: OptimizerFactory, schedule: Schedule
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.scale = int(net.scale)  # type: ignore[arg-type]  # every enhancer has one
+        self.loss = loss
+        self.optimizer = optimizer
+        self.schedule = schedule
+        names = ["loss", "psnr", "psnr_y", "ssim"] + ["score"] * (loss.aesthetic is not None)
+        self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in names})
+
+    def forward(self, lr_BCHW: Tensor) -> Tensor:
+        """SR images, not clamped."""
+        return self.net(lr_BCHW)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        """Loss of one batch of patches."""
+        terms = self.loss(self(batch.lr_BCHW), batch.hr_BCHW)
+        logs = {"train/loss": terms.total, "train/l2": terms.l2}
+        if terms.aesthetic is not None:
+            logs["train/aesthetic"] = terms.aesthetic
+        self.log_dict(logs, prog_bar=True, sync_dist=True, batch_size=len(batch.lr_BCHW))
+        return terms.total  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+        """Metrics of whole photos, in float32 whatever the training precision."""
+        with torch.autocast(self.device.type, enabled=False):
+            sr_BCHW = self(batch.lr_BCHW)
+            values = image_metrics(sr_BCHW, batch.hr_BCHW, self.scale)
+            values["loss"] = l2_loss(sr_BCHW, batch.hr_BCHW)
+            if self.loss.aesthetic is not None:
+                scorer = self.loss.aesthetic.scorer
+                values["score"] = scorer.score(sr_BCHW.clamp(0, 1))
+                values["loss"] = values["loss"] + self.loss.gamma * (
+                    scorer.num_buckets - values["score"].mean()
+                )
+        for name, metric in self.val_metrics.items():
+            assert isinstance(metric, MeanMetric)
+            metric.update(values[name])
+            self.log(f"val/{name}", metric, prog_bar=name == "psnr", on_epoch=True)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401
+        """The optimizer and its schedule over the whole training."""
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        return configure(self.net, self.optimizer, self.schedule, num_steps)

@@ -1,0 +1,74 @@
+"""The logger that every run has: metrics.csv in the run folder."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class RunCSV(Logger):
+    """Writes metrics.csv: one row per logging, columns `epoch`, `step` and the metrics.
+
+    Lightning's own CSVLogger deletes the file when a run is resumed. This one keeps the rows before
+    the step that is resumed from, so that an interrupted run ends with the rows of an uninterrupted
+    one. Every row is on disk when `log_metrics` returns.
+
+    Args:
+        folder: the run folder.
+        first_step: rows of this optimizer step and later ones are dropped: they will come again.
+    """
+
+    def __init__(self, folder: str | Path, first_step: int = 0) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self.columns = ["epoch", "step"]
+        self.rows: list[dict[str, Any]] = []
+        self.stale = True  # the file on disk may hold rows that were dropped, or another run's
+        if first_step and self.path.exists():
+            with open(self.path, newline="") as file:
+                reader = csv.DictReader(file)
+                self.columns = list(reader.fieldnames or self.columns)
+                self.rows = [row for row in reader if int(row["step"]) < first_step]
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """There is one version per run folder."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """The configuration is in the run folder already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Adds a row."""
+        row: dict[str, Any] = {"step": step, **metrics}
+        if "epoch" in row:
+            row["epoch"] = int(row["epoch"])
+        new = [name for name in row if name not in self.columns]
+        self.columns += new
+        self.rows.append(row)
+        if new or self.stale:
+            self.rewrite()
+            return
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def rewrite(self) -> None:
+        """Writes the whole file, to a temporary name first."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(".metrics.csv")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
+        self.stale = False

@@ -1,0 +1,167 @@
+"""The losses: EMD between rating distributions, and L2 + gamma * (K - mean score) for images.
+
+"Neural Image Enhancement and Assessment", sections 2.2 (EMD) and 2.3.1 (hybrid loss); the EMD is
+equation 1 of "NIMA: Neural Image Assessment".
+
+Images are RGB in [0, 1]. The L2 term is the mean squared error in 0..255 units, 65025 times that in
+[0, 1]: the paper's gammas (0.1 to 0.4) make sense only there. At 33.87 dB the L2 term is 26.7, and
+0.4 * (10 - 5.4) is 1.84.
+
+Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from networks.nima import NIMA, fold_batch_norms, mean_score
+
+EPSILON = 1e-12  # inside roots, whose slope at 0 is infinite: a perfect prediction would give NaN
+MIN_SCORER_SIDE = 192  # pixels; a NIMA's features are 3 to 5 times too large on smaller images
+
+
+def cdf_difference(p_BK: Tensor, q_BK: Tensor) -> Tensor:
+    """Difference of the cumulative distributions, float32."""
+    if p_BK.shape != q_BK.shape or p_BK.ndim != 2:
+        raise ValueError(
+            f"two B x K distributions are needed, not {tuple(p_BK.shape)} and {tuple(q_BK.shape)}"
+        )
+    return (p_BK.float() - q_BK.float()).cumsum(dim=1)
+
+
+def emd_per_sample(p_BK: Tensor, q_BK: Tensor, r: float = 2) -> Tensor:
+    """EMD of each pair: `(mean_k |CDF_p - CDF_q|^r)^(1/r)`; B values within 0..1.
+
+    Args:
+        p_BK: distributions; rows sum to 1.
+        q_BK: distributions to compare with; the order of the two does not matter.
+        r: 2 for training (squares pull harder on large errors); 1 is Wasserstein's distance
+            divided by K.
+    """
+    difference_BK = cdf_difference(p_BK, q_BK)
+    if r == 1:
+        return difference_BK.abs().mean(dim=1)
+    return (difference_BK.abs().pow(r).mean(dim=1) + EPSILON).pow(1 / r)
+
+
+def emd_loss(p: Tensor, q: Tensor, r: float = 2) -> Tensor:
+    """Per-sample EMD, averaged over the batch: `mean_b (mean_k d^r)^(1/r)`.
+
+    This is what the scorers train on. The field knows three numbers by the name of EMD; for the
+    same predictions they are, for example, 0.070 (this one with r=2), 0.083 (`emd_batch`) and 0.049
+    (this one with r=1).
+
+    Args:
+        p: predicted distributions, B x K; rows sum to 1.
+        q: true distributions, B x K.
+        r: exponent.
+
+    Returns:
+        A scalar within 0..1.
+    """
+    return emd_per_sample(p, q, r).mean()
+
+
+def emd_batch(p: Tensor, q: Tensor) -> Tensor:
+    """EMD with one root over the batch: `sqrt(mean_bk d^2)`; the paper's code base reports it."""
+    return (cdf_difference(p, q).square().mean() + EPSILON).sqrt()
+
+
+def l2_loss(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
+    """Mean squared error of images in [0, 1], **in 0..255 units**; a scalar."""
+    return 65025.0 * F.mse_loss(sr_BCHW.float(), hr_BCHW.float())
+
+
+class AestheticLoss(nn.Module):
+    """`K - mean score` of images, from a frozen scorer.
+
+    The loss owns the scorer, but not as a submodule: else its weights would be trained, averaged
+    and saved with the enhancer. It follows the loss to other devices, stays in eval mode with its
+    batch norms folded, and lets the gradient through to the pixels.
+
+    Args:
+        scorer: any NIMA; it is copied. K is its number of buckets.
+    """
+
+    def __init__(self, scorer: NIMA) -> None:
+        super().__init__()
+        frozen = copy.deepcopy(scorer).eval().requires_grad_(False)
+        fold_batch_norms(frozen)
+        frozen.to(memory_format=torch.channels_last)  # depthwise layers: twice as fast on a CPU
+        self._unregistered = (frozen,)  # nn.Module does not look into tuples
+        self._warned = False
+
+    @property
+    def scorer(self) -> NIMA:
+        """The frozen scorer."""
+        return self._unregistered[0]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self.scorer._apply(fn)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def forward(self, sr_BCHW: Tensor) -> Tensor:
+        """Mean of `K - score` over the batch; a scalar within 0..K-1.
+
+        The scorer sees the images clamped to [0, 1], whole, at their own size; below 192 pixels
+        they are enlarged to it, bilinearly, with a warning at the first time.
+        """
+        images_BCHW = sr_BCHW.clamp(0, 1)
+        side = min(images_BCHW.shape[-2:])
+        if side < MIN_SCORER_SIDE:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"the scorer sees patches of {side} pixels enlarged to {MIN_SCORER_SIDE}: "
+                    "on small patches its scores mean little (data.patch_size x scale >= "
+                    f"{MIN_SCORER_SIDE} avoids it)",
+                    stacklevel=2,
+                )
+            images_BCHW = F.interpolate(
+                images_BCHW, scale_factor=MIN_SCORER_SIDE / side, mode="bilinear"
+            )
+        p_BK = self.scorer(images_BCHW)
+        return self.scorer.num_buckets - mean_score(p_BK).mean()
+
+
+class LossTerms(NamedTuple):
+    """Scalars: `total = l2 + gamma * aesthetic`; `aesthetic` is None where gamma is 0."""
+
+    total: Tensor
+    l2: Tensor
+    aesthetic: Tensor | None
+
+
+class HybridLoss(nn.Module):
+    """`L2 + gamma * (K - mean score)` (paper, section 2.3.1), the L2 term in 0..255 units.
+
+    Args:
+        gamma: weight of the aesthetic term, 0 or more; with 0 this is the plain L2 loss, and no
+            scorer is built.
+        scorer: builds the scorer; called once, and only if gamma is above 0.
+
+    Raises:
+        ValueError: if gamma is negative, or above 0 without a scorer.
+    """
+
+    def __init__(self, gamma: float, scorer: Callable[[], NIMA] | None = None) -> None:
+        super().__init__()
+        if not gamma >= 0:
+            raise ValueError(f"gamma={gamma}: the weight of the aesthetic term is 0 or more")
+        if gamma > 0 and scorer is None:
+            raise ValueError(f"gamma={gamma} needs a scorer: give scorer.checkpoint=<file>")
+        self.gamma = gamma
+        self.aesthetic = AestheticLoss(scorer()) if gamma > 0 and scorer is not None else None
+
+    def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
+        """Compares B x 3 x H x W images in [0, 1]; the gradient goes to `sr_BCHW`."""
+        l2 = l2_loss(sr_BCHW, hr_BCHW)
+        if self.aesthetic is None:
+            return LossTerms(l2, l2, None)
+        aesthetic = self.aesthetic(sr_BCHW)
+        return LossTerms(l2 + self.gamma * aesthetic, l2, aesthetic)

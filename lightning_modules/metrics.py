@@ -1,0 +1,148 @@
+"""What is reported: PSNR and SSIM of images in two protocols, and how well ratings are predicted.
+
+Everything is computed in float32 outside autocast, per image, then averaged over images.
+
+The two image protocols, which the field mixes up:
+
+- DIV2K: RGB, a border of `scale + 6` pixels ignored: `psnr`.
+- Benchmarks (Set5 and the like): BT.601 luma, rounded to 8 bits as MATLAB does, a border of
+  `scale` pixels ignored: `psnr_y` and `ssim`.
+
+In both, images are clamped and rounded to 8 bits first.
+
+Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_modules.losses import emd_batch, emd_loss
+from networks.nima import mean_score, std_score
+
+LUMA = (65.481, 128.553, 24.966)  # BT.601, RGB in [0, 1] to 16..235
+SSIM_SIDE = 11  # pixels of the Gaussian window (Wang et al., IEEE TIP 2004)
+
+
+def to_levels(image_BCHW: Tensor) -> Tensor:
+    """[0, 1] to whole grey levels 0..255, float32."""
+    return (image_BCHW.float() * 255.0).round().clamp(0, 255)
+
+
+def luma(levels_BCHW: Tensor) -> Tensor:
+    """RGB levels 0..255 to BT.601 luma 16..235, rounded to whole levels; B x 1 x H x W."""
+    weights = torch.tensor(LUMA, device=levels_BCHW.device).view(1, 3, 1, 1)
+    return ((levels_BCHW / 255.0 * weights).sum(dim=1, keepdim=True) + 16.0).round()
+
+
+def crop_border(image_BCHW: Tensor, border: int) -> Tensor:
+    """Cuts `border` pixels from each side.
+
+    Raises:
+        ValueError: if nothing would be left.
+    """
+    height, width = image_BCHW.shape[-2:]
+    if min(height, width) <= 2 * border:
+        raise ValueError(f"an image of {width}x{height} pixels has nothing within {border} of them")
+    return image_BCHW[..., border : height - border, border : width - border]
+
+
+def image_metrics(sr_BCHW: Tensor, hr_BCHW: Tensor, scale: int) -> dict[str, Tensor]:
+    """Fidelity of each image to its reference.
+
+    Args:
+        sr_BCHW: restored images in [0, 1].
+        hr_BCHW: references in [0, 1].
+        scale: HR pixels per LR pixel; sets the borders.
+
+    Returns:
+        `psnr` and `psnr_y` in dB (infinite where equal) and `ssim` within -1..1; B values each.
+    """
+    with torch.autocast(sr_BCHW.device.type, enabled=False):
+        sr, hr = to_levels(sr_BCHW), to_levels(hr_BCHW)
+        sr_y, hr_y = (crop_border(luma(levels), scale) for levels in (sr, hr))
+        sr, hr = (crop_border(levels, scale + 6) for levels in (sr, hr))
+        return {"psnr": psnr(sr, hr), "psnr_y": psnr(sr_y, hr_y), "ssim": ssim(sr_y, hr_y)}
+
+
+def psnr(levels_BCHW: Tensor, reference_BCHW: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image in dB; the images are in 0..255."""
+    return peak_signal_noise_ratio(
+        levels_BCHW, reference_BCHW, data_range=255.0, dim=(1, 2, 3), reduction="none"
+    )
+
+
+def ssim(levels_BCHW: Tensor, reference_BCHW: Tensor) -> Tensor:
+    """Structural similarity of each image, Gaussian window of 11 pixels; images in 0..255."""
+    values = structural_similarity_index_measure(
+        levels_BCHW,
+        reference_BCHW,
+        sigma=1.5,
+        kernel_size=SSIM_SIDE,
+        data_range=255.0,
+        reduction="none",
+    )
+    assert isinstance(values, Tensor)
+    return values.reshape(-1)
+
+
+class RatingMetrics(Metric):
+    """How well rating distributions are predicted, over the whole data set and all ranks.
+
+    `compute` returns scalars:
+
+    - `emd`, `emd_r1`: per-sample EMD, r = 2 and 1; `emd_batch`: one root over the data set.
+    - `srcc`, `lcc`: rank and linear correlation of the mean score; `srcc_std`, `lcc_std`: of the
+      standard deviation. Not a number where all predictions or all ratings are equal.
+    - `accuracy`: share of photos put on the right side of K / 2 (5 for AVA, as in the NIMA paper).
+    """
+
+    full_state_update = False
+    p: list[Tensor]
+    q: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("p", [], dist_reduce_fx="cat")
+        self.add_state("q", [], dist_reduce_fx="cat")
+
+    def update(self, p_BK: Tensor, q_BK: Tensor) -> None:
+        """Adds predicted and true distributions."""
+        self.p.append(p_BK.detach().float())
+        self.q.append(q_BK.float())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Everything at once (see the class)."""
+        return rating_metrics(dim_zero_cat(self.p), dim_zero_cat(self.q))
+
+
+def rating_metrics(p_BK: Tensor, q_BK: Tensor) -> dict[str, Tensor]:
+    """The metrics of `RatingMetrics` for all predictions `p` and true distributions `q`."""
+    middle = p_BK.shape[1] / 2
+    mean_p, mean_q = mean_score(p_BK), mean_score(q_BK)
+    std_p, std_q = std_score(p_BK), std_score(q_BK)
+    return {
+        "emd": emd_loss(p_BK, q_BK),
+        "emd_batch": emd_batch(p_BK, q_BK),
+        "emd_r1": emd_loss(p_BK, q_BK, r=1),
+        "srcc": correlation(spearman_corrcoef, mean_p, mean_q),
+        "lcc": correlation(pearson_corrcoef, mean_p, mean_q),
+        "srcc_std": correlation(spearman_corrcoef, std_p, std_q),
+        "lcc_std": correlation(pearson_corrcoef, std_p, std_q),
+        "accuracy": ((mean_p > middle) == (mean_q > middle)).float().mean(),
+    }
+
+
+def correlation(kind: Callable[[Tensor, Tensor], Tensor], x_B: Tensor, y_B: Tensor) -> Tensor:
+    """A correlation, or not a number where one side is constant up to rounding."""
+    if len(x_B) < 2 or any(values.std() < 1e-6 for values in (x_B, y_B)):
+        return torch.tensor(float("nan"), device=x_B.device)
+    return kind(x_B.double(), y_B.double()).float()

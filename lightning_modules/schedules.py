@@ -1,0 +1,71 @@
+"""Learning-rate schedules as pure functions of the step.
+
+Nothing is accumulated, so a resumed run cannot apply a schedule twice, and a run that is extended
+goes on with the schedule of its new length.
+"""
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+OptimizerFactory = Callable[..., Optimizer]
+Schedule = Callable[[float], float]
+
+
+class Constant:
+    """The learning rate as given."""
+
+    def __call__(self, progress: float) -> float:
+        """Factor on the learning rate at `progress` (0..1) of the training."""
+        return 1.0
+
+
+class Cosine:
+    """Half a cosine from 1 to `final` (Loshchilov and Hutter, "SGDR", 2017, without restarts).
+
+    Args:
+        final: factor at the end.
+    """
+
+    def __init__(self, final: float = 0.0) -> None:
+        self.final = final
+
+    def __call__(self, progress: float) -> float:
+        """Factor on the learning rate at `progress` (0..1) of the training."""
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Exponential:
+    """Decays exponentially from 1 to `final`.
+
+    Args:
+        final: factor at the end, above 0.
+    """
+
+    def __init__(self, final: float = 0.1) -> None:
+        if final <= 0:
+            raise ValueError(f"optim.schedule.final={final}: an exponential stays above 0")
+        self.final = final
+
+    def __call__(self, progress: float) -> float:
+        """Factor on the learning rate at `progress` (0..1) of the training."""
+        return float(self.final**progress)
+
+
+def configure(
+    network: nn.Module, optimizer: OptimizerFactory, schedule: Schedule, num_steps: int
+) -> tuple[list[Optimizer], list[dict[str, object]]]:
+    """What `LightningModule.configure_optimizers` returns: the optimizer, scheduled per step.
+
+    Args:
+        network: whose trainable parameters are optimized.
+        optimizer: called with the parameters.
+        schedule: factor on the learning rate by progress.
+        num_steps: optimizer steps of the whole training.
+    """
+    built = optimizer([p for p in network.parameters() if p.requires_grad])
+    scheduler = LambdaLR(built, lambda step: schedule(min(1.0, step / max(1, num_steps))))
+    return [built], [{"scheduler": scheduler, "interval": "step"}]

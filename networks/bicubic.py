@@ -1,0 +1,108 @@
+"""Bicubic interpolation as MATLAB's `imresize` computes it, and as a network without parameters.
+
+The kernel is Keys' cubic convolution with a = -0.5 ("Cubic Convolution Interpolation for Digital
+Image Processing", IEEE TASSP 1981), widened by the factor when shrinking (anti-aliasing), with
+mirrored borders. MATLAB rounds an 8-bit image to 8 bits between the two passes, rows (the height)
+first; without that, one pixel in eight of the published low-resolution images differs.
+
+Shape suffixes: C channels, H and W height and width, O output length, T taps of the kernel.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' kernel with a = -0.5; zero outside [-2, 2]."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
+
+
+@lru_cache(maxsize=64)
+def contributions(length: int, out_length: int, factor: float) -> tuple[Tensor, Tensor]:
+    """Weights and source positions of every output pixel along one side.
+
+    Args:
+        length: pixels of the source side.
+        out_length: pixels of the output side.
+        factor: output pixels per source pixel; below 1 the kernel is widened by its inverse.
+
+    Returns:
+        `weight_OT` (float64, rows sum to 1) and `index_OT` (int64, mirrored at the borders).
+    """
+    stretch = min(factor, 1.0)
+    width = 4.0 / stretch
+    center_O = (np.arange(out_length) + 1) / factor + 0.5 * (1 - 1 / factor)  # 1-based, as MATLAB
+    left_O = np.floor(center_O - width / 2)
+    index_OT = left_O[:, None] + np.arange(int(np.ceil(width)) + 2)
+    weight_OT = stretch * cubic(stretch * (center_O[:, None] - index_OT))
+    weight_OT /= weight_OT.sum(axis=1, keepdims=True)
+    mirror = np.concatenate([np.arange(length), np.arange(length)[::-1]])
+    index_OT = mirror[(index_OT.astype(np.int64) - 1) % (2 * length)]
+    used_T = np.any(weight_OT != 0, axis=0)
+    weights = np.ascontiguousarray(weight_OT[:, used_T])
+    indices = np.ascontiguousarray(index_OT[:, used_T])
+    return torch.from_numpy(weights), torch.from_numpy(indices)
+
+
+def resize_side(x: Tensor, out_length: int, factor: float, dim: int) -> Tensor:
+    """Resizes one dimension of a float64 tensor."""
+    weight_OT, index_OT = contributions(x.shape[dim], out_length, factor)
+    shape = [1] * x.ndim
+    shape[dim] = out_length
+    out = torch.zeros(
+        *x.shape[:dim], out_length, *x.shape[dim + 1 :], dtype=x.dtype, device=x.device
+    )
+    for tap in range(weight_OT.shape[1]):
+        index_O = index_OT[:, tap].to(x.device)
+        out += x.index_select(dim, index_O) * weight_OT[:, tap].to(x.device).view(shape)
+    return out
+
+
+def imresize(image: Tensor, factor: float) -> Tensor:
+    """Resizes 8-bit images as MATLAB's `imresize(image, factor, "bicubic")` does, bit for bit.
+
+    Args:
+        image: uint8, `... x H x W`.
+        factor: output pixels per input pixel; the output has `ceil(factor * side)` pixels a side.
+
+    Returns:
+        uint8, `... x ceil(factor*H) x ceil(factor*W)`.
+    """
+    if image.dtype != torch.uint8:
+        raise ValueError(f"imresize takes 8-bit images, not {image.dtype}")
+    out = image
+    for dim in (image.ndim - 2, image.ndim - 1):
+        # The epsilon keeps 1/3 * 300 = 100.00000000000001 from becoming 101 pixels.
+        out_length = int(np.ceil(image.shape[dim] * factor - 1e-9))
+        resized = resize_side(out.double(), out_length, factor, dim)
+        # MATLAB rounds halves away from zero; all values that survive the clamp are positive.
+        out = (resized + 0.5).floor().clamp(0, 255).to(torch.uint8)
+    return out
+
+
+class Bicubic(nn.Module):
+    """MATLAB's bicubic upscaling as a network without parameters: the baseline of every table.
+
+    Works in 8 bits, because the published baselines do. Not differentiable.
+
+    Args:
+        scale: 1, 2, 3 or 4; 1 returns the image as it is.
+    """
+
+    def __init__(self, scale: int = 2) -> None:
+        super().__init__()
+        if scale not in (1, 2, 3, 4):
+            raise ValueError(f"scale={scale}: Bicubic has the scales 1, 2, 3 and 4")
+        self.scale = scale
+
+    def forward(self, lr_BCHW: Tensor) -> Tensor:
+        """Maps B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, in steps of 1/255."""
+        lr_u8 = (lr_BCHW * 255.0).round().clamp(0, 255).to(torch.uint8)
+        return imresize(lr_u8, self.scale).float() / 255.0

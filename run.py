@@ -1,0 +1,36 @@
+"""The only entry point: python run.py [command] [key=value ...].
+
+Picks the command, checks the configuration, hands over to Hydra. `python run.py --help` lists the
+commands; `python run.py COMMAND --help` says what can be set.
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+
+from commands import cli, config
+
+ROOT = Path(__file__).resolve().parent
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command line and returns the exit code: 0 done, 1 failed, 2 wrong input."""
+    try:
+        call = cli.parse(arguments)
+        if call.help:
+            print(cli.help_text(call.command))
+            return 0
+        if call.is_plain:
+            config.check(call.command, call.overrides)
+    except ValueError as error:
+        return cli.refuse(error)
+    # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
+    sys.argv = [str(ROOT / "run.py"), *call.flags, *call.overrides]
+    run = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=call.command)
+    run(cli.job(call.command))()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
