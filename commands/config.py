@@ -201,7 +201,7 @@ def variants_of(override: Override) -> list[str]:
     """An override once for each value of its sweep, as text."""
     if override.is_sweep_override():
         key = override.get_key_element()
-        return [f"{key}={value}" for value in map(str, override.sweep_string_iterator())]
+        return [f"{key}={value!s}" for value in values_of(override)]
     assert override.input_line is not None
     return [override.input_line]
 

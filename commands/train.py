@@ -44,7 +44,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from require_file("init_from", cfg.init_from)
     if trains_scorer(cfg):
         if cfg.scorer.checkpoint is not None:
-            yield "scorer.checkpoint is for the loss of enhancers; to start from a scorer: init_from="
+            yield "scorer.checkpoint is for the loss of enhancers; init_from= starts from a scorer"
     elif cfg.net is None:
         yield "net=null: an enhancer needs a network"
     elif cfg.net._target_.endswith(".Bicubic"):

@@ -31,7 +31,7 @@ TRAIN_PHOTOS = (
     "rocket.jpg",
 )
 VAL_PHOTOS = ("chelsea.png", "coffee.png")
-CROP = 256  # pixels a side of a rated crop; chelsea is 300 high
+CROP = 256  # pixels a side of a rated image; chelsea is 300 high
 
 
 @lru_cache(maxsize=len(TRAIN_PHOTOS + VAL_PHOTOS))
@@ -123,7 +123,7 @@ class SampleRated(ShardedDataModule):
         num_buckets: int = 10,
         resize: int = 256,
         crop: int = 192,
-        num_train: int = 480,
+        num_train: int = 960,
         num_val: int = 96,
         batch_size: int = 32,
         num_workers: int = 0,
@@ -172,7 +172,9 @@ class SampleRated(ShardedDataModule):
 
 
 def degraded_crop(name: str, k: int) -> tuple[Tensor, float, str]:
-    """The `k`-th crop of the rated sample: blurred, noisy, compressed, or a little of each.
+    """The `k`-th crop of the rated sample: half of them blurred, compressed and noisy at once.
+
+    The others have one of the three. The noise comes last, or JPEG would remove it.
 
     Returns:
         The crop, its severity within 0 (untouched) to 1, and a name that tells what was done.
@@ -181,15 +183,16 @@ def degraded_crop(name: str, k: int) -> tuple[Tensor, float, str]:
     image = photo(name)
     top, left = (int(stream.integers(side - CROP + 1)) for side in image.shape[-2:])
     image = image[:, top : top + CROP, left : left + CROP]
-    strength = float(stream.uniform())
-    kind = int(stream.integers(4))
-    blur, noise, compression = np.eye(4)[kind][:3] * strength if kind < 3 else [strength / 3] * 3
-    image = gaussian_blur(image, 4.0 * blur)  # sigma up to 4 pixels: text becomes unreadable
-    image = gaussian_noise(image, 50.0 * noise, stream)  # up to 50 of 255 grey levels
-    if compression > 0:
-        image = jpeg(image, round(60 * (1 - compression)) + 3)  # quality 63 to 3: blocks
-    label = f"{Path(name).stem}-{k}-{('blur', 'noise', 'jpeg', 'all')[kind]}-{strength:.2f}"
-    return image, strength, label
+    severity = float(stream.uniform())
+    kind = str(stream.choice(["blur", "jpeg", "noise", "all", "all", "all"]))
+    part = severity if kind != "all" else 0.7 * severity  # three at once hide each other
+    if kind in ("blur", "all"):
+        image = gaussian_blur(image, 4.0 * part)  # sigma up to 4 pixels: text becomes unreadable
+    if kind in ("jpeg", "all"):
+        image = jpeg(image, 3 + round(60 * (1 - part)))  # quality 63 to 3: blocks
+    if kind in ("noise", "all"):
+        image = gaussian_noise(image, 50.0 * part, stream)  # up to 50 of 255 grey levels
+    return image, severity, f"{Path(name).stem}-{k}-{kind}-{severity:.2f}"
 
 
 def rating(severity: float, num_buckets: int) -> Tensor:

@@ -6,7 +6,7 @@ do not change with the number of workers, and an interrupted epoch can be repeat
 """
 
 from collections.abc import Callable, Iterator, Sized
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import lightning as L
 import numpy as np
@@ -96,6 +96,11 @@ class TrainSampler(Sampler[list[Draw]]):
         self.world_size = world_size
         self.accumulate = accumulate
         self.epoch = 0
+
+    @property
+    def sampler(self) -> Self:
+        """Itself: Lightning looks for `set_epoch` at `loader.batch_sampler.sampler`."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch; Lightning calls this before each."""

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from datamodules.images import current_umask
 from networks.nima import NIMA
 
 Record = dict[str, Any]
@@ -201,6 +202,7 @@ def save_safetensors(path: Path, network: nn.Module, record: Record) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(state, temporary, metadata={"record": json.dumps(record)})
+        temporary.chmod(0o666 & ~current_umask())  # safetensors leaves files private
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -45,7 +45,7 @@ class EnhancementModule(L.LightningModule):
         logs = {"train/loss": terms.total, "train/l2": terms.l2}
         if terms.aesthetic is not None:
             logs["train/aesthetic"] = terms.aesthetic
-        self.log_dict(logs, prog_bar=True, sync_dist=True, batch_size=len(batch.lr_BCHW))
+        self.log_dict(logs, sync_dist=True, batch_size=len(batch.lr_BCHW))
         return terms.total  # type: ignore[no-any-return]
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:

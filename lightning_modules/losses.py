@@ -11,7 +11,7 @@ Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 """
 
 import copy
-import warnings
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from networks.nima import NIMA, fold_batch_norms, mean_score
+
+log = logging.getLogger(__name__)
 
 EPSILON = 1e-12  # inside roots, whose slope at 0 is infinite: a perfect prediction would give NaN
 MIN_SCORER_SIDE = 192  # pixels; a NIMA's features are 3 to 5 times too large on smaller images
@@ -116,11 +118,12 @@ class AestheticLoss(nn.Module):
         if side < MIN_SCORER_SIDE:
             if not self._warned:
                 self._warned = True
-                warnings.warn(
-                    f"the scorer sees patches of {side} pixels enlarged to {MIN_SCORER_SIDE}: "
-                    "on small patches its scores mean little (data.patch_size x scale >= "
-                    f"{MIN_SCORER_SIDE} avoids it)",
-                    stacklevel=2,
+                log.warning(
+                    "the scorer sees patches of %d pixels enlarged to %d, which look blurred to it "
+                    "(data.patch_size x scale >= %d avoids it)",
+                    side,
+                    MIN_SCORER_SIDE,
+                    MIN_SCORER_SIDE,
                 )
             images_BCHW = F.interpolate(
                 images_BCHW, scale_factor=MIN_SCORER_SIDE / side, mode="bilinear"
