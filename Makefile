@@ -18,17 +18,29 @@ install: .venv/installed
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv was found" \
 	  "(on Debian: apt-get install python3-venv); name one with make PYTHON=..."; exit 2; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --progress-bar off --editable '.[dev]'
+	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
 
-SCORER := outputs/sample_nima/default/checkpoints/best.ckpt
-ENHANCER := outputs/sample_edsr/scorer.checkpoint-best_demo
+SCORER := outputs/sample_nima/demo/checkpoints/best.ckpt
+EDSR := outputs/sample_edsr/demo/checkpoints/best.ckpt
+RESULTS := outputs/evaluate/demo
 
-# Ordinary commands, one after the other; a second run finds what the first one finished.
+# Ordinary commands, one after the other. A second run finds what the first one finished, goes on
+# where it was interrupted, and does again what has changed since.
 demo: install
-	$(RUN) experiment=sample_nima stale=rerun
-	$(RUN) experiment=sample_edsr stale=rerun
-	@echo
+	@echo "== 1/4 train a scorer"
+	$(RUN) experiment=sample_nima name=demo stale=rerun
+	@echo "== 2/4 train EDSR with L2 + gamma * (K - mean score) against it"
+	$(RUN) experiment=sample_edsr scorer.checkpoint=$(SCORER) name=demo stale=rerun
+	@echo "== 3/4 evaluate it beside bicubic on photos that it has not seen"
+	$(RUN) evaluate checkpoint=$(EDSR) scorer.checkpoint=$(SCORER) name=demo stale=rerun
+	@echo "== 4/4 enhance a photo that it has not seen"
+	$(RUN) enhance input=$(RESULTS)/images/coffee_lr.png checkpoint=$(EDSR) \
+	  output=outputs/enhanced overwrite=true
+	@echo "== done"
+	@cat $(RESULTS)/table.txt
+	@echo "before/after: $(RESULTS)/images/chelsea.png $(RESULTS)/images/coffee.png"
+	@echo "enhanced:     outputs/enhanced/coffee_lr_x2.png"
 
 lint: install
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from commands.run_folder import run_name
 
@@ -124,8 +124,10 @@ def parse_overrides(overrides: list[str], problems: list[str]) -> list[Override]
         try:
             parsed.append(parser.parse_override(text))
         except HydraException:
-            key, _, value = text.partition("=")
-            problems.append(f"{text!r} cannot be parsed; quote the value: '{key}=\"{value}\"'")
+            problems.append(
+                f"{text!r} cannot be parsed; a value with spaces, commas, brackets or = needs "
+                "quotes within quotes: 'key=\"value\"'"
+            )
     return parsed
 
 
@@ -185,7 +187,7 @@ def check_keys(
 def flat_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys, inner nodes too."""
     for key in cfg:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         yield name
         child = cfg._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
@@ -201,7 +203,7 @@ def variants_of(override: Override) -> list[str]:
     """An override once for each value of its sweep, as text."""
     if override.is_sweep_override():
         key = override.get_key_element()
-        return [f"{key}={value!s}" for value in values_of(override)]
+        return [f"{key}={value}" for value in map(str, values_of(override))]
     assert override.input_line is not None
     return [override.input_line]
 
@@ -227,24 +229,26 @@ def check_composed(command: str, words: list[str]) -> list[str]:
     problems = [
         f"{key}: is required; give {key}=..." for key in sorted(OmegaConf.missing_keys(cfg))
     ]
-    if problems:
-        return problems
     try:
         values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        return [str(error).partition("\n")[0]]
-    assert isinstance(values, dict)
+        return [*problems, str(error).partition("\n")[0]]
     module = importlib.import_module(f"commands.{command}")
     try:
         module.Options.model_validate_json(json.dumps(values))
     except ValidationError as error:
         problems += [
-            f"{'.'.join(map(str, e['loc']))}={shown(e['input'])}: {lowered(e['msg'])}"
+            f"{'.'.join(map(str, e['loc']))}={shown(e['input'])}: {reason(e['msg'])}"
             for e in error.errors()
+            if e["input"] != "???"
         ]
-    for key, value in values.items():
-        problems += check_node(str(key), value)
-    return problems or list(module.problems(cfg))
+    problems += check_node("", cfg)
+    try:
+        problems += module.problems(cfg)
+    except (OmegaConfBaseException, TypeError, ValueError, AttributeError):
+        if not problems:  # else it stumbled over one of them
+            raise
+    return problems
 
 
 def shown(value: Any) -> str:  # noqa: ANN401
@@ -254,46 +258,50 @@ def shown(value: Any) -> str:  # noqa: ANN401
     )
 
 
-def lowered(message: str) -> str:
-    """A message as the second half of a sentence."""
+def reason(message: str) -> str:
+    """Pydantic's message as the second half of a sentence."""
+    message = message.removeprefix("Input ")
     return message[:1].lower() + message[1:]
 
 
 def check_node(path: str, node: Any) -> Iterator[str]:  # noqa: ANN401
-    """Compares a node that has a `_target_`, and those inside it, with what the class takes."""
-    if isinstance(node, list):
-        for i, item in enumerate(node):
-            yield from check_node(f"{path}.{i}", item)
-    if not isinstance(node, dict):
+    """Compares nodes that have a `_target_`, at any depth, with what their classes take.
+
+    Interpolated values are passed over: they are checked where they come from.
+    """
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
-    for key, value in node.items():
-        yield from check_node(f"{path}.{key}", value)
-    if "_target_" not in node:
+    keys = [str(key) for key in node if not OmegaConf.is_interpolation(node, str(key))]
+    keys = [key for key in keys if not OmegaConf.is_missing(node, key)]
+    prefix = f"{path}." if path else ""
+    for key in keys:
+        yield from check_node(f"{prefix}{key}", node[key])
+    if "_target_" not in keys:
         return
     try:
         target, parameters = locate(node["_target_"])
     except (ImportError, AttributeError, ValueError) as error:
-        yield f"{path}._target_={node['_target_']}: cannot be imported ({error})"
+        yield f"{prefix}_target_={node['_target_']}: cannot be imported ({error})"
         return
     special = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
-    if path == "scorer" or path == "model.net":
+    if path == "scorer":
         special.add("checkpoint")  # read by the command, not by the network
-    ours = target.__module__.split(".")[0] in ("networks", "datamodules", "lightning_modules")
-    for key, value in node.items():
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) or not parameters
+    for key in keys:
         if key in special:
             continue
         if key not in parameters:
-            if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-                yield f"{path}.{key}: {target.__name__} has no such argument" + nearest(
-                    key, [name for name in parameters if name != "self"]
-                )
-        elif ours and not has_node(value):
-            yield from check_type(f"{path}.{key}", value, parameters[key].annotation)
+            if not takes_all:
+                names = [name for name in parameters if name != "self"]
+                yield f"{prefix}{key}: {target.__name__} has no such argument{nearest(key, names)}"
+        elif not has_node(node[key]):
+            value = OmegaConf.to_container(node, resolve=True)[key]  # type: ignore[index, call-overload]
+            yield from check_type(f"{prefix}{key}", value, parameters[key].annotation)
 
 
 def has_node(value: Any) -> bool:  # noqa: ANN401
     """Whether a value is built by Hydra, so that its type is not the argument's."""
-    return isinstance(value, dict) and "_target_" in value
+    return isinstance(value, DictConfig) and "_target_" in value
 
 
 def locate(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:
@@ -320,26 +328,32 @@ def check_type(path: str, value: Any, annotation: Any) -> Iterator[str]:  # noqa
     if adapter is None:
         return
     try:
-        adapter.validate_json(json.dumps(value), strict=True)
+        adapter.validate_python(value)
     except ValidationError as error:
-        yield f"{path}={shown(value)}: {lowered(error.errors()[0]['msg'])}"
+        reasons = dict.fromkeys(reason(e["msg"]) for e in error.errors())
+        yield f"{path}={shown(value)}: {', or '.join(reasons)}"
 
 
 @cache
 def type_adapter(annotation: Any) -> TypeAdapter[Any] | None:  # noqa: ANN401
-    """Checker of a type, or None for types that no YAML value has."""
+    """Checker of a type, or None where there is nothing to check against."""
     if annotation is inspect.Parameter.empty:
         return None
     try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=False))
-    except (PydanticSchemaGenerationError, TypeError):
-        try:
-            return TypeAdapter(annotation)
-        except (PydanticSchemaGenerationError, TypeError):
-            return None
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
+        return None
 
 
 def require_file(key: str, path: str | None) -> Iterator[str]:
     """One problem if a path is given and is no file."""
     if path is not None and not os.path.isfile(os.path.expanduser(path)):
         yield f"{key}={path}: no such file"
+
+
+def require_kind(cfg: DictConfig, wanted: str) -> Iterator[str]:
+    """One problem if the data are not of the kind (`pairs` or `rated`) that is needed."""
+    target, _ = locate(cfg.data._target_)
+    if target.kind != wanted:
+        what = "LR/HR pairs" if wanted == "pairs" else "rated photos"
+        yield f"data: {target.__name__} does not give {what}; data=sample_{wanted} does"

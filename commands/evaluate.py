@@ -13,12 +13,21 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import nn
 
-from commands.config import require_file
+from commands.config import require_file, require_kind
 from commands.device import pick_device
-from commands.run_folder import Identity, State, current, decide, finish, locked, read_json, start
+from commands.run_folder import (
+    Identity,
+    State,
+    current,
+    decide,
+    finish,
+    locked,
+    read_json,
+    shorter,
+    start,
+)
 from commands.terminal import progress, table
-from datamodules.images import to_unit
-from datamodules.sample import SamplePairs, SampleRated
+from datamodules.images import to_bytes, to_unit, write_image
 from lightning_modules.checkpoint import Record, load_network, load_scorer
 from lightning_modules.metrics import image_metrics, rating_metrics
 from lightning_modules.pictures import comparison, save_before_after
@@ -28,11 +37,15 @@ from networks.nima import NIMA
 log = logging.getLogger(__name__)
 
 HEADINGS = {
-    "psnr": "PSNR, RGB, border scale+6 (DIV2K)",
-    "psnr_y": "PSNR, Y, border scale (benchmarks)",
-    "ssim": "SSIM, Y, border scale (benchmarks)",
-    "score": "mean score",
+    "psnr": "PSNR (DIV2K)",
+    "psnr_y": "PSNR (benchmark)",
+    "ssim": "SSIM (benchmark)",
+    "score": "score",
 }
+PROTOCOLS = """\
+DIV2K: RGB, border of scale + 6 pixels ignored. Benchmark: BT.601 luma in whole levels, border of
+scale pixels ignored. Both on images rounded to 8 bits, averaged over images.
+"""
 
 
 class Options(BaseModel):
@@ -43,6 +56,7 @@ class Options(BaseModel):
     checkpoint: str
     scale: Literal[1, 2, 3, 4] | None
     device: str
+    name: str | None
     seed: NonNegativeInt
     overwrite: bool
     stale: Literal["refuse", "rerun", "accept"]
@@ -58,6 +72,8 @@ def evaluate(cfg: DictConfig) -> None:
     """Measures, writes result.json, per_image.csv and pictures, and prints a table."""
     folder = current()
     network, record = load_network(cfg.checkpoint)
+    for problem in require_kind(cfg, "pairs" if record["kind"] == "enhancer" else "rated"):
+        raise ValueError(f"{cfg.checkpoint} is a checkpoint of kind {record['kind']}; {problem}")
     files = {"checkpoint": cfg.checkpoint}
     if record["kind"] == "enhancer":
         if cfg.scale not in (None, network.scale):
@@ -75,12 +91,6 @@ def evaluate(cfg: DictConfig) -> None:
     state = decide(folder, identity, resume=False, overwrite=cfg.overwrite, stale=cfg.stale)
     if state is not State.FINISHED:
         datamodule = instantiate(cfg.data)
-        wanted = SamplePairs if record["kind"] == "enhancer" else SampleRated
-        if not isinstance(datamodule, wanted):
-            raise ValueError(
-                f"{cfg.checkpoint} is of kind {record['kind']}; "
-                f"data={'sample_pairs' if wanted is SamplePairs else 'sample_rated'} suits it"
-            )
         with locked(folder):
             start(folder, state, identity, cfg)
             measure = evaluate_enhancer if record["kind"] == "enhancer" else evaluate_scorer
@@ -108,7 +118,7 @@ def evaluate_enhancer(
     note = ""
     if scorer is not None:
         _, scorer_record = load_network(cfg.scorer.checkpoint, kind="scorer")
-        note = f"scorer: {Path(cfg.scorer.checkpoint).name}, trained on {scorer_record['data']}"
+        note = f"scorer: {shorter(cfg.scorer.checkpoint)}, trained on {scorer_record['data']}"
     datamodule.setup("validate")
     rows: list[dict[str, Any]] = []
     files = []
@@ -124,7 +134,10 @@ def evaluate_enhancer(
                 values["score"] = scorer.score(image[None])
             rows.append(row | {key: value.item() for key, value in values.items()})
         own = {name: image for name, image in results.items() if name != "bicubic"}
-        path = folder / "images" / f"{photo.name}.png"
+        images = folder / "images"
+        write_image(images / f"{photo.name}_lr.png", photo.lr, overwrite=True)
+        write_image(images / f"{photo.name}_sr.png", to_bytes(*own.values()), overwrite=True)
+        path = images / f"{photo.name}.png"
         save_before_after(comparison(lr, hr, own, scale, scorer), path, note)
         files.append(str(path))
     names = [*nets, "HR"]
@@ -137,11 +150,11 @@ def evaluate_enhancer(
         for label, name, values in [(r["image"], r["net"], r) for r in rows]
         + [("mean", name, means[name]) for name in names]
     ]  # fmt: skip
-    title = f"{cfg.checkpoint} (x{scale}) on {datamodule.description}"  # type: ignore[attr-defined]
+    title = f"{shorter(cfg.checkpoint)} (x{scale}) on {datamodule.description}"  # type: ignore[attr-defined]
     text = table(title, ["photo", "net", *(HEADINGS[key] for key in keys)], lines)
     own_name = record_name(record)
     gain = means[own_name]["psnr"] - means["bicubic"]["psnr"]
-    text += f"\n{own_name} over bicubic: {gain:+.2f} dB PSNR (RGB)\n{note}\n"
+    text += f"\n{own_name} over bicubic: {gain:+.2f} dB PSNR (DIV2K)\n{PROTOCOLS}{note}\n"
     (folder / "table.txt").write_text(text)
     metrics = {f"{key}/{name}": v for name, values in means.items() for key, v in values.items()}
     metrics["psnr_gain"] = gain
@@ -172,7 +185,7 @@ def evaluate_scorer(
     metrics = {name: value.item() for name, value in rating_metrics(p_NK, q_NK).items()}
     constant = {name: value.item() for name, value in rating_metrics(constant_NK, q_NK).items()}
     rows = [[name, f"{value:.4f}", f"{constant[name]:.4f}"] for name, value in metrics.items()]
-    title = f"{cfg.checkpoint} on {len(p_NK)} images: {datamodule.description}"  # type: ignore[attr-defined]
+    title = f"{shorter(cfg.checkpoint)} on {len(p_NK)} images: {datamodule.description}"  # type: ignore[attr-defined]
     (folder / "table.txt").write_text(table(title, ["metric", "scorer", "constant"], rows))
     metrics |= {f"{name}_constant": value for name, value in constant.items()}
     files = [str(folder / "result.json")]
@@ -181,8 +194,7 @@ def evaluate_scorer(
 
 def record_name(record: Record) -> str:
     """What a table calls the network: its class and gamma."""
-    gamma = record["config"].get("gamma")
-    return f"{record['net']['_target_'].rpartition('.')[2]} gamma={gamma:g}"
+    return f"{record['net']['_target_'].rpartition('.')[2]} gamma={record['gamma']:g}"
 
 
 def mean_row(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, float]:

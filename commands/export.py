@@ -36,6 +36,7 @@ def export(cfg: DictConfig) -> None:
     """Writes the file."""
     network, record = load_network(cfg.checkpoint)
     path = Path(cfg.output).expanduser()
-    kept = {key: record[key] for key in ("kind", "net", "data", "metrics", "epoch", "config")}
+    keys = ("kind", "net", "data", "gamma", "metrics", "epoch", "config_hash")
+    kept = {key: record[key] for key in keys}  # not the configuration, which names local paths
     save_safetensors(path, network, kept)
     log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)

@@ -26,6 +26,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.checkpoint import file_sha256
@@ -34,11 +35,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("commands", "networks", "lightning_modules", "datamodules")
 
 # Where a run goes and what it runs on: part of neither its name nor its hash.
-NOT_SETTINGS = {
-    *("experiment", "sweep", "paths", "hydra", "logger", "resume", "overwrite", "stale", "output"),
-    *("device", "data.num_workers", "trainer.devices", "trainer.num_nodes", "trainer.accelerator"),
-    *("trainer.strategy", "trainer.enable_progress_bar"),
-}
+NOT_SETTINGS = set(
+    "experiment sweep paths hydra logger resume overwrite stale output device name "
+    "data.num_workers trainer.devices trainer.num_nodes trainer.accelerator trainer.strategy".split()
+)
 NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # the choice of a trainer is one of devices
 NOT_IN_HASH = NOT_SETTINGS | {"trainer.max_epochs"}  # the same as `epochs`
 
@@ -52,15 +52,18 @@ def run_name(task: Iterable[str], *, sweep: bool = False) -> str:
     Sorted; numbers normalised (`.1` and `1e-1` are `0.1`); a path becomes its stem and six digits
     of its hash. Where the run goes and what it runs on do not count. Nor do `epochs` in a single
     run: they say how far it has gone, so that `resume=true epochs=40` finds it; in a sweep they do.
+    `name=...` is taken as it is.
 
     Args:
         task: the overrides, as typed.
         sweep: whether this is a job of a sweep.
     """
+    given = {override.key_or_group: override for override in parse_task(task)}
+    if "name" in given:
+        return name_value(given["name"].get_value_element_as_str())
     ignored = NOT_IN_NAME if sweep else NOT_IN_NAME | {"epochs"}
     items = []
-    for override in OverridesParser.create().parse_overrides([str(text) for text in task]):
-        key = override.key_or_group
+    for key, override in given.items():
         if key in ignored or key.split(".")[0] in NOT_SETTINGS:
             continue
         value = "deleted" if override.is_delete() else override.get_value_element_as_str()
@@ -69,6 +72,11 @@ def run_name(task: Iterable[str], *, sweep: bool = False) -> str:
     if len(name) > MAX_NAME:
         name = f"{name[: MAX_NAME - 9]}-{digest(name)[:8]}"
     return name
+
+
+def parse_task(task: Iterable[str]) -> list[Override]:
+    """Overrides as Hydra parses them."""
+    return OverridesParser.create().parse_overrides([str(text) for text in task])
 
 
 def name_value(value: str) -> str:
@@ -102,9 +110,13 @@ def code_sha256() -> str:
 
 def current() -> Path:
     """This run's folder, relative to the working directory where it lies below it."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return shorter(HydraConfig.get().runtime.output_dir)
+
+
+def shorter(path: str | Path) -> Path:
+    """A path relative to the working directory where it lies below it."""
+    path, here = Path(path), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 class State(Enum):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from commands.config import require_file
 from commands.device import pick_device
+from commands.run_folder import shorter
 from commands.terminal import progress, table
 from datamodules.images import find_images, read_image, to_unit
 from lightning_modules.checkpoint import load_network
@@ -71,7 +72,7 @@ def score(cfg: DictConfig) -> None:
     ]
     if rows:
         columns = ["image", f"mean (1..{scorer.num_buckets})", "std"]
-        title = f"scorer: {cfg.checkpoint}, trained on {record['data']}"
+        title = f"scorer: {shorter(cfg.checkpoint)}, trained on {record['data']}"
         log.info("%s", table(title, columns, rows))
     if cfg.output is not None and rated:
         path = Path(cfg.output).expanduser()

@@ -1,6 +1,7 @@
 """What people see on the terminal: messages, tables and progress bars."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
@@ -26,17 +27,19 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
         pass
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as text: the first column to the left, the others to the right."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as text, as wide as it needs: words to the left, numbers to the right."""
     built = Table(show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
-        built.add_column(name, justify="right" if i else "left", overflow="fold")
+        numeric = any(re.fullmatch(r"[-+]?[\d.]+", row[i]) for row in rows)
+        built.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         built.add_row(*row)
-    console = Console(width=max(80, Console().width))
+    console = Console(width=1000)
     with console.capture() as capture:
         console.print(built)
-    return f"{title}\n\n{capture.get().rstrip()}\n"
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join([title, "", *lines, ""])
 
 
 def progress(items: Sequence[Any], what: str) -> Iterable[Any]:

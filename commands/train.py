@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-from commands.config import require_file
+from commands.config import require_file, require_kind
 from commands.run_folder import Identity, State, current, decide, finish, locked, read_json, start
 from commands.terminal import table
 from lightning_modules.checkpoint import WriteRecord, load_plain, load_weights, read_checkpoint
@@ -34,6 +35,7 @@ class Options(BaseModel):
     gamma: float | None = Field(ge=0)
     scale: Literal[1, 2, 3, 4] | None
     init_from: str | None
+    name: str | None
     resume: bool
     overwrite: bool
     stale: Literal["refuse", "rerun", "accept"]
@@ -42,6 +44,17 @@ class Options(BaseModel):
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that neither types nor signatures show."""
     yield from require_file("init_from", cfg.init_from)
+    wanted = "rated" if trains_scorer(cfg) else "pairs"
+    yield from require_kind(cfg, wanted)
+    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu runs without"
+    ranks = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1
+    parts = max(1, ranks) * cfg.trainer.accumulate_grad_batches
+    if cfg.data.batch_size % parts:
+        yield (
+            f"data.batch_size={cfg.data.batch_size}: is the size over all ranks and must divide by "
+            f"{parts} (trainer.devices x trainer.accumulate_grad_batches)"
+        )
     if trains_scorer(cfg):
         if cfg.scorer.checkpoint is not None:
             yield "scorer.checkpoint is for the loss of enhancers; init_from= starts from a scorer"
@@ -153,6 +166,7 @@ def fit(
         "kind": kind,
         "net": spec["net"],
         "data": datamodule.description,  # type: ignore[attr-defined]
+        "gamma": cfg.gamma,
         "config": identity.config,
         "config_hash": identity.config_hash,
     }

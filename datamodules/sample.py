@@ -53,6 +53,7 @@ class SamplePairs(ShardedDataModule):
         limit: use the first `limit` photos of each split (all if None).
     """
 
+    kind = "pairs"
     description = "built-in photos: six for training; chelsea and coffee held out"
 
     def __init__(
@@ -115,6 +116,7 @@ class SampleRated(ShardedDataModule):
         limit: use the first `limit` images of each split (all if None).
     """
 
+    kind = "rated"
     description = "SYNTHETIC ratings of degraded crops of built-in photos, not people's"
 
     def __init__(

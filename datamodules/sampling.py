@@ -130,6 +130,7 @@ class ShardedDataModule(L.LightningDataModule):
         limit: use the first `limit` images of every split only (all if None).
     """
 
+    kind: str  # `pairs` for enhancers, `rated` for scorers
     description: str = ""  # what the data are, for people who read results; says if synthetic
 
     def __init__(self, *, batch_size: int, num_workers: int, seed: int, limit: int | None) -> None:

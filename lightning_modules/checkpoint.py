@@ -33,7 +33,8 @@ class WriteRecord(Callback):
 
     Args:
         record: plain data: `kind` (`enhancer` or `scorer`), `net` (class and arguments), `data`
-            (what it was trained on) and `config` (the whole resolved configuration).
+            (what it was trained on), `gamma` (of enhancers), `config` (the whole resolved
+            configuration) and `config_hash`.
         earlier: seconds that the run took before it was interrupted.
     """
 

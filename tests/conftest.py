@@ -1,0 +1,123 @@
+"""Shared by all tests: small settings, a scorer without training, and the command line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+import run as entry
+from lightning_modules.checkpoint import save_safetensors
+from networks.nima import NIMA
+
+ROOT = Path(__file__).resolve().parent.parent
+# Photos that some measurements use and that the repository does not hold; tests skip without them.
+PHOTOS = Path(os.environ.get("PHOTO_DATA", ROOT.parent / "shared" / "data"))
+
+# Seconds instead of minutes: four steps of two epochs on two photos.
+TINY = [
+    "net.num_blocks=1",
+    "net.num_features=8",
+    "data.limit=2",
+    "data.patch_size=16",
+    "data.num_steps=2",
+    "data.batch_size=4",
+    "trainer.log_every_n_steps=1",
+    "callbacks.progress=null",
+    "callbacks.before_after=null",
+    "epochs=2",
+]
+TINY_NIMA = [
+    "experiment=sample_nima",
+    "data.num_train=8",
+    "data.num_val=4",
+    "data.batch_size=4",
+    "scorer.resize=64",
+    "scorer.crop=64",
+    "trainer.log_every_n_steps=1",
+    "callbacks.progress=null",
+    "epochs=2",
+]
+
+
+class Finished(NamedTuple):
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Finished]:
+    """Runs a command line in this process, in an empty folder."""
+
+    def call(*arguments: str) -> Finished:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["run.py"])
+        GlobalHydra.instance().clear()
+        try:
+            code = entry.main(list(arguments))
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        captured = capsys.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return call
+
+
+def launch(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Starts a command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Sends SIGKILL as soon as the condition holds."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def scorer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained scorer of 64-pixel crops."""
+    torch.manual_seed(0)
+    arguments = {"backbone": "mnasnet_0_5", "num_buckets": 10, "resize": 64, "crop": 64}
+    scorer = NIMA(**arguments)
+    path = tmp_path_factory.mktemp("scorer") / "scorer.safetensors"
+    spec = {"_target_": "networks.nima.NIMA", **arguments}
+    record = {"kind": "scorer", "net": spec, "data": "nothing", "metrics": {}, "epoch": 0}
+    save_safetensors(path, scorer, {**record, "gamma": None})
+    return path

@@ -1,0 +1,133 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import wasserstein_distance
+
+from lightning_modules.losses import (
+    AestheticLoss,
+    HybridLoss,
+    emd_batch,
+    emd_loss,
+    emd_per_sample,
+    l2_loss,
+)
+from networks.nima import NIMA, mean_score
+
+
+def distributions(num: int, k: int, seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).dirichlet(np.ones(k), num))
+
+
+@pytest.mark.parametrize("k", [2, 7, 10])
+def test_emd_r1_is_wassersteins_distance_over_k(k: int) -> None:
+    p, q = distributions(20, k, 0), distributions(20, k, 1)
+    support = np.arange(1, k + 1)
+    expected = [wasserstein_distance(support, support, a, b) / k for a, b in zip(p, q, strict=True)]
+    assert np.allclose(emd_per_sample(p, q, r=1), expected, atol=1e-6)
+    assert emd_loss(p, q, r=1).item() == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_emd_r2_by_hand() -> None:
+    p = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
+    q = torch.tensor([[0, 0, 1.0, 0], [0, 0.5, 0.5, 0]])
+    # Cumulative differences: (1, 1, 0, 0) and (.5, .5, 0, 0).
+    each = [np.sqrt(2 / 4), np.sqrt(2 * 0.25 / 4)]
+    assert emd_loss(p, q).item() == pytest.approx(np.mean(each), abs=1e-6)
+    assert emd_batch(p, q).item() == pytest.approx(np.sqrt((2 + 0.5) / 8), abs=1e-6)
+
+
+@pytest.mark.parametrize("r", [1, 2, 3])
+def test_emd_gradient_at_equality_is_a_number(r: int) -> None:
+    p = distributions(4, 10, 0).float().requires_grad_()
+    emd_loss(p, p.detach().clone(), r).backward()
+    assert p.grad is not None
+    assert p.grad.isfinite().all()
+    p.grad = None
+    emd_batch(p, p.detach().clone()).backward()
+    assert p.grad.isfinite().all()
+
+
+def test_emd_refuses_other_shapes() -> None:
+    with pytest.raises(ValueError, match="two B x K"):
+        emd_loss(torch.ones(2, 10), torch.ones(2, 7))
+
+
+def test_l2_is_in_units_of_255() -> None:
+    sr, hr = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.5 - 2 / 255)
+    assert l2_loss(sr, hr).item() == pytest.approx(4.0, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> NIMA:
+    torch.manual_seed(0)
+    return NIMA("mnasnet_0_5", num_buckets=7)
+
+
+def test_aesthetic_loss_is_k_minus_the_mean_score(scorer: NIMA) -> None:
+    images = torch.rand(3, 3, 192, 192) * 1.4 - 0.2
+    loss = AestheticLoss(scorer)
+    with torch.no_grad():
+        expected = 7 - mean_score(scorer.eval()(images.clamp(0, 1))).mean()
+        assert torch.allclose(loss(images), expected, atol=1e-4)
+
+
+def test_scorer_is_frozen_unregistered_and_a_copy(scorer: NIMA) -> None:
+    loss = AestheticLoss(scorer)
+    assert list(loss.parameters()) == []
+    assert loss.state_dict() == {}
+    assert not loss.scorer.training
+    loss.train()
+    assert not loss.scorer.training
+    assert not any(p.requires_grad for p in loss.scorer.parameters())
+    assert all(p.requires_grad for p in scorer.parameters())
+    loss.to(torch.float64)
+    assert next(loss.scorer.parameters()).dtype == torch.float64  # it follows the loss
+
+
+def test_gradient_of_the_aesthetic_term_reaches_the_pixels(scorer: NIMA) -> None:
+    sr = torch.rand(1, 3, 64, 64, requires_grad=True)
+    hr = sr.detach().clone()
+    terms = HybridLoss(0.5, lambda: scorer)(sr, hr)
+    assert terms.l2.item() == 0
+    assert terms.aesthetic is not None
+    assert terms.total.item() == pytest.approx(0.5 * terms.aesthetic.item())
+    terms.total.backward()
+    assert sr.grad is not None
+    assert (sr.grad != 0).float().mean() > 0.5
+
+
+def test_small_patches_are_enlarged_with_one_warning(
+    scorer: NIMA, caplog: pytest.LogCaptureFixture
+) -> None:
+    loss = AestheticLoss(scorer)
+    seen = []
+    loss.scorer.features.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2:]))
+    with caplog.at_level(logging.WARNING):
+        loss(torch.rand(1, 3, 48, 48))
+        loss(torch.rand(1, 3, 48, 48))
+        loss(torch.rand(1, 3, 192, 256))
+    assert seen == [(192, 192), (192, 192), (192, 256)]
+    assert len(caplog.records) == 1
+
+
+def test_gamma_zero_does_not_build_the_scorer() -> None:
+    def never() -> NIMA:
+        raise AssertionError("built")
+
+    sr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    terms = HybridLoss(0, never)(sr, hr)
+    assert terms.aesthetic is None
+    assert torch.equal(terms.total, l2_loss(sr, hr))
+
+
+@pytest.mark.parametrize("gamma", [-0.1, float("nan")])
+def test_negative_gamma_is_refused(gamma: float) -> None:
+    with pytest.raises(ValueError, match="0 or more"):
+        HybridLoss(gamma)
+
+
+def test_gamma_without_scorer_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a scorer"):
+        HybridLoss(0.1)
