@@ -35,10 +35,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("commands", "networks", "lightning_modules", "datamodules")
 
 # Where a run goes and what it runs on: part of neither its name nor its hash.
-NOT_SETTINGS = set(
-    "experiment sweep paths hydra logger resume overwrite stale output device name "
-    "data.num_workers trainer.devices trainer.num_nodes trainer.accelerator trainer.strategy".split()
-)
+NOT_SETTINGS = {
+    *("experiment", "sweep", "paths", "hydra", "logger", "output", "device", "name"),
+    *("resume", "overwrite", "stale", "data.num_workers"),
+    *(f"trainer.{key}" for key in ("devices", "num_nodes", "accelerator", "strategy")),
+}
 NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # the choice of a trainer is one of devices
 NOT_IN_HASH = NOT_SETTINGS | {"trainer.max_epochs"}  # the same as `epochs`
 

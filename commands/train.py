@@ -103,9 +103,9 @@ def train(cfg: DictConfig) -> float | None:
         The best value of the monitored metric, for Hydra's sweepers.
     """
     folder = current()
+    identity = identify(cfg)  # before run_dir is known: where a run lies does not count
     cfg.paths.run_dir = str(folder)
     trainer = build_trainer(cfg)
-    identity = identify(cfg)
     state = decide(folder, identity, resume=cfg.resume, overwrite=cfg.overwrite, stale=cfg.stale)
     if state is State.FINISHED:
         log.info("already finished; overwrite=true trains again")
@@ -142,7 +142,8 @@ def identify(cfg: DictConfig) -> Identity:
             files["scorer.checkpoint"] = config["scorer"]["checkpoint"]
             config["scorer"] = {"checkpoint": config["scorer"]["checkpoint"]}
         else:  # runs that differ only in a scorer they do not read are the same run
-            del config["scorer"], config["model"]["loss"]["scorer"]
+            del config["scorer"]
+            config["model"]["loss"].pop("scorer", None)
     else:
         del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
     files = {key: path for key, path in files.items() if path is not None}

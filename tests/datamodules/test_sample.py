@@ -77,7 +77,9 @@ def test_rated_sample_is_the_same_every_time_and_says_it_is_synthetic() -> None:
     assert "SYNTHETIC" in first.description
     assert first.train.names == second.train.names
     assert len(first.train) == 6
-    assert all(torch.equal(a, b) for a, b in zip(first.train.images, second.train.images, strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.train.images, second.train.images, strict=True)
+    )
     assert torch.equal(first.train[2].image, first.train[2].image)
     crops = {tuple(first.train[Draw(e, 0, 2)].image[0, :2, 0].tolist()) for e in range(8)}
     assert len(crops) > 1

@@ -38,7 +38,9 @@ def test_matlab_bicubic_baseline_of_set5(scale: int, published: float) -> None:
         height, width = (side - side % scale for side in hr.shape[1:])
         lr = read(SET5 / f"LR_bicubic/X{scale}/{path.stem}x{scale}.png")[None] / 255.0
         sr = Bicubic(scale)(lr)
-        values.append(image_metrics(sr, hr[None, :, :height, :width] / 255.0, scale)["psnr_y"].item())
+        values.append(
+            image_metrics(sr, hr[None, :, :height, :width] / 255.0, scale)["psnr_y"].item()
+        )
     assert np.mean(values) == pytest.approx(published, abs=0.02)
 
 

@@ -15,7 +15,9 @@ def scorer() -> NIMA:
     return net.eval()
 
 
-@pytest.mark.parametrize(("backbone", "count"), [("mnasnet_0_5", 950_322), ("mnasnet_1_0", 3_115_122)])
+@pytest.mark.parametrize(
+    ("backbone", "count"), [("mnasnet_0_5", 950_322), ("mnasnet_1_0", 3_115_122)]
+)
 def test_number_of_parameters(backbone: str, count: int) -> None:
     assert sum(p.numel() for p in NIMA(backbone).parameters()) == count
 

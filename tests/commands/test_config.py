@@ -1,0 +1,163 @@
+"""Every YAML composes and instantiates; every mistake gives one clear message."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from commands import cli as command_line
+from commands.config import CONF, check, quote_path
+from tests.conftest import ROOT, Finished
+
+Cli = Callable[..., Finished]
+
+
+def group_files(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml") if not p.stem.startswith("_"))
+
+
+def test_every_group_is_tested_here() -> None:
+    tested = {"model", "data", "net", "scorer", "optim", "trainer", "logger", "callbacks"}
+    tested |= {"experiment", "debug"}
+    assert {p.name for p in CONF.iterdir() if p.is_dir()} == tested | {"hydra", "paths"}
+    assert {p.stem for p in CONF.glob("*.yaml")} == set(command_line.COMMANDS)
+
+
+@pytest.mark.parametrize("net", group_files("net"))
+def test_nets(net: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        built = instantiate(compose("train", [f"net={net}"]).net)
+    assert built.scale == 2
+
+
+@pytest.mark.parametrize("scorer", group_files("scorer"))
+def test_scorers(scorer: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        node = compose("train", ["experiment=sample_nima", f"scorer={scorer}"]).scorer
+    del node.checkpoint
+    assert instantiate(node).backbone == scorer
+
+
+@pytest.mark.parametrize("experiment", group_files("experiment"))
+@pytest.mark.parametrize("debug", [None, *group_files("debug")])
+def test_experiments(experiment: str, debug: str | None) -> None:
+    words = [f"experiment={experiment}"] + [f"debug={debug}"] * (debug is not None)
+    check("train", words)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", words)
+    cfg.paths.run_dir = "nowhere"
+    spec = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(spec, dict)
+    spec["net"].pop("checkpoint", None)
+    instantiate(spec)
+    instantiate(cfg.data)
+    assert [instantiate(c) for c in cfg.callbacks.values()]
+
+
+@pytest.mark.parametrize("optim", group_files("optim"))
+@pytest.mark.parametrize("data", group_files("data"))
+def test_optimizers_and_data(optim: str, data: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"optim={optim}", f"data={data}"])
+    assert instantiate(cfg.data).description
+    assert 0 <= instantiate(cfg.optim.schedule)(1.0) <= instantiate(cfg.optim.schedule)(0.0) == 1
+
+
+@pytest.mark.parametrize("trainer", group_files("trainer"))
+def test_trainers(trainer: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"trainer={trainer}", "callbacks=enhancement"])
+    cfg.trainer.accelerator = "cpu"  # what has a GPU in it composes; it runs where there is one
+    cfg.trainer.devices = 1
+    instantiate(cfg.trainer, logger=False)
+
+
+@pytest.mark.parametrize("logger", group_files("logger"))
+def test_loggers(logger: str, tmp_path: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"logger={logger}", f"paths.run_dir={tmp_path}"])
+    for node in cfg.logger.values():
+        assert node is None or instantiate(node, _partial_=True)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.name)
+def test_package_line_comes_first(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    where = [i for i, line in enumerate(lines) if "@package" in line]
+    assert where in ([], [0])  # Hydra ignores it below another comment
+    assert (where == [0]) == (path.parent.name in ("experiment", "debug"))
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (["gama=0.1"], ["gama: no such key in train; did you mean gamma?"]),
+        (["net.num_block=3"], ["net.num_block: no such key", "net.num_blocks?"]),
+        (["net=esdr"], ["net=esdr: no such net; did you mean edsr?"]),
+        (["epochs=many"], ["epochs=many: should be a valid integer"]),
+        (["net.num_blocks=2.5"], ["net.num_blocks=2.5: should be a valid integer"]),
+        (["optim.optimizer.lr=fast"], ["optim.optimizer.lr=fast: should be a valid number"]),
+        (["+net.depth=3"], ["net.depth: EDSR has no such argument"]),
+        (["gamma=-0.1"], ["gamma=-0.1: should be greater than or equal to 0"]),
+        (["scale=5"], ["scale=5: should be 1, 2, 3 or 4"]),
+        (["scorer.checkpoint=absent.ckpt"], ["scorer.checkpoint=absent.ckpt: no such file"]),
+        (["init_from=absent.pt"], ["init_from=absent.pt: no such file"]),
+        (["scorer.checkpoint=null"], ["gamma=0.4 needs a scorer"]),
+        (["scorer=mnasnet_1_0"], ["a mnasnet_0_5, but scorer=mnasnet_1_0 was asked for"]),
+        (["net=bicubic"], ["nothing to train"]),
+        (["data=sample_rated"], ["data: SampleRated does not give LR/HR pairs"]),
+        (["data.batch_size=9", "trainer=ddp_cpu"], ["must divide by 2"]),
+        (["gamma==1"], ["'gamma==1' cannot be parsed"]),
+        (["gamma"], ["unknown command 'gamma'"]),
+        (["gama=1", "epochs=x", "net=esdr"], ["3 mistakes", "gama:", "epochs=x:", "net=esdr:"]),
+        (["-m", "gamma=0.1,-2", "net=edsr,esdr"], ["gamma=-2:", "net=esdr:"]),
+        (["trian"], ["did you mean train?", "evaluate", "enhance", "score"]),
+        (["evaluate"], ["checkpoint: is required"]),
+        (["evaluate", "checkpoint=a.ckpt", "scale=x"], ["a.ckpt: no such file", "scale=x:"]),
+        (["enhance", "input=absent.png", "checkpoint=a.ckpt"], ["input=absent.png: no such file"]),
+        (["score", "input=absent/*.png"], ["no file matches"]),
+        (["score", "input=a.png", "output=scores.txt"], ["ends in .csv"]),
+        (["export", "checkpoint=a.ckpt", "output=b.pt"], ["ends in .safetensors"]),
+    ],
+)
+def test_mistakes(cli: Cli, folder: Path, words: list[str], messages: list[str]) -> None:
+    done = cli(*words)
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+    for message in messages:
+        assert message in done.err
+    assert "Traceback" not in done.err + done.out
+    assert list(folder.iterdir()) == []  # nothing was begun
+
+
+def test_traceback_on_request(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="gama"):
+        cli("gama=1")
+
+
+@pytest.mark.parametrize("command", command_line.COMMANDS)
+def test_help_says_what_can_be_set(cli: Cli, command: str) -> None:
+    done = cli(command, "--help")
+    assert done.code == 0
+    for name in command_line.COMMANDS:
+        assert re.search(rf"^  {name}\b", done.out, re.MULTILINE)
+    keys = OmegaConf.load(CONF / f"{command}.yaml")
+    for key in set(keys) - {"defaults"}:  # type: ignore[arg-type]
+        assert f"\n{key}:" in done.out
+
+
+def test_paths_with_odd_characters_need_no_quotes(tmp_path: Path) -> None:
+    odd = tmp_path / "a=b, c (1).png"
+    odd.touch()
+    assert quote_path(f"input={odd}") == f'input="{odd}"'
+    assert quote_path("input=plain/name.png") == "input=plain/name.png"
+    assert quote_path("gamma=0,1") == "gamma=0,1"
+
+
+def test_run_py_is_short() -> None:
+    assert len((ROOT / "run.py").read_text().splitlines()) <= 48

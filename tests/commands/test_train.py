@@ -1,0 +1,282 @@
+"""Training through the real command line, on the built-in data."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from commands import run_folder
+from lightning_modules.checkpoint import load_plain
+from tests.conftest import TINY, TINY_NIMA, Finished, kill_when, launch
+
+Cli = Callable[..., Finished]
+
+
+def only_run(folder: Path, experiment: str = "sample_edsr") -> Path:
+    (found,) = (folder / "outputs" / experiment).iterdir()
+    return found
+
+
+def run_at(output: str, experiment: str = "sample_edsr") -> Path:
+    (found,) = (Path(output) / experiment).iterdir()
+    return found
+
+
+def weights(run: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_plain(run / "checkpoints" / f"{which}.ckpt")["state_dict"]
+    return state
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def train(cli: Cli, output: str, *words: str) -> Path:
+    done = cli(*TINY, f"paths.output_dir={output}", *words)
+    assert done.code == 0, done.err
+    return run_at(output)
+
+
+def test_run_folder_holds_everything(cli: Cli) -> None:
+    run = train(cli, "a")
+    result = json.loads((run / "result.json").read_text())
+    assert result["metrics"]["val/psnr"] > 0
+    assert result["config"]["gamma"] == 0.4
+    assert result["world_size"] == 1
+    assert {"config_hash", "code_hash", "git", "versions", "seed", "wall_time_s"} <= result.keys()
+    assert "val/score" in result["metrics"]
+    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        assert (run / ".hydra" / name).is_file()
+    steps = [int(row["step"]) for row in rows(run) if row["train/loss"]]
+    assert steps == [0, 1, 2, 3]
+    assert "epoch 2/2" in (run / "train.log").read_text()
+
+
+def test_checkpoint_is_plain_data_without_the_scorer(cli: Cli) -> None:
+    run = train(cli, "a", "callbacks.progress=null")
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    names = set(checkpoint["state_dict"])
+    assert names
+    assert all(name.startswith("net.") for name in names)
+    num_net = len([n for n in names if "mean" not in n])
+    assert len(checkpoint["optimizer_states"][0]["state"]) == num_net
+    assert checkpoint["record"]["net"]["_target_"] == "networks.edsr.EDSR"
+    # An EDSR of one block with 8 features has few weights; a MnasNet would be megabytes.
+    assert (run / "checkpoints" / "best.ckpt").stat().st_size < 500_000
+
+
+def test_gamma_zero_is_the_plain_run_bit_for_bit_and_builds_no_scorer(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_scorer = train(cli, "a", "gamma=0")
+    without = train(cli, "b", "gamma=0", "scorer.checkpoint=null")
+
+    def never(*args: object) -> None:
+        raise AssertionError("a scorer was built")
+
+    monkeypatch.setattr("lightning_modules.losses.AestheticLoss.__init__", never)
+    plain = train(cli, "c", "gamma=0", "~model.loss.scorer")
+    assert_same_weights(with_scorer, without)
+    assert_same_weights(with_scorer, plain)
+    losses = [row["train/loss"] for row in rows(with_scorer)]
+    assert losses == [row["train/loss"] for row in rows(plain)]
+    one, two = (json.loads((r / "result.json").read_text()) for r in (with_scorer, without))
+    assert one["config_hash"] == two["config_hash"]  # gamma 0 does not read the scorer
+    assert not torch.equal(
+        weights(train(cli, "d"))["net.head.0.weight"], weights(plain)["net.head.0.weight"]
+    )
+
+
+@pytest.mark.parametrize("base", [TINY, TINY_NIMA], ids=["edsr", "nima"])
+def test_curve_is_the_same_for_any_number_of_workers(cli: Cli, base: list[str]) -> None:
+    experiment = "sample_nima" if base is TINY_NIMA else "sample_edsr"
+    for output, workers in (("a", 0), ("b", 2)):
+        done = cli(*base, f"paths.output_dir={output}", f"data.num_workers={workers}")
+        assert done.code == 0, done.err
+    one, two = run_at("a", experiment), run_at("b", experiment)
+    assert rows(one) == rows(two)
+    assert_same_weights(one, two)
+
+
+def test_patches_differ_between_epochs(cli: Cli) -> None:
+    # With a learning rate of zero, only the patches can change the loss.
+    run = train(cli, "a", "optim.optimizer.lr=0.0", "gamma=0")
+    losses = [row["train/l2"] for row in rows(run) if row["train/l2"]]
+    assert len(set(losses)) == 4
+
+
+def test_same_command_after_a_finish_prints_the_result(cli: Cli) -> None:
+    run = train(cli, "a")
+    before = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    done = cli(*TINY, "paths.output_dir=a")
+    assert done.code == 0
+    assert "already finished" in done.out
+    assert "psnr" in done.out
+    assert (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+    again = cli(*TINY, "paths.output_dir=a", "overwrite=true")
+    assert again.code == 0
+    assert (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns > before
+
+
+def test_changed_config_has_another_folder_or_is_refused(cli: Cli) -> None:
+    train(cli, "a", "name=mine")
+    done = cli(*TINY, "paths.output_dir=a", "name=mine", "gamma=0.2")
+    assert done.code == 2
+    assert "gamma=0.4 (now 0.2)" in done.err
+    assert cli(*TINY, "paths.output_dir=a", "gamma=0.2").code == 0
+    assert len(list(Path("a/sample_edsr").iterdir())) == 2
+
+
+def test_changed_code_is_refused_with_the_choice(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(cli, "a")
+    original = run_folder.Identity.__post_init__
+
+    def changed(self: run_folder.Identity) -> None:
+        self.code = "changed"
+        original(self)
+
+    monkeypatch.setattr(run_folder.Identity, "__post_init__", changed)
+    done = cli(*TINY, "paths.output_dir=a")
+    assert done.code == 2
+    assert "the code changed since; stale=rerun does it again" in done.err
+    assert "already finished" in cli(*TINY, "paths.output_dir=a", "stale=accept").out
+    assert "training in" in cli(*TINY, "paths.output_dir=a", "stale=rerun").out
+
+
+def test_a_finished_run_can_be_extended(cli: Cli) -> None:
+    run = train(cli, "a", "optim=adam")
+    done = cli(*TINY, "paths.output_dir=a", "optim=adam", "epochs=3")
+    assert done.code == 2
+    assert "resume=true trains on" in done.err
+    done = cli(*TINY, "paths.output_dir=a", "optim=adam", "epochs=3", "resume=true")
+    assert done.code == 0, done.err
+    assert run_at("a") == run
+    assert json.loads((run / "result.json").read_text())["epochs"] == 3
+    straight = train(cli, "b", "optim=adam", "epochs=3")  # a constant rate: the same schedule
+    assert_same_weights(run, straight)
+    assert rows(run) == rows(straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", [TINY, TINY_NIMA], ids=["edsr", "nima"])
+def test_killed_and_continued_run_ends_like_an_uninterrupted_one(
+    cli: Cli, folder: Path, base: list[str]
+) -> None:
+    experiment = "sample_nima" if base is TINY_NIMA else "sample_edsr"
+    words = [*base, "epochs=40"]
+    killed = launch(folder, *words, "paths.output_dir=killed")
+
+    def two_epochs_done() -> bool:
+        found = list((folder / "killed" / experiment).glob("*/metrics.csv"))
+        return bool(found) and any(row["epoch"] == "2" for row in rows(found[0].parent))
+
+    kill_when(killed, two_epochs_done)
+    run = run_at("killed", experiment)
+    assert not (run / "result.json").exists()
+    assert len(rows(run)) < 40
+    done = cli(*words, "paths.output_dir=killed")
+    assert done.code == 0, done.err
+    assert "continuing in" in done.out
+    assert cli(*words, "paths.output_dir=straight").code == 0
+    straight = run_at("straight", experiment)
+    assert_same_weights(run, straight)
+    assert rows(run) == rows(straight)
+
+
+def test_two_processes_do_not_share_a_folder(cli: Cli) -> None:
+    run = train(cli, "a")
+    (run / "result.json").unlink()
+    with run_folder.locked(run):
+        done = cli(*TINY, "paths.output_dir=a")
+    assert done.code == 2
+    assert "another process" in done.err
+
+
+def test_init_from_takes_weights_only(cli: Cli) -> None:
+    first = train(cli, "a")
+    best = first / "checkpoints" / "best.ckpt"
+    second = train(cli, "b", f"init_from={best}", "optim.optimizer.lr=0.0")
+    assert torch.equal(
+        weights(first, "best")["net.tail.1.weight"], weights(second)["net.tail.1.weight"]
+    )
+    done = cli(*TINY, "paths.output_dir=c", f"init_from={best}", "net.num_features=16")
+    assert done.code == 2
+    assert "not the weights of this EDSR" in done.err
+
+
+def test_multirun_runs_every_value_in_its_own_folder(cli: Cli) -> None:
+    done = cli("-m", *TINY, "epochs=1", "gamma=0,0.1")
+    assert done.code == 0, done.err
+    results = [json.loads(p.read_text()) for p in Path("outputs/sweeps").rglob("result.json")]
+    assert sorted(r["config"]["gamma"] for r in results) == [0, 0.1]
+    done = cli("-m", *TINY, "trainer=ddp_cpu", "gamma=0,0.1")
+    assert done.code == 2
+    assert "every rank would run the whole sweep" in done.err
+
+
+def test_smoke_runs_with_everything_on(cli: Cli) -> None:
+    done = cli("debug=smoke", "data.limit=8", "logger=[csv,tensorboard]", "callbacks.progress=null")
+    assert done.code == 0, done.err
+    run = only_run(Path.cwd())
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert (run / "images" / "chelsea.png").is_file()
+    assert list((run / "tensorboard").glob("events*"))
+    assert [row["step"] for row in rows(run) if row["train/loss"]] == ["0", "1"]
+
+
+def test_wandb_offline_needs_no_account(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    words = ["logger=wandb", "logger.wandb.offline=true", "callbacks.before_after.every=1"]
+    base = [word for word in TINY if word != "callbacks.before_after=null"]
+    done = cli(*base, *words)
+    assert done.code == 0, done.err
+    run = only_run(folder)
+    assert list(run.rglob("*.wandb"))
+    assert list(run.rglob("media/images/before_after/*.png"))
+
+
+@pytest.mark.ddp
+def test_two_ranks_train_like_one(cli: Cli, folder: Path) -> None:
+    words = [*TINY, "gamma=0"]
+    single = train(cli, "one", "gamma=0")
+    double = launch(folder, *words, "trainer=ddp_cpu", "paths.output_dir=two")
+    output, _ = double.communicate(timeout=300)
+    assert double.returncode == 0, output
+    run = run_at("two")
+    assert json.loads((run / "result.json").read_text())["world_size"] == 2
+    assert len(rows(run)) == len(rows(single))
+    for one, two in zip(rows(single), rows(run), strict=True):
+        for key, value in one.items():
+            if value:
+                assert float(value) == pytest.approx(float(two[key]), rel=1e-5), key
+
+
+def test_accumulation_does_not_change_the_curve(cli: Cli) -> None:
+    one = train(cli, "a", "gamma=0")
+    two = train(cli, "b", "gamma=0", "trainer.accumulate_grad_batches=2")
+    first, second = weights(one), weights(two)
+    for name, value in first.items():
+        assert torch.allclose(value, second[name], rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize("experiment", ["sample_edsr", "sample_nima"])
+def test_bf16_trains_without_nan(cli: Cli, experiment: str) -> None:
+    base = TINY_NIMA if experiment == "sample_nima" else TINY
+    done = cli(*base, "trainer.precision=bf16-mixed")
+    assert done.code == 0, done.err
+    run = only_run(Path.cwd(), experiment)
+    assert all(torch.isfinite(value).all() for value in weights(run).values())

@@ -1,0 +1,128 @@
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lightning_modules.checkpoint import (
+    build_network,
+    load_network,
+    load_scorer,
+    load_weights,
+    read_checkpoint,
+    save_safetensors,
+)
+from lightning_modules.metrics import rating_metrics
+from networks.edsr import EDSR
+from networks.nima import NIMA
+from tests.conftest import ROOT
+
+SPEC = {"_target_": "networks.edsr.EDSR", "scale": 2, "num_blocks": 1, "num_features": 4}
+RECORD: dict[str, Any] = {"kind": "enhancer", "net": SPEC, "data": "test", "gamma": 0.0}
+
+
+@pytest.fixture
+def net() -> EDSR:
+    torch.manual_seed(0)
+    return EDSR(2, num_blocks=1, num_features=4)
+
+
+def test_safetensors_round_trip_in_half_precision(tmp_path: Path, net: EDSR) -> None:
+    path = tmp_path / "a.safetensors"
+    save_safetensors(path, net, RECORD)
+    loaded, record = load_network(path, kind="enhancer")
+    assert record == RECORD
+    assert not loaded.training
+    for name, value in net.state_dict().items():
+        other = loaded.state_dict()[name]
+        assert other.dtype == torch.float32
+        assert torch.equal(other, value.half().float())
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_bare_weights_load_as_the_authors_files(tmp_path: Path, net: EDSR) -> None:
+    path = tmp_path / "edsr.pt"
+    torch.save(net.state_dict(), path)
+    state, record = read_checkpoint(path)
+    assert record is None
+    load_weights(EDSR(2, num_blocks=1, num_features=4), state, path)
+    with pytest.raises(ValueError, match="bare weights"):
+        load_network(path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "torch.nn.Linear", "networks.nima.URLError", "networks.edsr.absent", "networks"],
+)
+def test_only_networks_are_built(target: str) -> None:
+    with pytest.raises(ValueError, match=target):
+        build_network({"_target_": target})
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    path = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {}, "record": Evil()}, path)
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        read_checkpoint(path)
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        read_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_damaged_files_are_named(tmp_path: Path, net: EDSR, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    save_safetensors(path, net, RECORD) if suffix != ".ckpt" else torch.save({"a": 1}, path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=path.name):
+        read_checkpoint(path)
+    with pytest.raises(ValueError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / f"b{suffix}")
+
+
+def test_wrong_weights_are_listed(net: EDSR) -> None:
+    state = net.state_dict()
+    state["extra"] = state.pop("tail.1.bias")
+    with pytest.raises(ValueError, match=r"tail.1.bias is missing; extra is unknown"):
+        load_weights(net, state, "file")
+    other = EDSR(2, num_blocks=1, num_features=8).state_dict()
+    with pytest.raises(ValueError, match=r"is \(8, 3, 3, 3\), not \(4, 3, 3, 3\).* more"):
+        load_weights(net, other, "file")
+
+
+def test_wrong_kind_is_refused(tmp_path: Path, net: EDSR) -> None:
+    save_safetensors(tmp_path / "a.safetensors", net, RECORD)
+    with pytest.raises(ValueError, match="kind enhancer; this needs a scorer"):
+        load_scorer(tmp_path / "a.safetensors")
+
+
+def test_header_without_record_is_bare(tmp_path: Path, net: EDSR) -> None:
+    save_file(net.state_dict(), tmp_path / "a.safetensors", metadata={"other": json.dumps({})})
+    assert read_checkpoint(tmp_path / "a.safetensors")[1] is None
+
+
+def test_shipped_scorer_beats_the_constant_predictor() -> None:
+    from datamodules.sample import SampleRated
+
+    path = ROOT / "weights" / "nima_sample.safetensors"
+    assert path.stat().st_size < 3_000_000
+    scorer, record = load_network(path, kind="scorer")
+    assert isinstance(scorer, NIMA)
+    assert not scorer.training
+    assert "SYNTHETIC" in record["data"]
+    data = SampleRated()
+    data.setup()
+    with torch.no_grad():
+        p = torch.cat([scorer(b.to_unit().images_BCHW) for b in data.val_dataloader()])
+    constant = data.train.p_NK.mean(dim=0, keepdim=True).expand_as(p)
+    emd = rating_metrics(p, data.val.p_NK)["emd"].item()
+    assert emd < 0.6 * rating_metrics(constant, data.val.p_NK)["emd"].item()
+    assert emd == pytest.approx(record["metrics"]["val/emd"], abs=1e-3)
