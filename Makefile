@@ -48,7 +48,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 clean:
 	rm -rf .venv outputs .mypy_cache .ruff_cache .pytest_cache *.egg-info build
