@@ -132,7 +132,11 @@ def user_error(error: Exception) -> Exception | None:
 
 
 def quieten() -> None:
-    """Silences what Lightning says in every run and nobody needs."""
+    """Silences what Lightning says in every run and nobody needs, and all ranks but the first."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if rank_zero_only.rank:
+        logging.getLogger().setLevel(logging.ERROR)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
