@@ -147,9 +147,7 @@ class SampleRated(ShardedDataModule):
     def rated(self, photos: tuple[str, ...], num: int) -> RatedDataset:
         """`num` degraded crops of the photos in turn, up to `limit`."""
         num = min(num, self.limit or num)
-        crops, severities, names = zip(
-            *(degraded_crop(photos[k % len(photos)], k) for k in range(num)), strict=True
-        )
+        crops, severities, names = zip(*(degraded_crop(photos, k) for k in range(num)), strict=True)
         return RatedDataset(
             crops,
             torch.stack([rating(severity, self.num_buckets) for severity in severities]),
@@ -173,7 +171,7 @@ class SampleRated(ShardedDataModule):
         return batch.to_unit()
 
 
-def degraded_crop(name: str, k: int) -> tuple[Tensor, float, str]:
+def degraded_crop(photos: tuple[str, ...], k: int) -> tuple[Tensor, float, str]:
     """The `k`-th crop of the rated sample: half of them blurred, compressed and noisy at once.
 
     The others have one of the three. The noise comes last, or JPEG would remove it.
@@ -181,7 +179,9 @@ def degraded_crop(name: str, k: int) -> tuple[Tensor, float, str]:
     Returns:
         The crop, its severity within 0 (untouched) to 1, and a name that tells what was done.
     """
-    stream = random_stream(0, position=k, use=2)
+    # Epochs tell the splits apart, or both would have the same degradations in the same order.
+    stream = random_stream(0, epoch=int(photos == VAL_PHOTOS), position=k, use=2)
+    name = photos[k % len(photos)]
     image = photo(name)
     top, left = (int(stream.integers(side - CROP + 1)) for side in image.shape[-2:])
     image = image[:, top : top + CROP, left : left + CROP]

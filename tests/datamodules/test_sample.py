@@ -77,6 +77,8 @@ def test_rated_sample_is_the_same_every_time_and_says_it_is_synthetic() -> None:
     assert "SYNTHETIC" in first.description
     assert first.train.names == second.train.names
     assert len(first.train) == 6
+    train, val = ([n.partition("-")[2] for n in d.names] for d in (first.train, first.val))
+    assert not set(train) & set(val)  # no degradation is in both splits
     assert all(
         torch.equal(a, b) for a, b in zip(first.train.images, second.train.images, strict=True)
     )
