@@ -1,4 +1,4 @@
-# make demo   train a scorer, train EDSR against it, evaluate, enhance a photo      (about 6 minutes)
+# make demo   train a scorer, train EDSR against it, evaluate, enhance a photo      (about 5 minutes)
 # make test   ruff, mypy, pytest
 # make lint   ruff and mypy alone
 # Each sets up .venv by itself. PYTHON=python3.12 picks the interpreter (3.11 or newer).
@@ -51,4 +51,4 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 clean:
-	rm -rf .venv outputs .mypy_cache .ruff_cache .pytest_cache *.egg-info build
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 
 from commands import cli, config
 
@@ -23,7 +24,7 @@ def main(arguments: list[str]) -> int:
             return 0
         if call.is_plain:
             config.check(call.command, call.overrides)
-    except ValueError as error:
+    except (ValueError, HydraException) as error:
         return cli.refuse(error)
     # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
     sys.argv = [str(ROOT / "run.py"), *call.flags, *call.overrides]

@@ -9,8 +9,10 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -50,7 +52,7 @@ def parse(arguments: list[str]) -> Call:
     """Takes a command line apart.
 
     Raises:
-        ValueError: for an unknown command.
+        ValueError: for an unknown command, or a multirun with one name for all runs.
     """
     words, flags, wants_help = [], [], False
     rest = list(arguments)
@@ -73,12 +75,14 @@ def parse(arguments: list[str]) -> Call:
         listing = "\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items())
         raise ValueError(f"unknown command {command!r}{hint}; the commands are\n{listing}")
     overrides = [config.quote_path(word) for word in words]
+    named = [word for word in words if word.startswith("name=")]
+    if named and set(flags) & PLAIN_FLAGS:
+        raise ValueError(f"{named[0]} in a multirun: the runs would share one folder")
     return Call(command, overrides, flags, wants_help)
 
 
-def help_text(command: str | None) -> str:
+def help_text(command: str) -> str:
     """What `--help` prints: the command's own configuration file says what can be set."""
-    assert command is not None
     lines = ["python run.py [command] [key=value ...]", ""]
     lines += [f"  {name:<10}{what}" for name, what in COMMANDS.items()]
     lines += ["", f"{command}: what can be set (conf/{command}.yaml)", ""]
@@ -108,17 +112,37 @@ def job(command: str) -> Callable[[DictConfig], Any]:
     """The function that Hydra calls with the configuration."""
 
     def run(cfg: DictConfig) -> Any:  # noqa: ANN401
+        import torch  # here, because help and most refusals do without it
+
         quieten()
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bf16-mixed is the fast way
         function = getattr(importlib.import_module(f"commands.{command}"), command)
         try:
             return function(cfg)
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            sys.exit(130)
         except Exception as error:
             cause = user_error(error)
             if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
+            remove_empty(Path(HydraConfig.get().runtime.output_dir))
             sys.exit(refuse(cause))
 
     return run
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a folder that a refused command left empty, and its empty parents below here."""
+    if folder.is_dir() and [p.name for p in folder.iterdir()] == [".lock"]:
+        (folder / ".lock").unlink()
+    for path in (folder, *folder.parents):
+        if path == Path.cwd() or not path.is_relative_to(Path.cwd()):
+            return
+        try:
+            path.rmdir()
+        except OSError:
+            return
 
 
 def user_error(error: Exception) -> Exception | None:
@@ -127,6 +151,8 @@ def user_error(error: Exception) -> Exception | None:
 
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         return user_error(error.__cause__)
+    if type(error).__module__.startswith("wandb."):
+        return ValueError(f"W&B: {error}; logger.wandb.offline=true needs no account")
     kinds = (ValueError, OSError, MisconfigurationException, HydraException, OmegaConfBaseException)
     return error if isinstance(error, kinds) else None
 
@@ -135,7 +161,7 @@ def quieten() -> None:
     """Silences what Lightning says in every run and nobody needs, and all ranks but the first."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    if rank_zero_only.rank:
+    if getattr(rank_zero_only, "rank", 0):
         logging.getLogger().setLevel(logging.ERROR)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -8,7 +8,7 @@ read off its signature), and what the command itself refuses (its `Options` and 
 import difflib
 import importlib
 import inspect
-import json
+import math
 import os
 import re
 import typing
@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from commands.run_folder import run_name
+from commands.run_folder import flatten, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -48,9 +48,12 @@ def quote_path(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals or key.lstrip("+") not in PATH_KEYS or value[:1] in ("'", '"'):
         return text
-    odd = re.search(r"[^\w./~-]", value)
+    if value.startswith("~"):  # shells expand it only at the start of a word
+        value = os.path.expanduser(value)
+        text = f"{key}={value}"
+    odd = re.search(r"[^\w./-]", value, re.ASCII)
     if odd and (Path(value).expanduser().exists() or not parses(text)):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        escaped = value.replace('"', '\\"').replace("${", "\\${")
         return f'{key}="{escaped}"'
     return text
 
@@ -151,6 +154,9 @@ def check_groups(
             valid.append(override)
             continue
         allowed = options(loader, group)
+        if None in values_of(override) and group != "debug":
+            problems.append(f"{group}=null: choose one of {', '.join(allowed)}")
+            continue
         wrong = [v for v in values_of(override) if v is not None and str(v) not in allowed]
         problems += [
             f"{group}={name}: no such {group}{nearest(str(name), allowed)}" for name in wrong
@@ -175,7 +181,8 @@ def check_keys(
     valid = []
     for override in parsed:
         key = override.key_or_group
-        known = override in chosen or override.is_add() or override.is_force_add()
+        added = override.is_add() or override.is_force_add()
+        known = override in chosen or (added and "." in key)  # classes refuse what they lack
         if known or key.split(".")[0] == "hydra" or key in keys:
             valid.append(override)
         else:
@@ -235,13 +242,20 @@ def check_composed(command: str, words: list[str]) -> list[str]:
         return [*problems, str(error).partition("\n")[0]]
     module = importlib.import_module(f"commands.{command}")
     try:
-        module.Options.model_validate_json(json.dumps(values))
+        module.Options.model_validate(values)
     except ValidationError as error:
         problems += [
             f"{'.'.join(map(str, e['loc']))}={shown(e['input'])}: {reason(e['msg'])}"
             for e in error.errors()
             if e["input"] != "???"
         ]
+    problems += [
+        f"{key}={value}: has to be finite"
+        for key, value in flatten(values).items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+    if not cfg.paths.output_dir:
+        problems.append("paths.output_dir: has to be a folder's name")
     problems += check_node("", cfg)
     try:
         problems += module.problems(cfg)
@@ -357,3 +371,9 @@ def require_kind(cfg: DictConfig, wanted: str) -> Iterator[str]:
     if target.kind != wanted:
         what = "LR/HR pairs" if wanted == "pairs" else "rated photos"
         yield f"data: {target.__name__} does not give {what}; data=sample_{wanted} does"
+
+
+def check_name(cfg: DictConfig) -> Iterator[str]:
+    """One problem if the name of the run folder is none."""
+    if cfg.name is not None and not re.fullmatch(r"[\w.+,-]*\w[\w.+,-]*", str(cfg.name)):
+        yield f"name={cfg.name}: letters, digits and . _ + , - only; paths.output_dir= is the place"

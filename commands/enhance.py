@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from commands.config import require_file
 from commands.device import pick_device
@@ -25,7 +25,7 @@ class Options(BaseModel):
 
     input: str
     checkpoint: str
-    output: str
+    output: str = Field(min_length=1)
     format: str
     device: str
     overwrite: bool
@@ -36,6 +36,8 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from require_file("checkpoint", cfg.checkpoint)
     if f".{cfg.format}" not in SUFFIXES:
         yield f"format={cfg.format}: allowed are {', '.join(s[1:] for s in SUFFIXES)}"
+    if Path(cfg.output).expanduser().is_file():
+        yield f"output={cfg.output}: is a file; a folder is needed"
     try:
         find_images(cfg.input)
     except ValueError as error:
@@ -49,17 +51,22 @@ def enhance(cfg: DictConfig) -> None:
     net.to(device)
     folder = Path(cfg.output).expanduser()
     bad = []
+    written: dict[Path, Path] = {}
     for path in progress(find_images(cfg.input), "enhancing"):
         target = folder / f"{path.stem}_x{net.scale}.{cfg.format}"
         try:
+            if target in written:
+                raise ValueError(f"{path}: {written[target]} has become {target} already")
+            written[target] = path
             if target.exists() and not cfg.overwrite:
                 raise ValueError(f"{target} exists: overwrite=true replaces it")
             lr_BCHW = to_unit(read_image(path))[None].to(device)
             with torch.inference_mode():
                 sr = to_bytes(net(lr_BCHW)[0])
             write_image(target, sr, overwrite=cfg.overwrite)
-        except ValueError as error:
-            bad.append(str(error))
+        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory
+            reason = str(error).partition("\n")[0]
+            bad.append(reason if isinstance(error, ValueError) else f"{path}: {reason}")
             continue
         log.info("%s  %d x %d", target, sr.shape[-1], sr.shape[-2])
     if bad:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import nn
 
-from commands.config import require_file, require_kind
+from commands.config import check_name, require_file, require_kind
 from commands.device import pick_device
 from commands.run_folder import (
     Identity,
@@ -64,6 +64,7 @@ class Options(BaseModel):
 
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that neither types nor signatures show."""
+    yield from check_name(cfg)
     yield from require_file("checkpoint", cfg.checkpoint)
     yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
 
@@ -91,6 +92,9 @@ def evaluate(cfg: DictConfig) -> None:
     state = decide(folder, identity, resume=False, overwrite=cfg.overwrite, stale=cfg.stale)
     if state is not State.FINISHED:
         datamodule = instantiate(cfg.data)
+        pick_device(cfg.device)
+        if cfg.scorer.checkpoint is not None:
+            load_scorer(cfg.scorer.checkpoint)
         with locked(folder):
             start(folder, state, identity, cfg)
             measure = evaluate_enhancer if record["kind"] == "enhancer" else evaluate_scorer
@@ -99,7 +103,7 @@ def evaluate(cfg: DictConfig) -> None:
     assert result is not None
     log.info("\n%s", (folder / "table.txt").read_text())
     for path in result["files"]:
-        log.info("%s", path)
+        log.info("%s", folder / path)
 
 
 def evaluate_enhancer(
@@ -139,7 +143,7 @@ def evaluate_enhancer(
         write_image(images / f"{photo.name}_sr.png", to_bytes(*own.values()), overwrite=True)
         path = images / f"{photo.name}.png"
         save_before_after(comparison(lr, hr, own, scale, scorer), path, note)
-        files.append(str(path))
+        files.append(str(path.relative_to(folder)))
     names = [*nets, "HR"]
     keys = [key for key in HEADINGS if any(key in row for row in rows)]
     means = {name: mean_row([row for row in rows if row["net"] == name], keys) for name in names}
@@ -158,7 +162,7 @@ def evaluate_enhancer(
     (folder / "table.txt").write_text(text)
     metrics = {f"{key}/{name}": v for name, values in means.items() for key, v in values.items()}
     metrics["psnr_gain"] = gain
-    files = [*files, str(folder / "per_image.csv"), str(folder / "result.json")]
+    files = [*files, "per_image.csv", "result.json"]
     finish(folder, identity, metrics, files=files, device=str(device), world_size=1, note=note)
 
 
@@ -188,7 +192,7 @@ def evaluate_scorer(
     title = f"{shorter(cfg.checkpoint)} on {len(p_NK)} images: {datamodule.description}"  # type: ignore[attr-defined]
     (folder / "table.txt").write_text(table(title, ["metric", "scorer", "constant"], rows))
     metrics |= {f"{name}_constant": value for name, value in constant.items()}
-    files = [str(folder / "result.json")]
+    files = ["result.json"]
     finish(folder, identity, metrics, files=files, device=str(device), world_size=1)
 
 

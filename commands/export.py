@@ -28,7 +28,9 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from require_file("checkpoint", cfg.checkpoint)
     if Path(cfg.output).suffix != ".safetensors":
         yield f"output={cfg.output}: a name that ends in .safetensors is needed"
-    if Path(cfg.output).expanduser().exists() and not cfg.overwrite:
+    if Path(cfg.output).expanduser().is_dir():
+        yield f"output={cfg.output}: is a folder"
+    elif Path(cfg.output).expanduser().exists() and not cfg.overwrite:
         yield f"output={cfg.output} exists: overwrite=true replaces it"
 
 

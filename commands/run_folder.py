@@ -37,11 +37,19 @@ PACKAGES = ("commands", "networks", "lightning_modules", "datamodules")
 # Where a run goes and what it runs on: part of neither its name nor its hash.
 NOT_SETTINGS = {
     *("experiment", "sweep", "paths", "hydra", "logger", "output", "device", "name"),
-    *("resume", "overwrite", "stale", "data.num_workers"),
-    *(f"trainer.{key}" for key in ("devices", "num_nodes", "accelerator", "strategy")),
+    *("resume", "overwrite", "stale", "data.num_workers", "trainer.devices", "trainer.num_nodes"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.deterministic"),
 }
 NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # the choice of a trainer is one of devices
-NOT_IN_HASH = NOT_SETTINGS | {"trainer.max_epochs"}  # the same as `epochs`
+NOT_IN_HASH = NOT_SETTINGS | {
+    "trainer.max_epochs",  # the same as `epochs`
+    *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.enable_model_summary"),
+    *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after"),
+}
+
+# What a run writes, and a new run in its place replaces; run.json goes last.
+FILES = ("result.json", "metrics.csv", "run.json")
+FOLDERS = ("checkpoints", "images", "wandb", "tensorboard")
 
 MAX_NAME = 120  # characters of a folder name
 VERSIONED = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
@@ -60,8 +68,8 @@ def run_name(task: Iterable[str], *, sweep: bool = False) -> str:
         sweep: whether this is a job of a sweep.
     """
     given = {override.key_or_group: override for override in parse_task(task)}
-    if "name" in given:
-        return name_value(given["name"].get_value_element_as_str())
+    if "name" in given and given["name"].value() is not None:
+        return given["name"].get_value_element_as_str().strip("'\"")
     ignored = NOT_IN_NAME if sweep else NOT_IN_NAME | {"epochs"}
     items = []
     for key, override in given.items():
@@ -83,6 +91,8 @@ def parse_task(task: Iterable[str]) -> list[Override]:
 def name_value(value: str) -> str:
     """An override's value as part of a folder name."""
     value = value.strip("'\"")
+    if re.fullmatch(r"[+-]?\d+", value):
+        return str(int(value))
     try:
         number = float(value)
         if math.isfinite(number):
@@ -150,7 +160,7 @@ class Identity:
         self.settings = {
             key: "(file)" if value in paths else value
             for key, value in hashed.items()
-            if key not in NOT_IN_HASH and key.split(".")[0] not in NOT_IN_HASH
+            if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_IN_HASH)
         }
 
     @property
@@ -185,11 +195,20 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
     Raises:
         ValueError: if the folder holds a run that this command must not touch.
     """
-    record = read_json(folder / "run.json")
-    if record is None or overwrite:
-        if resume and not overwrite:
-            raise ValueError(f"resume=true: there is no run in {folder}")
+    if overwrite:
         return State.NEW
+    record = read_json(folder / "run.json")
+    if record is None:
+        if resume:
+            raise ValueError(f"resume=true: there is no run in {folder}")
+        held = [name for name in (*FILES, *FOLDERS) if (folder / name).exists()]
+        if held:
+            raise ValueError(
+                f"{folder} is no run, but holds {', '.join(held)}; overwrite=true removes them"
+            )
+        return State.NEW
+    if not {"settings", "inputs", "code_hash", "run_id"} <= record.keys():
+        raise ValueError(f"{folder / 'run.json'} is damaged; overwrite=true starts again")
     settings = record["settings"]
     changed = [
         key
@@ -217,7 +236,7 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
         )
     if outdated and stale == "rerun":
         return State.NEW
-    if (folder / "result.json").exists() and not extends:
+    if "metrics" in (read_json(folder / "result.json") or {}) and not extends:
         return State.FINISHED
     return State.CONTINUE
 
@@ -229,10 +248,10 @@ def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> No
     """
     folder.mkdir(parents=True, exist_ok=True)
     if state is State.NEW:
-        for name in ("result.json", "run.json", "metrics.csv"):
-            (folder / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "images", "wandb", "tensorboard"):
+        for name in FOLDERS:
             shutil.rmtree(folder / name, ignore_errors=True)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
     (folder / "result.json").unlink(missing_ok=True)
     earlier = read_json(folder / "run.json") or {"run_id": uuid.uuid4().hex[:12]}
     write_json(folder / "run.json", {"run_id": earlier["run_id"], **identity.record()})
@@ -305,9 +324,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); overwrite=true starts again") from error
-    assert isinstance(content, dict)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged; overwrite=true starts again")
     return content
 
 

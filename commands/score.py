@@ -44,7 +44,9 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     if cfg.output is not None:
         if Path(cfg.output).suffix != ".csv":
             yield f"output={cfg.output}: a name that ends in .csv is needed"
-        if Path(cfg.output).expanduser().exists() and not cfg.overwrite:
+        if Path(cfg.output).expanduser().is_dir():
+            yield f"output={cfg.output}: is a folder"
+        elif Path(cfg.output).expanduser().exists() and not cfg.overwrite:
             yield f"output={cfg.output} exists: overwrite=true replaces it"
 
 

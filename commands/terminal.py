@@ -1,6 +1,7 @@
 """What people see on the terminal: messages, tables and progress bars."""
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,13 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
 
     def __init__(self, stream: None = None) -> None:
         logging.Handler.__init__(self)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Goes on in silence when the reader of a pipe has left (`| head`)."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        else:
+            super().handleError(record)
 
     @property
     def stream(self) -> TextIO:

@@ -1,6 +1,8 @@
 """python run.py [train]: trains what the experiment says, in a run folder that can be resumed."""
 
+import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-from commands.config import require_file, require_kind
+from commands.config import check_name, require_file, require_kind
 from commands.run_folder import Identity, State, current, decide, finish, locked, read_json, start
 from commands.terminal import table
 from lightning_modules.checkpoint import WriteRecord, load_plain, load_weights, read_checkpoint
@@ -32,7 +34,7 @@ class Options(BaseModel):
 
     seed: NonNegativeInt
     epochs: PositiveInt
-    gamma: float | None = Field(ge=0)
+    gamma: float | None = Field(ge=0, allow_inf_nan=False)
     scale: Literal[1, 2, 3, 4] | None
     init_from: str | None
     name: str | None
@@ -48,9 +50,23 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from require_kind(cfg, wanted)
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu runs without"
-    ranks = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1
-    parts = max(1, ranks) * cfg.trainer.accumulate_grad_batches
-    if cfg.data.batch_size % parts:
+    for name in ("checkpoint", "reseed"):
+        if cfg.callbacks.get(name) is None:
+            yield f"callbacks.{name}=null: without it a run could not be continued exactly"
+    if cfg.trainer.max_epochs != cfg.epochs:
+        yield f"trainer.max_epochs={cfg.trainer.max_epochs}: set epochs={cfg.trainer.max_epochs}"
+    yield from check_name(cfg)
+    for name in ("limit_train_batches", "limit_val_batches"):
+        if cfg.trainer[name] == 0:
+            yield f"trainer.{name}=0: there would be nothing to train or to compare"
+    ranks = cfg.trainer.devices
+    if ranks == -1:
+        ranks = torch.cuda.device_count()
+    ranks = ranks if isinstance(ranks, int) else 1
+    parts = max(1, ranks) * max(1, cfg.trainer.accumulate_grad_batches)
+    if cfg.trainer.accumulate_grad_batches < 1 or ranks < 1 or cfg.data.batch_size < 1:
+        yield "trainer.devices, trainer.accumulate_grad_batches, data.batch_size: 1 or more each"
+    elif cfg.data.batch_size % parts:
         yield (
             f"data.batch_size={cfg.data.batch_size}: is the size over all ranks and must divide by "
             f"{parts} (trainer.devices x trainer.accumulate_grad_batches)"
@@ -62,7 +78,9 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield "net=null: an enhancer needs a network"
     elif cfg.net._target_.endswith(".Bicubic"):
         yield "net=bicubic has nothing to train; evaluate shows it beside every network"
-    elif not cfg.gamma:
+    elif cfg.gamma is None or cfg.scale is None:
+        yield f"gamma={cfg.gamma} scale={cfg.scale}: an enhancer needs both"
+    elif cfg.gamma == 0:
         pass  # the scorer is not read
     elif cfg.scorer.checkpoint is None:
         yield f"gamma={cfg.gamma} needs a scorer: give scorer.checkpoint=FILE, or gamma=0"
@@ -106,17 +124,24 @@ def train(cfg: DictConfig) -> float | None:
     identity = identify(cfg)  # before run_dir is known: where a run lies does not count
     cfg.paths.run_dir = str(folder)
     trainer = build_trainer(cfg)
-    state = decide(folder, identity, resume=cfg.resume, overwrite=cfg.overwrite, stale=cfg.stale)
-    if state is State.FINISHED:
-        log.info("already finished; overwrite=true trains again")
-        return report(folder)
-    if trainer.is_global_zero:
-        with locked(folder):
-            start(folder, state, identity, cfg)
-            fit(cfg, trainer, folder, state, identity)
+    # The other ranks come to the same answer, but only rank 0 holds and changes the folder.
+    with locked(folder) if trainer.is_global_zero else contextlib.nullcontext():
+        state = decide(
+            folder, identity, resume=cfg.resume, overwrite=cfg.overwrite, stale=cfg.stale
+        )
+        if state is State.FINISHED:
+            log.info("already finished; overwrite=true trains again")
             return report(folder)
-    fit(cfg, trainer, folder, state, identity)
-    return None
+        try:
+            fit(cfg, trainer, folder, state, identity)
+        except SystemExit:  # how Lightning ends after Ctrl-C
+            if not trainer.interrupted:
+                raise
+            log.info("interrupted; the same command goes on after the last full epoch")
+            sys.exit(130)
+        finally:
+            close_loggers(trainer)
+        return report(folder) if trainer.is_global_zero else None
 
 
 def build_trainer(cfg: DictConfig) -> L.Trainer:
@@ -162,6 +187,9 @@ def fit(
     module: L.LightningModule = instantiate(spec)
     if cfg.init_from is not None:
         load_weights(module.net, read_checkpoint(cfg.init_from)[0], cfg.init_from)  # type: ignore[arg-type]
+    module.optimizer(list(module.net.parameters()))  # type: ignore[operator, union-attr]
+    if trainer.is_global_zero:  # nothing is touched before everything could be built
+        start(folder, state, identity, cfg)
     kind = "scorer" if trains_scorer(cfg) else "enhancer"
     record = {
         "kind": kind,
@@ -175,7 +203,7 @@ def fit(
     ckpt_path = last if state is State.CONTINUE and last.exists() else None
     first_step, seconds = 0, 0.0
     if ckpt_path is not None:
-        earlier = load_plain(ckpt_path)
+        earlier = load_last(ckpt_path)
         first_step, seconds = earlier["global_step"], earlier["record"]["wall_time_s"]
         del earlier
     writer = WriteRecord(record, seconds)
@@ -186,7 +214,16 @@ def fit(
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     if trainer.is_global_zero:
         write_result(trainer, folder, identity, writer)
-    close_loggers(trainer)
+
+
+def load_last(path: Path) -> dict[str, Any]:
+    """The checkpoint that an interrupted run goes on from."""
+    try:
+        loaded = load_plain(path)
+        loaded["global_step"], loaded["record"]["wall_time_s"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: is damaged; overwrite=true trains again") from error
+    return loaded
 
 
 def build_loggers(cfg: DictConfig, folder: Path, identity: Identity, first_step: int) -> list[Any]:
@@ -224,7 +261,7 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
         record["metrics"],
         monitor=checkpoint.monitor,
         best_epoch=record["epoch"] + 1,
-        checkpoint=str(best),
+        checkpoint=str(best.relative_to(folder)),
         data=record["data"],
         seed=identity.config["seed"],
         epochs=trainer.current_epoch,
@@ -247,6 +284,6 @@ def report(folder: Path) -> float | None:
     log.info("\n%s", table(title, ["validation", "value"], rows))
     log.info("data: %s", result["data"])
     log.info("%s", folder / "result.json")
-    log.info("%s", result["checkpoint"])
+    log.info("%s", folder / result["checkpoint"])
     value = result["metrics"].get(result["monitor"])
     return None if value is None else float(value)

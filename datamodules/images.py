@@ -37,6 +37,8 @@ def read_image(path: str | Path) -> Tensor:
         raise ValueError(f"{path}: not an image file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+    if image.mode == "F":
+        raise ValueError(f"{path}: has floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):  # Pillow would clip 16-bit gray to 255 instead of scaling it
         gray = np.asarray(image, dtype=np.int64).clip(0, 65535) / 257
         image = Image.fromarray(np.rint(gray).astype(np.uint8))

@@ -68,6 +68,10 @@ class SamplePairs(ShardedDataModule):
         limit: int | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, limit=limit)
+        if patch_size < 1 or num_steps < 1:
+            raise ValueError(
+                f"data.patch_size={patch_size}, data.num_steps={num_steps}: 1 or more each"
+            )
         self.scale = scale
         self.patch_size = patch_size
         self.num_steps = num_steps

@@ -137,6 +137,11 @@ class ShardedDataModule(L.LightningDataModule):
         super().__init__()
         if limit is not None and limit < 1:
             raise ValueError(f"data.limit={limit}: the number of images to use is 1 or more")
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(
+                f"data.batch_size={batch_size}: 1 or more; "
+                f"data.num_workers={num_workers}: 0 or more"
+            )
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed

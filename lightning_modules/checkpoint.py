@@ -42,6 +42,15 @@ class WriteRecord(Callback):
         self.record = record
         self.began = time.monotonic() - earlier
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Ends a training that cannot be saved any more."""
+        loss = trainer.callback_metrics.get("train/loss")
+        if loss is not None and not loss.isfinite():
+            raise ValueError(
+                f"train/loss is {loss.item()} in epoch {trainer.current_epoch + 1}: a lower "
+                "optim.optimizer.lr or trainer.gradient_clip_val=1 may help"
+            )
+
     def elapsed(self) -> float:
         """Seconds of the run so far, over all interruptions."""
         return time.monotonic() - self.began
@@ -71,7 +80,9 @@ def build_network(spec: dict[str, Any]) -> nn.Module:
     Raises:
         ValueError: if the target is anything else: a checkpoint must not be able to run code.
     """
-    arguments = {name: value for name, value in spec.items() if name != "_target_"}
+    # The weights come from the checkpoint: nothing is to be downloaded on the way.
+    unused = ("_target_", "pretrained")
+    arguments = {name: value for name, value in spec.items() if name not in unused}
     target = str(spec.get("_target_"))
     module_name, _, class_name = target.rpartition(".")
     if not module_name.startswith("networks."):
@@ -81,7 +92,7 @@ def build_network(spec: dict[str, Any]) -> nn.Module:
         if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
             raise AttributeError("not a network")
         return network_class(**arguments)
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, RuntimeError) as error:
         raise ValueError(f"the checkpoint's network {target} cannot be built: {error}") from error
 
 
@@ -97,24 +108,46 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 header = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path}: not a safetensors file ({error})") from error
-        record = json.loads(header["record"]) if "record" in header else None
-        return {name: to_float(value) for name, value in state.items()}, record
+        try:
+            record = json.loads(header["record"]) if "record" in header else None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: its header is damaged ({error})") from error
+        return {name: to_float(value) for name, value in state.items()}, checked(record, path)
     loaded = load_plain(path)
     if "state_dict" not in loaded:  # bare weights, such as the authors' .pt files
+        check_state(loaded, path)
         return {name: to_float(value) for name, value in loaded.items()}, None
+    check_state(loaded["state_dict"], path)
     state = {
         name.removeprefix(PREFIX): value
         for name, value in loaded["state_dict"].items()
         if name.startswith(PREFIX)
     }
-    return state, loaded.get("record")
+    return state, checked(loaded.get("record"), path)
+
+
+def check_state(state: Any, path: Path) -> None:  # noqa: ANN401
+    """Raises a ValueError unless these are tensors by name."""
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: neither a checkpoint of this project nor bare weights")
+
+
+def checked(record: Any, path: Path) -> Record | None:  # noqa: ANN401
+    """The record if it says what every record says, or None if there is none."""
+    if record is None:
+        return None
+    keys = {"kind", "net", "data", "gamma"}
+    if not isinstance(record, dict) or not keys <= record.keys() or type(record["net"]) is not dict:
+        raise ValueError(f"{path}: its record is damaged")
+    return record
 
 
 def load_plain(path: str | Path) -> dict[str, Any]:
@@ -125,9 +158,9 @@ def load_plain(path: str | Path) -> dict[str, Any]:
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for damaged files
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{path}: cannot be read as a checkpoint ({reason})") from error
+    except Exception as error:  # torch raises a dozen kinds, with texts that mislead
+        reason = "it is damaged, no PyTorch file, or holds more than plain data"
+        raise ValueError(f"{path}: cannot be read as a checkpoint: {reason}") from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint")
     return loaded
@@ -177,7 +210,10 @@ def load_network(path: str | Path, kind: str | None = None) -> tuple[nn.Module, 
         raise ValueError(f"{path}: bare weights; this needs a checkpoint that says its network")
     if kind is not None and record["kind"] != kind:
         raise ValueError(f"{path}: a checkpoint of kind {record['kind']}; this needs a {kind}")
-    network = build_network(record["net"])
+    try:
+        network = build_network(record["net"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     load_weights(network, state, path)
     return network.eval(), record
 
@@ -205,5 +241,7 @@ def save_safetensors(path: Path, network: nn.Module, record: Record) -> None:
         save_file(state, temporary, metadata={"record": json.dumps(record)})
         temporary.chmod(0o666 & ~current_umask())  # safetensors leaves files private
         os.replace(temporary, path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)

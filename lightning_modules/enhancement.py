@@ -9,8 +9,8 @@ from torchmetrics import MeanMetric
 
 from datamodules.div2k import PairBatch
 from lightning_modules.losses import HybridLoss, l2_loss
-from lightning_modules.metrics import image_metrics
-from lightning_modules.schedules import OptimizerFactory, Schedule, configure
+from lightning_modules.metrics import MicroBatchMeans, image_metrics
+from lightning_modules.schedules import OptimizerFactory, Schedule, apply_schedule, configure
 
 
 class EnhancementModule(L.LightningModule):
@@ -33,6 +33,7 @@ class EnhancementModule(L.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         names = ["loss", "psnr", "psnr_y", "ssim"] + ["score"] * (loss.aesthetic is not None)
+        self.means = MicroBatchMeans()
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in names})
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
@@ -45,11 +46,15 @@ class EnhancementModule(L.LightningModule):
         logs = {"train/loss": terms.total, "train/l2": terms.l2}
         if terms.aesthetic is not None:
             logs["train/aesthetic"] = terms.aesthetic
+        logs = self.means.add(logs, self.trainer.accumulate_grad_batches)
         self.log_dict(logs, sync_dist=True, batch_size=len(batch.lr_BCHW))
         return terms.total  # type: ignore[no-any-return]
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Metrics of whole photos, in float32 whatever the training precision."""
+        """Metrics of whole photos, in float32 whatever the training precision.
+
+        `val/loss` is L2 + gamma * (K - score of the whole photo by the scorer's own rule).
+        """
         with torch.autocast(self.device.type, enabled=False):
             sr_BCHW = self(batch.lr_BCHW)
             values = image_metrics(sr_BCHW, batch.hr_BCHW, self.scale)
@@ -64,6 +69,10 @@ class EnhancementModule(L.LightningModule):
             assert isinstance(metric, MeanMetric)
             metric.update(values[name])
             self.log(f"val/{name}", metric, prog_bar=name == "psnr", on_epoch=True)
+
+    def on_train_start(self) -> None:
+        """Lets an extended run go on at the rate of its new length."""
+        apply_schedule(self.lr_schedulers())
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401
         """The optimizer and its schedule over the whole training."""

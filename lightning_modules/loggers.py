@@ -31,7 +31,7 @@ class RunCSV(Logger):
             with open(self.path, newline="") as file:
                 reader = csv.DictReader(file)
                 self.columns = list(reader.fieldnames or self.columns)
-                self.rows = [row for row in reader if int(row["step"]) < first_step]
+                self.rows = [row for row in reader if int(row.get("step") or 0) < first_step]
 
     @property
     def name(self) -> str:

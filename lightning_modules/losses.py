@@ -125,9 +125,8 @@ class AestheticLoss(nn.Module):
                     MIN_SCORER_SIDE,
                     MIN_SCORER_SIDE,
                 )
-            images_BCHW = F.interpolate(
-                images_BCHW, scale_factor=MIN_SCORER_SIDE / side, mode="bilinear"
-            )
+            size = [round(length * MIN_SCORER_SIDE / side) for length in images_BCHW.shape[-2:]]
+            images_BCHW = F.interpolate(images_BCHW, size=size, mode="bilinear")
         p_BK = self.scorer(images_BCHW)
         return self.scorer.num_buckets - mean_score(p_BK).mean()
 

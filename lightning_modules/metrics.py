@@ -95,6 +95,24 @@ def ssim(levels_BCHW: Tensor, reference_BCHW: Tensor) -> Tensor:
     return crop_border(map_BCHW, SSIM_SIDE // 2).mean(dim=(1, 2, 3))
 
 
+class MicroBatchMeans:
+    """Means over the micro-batches of a step, so that curves do not depend on accumulation."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, values: dict[str, Tensor], accumulate: int) -> dict[str, Tensor]:
+        """Adds a micro-batch's values; returns the means so far, and starts over after the last."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.count += 1
+        means = {name: value / self.count for name, value in self.sums.items()}
+        if self.count == accumulate:
+            self.sums, self.count = {}, 0
+        return means
+
+
 class RatingMetrics(Metric):
     """How well rating distributions are predicted, over the whole data set and all ranks.
 

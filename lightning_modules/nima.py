@@ -8,8 +8,8 @@ from torch import Tensor
 
 from datamodules.rated import RatedBatch
 from lightning_modules.losses import emd_loss
-from lightning_modules.metrics import RatingMetrics
-from lightning_modules.schedules import OptimizerFactory, Schedule, configure
+from lightning_modules.metrics import MicroBatchMeans, RatingMetrics
+from lightning_modules.schedules import OptimizerFactory, Schedule, apply_schedule, configure
 from networks.nima import NIMA
 
 
@@ -34,6 +34,7 @@ class NIMAModule(L.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.r = r
+        self.means = MicroBatchMeans()
         self.val_metrics = RatingMetrics()
         self.constant_metrics = RatingMetrics()
 
@@ -44,9 +45,8 @@ class NIMAModule(L.LightningModule):
     def training_step(self, batch: RatedBatch, batch_idx: int) -> Tensor:
         """EMD of one batch."""
         loss = emd_loss(self(batch.images_BCHW), batch.p_BK, self.r)
-        self.log(
-            "train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch.images_BCHW)
-        )
+        logs = self.means.add({"train/loss": loss}, self.trainer.accumulate_grad_batches)
+        self.log_dict(logs, prog_bar=True, sync_dist=True, batch_size=len(batch.images_BCHW))
         return loss
 
     def validation_step(self, batch: RatedBatch, batch_idx: int) -> None:
@@ -60,7 +60,8 @@ class NIMAModule(L.LightningModule):
         """Logs the metrics of all ranks together."""
         values = self.val_metrics.compute()
         values["loss"] = values["emd"]
-        values["emd_constant"] = self.constant_metrics.compute()["emd"]
+        constant = self.constant_metrics.compute()
+        values |= {f"{name}_constant": constant[name] for name in ("emd", "emd_batch", "emd_r1")}
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
         self.val_metrics.reset()
         self.constant_metrics.reset()
@@ -69,6 +70,10 @@ class NIMAModule(L.LightningModule):
         """Mean distribution of the training data, 1 x K."""
         p_NK: Tensor = self.trainer.datamodule.train.p_NK  # type: ignore[attr-defined]
         return p_NK.mean(dim=0, keepdim=True)
+
+    def on_train_start(self) -> None:
+        """Lets an extended run go on at the rate of its new length."""
+        apply_schedule(self.lr_schedulers())
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401
         """The optimizer and its schedule over the whole training."""

@@ -6,6 +6,7 @@ goes on with the schedule of its new length.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -69,3 +70,19 @@ def configure(
     built = optimizer([p for p in network.parameters() if p.requires_grad])
     scheduler = LambdaLR(built, lambda step: schedule(min(1.0, step / max(1, num_steps))))
     return [built], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def apply_schedule(scheduler: Any) -> None:  # noqa: ANN401
+    """Sets the learning rate of the scheduler's present step.
+
+    A restored optimizer brings the rate of the schedule that it was trained with; when the run is
+    extended, that of the new one is another. Without an extension nothing changes.
+
+    Args:
+        scheduler: the LambdaLR that `configure` made.
+    """
+    groups = zip(
+        scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    )
+    for group, base, factor in groups:
+        group["lr"] = base * factor(scheduler.last_epoch)

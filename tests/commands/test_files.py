@@ -113,6 +113,10 @@ def test_enhance_goes_on_past_bad_files_and_never_overwrites(
     assert "1 not enhanced:" in done.out
     assert "aa.png: not an image file" in done.out
     assert sorted(p.name for p in Path("out").iterdir()) == ["a_x2.png", "b_x2.png"]
+    Image.new("RGB", (8, 8)).save(photos / "a.png")  # would become a_x2.png, as a.jpg does
+    twice = cli(*words, "overwrite=true")
+    assert "has become out/a_x2.png already" in twice.out
+    (photos / "a.png").unlink()
     again = cli(*words)
     assert again.code == 1
     assert again.out.count("exists: overwrite=true") == 2

@@ -18,6 +18,9 @@ from commands.run_folder import Identity, State, decide, run_name, write_json
         (["trainer.precision=bf16-mixed"], "trainer.precision-bf16-mixed"),
         (["overwrite=true", "stale=rerun", "resume=true"], "default"),
         (["name=mine", "gamma=1"], "mine"),
+        (["name=007"], "007"),
+        (["name=null", "gamma=1"], "gamma-1"),
+        (["seed=1234567890123"], "seed-1234567890123"),
         (["data.betas=[1,2]"], "data.betas--1,2-"),
     ],
 )
@@ -76,9 +79,9 @@ def test_what_is_done_with_a_folder(tmp_path: Path, source: Path) -> None:
     with pytest.raises(ValueError, match="there is no run"):
         decide(folder, old, **options | {"resume": True})
 
-    write_json(folder / "run.json", old.record())
+    write_json(folder / "run.json", {"run_id": "r", **old.record()})
     assert decide(folder, old, **options) is State.CONTINUE
-    write_json(folder / "result.json", {})
+    write_json(folder / "result.json", {"metrics": {}})
     assert decide(folder, old, **options) is State.FINISHED
     assert decide(folder, old, **options | {"overwrite": True}) is State.NEW
 
@@ -102,9 +105,11 @@ def test_what_is_done_with_a_folder(tmp_path: Path, source: Path) -> None:
     with pytest.raises(ValueError, match="the file scorer changed since"):
         decide(folder, identity(source), **options)
 
-    (folder / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="damaged"):
-        decide(folder, old, **options)
+    for content in (b"{", b"{}", b"[]", b"\xff\xfe"):
+        (folder / "run.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"damaged.*overwrite=true"):
+            decide(folder, old, **options)
+        assert decide(folder, old, **options | {"overwrite": True}) is State.NEW
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,26 +253,91 @@ def test_wandb_offline_needs_no_account(
 
 @pytest.mark.ddp
 def test_two_ranks_train_like_one(cli: Cli, folder: Path) -> None:
-    words = [*TINY, "gamma=0"]
-    single = train(cli, "one", "gamma=0")
-    double = launch(folder, *words, "trainer=ddp_cpu", "paths.output_dir=two")
+    single = train(cli, "one", *FIFTY)
+    double = launch(folder, *TINY, *FIFTY, "trainer=ddp_cpu", "paths.output_dir=two")
     output, _ = double.communicate(timeout=300)
     assert double.returncode == 0, output
     run = run_at("two")
     assert json.loads((run / "result.json").read_text())["world_size"] == 2
     assert len(rows(run)) == len(rows(single))
-    for one, two in zip(rows(single), rows(run), strict=True):
-        for key, value in one.items():
+    assert_same_curve(single, run)
+
+
+def assert_same_curve(one: Path, two: Path) -> None:
+    assert len(rows(one)) == len(rows(two))
+    for first, second in zip(rows(one), rows(two), strict=True):
+        for key, value in first.items():
             if value:
-                assert float(value) == pytest.approx(float(two[key]), rel=1e-5), key
+                assert float(value) == pytest.approx(float(second[key]), rel=1e-5), key
 
 
-def test_accumulation_does_not_change_the_curve(cli: Cli) -> None:
-    one = train(cli, "a", "gamma=0")
-    two = train(cli, "b", "gamma=0", "trainer.accumulate_grad_batches=2")
-    first, second = weights(one), weights(two)
-    for name, value in first.items():
-        assert torch.allclose(value, second[name], rtol=1e-3, atol=1e-6), name
+FIFTY = ["epochs=1", "data.num_steps=50", "optim=adam"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gamma", [0, 0.4])
+def test_accumulation_does_not_change_the_curve(cli: Cli, gamma: float) -> None:
+    one = train(cli, "a", *FIFTY, f"gamma={gamma}")
+    two = train(cli, "b", *FIFTY, f"gamma={gamma}", "trainer.accumulate_grad_batches=2")
+    assert_same_curve(one, two)
+
+
+@pytest.mark.parametrize("optim", ["adam", "adam_cosine"])
+def test_an_extended_run_follows_the_schedule_of_its_new_length(cli: Cli, optim: str) -> None:
+    run = train(cli, "a", f"optim={optim}", "gamma=0")
+    before = weights(run)
+    done = cli(*TINY, "paths.output_dir=a", f"optim={optim}", "gamma=0", "epochs=3", "resume=true")
+    assert done.code == 0, done.err
+    groups = load_plain(run / "checkpoints" / "last.ckpt")["optimizer_states"][0]["param_groups"]
+    base = {"adam": 1e-4, "adam_cosine": 0.0}[optim]  # cosine ends at zero
+    assert groups[0]["lr"] == pytest.approx(base)
+    # Two steps at positive rates: at half the cosine's way and more, not at its end.
+    name = "net.head.0.weight"
+    moved = (weights(run)[name] - before[name]).abs().max().item()
+    assert moved > (1e-4 if optim == "adam_cosine" else 1e-5)
+
+
+def test_files_of_others_are_not_removed(cli: Cli) -> None:
+    notes = Path("a/sample_edsr/mine/checkpoints/notes.txt")
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    done = cli(*TINY, "paths.output_dir=a", "name=mine")
+    assert done.code == 2
+    assert "is no run, but holds checkpoints" in done.err
+    assert notes.exists()
+
+
+def test_nothing_is_replaced_before_everything_could_be_built(cli: Cli, folder: Path) -> None:
+    run = train(cli, "a", "name=mine")
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    torch.save({"weight": torch.zeros(1)}, folder / "wrong.pt")
+    words = ["paths.output_dir=a", "name=mine", "overwrite=true", "init_from=wrong.pt"]
+    done = cli(*TINY, *words)
+    assert done.code == 2
+    assert "not the weights of this EDSR" in done.err
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+    done = cli(*TINY, "paths.output_dir=b", "init_from=wrong.pt")
+    assert done.code == 2
+    assert not Path("b").exists()  # no empty folder stays
+
+
+def test_a_training_that_diverges_says_so(cli: Cli) -> None:
+    done = cli(*TINY, "optim.optimizer.lr=1e30", "optim=adam", "gamma=0", "epochs=3")
+    assert done.code == 2
+    assert "train/loss is" in done.err
+    assert not list(Path("outputs").rglob("result.json"))
+
+
+@pytest.mark.slow
+def test_interrupt_says_how_to_go_on(cli: Cli, folder: Path) -> None:
+    running = launch(folder, *TINY, "epochs=500")
+    while not list(folder.rglob("last.ckpt")):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 130, output
+    assert "the same command goes on" in output
 
 
 @pytest.mark.parametrize("experiment", ["sample_edsr", "sample_nima"])

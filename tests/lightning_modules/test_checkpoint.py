@@ -88,6 +88,32 @@ def test_damaged_files_are_named(tmp_path: Path, net: EDSR, suffix: str) -> None
         read_checkpoint(tmp_path / f"b{suffix}")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"foo": 1},
+        {"state_dict": 5},
+        {1: torch.zeros(1)},
+        {"state_dict": {}, "record": "text"},
+        {"state_dict": {}, "record": {"kind": "enhancer"}},
+        {"state_dict": {}, "record": {**RECORD, "net": {**SPEC, "scale": 7}}},
+        {"state_dict": {}, "record": {**RECORD, "net": {**SPEC, "num_blocks": "x"}}},
+        [1],
+    ],
+)
+def test_files_of_other_content_are_named(tmp_path: Path, content: Any) -> None:  # noqa: ANN401
+    path = tmp_path / "odd.ckpt"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"odd\.ckpt"):
+        load_network(path)
+
+
+def test_loading_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *a, **k: 1 / 0)
+    spec = {"_target_": "networks.nima.NIMA", "backbone": "mnasnet_0_5", "pretrained": "imagenet"}
+    assert build_network(spec)
+
+
 def test_wrong_weights_are_listed(net: EDSR) -> None:
     state = net.state_dict()
     state["extra"] = state.pop("tail.1.bias")
