@@ -130,6 +130,11 @@ def shorter(path: str | Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
+def is_setting(key: str) -> bool:
+    """Whether a dotted key can change a result."""
+    return not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_IN_HASH)
+
+
 class State(Enum):
     """What is to be done with a run folder."""
 
@@ -160,7 +165,7 @@ class Identity:
         self.settings = {
             key: "(file)" if value in paths else value
             for key, value in hashed.items()
-            if not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_IN_HASH)
+            if is_setting(key)
         }
 
     @property
@@ -209,7 +214,7 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
         return State.NEW
     if not {"settings", "inputs", "code_hash", "run_id"} <= record.keys():
         raise ValueError(f"{folder / 'run.json'} is damaged; overwrite=true starts again")
-    settings = record["settings"]
+    settings = {key: value for key, value in record["settings"].items() if is_setting(key)}
     changed = [
         key
         for key in sorted(settings.keys() | identity.settings.keys())

@@ -347,3 +347,6 @@ def test_bf16_trains_without_nan(cli: Cli, experiment: str) -> None:
     assert done.code == 0, done.err
     run = only_run(Path.cwd(), experiment)
     assert all(torch.isfinite(value).all() for value in weights(run).values())
+    assert cli(*base, "paths.output_dir=exact").code == 0
+    first = [float(rows(r)[0]["train/loss"]) for r in (run, run_at("exact", experiment))]
+    assert first[0] == pytest.approx(first[1], rel=0.02)  # README: up to 2 %
