@@ -180,11 +180,13 @@ def fit(
 ) -> None:
     """Builds the module and the data, trains, and writes the result."""
     L.seed_everything(cfg.seed, verbose=False)
-    datamodule: L.LightningDataModule = instantiate(cfg.data)
+    datamodule: L.LightningDataModule = instantiate(cfg.data, _convert_="all")
     spec = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(spec, dict)
     spec["net"].pop("checkpoint", None)
-    module: L.LightningModule = instantiate(spec)
+    module: L.LightningModule = instantiate(
+        spec, _convert_="all"
+    )  # no ListConfig may reach a checkpoint
     if cfg.init_from is not None:
         load_weights(module.net, read_checkpoint(cfg.init_from)[0], cfg.init_from)  # type: ignore[arg-type]
     module.optimizer(list(module.net.parameters()))  # type: ignore[operator, union-attr]
