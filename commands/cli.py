@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "measures a checkpoint on held-out photos",
     "enhance": "enhances photos",
     "score": "rates photos",
+    "prepare": "fetches, verifies and packs data sets",
     "export": "writes a checkpoint's network as half-precision safetensors",
 }
 PLAIN_FLAGS = {"-m", "--multirun"}

@@ -33,7 +33,21 @@ from commands.run_folder import flatten, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-PATH_KEYS = ("input", "output", "checkpoint", "scorer.checkpoint", "init_from", "paths.output_dir")
+PATH_KEYS = (
+    *(
+        "input",
+        "output",
+        "checkpoint",
+        "scorer.checkpoint",
+        "init_from",
+        "root",
+        "ratings",
+        "store",
+    ),
+    *("paths.output_dir", "paths.data_dir", "paths.store", "data.root", "data.store"),
+    *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
+    *("data.images", "data.ratings", "data.train_list", "data.val_list"),
+)
 
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda task: run_name(task), replace=True)
@@ -322,16 +336,31 @@ def locate(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:
     """The class or function of a dotted name, and its parameters with their types resolved."""
     module, _, attribute = name.rpartition(".")
     target = getattr(importlib.import_module(module), attribute)
+    if not inspect.isclass(target):
+        return target, parameters_of(target)
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in target.__mro__:  # **kwargs hand over to the next class that has a constructor
+        if "__init__" not in vars(base):
+            continue
+        own = parameters_of(vars(base)["__init__"])
+        parameters = own | parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
+            kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+            return target, {k: p for k, p in parameters.items() if p.kind not in kinds}
+    return target, {}  # takes anything
+
+
+def parameters_of(function: Any) -> dict[str, inspect.Parameter]:  # noqa: ANN401
+    """A function's parameters with their types resolved."""
     try:
-        parameters = dict(inspect.signature(target).parameters)
+        parameters = dict(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        return target, {}
-    function = target.__init__ if inspect.isclass(target) else target
+        return {}
     try:
         hints = typing.get_type_hints(function)
     except (NameError, TypeError):
         hints = {}
-    return target, {
+    return {
         key: p.replace(annotation=hints.get(key, p.annotation)) for key, p in parameters.items()
     }
 

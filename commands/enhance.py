@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from commands.config import require_file
 from commands.device import pick_device
-from commands.terminal import progress
 from datamodules.images import SUFFIXES, find_images, read_image, to_bytes, to_unit, write_image
+from datamodules.parallel import progress
 from lightning_modules.checkpoint import load_network
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ def enhance(cfg: DictConfig) -> None:
     folder = Path(cfg.output).expanduser()
     bad = []
     written: dict[Path, Path] = {}
-    for path in progress(find_images(cfg.input), "enhancing"):
+    paths = find_images(cfg.input)
+    for path in progress(paths, "enhancing", len(paths)):
         target = folder / f"{path.stem}_x{net.scale}.{cfg.format}"
         try:
             if target in written:

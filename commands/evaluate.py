@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -26,8 +25,10 @@ from commands.run_folder import (
     shorter,
     start,
 )
-from commands.terminal import progress, table
+from commands.terminal import table
 from datamodules.images import to_bytes, to_unit, write_image
+from datamodules.parallel import progress
+from datamodules.sampling import ShardedDataModule
 from lightning_modules.checkpoint import Record, load_network, load_scorer
 from lightning_modules.metrics import image_metrics, rating_metrics
 from lightning_modules.pictures import comparison, save_before_after
@@ -84,14 +85,17 @@ def evaluate(cfg: DictConfig) -> None:
             files["scorer.checkpoint"] = cfg.scorer.checkpoint
     else:
         assert isinstance(network, NIMA)
-        sizes = {name: getattr(network, name) for name in ("num_buckets", "resize", "crop")}
+        names = ("num_buckets", "resize_rule", "resize", "crop")
+        sizes = {name: getattr(network, name) for name in names}
         cfg.scorer = {"checkpoint": None, **sizes}
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    identity = Identity({str(key): value for key, value in config.items()}, files)
+    datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
+    # A scorer's constant predictor is the mean of the training data, an enhancer needs none.
+    data = datamodule.fingerprint("val" if record["kind"] == "enhancer" else None)
+    identity = Identity({str(key): value for key, value in config.items()}, files, data)
     state = decide(folder, identity, resume=False, overwrite=cfg.overwrite, stale=cfg.stale)
     if state is not State.FINISHED:
-        datamodule = instantiate(cfg.data)
         pick_device(cfg.device)
         if cfg.scorer.checkpoint is not None:
             load_scorer(cfg.scorer.checkpoint)
@@ -110,7 +114,7 @@ def evaluate_enhancer(
     cfg: DictConfig,
     net: nn.Module,
     record: Record,
-    datamodule: L.LightningDataModule,
+    datamodule: ShardedDataModule,
     folder: Path,
     identity: Identity,
 ) -> None:
@@ -127,7 +131,8 @@ def evaluate_enhancer(
     rows: list[dict[str, Any]] = []
     files = []
     photos: Any = datamodule.val  # type: ignore[attr-defined]
-    for photo in progress([photos[k] for k in range(len(photos))], "evaluating"):
+    items = (photos[k] for k in range(len(photos)))
+    for photo in progress(items, "evaluating", len(photos)):
         lr, hr = to_unit(photo.lr).to(device), to_unit(photo.hr).to(device)
         with torch.inference_mode():
             results = {name: each(lr[None])[0].clamp(0, 1) for name, each in nets.items()}
@@ -154,7 +159,7 @@ def evaluate_enhancer(
         for label, name, values in [(r["image"], r["net"], r) for r in rows]
         + [("mean", name, means[name]) for name in names]
     ]  # fmt: skip
-    title = f"{shorter(cfg.checkpoint)} (x{scale}) on {datamodule.description}"  # type: ignore[attr-defined]
+    title = f"{shorter(cfg.checkpoint)} (x{scale}) on {datamodule.description}"
     text = table(title, ["photo", "net", *(HEADINGS[key] for key in keys)], lines)
     own_name = record_name(record)
     gain = means[own_name]["psnr"] - means["bicubic"]["psnr"]
@@ -170,7 +175,7 @@ def evaluate_scorer(
     cfg: DictConfig,
     net: nn.Module,
     record: Record,
-    datamodule: L.LightningDataModule,
+    datamodule: ShardedDataModule,
     folder: Path,
     identity: Identity,
 ) -> None:
@@ -181,15 +186,15 @@ def evaluate_scorer(
     batches = datamodule.val_dataloader()
     with torch.inference_mode():
         pairs = [
-            (net(to_unit(batch.images_BCHW).to(device)).cpu(), batch.p_BK)
-            for batch in progress(list(batches), "evaluating")
+            (net(batch.to_unit().images_BCHW.to(device)).cpu(), batch.p_BK)
+            for batch in progress(batches, "evaluating", len(batches))
         ]
     p_NK, q_NK = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     constant_NK = datamodule.train.p_NK.mean(dim=0, keepdim=True).expand_as(q_NK)  # type: ignore[attr-defined]
     metrics = {name: value.item() for name, value in rating_metrics(p_NK, q_NK).items()}
     constant = {name: value.item() for name, value in rating_metrics(constant_NK, q_NK).items()}
     rows = [[name, f"{value:.4f}", f"{constant[name]:.4f}"] for name, value in metrics.items()]
-    title = f"{shorter(cfg.checkpoint)} on {len(p_NK)} images: {datamodule.description}"  # type: ignore[attr-defined]
+    title = f"{shorter(cfg.checkpoint)} on {len(p_NK)} images: {datamodule.description}"
     (folder / "table.txt").write_text(table(title, ["metric", "scorer", "constant"], rows))
     metrics |= {f"{name}_constant": value for name, value in constant.items()}
     files = ["result.json"]

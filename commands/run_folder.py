@@ -39,12 +39,16 @@ NOT_SETTINGS = {
     *("experiment", "sweep", "paths", "hydra", "logger", "output", "device", "name"),
     *("resume", "overwrite", "stale", "data.num_workers", "trainer.devices", "trainer.num_nodes"),
     *("trainer.accelerator", "trainer.strategy", "trainer.deterministic"),
+    *("data.store", "data.on_device"),
 }
 NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # the choice of a trainer is one of devices
 NOT_IN_HASH = NOT_SETTINGS | {
     "trainer.max_epochs",  # the same as `epochs`
     *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.enable_model_summary"),
     *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after"),
+    # Where the data lie; their fingerprint counts instead.
+    *("data.root", "data.images", "data.ratings", "data.train_list", "data.val_list"),
+    *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
 }
 
 # What a run writes, and a new run in its place replaces; run.json goes last.
@@ -150,16 +154,20 @@ class Identity:
     Args:
         config: the resolved configuration that the run reads.
         files: input files by key; their content counts, not where they lie.
+        data: fingerprint of the data; None where the settings and the code say it all.
     """
 
     config: dict[str, Any]
     files: dict[str, str]
+    data: str | None = None
     code: str = field(default_factory=code_sha256)
 
     def __post_init__(self) -> None:
         self.inputs = {
             key: file_sha256(Path(path).expanduser()) for key, path in self.files.items()
         }
+        if self.data is not None:
+            self.inputs["data"] = self.data
         hashed = flatten(self.config)
         paths = list(self.files.values())
         self.settings = {
@@ -230,8 +238,11 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
             f"{folder} holds a run with {shown}; {choice}overwrite=true trains again; "
             "paths.output_dir=... keeps both"
         )
-    outdated = [f"the file {key}" for key, value in identity.inputs.items()
-                if record["inputs"].get(key) != value]  # fmt: skip
+    outdated = [
+        "the data" if key == "data" else f"the file {key}"
+        for key, value in identity.inputs.items()
+        if record["inputs"].get(key) != value
+    ]
     if record["code_hash"] != identity.code:
         outdated.append("the code")
     if outdated and stale == "refuse":

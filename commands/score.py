@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from commands.config import require_file
 from commands.device import pick_device
 from commands.run_folder import shorter
-from commands.terminal import progress, table
+from commands.terminal import table
 from datamodules.images import find_images, read_image, to_unit
+from datamodules.parallel import progress
 from lightning_modules.checkpoint import load_network
 from networks.nima import NIMA, mean_score, std_score
 
@@ -58,7 +59,8 @@ def score(cfg: DictConfig) -> None:
     scorer.to(device)
     rated: list[tuple[Path, float, float, list[float]]] = []
     bad = []
-    for path in progress(find_images(cfg.input), "scoring"):
+    paths = find_images(cfg.input)
+    for path in progress(paths, "scoring", len(paths)):
         try:
             image_BCHW = to_unit(read_image(path))[None].to(device)
         except ValueError as error:

@@ -1,14 +1,13 @@
-"""What people see on the terminal: messages, tables and progress bars."""
+"""What people see on the terminal: messages and tables."""
 
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 
@@ -48,15 +47,3 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         console.print(built)
     lines = [line.rstrip() for line in capture.get().splitlines()]
     return "\n".join([title, "", *lines, ""])
-
-
-def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """Iterates over the items under a progress bar (none where there is one item)."""
-    bar = Progress(
-        TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
-    )
-    with bar:
-        task = bar.add_task(what, total=len(items), visible=len(items) > 1)
-        for item in items:
-            yield item
-            bar.advance(task)

@@ -18,9 +18,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-from commands.config import check_name, require_file, require_kind
+from commands.config import check_name, locate, require_file, require_kind
 from commands.run_folder import Identity, State, current, decide, finish, locked, read_json, start
 from commands.terminal import table
+from datamodules.sampling import ShardedDataModule
 from lightning_modules.checkpoint import WriteRecord, load_plain, load_weights, read_checkpoint
 from lightning_modules.loggers import RunCSV
 
@@ -48,6 +49,11 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from require_file("init_from", cfg.init_from)
     wanted = "rated" if trains_scorer(cfg) else "pairs"
     yield from require_kind(cfg, wanted)
+    data, _ = locate(cfg.data._target_)
+    if data.kind == wanted and not data.trains:
+        yield f"data: {data.__name__} has no photos to train on; it is for evaluate"
+    if cfg.data.get("train_hr", "") is None:
+        yield "data.train_hr=null: there are no photos to train on"
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu runs without"
     for name in ("checkpoint", "reseed"):
@@ -121,7 +127,9 @@ def train(cfg: DictConfig) -> float | None:
         The best value of the monitored metric, for Hydra's sweepers.
     """
     folder = current()
-    identity = identify(cfg)  # before run_dir is known: where a run lies does not count
+    datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
+    # Before run_dir is known: where a run lies does not count.
+    identity = identify(cfg, datamodule.fingerprint())
     cfg.paths.run_dir = str(folder)
     trainer = build_trainer(cfg)
     # The other ranks come to the same answer, but only rank 0 holds and changes the folder.
@@ -133,7 +141,7 @@ def train(cfg: DictConfig) -> float | None:
             log.info("already finished; overwrite=true trains again")
             return report(folder)
         try:
-            fit(cfg, trainer, folder, state, identity)
+            fit(cfg, trainer, datamodule, folder, state, identity)
         except SystemExit:  # how Lightning ends after Ctrl-C
             if not trainer.interrupted:
                 raise
@@ -157,8 +165,8 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     return trainer
 
 
-def identify(cfg: DictConfig) -> Identity:
-    """The settings and files that this run reads."""
+def identify(cfg: DictConfig, data: str | None) -> Identity:
+    """The settings, files and data that this run reads."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     files = {"init_from": config["init_from"]}
@@ -172,15 +180,19 @@ def identify(cfg: DictConfig) -> Identity:
     else:
         del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
     files = {key: path for key, path in files.items() if path is not None}
-    return Identity({str(key): value for key, value in config.items()}, files)
+    return Identity({str(key): value for key, value in config.items()}, files, data)
 
 
 def fit(
-    cfg: DictConfig, trainer: L.Trainer, folder: Path, state: State, identity: Identity
+    cfg: DictConfig,
+    trainer: L.Trainer,
+    datamodule: ShardedDataModule,
+    folder: Path,
+    state: State,
+    identity: Identity,
 ) -> None:
-    """Builds the module and the data, trains, and writes the result."""
+    """Builds the module, trains, and writes the result."""
     L.seed_everything(cfg.seed, verbose=False)
-    datamodule: L.LightningDataModule = instantiate(cfg.data, _convert_="all")
     spec = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(spec, dict)
     spec["net"].pop("checkpoint", None)
@@ -196,7 +208,7 @@ def fit(
     record = {
         "kind": kind,
         "net": spec["net"],
-        "data": datamodule.description,  # type: ignore[attr-defined]
+        "data": datamodule.description,
         "gamma": cfg.gamma,
         "config": identity.config,
         "config_hash": identity.config_hash,
@@ -212,7 +224,7 @@ def fit(
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     trainer.loggers = build_loggers(cfg, folder, identity, first_step)
     verb = "continuing" if ckpt_path else "training"
-    log.info("%s in %s: %s", verb, folder, datamodule.description)  # type: ignore[attr-defined]
+    log.info("%s in %s: %s", verb, folder, datamodule.description)
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     if trainer.is_global_zero:
         write_result(trainer, folder, identity, writer)

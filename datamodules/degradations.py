@@ -1,6 +1,8 @@
 """What makes a photo worse: bicubic shrinking, blur, noise, JPEG. All on 3 x H x W uint8 images."""
 
+import hashlib
 import io
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +13,98 @@ from torchvision.transforms.v2 import functional as transforms
 from datamodules.images import to_array, to_bytes, to_tensor, to_unit
 from networks.bicubic import imresize
 
+Amount = float | list[float]  # one value, or [low, high]: drawn uniformly in between
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Blur, then noise, then JPEG, on the LR image; the shrinking comes before.
+
+    The paper's deblurring is `blur` alone. With [low, high] instead of a value, the strength is
+    drawn for each image: once for all, or anew in every epoch. Noise and drawn strengths that are
+    fixed depend on the image's name alone, not on the run's seed.
+
+    Args:
+        blur: sigma of a Gaussian blur in LR pixels; 0 is none.
+        kernel_size: side of its kernel, odd; None cuts off at 3 sigma.
+        noise: sigma of Gaussian noise in grey levels of 255; 0 is none.
+        jpeg: JPEG quality from 1 (worst) to 95; None is none.
+        every_epoch: draw strengths and noise anew for every image and epoch, in training only.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    blur: Amount = 0.0
+    kernel_size: int | None = None
+    noise: Amount = 0.0
+    jpeg: int | list[int] | None = None
+    every_epoch: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("blur", 0, 50), ("noise", 0, 255), ("jpeg", 1, 95)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            ends = value if isinstance(value, list) else [value, value]
+            if len(ends) != 2 or not low <= ends[0] <= ends[1] <= high:
+                raise ValueError(
+                    f"data.degradation.{name}={value}: a value from {low} to {high}, or two, "
+                    "[low,high], to draw from"
+                )
+        if self.kernel_size is not None and (self.kernel_size < 1 or self.kernel_size % 2 == 0):
+            raise ValueError(f"data.degradation.kernel_size={self.kernel_size}: odd, 1 or more")
+
+    @property
+    def is_none(self) -> bool:
+        """Whether it changes nothing."""
+        return self.blur == 0 and self.noise == 0 and self.jpeg is None
+
+    @property
+    def margin(self) -> int:
+        """How far the blur reaches, in pixels."""
+        largest = self.blur[1] if isinstance(self.blur, list) else self.blur
+        return blur_size(largest, self.kernel_size) // 2
+
+    def label(self) -> str:
+        """Short name of what it does, for folders and descriptions: `blur1.6_jpeg40`; or empty."""
+        parts = []
+        for name in ("blur", "noise", "jpeg"):
+            value = getattr(self, name)
+            if value not in (0, None):
+                text = f"{value[0]:g}-{value[1]:g}" if isinstance(value, list) else f"{value:g}"
+                parts.append(f"{name}{text}")
+                if name == "blur" and self.kernel_size is not None:
+                    parts.append(f"kernel{self.kernel_size}")
+        return "_".join(parts)
+
+    def drawn(self, stream: np.random.Generator) -> "Degradation":
+        """The same with every range replaced by a value from it."""
+        blur, noise, jpeg = self.blur, self.noise, self.jpeg
+        if isinstance(blur, list):
+            blur = float(stream.uniform(blur[0], blur[1]))
+        if isinstance(noise, list):
+            noise = float(stream.uniform(noise[0], noise[1]))
+        if isinstance(jpeg, list):
+            jpeg = int(stream.integers(jpeg[0], jpeg[1] + 1))
+        return replace(self, blur=blur, noise=noise, jpeg=jpeg)
+
+    def apply(self, image: Tensor, stream: np.random.Generator) -> Tensor:
+        """Degrades a 3 x H x W uint8 image by values, not ranges; the stream makes the noise."""
+        assert not isinstance(self.blur, list)
+        assert not isinstance(self.noise, list)
+        assert not isinstance(self.jpeg, list)
+        image = gaussian_blur(image, self.blur, self.kernel_size)
+        if self.noise:
+            image = gaussian_noise(image, self.noise, stream)
+        return image if self.jpeg is None else jpeg(image, self.jpeg)
+
+    def fixed(self, image: Tensor, name: str) -> Tensor:
+        """Degrades a 3 x H x W uint8 image as always for this name."""
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+        stream = np.random.Generator(np.random.Philox(key=[key, 6]))
+        return self.drawn(stream).apply(image, stream)
+
 
 def crop_to_multiple(image: Tensor, scale: int) -> Tensor:
     """Cuts the right and bottom edges so that both sides divide by `scale`."""
@@ -18,21 +112,29 @@ def crop_to_multiple(image: Tensor, scale: int) -> Tensor:
     return image[..., : height - height % scale, : width - width % scale]
 
 
-def bicubic_pair(hr: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-    """LR and HR image of one photo: HR cropped to a multiple of `scale`, LR as MATLAB shrinks it.
+def shrink(hr: Tensor, scale: int) -> Tensor:
+    """LR image of an HR photo, as MATLAB's bicubic shrinks it after a crop to a multiple.
 
     Returns:
-        `3 x H/scale x W/scale` and `3 x H x W`.
+        `3 x H//scale x W//scale`.
     """
     hr = crop_to_multiple(hr, scale)
-    return (hr if scale == 1 else imresize(hr, 1 / scale)), hr
+    return hr if scale == 1 else imresize(hr, 1 / scale)
 
 
-def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Blurs with a Gaussian of `sigma` pixels, cut off at 3 sigma; sigma 0 changes nothing."""
+def blur_size(sigma: float, kernel_size: int | None) -> int:
+    """Side of a Gaussian kernel: as given, or cut off at 3 sigma."""
+    return kernel_size or 2 * int(np.ceil(3 * sigma)) + 1
+
+
+def gaussian_blur(image: Tensor, sigma: float, kernel_size: int | None = None) -> Tensor:
+    """Blurs with a Gaussian of `sigma` pixels and mirrored borders; sigma 0 changes nothing."""
     if sigma == 0:
         return image
-    size = 2 * int(np.ceil(3 * sigma)) + 1
+    size = blur_size(sigma, kernel_size)
+    if min(image.shape[-2:]) <= size // 2:
+        height, width = image.shape[-2:]
+        raise ValueError(f"{width}x{height} pixels are too few for a blur over {size}")
     return to_bytes(transforms.gaussian_blur(to_unit(image), [size, size], [sigma, sigma]))
 
 

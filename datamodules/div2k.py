@@ -1,16 +1,45 @@
-"""Pairs of low- and high-resolution photos for training enhancers.
+"""Pairs of low- and high-resolution photos for training enhancers: DIV2K and folders of photos.
+
+Photos are read from a binary store (`datamodules.packed`), which is written when it is first
+needed: decoding a 2040 x 1356 PNG for every patch would cost a thousand times the patch.
+
+DIV2K: Agustsson and Timofte, "NTIRE 2017 challenge on single image super-resolution: dataset and
+study", CVPR workshops 2017. 800 photos train and 100 validate; HR of the 100 test photos was never
+published.
 
 Shape suffixes: B batch, C channels, H and W height and width (HR is `scale` times larger than LR).
 """
 
+import hashlib
+import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from datamodules.images import to_unit
-from datamodules.sampling import Draw, SizedDataset, random_stream
+from datamodules.degradations import Degradation, shrink
+from datamodules.images import list_images, read_image, to_array, to_tensor, to_unit
+from datamodules.packed import Image, Images, PackedImages, Source, pack
+from datamodules.sampling import (
+    BatchDataset,
+    Draws,
+    ShardedDataModule,
+    below,
+    orient,
+    random_stream,
+    random_words,
+)
+
+log = logging.getLogger(__name__)
+
+PER_SHARD = 16  # photos per file of the store: 130 MB of DIV2K
+SCALES = (1, 2, 3, 4)
 
 
 class Pair(NamedTuple):
@@ -26,88 +55,632 @@ class PairBatch(NamedTuple):
 
     lr_BCHW: Tensor
     hr_BCHW: Tensor
-    names: list[str]
 
     def to_unit(self) -> "PairBatch":
         """The same as float32 in [0, 1]."""
-        return PairBatch(to_unit(self.lr_BCHW), to_unit(self.hr_BCHW), self.names)
+        return PairBatch(to_unit(self.lr_BCHW), to_unit(self.hr_BCHW))
 
 
-class PatchDataset(SizedDataset):
-    """Random patch pairs with one of the eight flips and rotations; each a function of its `Draw`.
+class PatchBatch(NamedTuple):
+    """Patches as they are cut out; how each is to be flipped or rotated (0 to 7)."""
+
+    lr_BHWC: Tensor
+    hr_BHWC: Tensor
+    code_B: Tensor
+
+    def to_unit(self) -> PairBatch:
+        """Flipped, rotated, and float32 in [0, 1]: on the training device, so that bytes travel."""
+        lr_BCHW, hr_BCHW = (orient(x, self.code_B) for x in (self.lr_BHWC, self.hr_BHWC))
+        return PairBatch(to_unit(lr_BCHW), to_unit(hr_BCHW))
+
+
+class PatchPlaces(NamedTuple):
+    """Where patches lie in a store that is on the training device (see `Resident`)."""
+
+    scale: int
+    item_B: Tensor
+    top_B: Tensor  # in the LR image
+    left_B: Tensor
+    code_B: Tensor
+
+
+class PatchDataset(BatchDataset):
+    """Random patches with one of the eight flips and rotations; each a function of its position.
 
     Args:
-        pairs: the photos.
-        scale: HR pixels per LR pixel.
+        hr: the photos.
+        lr: the LR photos by scale; a batch has one scale, drawn for each step.
         patch_size: side of the LR patch in pixels.
         seed: the run's seed.
+        degradation: applied to each LR patch anew; None where the LR photos are degraded already.
+        places: give places instead of pixels.
 
     Raises:
-        ValueError: if a photo is smaller than a patch; the message names it.
+        ValueError: if every photo is smaller than a patch.
     """
 
-    def __init__(self, pairs: Sequence[Pair], *, scale: int, patch_size: int, seed: int) -> None:
-        for pair in pairs:
-            height, width = pair.lr.shape[-2:]
-            if min(height, width) < patch_size:
-                raise ValueError(
-                    f"{pair.name}: {width}x{height} LR pixels are too few for "
-                    f"data.patch_size={patch_size}"
-                )
-        self.pairs = pairs
-        self.scale = scale
+    def __init__(
+        self,
+        hr: Images,
+        lr: dict[int, Images],
+        *,
+        patch_size: int,
+        seed: int,
+        degradation: Degradation | None = None,
+        places: bool = False,
+    ) -> None:
+        self.hr = hr
+        self.lr = lr
         self.patch_size = patch_size
         self.seed = seed
+        self.degradation = degradation
+        self.places = places
+        shortest = np.min([images.sizes.min(axis=1) for images in lr.values()], axis=0)
+        self.items = np.flatnonzero(shortest >= patch_size)
+        self.skipped = hr.names[shortest < patch_size].tolist()
+        if len(self.items) == 0:
+            raise ValueError(
+                f"all {len(hr)} photos are smaller than a patch: data.patch_size={patch_size} LR "
+                f"pixels, and the largest has {shortest.max(initial=0)} on its shorter side"
+            )
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.items)
 
-    def __getitem__(self, draw: Draw) -> Pair:
-        pair = self.pairs[draw.item]
-        stream = random_stream(self.seed, epoch=draw.epoch, position=draw.position)
-        size, scale = self.patch_size, self.scale
-        top = int(stream.integers(pair.lr.shape[-2] - size + 1))
-        left = int(stream.integers(pair.lr.shape[-1] - size + 1))
-        code = int(stream.integers(8))
-        lr = pair.lr[:, top : top + size, left : left + size]
-        top, left, size = top * scale, left * scale, size * scale
-        hr = pair.hr[:, top : top + size, left : left + size]
-        return Pair(dihedral(lr, code), dihedral(hr, code), pair.name)
+    def scale_of(self, draws: Draws) -> int:
+        """The scale of a step, the same on all ranks and in all micro-batches."""
+        (word,) = random_words(self.seed, epoch=draws.epoch, first=draws.step, num=1, use=4)[:, 0]
+        return list(self.lr)[below(word, len(self.lr))]
+
+    def __getitems__(self, draws: Draws | list[int]) -> PatchBatch | PatchPlaces:
+        """A batch of patches."""
+        assert isinstance(draws, Draws)
+        scale, size = self.scale_of(draws), self.patch_size
+        lr, num = self.lr[scale], len(draws.items)
+        item_B = self.items[draws.items]
+        words = random_words(self.seed, epoch=draws.epoch, first=draws.first, num=num, use=3)
+        top_B, left_B = below(words[:, :2], lr.sizes[item_B] - size + 1).T
+        code_B = torch.from_numpy((words[:, 2] & np.uint64(7)).astype(np.int64))
+        if self.places:
+            return PatchPlaces(
+                scale,
+                torch.from_numpy(item_B),
+                torch.from_numpy(top_B),
+                torch.from_numpy(left_B),
+                code_B,
+            )
+        lr_BHWC = np.empty((num, size, size, 3), np.uint8)
+        hr_BHWC = np.empty((num, size * scale, size * scale, 3), np.uint8)
+        corners = zip(item_B.tolist(), top_B.tolist(), left_B.tolist(), strict=True)
+        for k, (item, top, left) in enumerate(corners):
+            if self.degradation is None:
+                lr_BHWC[k] = lr[item][top : top + size, left : left + size]
+            else:
+                lr_BHWC[k] = self.degraded(lr[item], item, top, left, draws, k)
+            top, left, side = top * scale, left * scale, size * scale
+            hr_BHWC[k] = self.hr[item][top : top + side, left : left + side]
+        return PatchBatch(torch.from_numpy(lr_BHWC), torch.from_numpy(hr_BHWC), code_B)
+
+    def degraded(self, lr: Image, item: int, top: int, left: int, draws: Draws, k: int) -> Image:
+        """The patch of the degraded image, made from the patch and a margin around it.
+
+        The strengths are those of the image in this epoch, the noise is the patch's own.
+        """
+        assert self.degradation is not None
+        strengths = random_stream(self.seed, epoch=draws.epoch, position=item, use=6)
+        noise = random_stream(self.seed, epoch=draws.epoch, position=draws.first + k, use=7)
+        margin, size = self.degradation.margin, self.patch_size
+        first_row, first_column = max(0, top - margin), max(0, left - margin)
+        around = lr[first_row : top + size + margin, first_column : left + size + margin]
+        degraded = self.degradation.drawn(strengths).apply(to_tensor(around), noise)
+        top, left = top - first_row, left - first_column
+        return to_array(degraded[:, top : top + size, left : left + size])
 
 
-class PhotoDataset(SizedDataset):
-    """Whole photos in their order, for validation."""
-
-    def __init__(self, pairs: Sequence[Pair]) -> None:
-        self.pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, item: int) -> Pair:
-        return self.pairs[item]
-
-
-def dihedral(image: Tensor, code: int) -> Tensor:
-    """One of the eight flips and rotations of a square: bits are transpose, flip rows, columns.
+class Resident:
+    """A whole store on the training device; gathers patches there, without any loader.
 
     Args:
-        image: `... x H x W`.
-        code: 0 (unchanged) to 7.
+        hr: the photos.
+        lr: the LR photos by scale.
+        patch_size: side of the LR patch in pixels.
+        device: where the pixels go.
     """
-    if code & 1:
-        image = image.flip(-1)
-    if code & 2:
-        image = image.flip(-2)
-    if code & 4:
-        image = image.transpose(-2, -1)
-    return image.contiguous()
+
+    def __init__(
+        self, hr: Images, lr: dict[int, Images], patch_size: int, device: torch.device
+    ) -> None:
+        self.patch_size = patch_size
+        self.device = device
+        self.hr = self.put(hr)
+        self.lr = {scale: self.put(images) for scale, images in lr.items()}
+
+    def put(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels, and where each image begins and how many values a row of it has."""
+        pixels, starts = images.flat()
+        rows = torch.from_numpy(images.sizes[:, 1] * 3)
+        return (
+            pixels.to(self.device),
+            torch.from_numpy(starts).to(self.device),
+            rows.to(self.device),
+        )
+
+    def patches(self, places: PatchPlaces) -> PatchBatch:
+        """The same patches, bit for bit, as the loader would have cut out."""
+        size, scale = self.patch_size, places.scale
+        top_B, left_B = places.top_B, places.left_B
+        lr_BHWC = self.gather(self.lr[scale], places.item_B, top_B, left_B, size)
+        top_B, left_B, size = top_B * scale, left_B * scale, size * scale
+        hr_BHWC = self.gather(self.hr, places.item_B, top_B, left_B, size)
+        return PatchBatch(lr_BHWC, hr_BHWC, places.code_B)
+
+    def gather(
+        self,
+        images: tuple[Tensor, Tensor, Tensor],
+        item_B: Tensor,
+        top_B: Tensor,
+        left_B: Tensor,
+        size: int,
+    ) -> Tensor:
+        """Patches of one size, B x size x size x 3."""
+        pixels, starts_N, rows_N = images
+        start_B, row_B = starts_N[item_B], rows_N[item_B]
+        corner_B = start_B + top_B * row_B + left_B * 3
+        row_BH = torch.arange(size, device=self.device) * row_B[:, None]
+        index_BHW = (corner_B[:, None] + row_BH)[..., None] + torch.arange(
+            size * 3, device=self.device
+        )
+        return pixels[index_BHW].view(len(item_B), size, size, 3)
 
 
-def collate_pairs(pairs: list[Pair]) -> PairBatch:
-    """Stacks pairs of one size."""
-    return PairBatch(
-        torch.stack([pair.lr for pair in pairs]),
-        torch.stack([pair.hr for pair in pairs]),
-        [pair.name for pair in pairs],
-    )
+class PhotoDataset(BatchDataset):
+    """Whole photos in their order, for validation; with several scales, all of one before the next.
+
+    Args:
+        hr: the photos.
+        lr: the LR photos by scale.
+    """
+
+    def __init__(self, hr: Images, lr: dict[int, Images]) -> None:
+        self.hr = hr
+        self.lr = lr
+
+    def __len__(self) -> int:
+        return len(self.hr) * len(self.lr)
+
+    def __getitem__(self, item: int) -> Pair:
+        """One photo, HR cropped to a multiple of the scale."""
+        scale = list(self.lr)[item // len(self.hr)]
+        item %= len(self.hr)
+        lr, hr = self.lr[scale].whole(item), self.hr.whole(item)
+        height, width = lr.shape[0] * scale, lr.shape[1] * scale
+        return Pair(to_tensor(lr), to_tensor(hr[:height, :width]), str(self.hr.names[item]))
+
+    def __getitems__(self, batch: Draws | list[int]) -> PairBatch:
+        """One photo as a batch; photos differ in size."""
+        assert isinstance(batch, list)
+        (pair,) = (self[item] for item in batch)
+        return PairBatch(pair.lr[None], pair.hr[None])
+
+
+class Photos(NamedTuple):
+    """HR photos and their LR photos by scale."""
+
+    hr: Images
+    lr: dict[int, Images]
+
+
+class PairsDataModule(ShardedDataModule):
+    """Base of the data modules for enhancers. A subclass says where the photos come from.
+
+    Args:
+        scale: HR pixels per LR pixel; a list trains one of them in each step (MDSR).
+        degradation: what is done to the LR photos after shrinking; nothing if None.
+        batch_size: training patches per step over all ranks.
+        patch_size: side of the LR patch in pixels.
+        num_steps: steps per epoch; photos are repeated as often as that takes.
+        num_workers: loader processes per rank.
+        seed: the run's seed.
+        limit: use the first `limit` photos of each split (all if None).
+        on_device: keep all photos on the training device and cut the patches there.
+    """
+
+    kind = "pairs"
+
+    def __init__(
+        self,
+        scale: int | list[int] = 2,
+        *,
+        degradation: Degradation | None = None,
+        batch_size: int = 16,
+        patch_size: int = 24,
+        num_steps: int = 1000,
+        num_workers: int = 0,
+        seed: int = 0,
+        limit: int | None = None,
+        on_device: bool = False,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, limit=limit)
+        if patch_size < 1 or num_steps < 1:
+            raise ValueError(
+                f"data.patch_size={patch_size}, data.num_steps={num_steps}: 1 or more each"
+            )
+        self.scales = list(scale) if isinstance(scale, list) else [scale]
+        wrong = [s for s in self.scales if s not in SCALES]
+        if wrong or len(set(self.scales)) != len(self.scales) or not self.scales:
+            raise ValueError(f"data.scale={scale}: one or several of {', '.join(map(str, SCALES))}")
+        self.degradation = degradation or Degradation()
+        if on_device and (self.degradation.every_epoch or num_workers):
+            raise ValueError(
+                "data.on_device=true cuts patches on the training device: it goes with "
+                "data.num_workers=0 and data.degradation.every_epoch=false"
+            )
+        self.patch_size = patch_size
+        self.num_steps = num_steps
+        self.on_device = on_device
+        self.opened: dict[str, Photos] = {}
+        self.resident: Resident | None = None
+
+    def photos(self, split: str, degradation: Degradation) -> Photos:
+        """HR and LR photos of `train` or `val`; LR degraded as always for the image's name."""
+        raise NotImplementedError
+
+    def split(self, split: str) -> Photos:
+        """Photos of a split, opened once."""
+        if split not in self.opened:
+            drawn_later = split == "train" and self.degradation.every_epoch
+            fixed = replace(self.degradation, every_epoch=False)
+            self.opened[split] = self.photos(split, Degradation() if drawn_later else fixed)
+        return self.opened[split]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the photos."""
+        if stage in (None, "fit"):
+            self.train = PatchDataset(
+                *self.split("train"),
+                patch_size=self.patch_size,
+                seed=self.seed,
+                degradation=self.degradation if self.degradation.every_epoch else None,
+                places=self.on_device,
+            )
+            if self.train.skipped:
+                log.info(
+                    "%d of %d photos are smaller than a patch and do not train: %s",
+                    len(self.train.skipped),
+                    len(self.train.hr),
+                    ", ".join(self.train.skipped),
+                )
+        self.val = PhotoDataset(*self.split("val"))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of patches."""
+        return self.train_loader(self.train, num_steps=self.num_steps)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Whole photos, one at a time."""
+        return self.val_loader(self.val)
+
+    def on_after_batch_transfer(
+        self, batch: PatchBatch | PatchPlaces | PairBatch, dataloader_idx: int
+    ) -> PairBatch:
+        """Cuts out, flips, rotates and converts on the device what the loader has left to do."""
+        if isinstance(batch, PatchPlaces):
+            device = batch.code_B.device
+            if self.resident is None or self.resident.device != device:
+                self.resident = Resident(self.train.hr, self.train.lr, self.patch_size, device)
+            batch = self.resident.patches(batch)
+        return batch.to_unit()
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Keeps a photo as it is."""
+
+    def __call__(self, source: Source) -> Image:
+        """Reads the file."""
+        return to_array(read_image(source.path))
+
+
+@dataclass(frozen=True)
+class MakeLR:
+    """Shrinks a photo by MATLAB's bicubic, if it is not LR already, and degrades it.
+
+    Args:
+        factor: HR pixels per LR pixel; 1 for files that are LR.
+        degradation: what comes after.
+    """
+
+    factor: int
+    degradation: Degradation
+
+    def __call__(self, source: Source) -> Image:
+        """Reads the file and makes the LR photo."""
+        image = shrink(read_image(source.path), self.factor)
+        try:
+            return to_array(self.degradation.fixed(image, source.name))
+        except ValueError as error:
+            raise ValueError(f"{source.path}: {error}") from error
+
+
+class FolderPairs(PairsDataModule):
+    """Base of the data modules that read folders, through a binary store.
+
+    Args:
+        store: folder of the binary store; `packed` beside the HR folder if None.
+        pairs: arguments of `PairsDataModule`.
+    """
+
+    def __init__(self, *, store: str | None = None, **pairs: Any) -> None:  # noqa: ANN401
+        super().__init__(**pairs)
+        self.store = None if store is None else Path(store).expanduser()
+
+    def hr_folder(self, split: str) -> Path:
+        """Where the HR photos are."""
+        raise NotImplementedError
+
+    def hr_sources(self, split: str) -> list[Source]:
+        """The HR photos."""
+        return folder_sources(self.hr_folder(split))
+
+    def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
+        """The LR photo of each HR photo; None where LR has to be made."""
+        raise NotImplementedError
+
+    def photos(self, split: str, degradation: Degradation) -> Photos:
+        """Opens the store, after packing what is missing.
+
+        Raises:
+            ValueError: naming the files that are missing, unreadable or of the wrong size.
+        """
+        folder = self.hr_folder(split)
+        where = folder.parent / "packed" if self.store is None else self.store / folder.parent.name
+        where = where / folder.name
+        # Where the photos are gone and the store is not, the store is enough.
+        sources = None if not folder.exists() and where.exists() else self.hr_sources(split)
+        options: dict[str, Any] = {"per_shard": PER_SHARD, "limit": self.limit}
+        hr = pack(where / "HR", sources, Decode(), what=f"HR photos ({split})", **options)
+        lr: dict[int, Images] = {}
+        for scale in self.scales:
+            if scale == 1 and degradation.is_none:
+                lr[1] = hr
+                continue
+            found = None
+            if sources is not None and scale > 1:
+                found = self.lr_sources(split, scale, sources[: self.limit])
+            make = MakeLR(1 if found else scale, degradation)
+            name = "-".join(filter(None, [f"X{scale}", degradation.label()]))
+            lr[scale] = packed = pack(
+                where / name,
+                found or sources,
+                make,
+                what=f"LR photos x{scale} ({split})",
+                **options,
+            )
+            check_sizes(hr.sizes, packed.sizes, packed.names.tolist(), scale)
+        return Photos(hr, lr)
+
+    def prepare_data(self) -> None:
+        """Packs; Lightning calls this on one rank per machine."""
+        self.fingerprint()
+
+    def fingerprint(self, split: str | None = None) -> str:
+        """SHA-256 of the content of the photos of a split, or of both."""
+        splits = ["train", "val"] if self.trains else ["val"]
+        total = hashlib.sha256()
+        for photos in map(self.split, splits if split is None else [split]):
+            for store in (photos.hr, *photos.lr.values()):
+                assert isinstance(store, PackedImages)
+                total.update(store.fingerprint.encode())
+        return total.hexdigest()
+
+
+def folder_sources(folder: Path) -> list[Source]:
+    """The images of a folder, each named after its file without suffix.
+
+    Raises:
+        ValueError: if there are none, or two of one name.
+    """
+    paths = list_images(folder)
+    if not paths:
+        raise ValueError(f"{folder}: there is no image in this folder")
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        other = by_name.setdefault(path.stem, path)
+        if other != path:
+            raise ValueError(
+                f"{folder}: {other.name} and {path.name} share the name by which LR photos and "
+                "results are found"
+            )
+    return [Source(name, path) for name, path in by_name.items()]
+
+
+def check_sizes(
+    hr: NDArray[np.int64], lr: NDArray[np.int64], names: Sequence[str], scale: int
+) -> None:
+    """Compares the sizes of LR and HR photos, N x 2 each: height, width.
+
+    Raises:
+        ValueError: naming the first ten LR photos of another size than expected.
+    """
+    wrong = np.flatnonzero((lr != hr // scale).any(axis=1)).tolist()
+    problems = [
+        f"{names[k]} is {lr[k, 1]}x{lr[k, 0]}, expected {hr[k, 1] // scale}x{hr[k, 0] // scale}, "
+        f"as HR is {hr[k, 1]}x{hr[k, 0]}"
+        for k in wrong
+    ]
+    if problems:
+        raise ValueError(listing(f"LR photos of the wrong size for x{scale}", problems))
+
+
+def listing(title: str, problems: Sequence[str], most: int = 10) -> str:
+    """A title and the first few problems as lines."""
+    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
+    return "\n  ".join([f"{len(problems)} {title}:", *problems[:most], *more])
+
+
+class PhotoFolders(FolderPairs):
+    """Any folders of photos.
+
+    LR photos are looked for as `X2/name x2.png`, `X2/name.png`, `namex2.png` or `name.png` (any
+    suffix) in the LR folder; without one they are made by MATLAB's bicubic.
+
+    Args:
+        train_hr: folder of the photos that train; None for evaluation only.
+        val_hr: folder of the photos that validate.
+        train_lr: folder of their LR photos; made if None.
+        val_lr: folder of their LR photos; made if None.
+        more: arguments of `FolderPairs`.
+    """
+
+    def __init__(
+        self,
+        train_hr: str | None,
+        val_hr: str,
+        *,
+        train_lr: str | None = None,
+        val_lr: str | None = None,
+        **more: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(**more)
+        self.trains = train_hr is not None
+        self.hr = {"train": train_hr, "val": val_hr}
+        self.lr = {"train": train_lr, "val": val_lr}
+        made = "" if train_lr and val_lr else "; LR made by bicubic shrinking"
+        label = self.degradation.label()
+        self.description = f"photos of {train_hr}, validated on {val_hr}{made}" + (
+            f"; LR with {label}" if label else ""
+        )
+
+    def hr_folder(self, split: str) -> Path:
+        """Where the HR photos are."""
+        folder = self.hr[split]
+        if folder is None:
+            raise ValueError("data.train_hr=null: there are no photos to train on")
+        return Path(folder).expanduser()
+
+    def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
+        """The LR photo of each HR photo, found by its name."""
+        given = self.lr[split]
+        if given is None:
+            return None
+        return find_lr(Path(given).expanduser(), scale, hr)
+
+
+def find_lr(folder: Path, scale: int, hr: Sequence[Source]) -> list[Source]:
+    """LR photos by name, in `X2/` of the folder if that exists, else in the folder itself.
+
+    Raises:
+        ValueError: naming the ones that are missing.
+    """
+    if (folder / f"X{scale}").is_dir():
+        folder = folder / f"X{scale}"
+    paths = {path.stem: path for path in list_images(folder)}
+    found = [paths.get(f"{s.name}x{scale}", paths.get(s.name)) for s in hr]
+    missing = [f"{folder / s.name}x{scale}.png (of {s.path.name})"
+               for s, path in zip(hr, found, strict=True) if path is None]  # fmt: skip
+    if missing:
+        raise ValueError(listing("LR photos are missing", missing))
+    return [Source(s.name, path) for s, path in zip(hr, found, strict=True) if path is not None]
+
+
+class DIV2K(FolderPairs):
+    """DIV2K in the layout of its archives.
+
+    `DIV2K_train_HR/0001.png`, `DIV2K_valid_HR/0801.png`, `DIV2K_train_LR_bicubic/X2/0001x2.png` and
+    so on. A scale whose LR folder is absent is made by the same bicubic, bit for bit.
+
+    Args:
+        root: folder that holds these.
+        more: arguments of `FolderPairs`.
+    """
+
+    def __init__(self, root: str, **more: Any) -> None:  # noqa: ANN401
+        super().__init__(**more)
+        self.root = Path(root).expanduser()
+        label = self.degradation.label()
+        self.description = "DIV2K: 800 photos for training, 100 for validation" + (
+            f"; LR with {label}" if label else ""
+        )
+        if self.limit is not None:
+            self.description += f"; the first {self.limit} of each"
+
+    def hr_folder(self, split: str) -> Path:
+        """Where the HR photos are."""
+        return self.root / f"DIV2K_{'train' if split == 'train' else 'valid'}_HR"
+
+    def numbers(self, split: str) -> range:
+        """The official photo numbers of a split."""
+        numbers = range(1, 801) if split == "train" else range(801, 901)
+        return numbers[: self.limit]
+
+    def hr_sources(self, split: str) -> list[Source]:
+        """The HR photos.
+
+        Raises:
+            ValueError: naming files that are missing, or that the data set does not have.
+        """
+        folder = self.hr_folder(split)
+        if not folder.is_dir():
+            raise ValueError(
+                f"{folder}: no such folder; python run.py prepare dataset=div2k root={self.root} "
+                "downloads DIV2K, data.root=FOLDER is where it lies"
+            )
+        names = [f"{number:04}.png" for number in self.numbers(split)]
+        check_names(folder, names, complete=self.limit is None)
+        return [Source(name[:-4], folder / name) for name in names]
+
+    def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
+        """The published LR photos; None where the folder of this scale is absent."""
+        parent = self.hr_folder(split).name.replace("_HR", "_LR_bicubic")
+        folder = self.root / parent / f"X{scale}"
+        if not folder.is_dir():
+            log.info("%s is not there: LR photos are made by the same bicubic", folder)
+            return None
+        names = [f"{source.name}x{scale}.png" for source in hr]
+        check_names(folder, names, complete=self.limit is None)
+        return [Source(s.name, folder / name) for s, name in zip(hr, names, strict=True)]
+
+
+def check_names(folder: Path, expected: Sequence[str], *, complete: bool) -> None:
+    """Compares a folder's files with what it should hold.
+
+    Args:
+        folder: the folder.
+        expected: file names.
+        complete: whether it should hold nothing else.
+
+    Raises:
+        ValueError: naming what is missing and what is too much.
+    """
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    if complete:
+        problems += [f"{name} does not belong here" for name in sorted(found - set(expected))]
+    if problems:
+        title = f"problems in {folder}, which should hold {expected[0]} to {expected[-1]}"
+        raise ValueError(listing(title, problems))
+
+
+class Benchmark(FolderPairs):
+    """A benchmark such as Set5: `HR/` and, where published, `LR_bicubic/X2/`; for evaluation only.
+
+    Args:
+        root: folder that holds these.
+        more: arguments of `FolderPairs`.
+    """
+
+    trains = False
+
+    def __init__(self, root: str, **more: Any) -> None:  # noqa: ANN401
+        super().__init__(**more)
+        self.root = Path(root).expanduser()
+        self.description = f"benchmark {self.root.resolve().name}"
+
+    def hr_folder(self, split: str) -> Path:
+        """Where the HR photos are."""
+        return self.root / "HR"
+
+    def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
+        """The published LR photos; None where there are none."""
+        folder = self.root / "LR_bicubic" / f"X{scale}"
+        return find_lr(folder, scale, hr) if folder.is_dir() else None

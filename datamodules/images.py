@@ -45,6 +45,15 @@ def read_image(path: str | Path) -> Tensor:
     return to_tensor(np.array(image.convert("RGB")))
 
 
+def probe(path: Path) -> tuple[int, int] | str:
+    """Height and width of an image that can be decoded; what is wrong with any other file."""
+    try:
+        height, width = read_image(path).shape[1:]
+    except ValueError as error:
+        return str(error)
+    return height, width
+
+
 def write_image(path: Path, image: Tensor, *, overwrite: bool = False) -> None:
     """Writes a 3 x H x W uint8 image; a reader never sees half a file.
 
@@ -87,7 +96,7 @@ def find_images(where: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
+        found = list_images(path)
         if not found:
             raise ValueError(f"input={where}: no image in this folder ({' '.join(SUFFIXES)})")
     else:
@@ -95,6 +104,26 @@ def find_images(where: str) -> list[Path]:
         if not found:
             raise ValueError(f"input={where}: no such file or folder, and no file matches it")
     return sorted(found)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files of a folder by name, without hidden ones and without its subfolders.
+
+    Raises:
+        ValueError: if there is no such folder, or it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(SUFFIXES)
+                and not entry.name.startswith(".")  # macOS leaves ._0001.png beside 0001.png
+                and entry.is_file()
+            ]
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be read as a folder ({error.strerror})") from error
+    return [folder / name for name in sorted(names)]
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

@@ -1,94 +1,521 @@
 """Photos with the distribution of their ratings, for training scorers.
 
+A table of ratings and a folder of photos, for any number K of ratings that people could choose
+from. Photos are resized once, by the scorer's own rule, into a binary store (`datamodules.packed`).
+
 Shape suffixes: B batch, C channels, H and W height and width, N images, K rating buckets.
 """
 
+import csv
+import hashlib
+import logging
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from datamodules.images import to_bytes, to_unit
-from datamodules.sampling import Draw, SizedDataset, random_stream
-from networks.nima import squash
+from datamodules.images import list_images, read_image, to_array, to_bytes, to_unit
+from datamodules.packed import Image, Images, Source, pack
+from datamodules.sampling import (
+    BatchDataset,
+    Draws,
+    ShardedDataModule,
+    below,
+    orient,
+    random_words,
+)
+from networks.nima import ResizeRule, check_sizes, resize_images
 
+log = logging.getLogger(__name__)
 
-class Rated(NamedTuple):
-    """One photo as the scorer sees it (3 x crop x crop uint8), its K shares, and its name."""
-
-    image: Tensor
-    p_K: Tensor
-    name: str
+PER_SHARD = 512  # photos per file of the store: 100 MB at 256 x 256
 
 
 class RatedBatch(NamedTuple):
-    """Photos of one size. uint8 from the loader, float32 in [0, 1] at the network."""
+    """Photos as the scorer sees them, float32 in [0, 1], and the shares of their ratings."""
 
     images_BCHW: Tensor
     p_BK: Tensor
-    names: list[str]
-
-    def to_unit(self) -> "RatedBatch":
-        """The same as float32 in [0, 1]."""
-        return RatedBatch(to_unit(self.images_BCHW), self.p_BK, self.names)
 
 
-class RatedDataset(SizedDataset):
-    """The paper's preprocessing: squash to `resize`, then crop: random and flipped, or the centre.
+class RatedCrops(NamedTuple):
+    """Crops as they are cut out, uint8; whether each is to be flipped (0 or 1)."""
+
+    images_BHWC: Tensor
+    p_BK: Tensor
+    flip_B: Tensor
+
+    def to_unit(self) -> RatedBatch:
+        """Flipped and float32 in [0, 1]: on the training device, so that bytes travel."""
+        return RatedBatch(to_unit(orient(self.images_BHWC, self.flip_B)), self.p_BK)
+
+
+class RatedDataset(BatchDataset):
+    """Crops of resized photos: random and flipped in training, the centre in validation.
 
     Args:
-        images: 3 x H x W uint8 photos.
-        p_NK: their rating distributions; rows sum to 1.
-        names: their names.
-        resize: side that photos are squashed to, in pixels.
+        images: photos, resized by the scorer's rule.
+        p_NK: the rating distributions of all of them; rows sum to 1.
+        items: which of them belong to this split.
         crop: side of the crop, in pixels.
         seed: the run's seed.
     """
 
     def __init__(
-        self,
-        images: Sequence[Tensor],
-        p_NK: Tensor,
-        names: Sequence[str],
-        *,
-        resize: int,
-        crop: int,
-        seed: int,
+        self, images: Images, p_NK: Tensor, items: NDArray[np.int64], *, crop: int, seed: int
     ) -> None:
-        if not len(images) == len(p_NK) == len(names):
-            raise ValueError(
-                f"{len(images)} images, {len(p_NK)} ratings and {len(names)} names do not match"
-            )
+        assert len(images) == len(p_NK)
         self.images = images
-        self.p_NK = p_NK
-        self.names = names
-        self.resize = resize
+        self.items = items
+        self.p_NK = p_NK[torch.from_numpy(items)]
         self.crop = crop
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.items)
 
-    def __getitem__(self, draw: Draw | int) -> Rated:
-        """A training sample for a `Draw`, a validation sample for a plain number."""
-        item = draw.item if isinstance(draw, Draw) else draw
-        # The same arithmetic as NIMA.prepare, which whole images go through later.
-        image = to_bytes(squash(to_unit(self.images[item])[None], self.resize)[0])
-        slack = self.resize - self.crop
-        top, left, flip = slack // 2, slack // 2, False
-        if isinstance(draw, Draw):
-            stream = random_stream(self.seed, epoch=draw.epoch, position=draw.position)
-            top, left = int(stream.integers(slack + 1)), int(stream.integers(slack + 1))
-            flip = bool(stream.integers(2))
-        image = image[:, top : top + self.crop, left : left + self.crop]
-        return Rated(image.flip(-1) if flip else image, self.p_NK[item], self.names[item])
+    @property
+    def names(self) -> NDArray[np.str_]:
+        """The photos' names."""
+        return self.images.names[self.items]
+
+    def __getitems__(self, batch: Draws | list[int]) -> RatedCrops:
+        """A training batch for `Draws`, a validation batch for plain numbers."""
+        numbers_B = batch.items if isinstance(batch, Draws) else np.array(batch)
+        item_B, num = self.items[numbers_B], len(numbers_B)
+        slack_B2 = self.images.sizes[item_B] - self.crop
+        corner_B2, flip_B = slack_B2 // 2, np.zeros(num, np.int64)
+        if isinstance(batch, Draws):
+            words = random_words(self.seed, epoch=batch.epoch, first=batch.first, num=num, use=5)
+            corner_B2 = below(words[:, :2], slack_B2 + 1)
+            flip_B = (words[:, 2] & np.uint64(1)).astype(np.int64)
+        images_BHWC = np.empty((num, self.crop, self.crop, 3), np.uint8)
+        for k, (item, (top, left)) in enumerate(
+            zip(item_B.tolist(), corner_B2.tolist(), strict=True)
+        ):
+            images_BHWC[k] = self.images[item][top : top + self.crop, left : left + self.crop]
+        p_BK = self.p_NK[torch.from_numpy(numbers_B)]
+        return RatedCrops(torch.from_numpy(images_BHWC), p_BK, torch.from_numpy(flip_B))
 
 
-def collate_rated(items: list[Rated]) -> RatedBatch:
-    """Stacks photos of one size."""
-    return RatedBatch(
-        torch.stack([item.image for item in items]),
-        torch.stack([item.p_K for item in items]),
-        [item.name for item in items],
-    )
+class RatedDataModule(ShardedDataModule):
+    """Base of the data modules for scorers. A subclass fills `train` and `val` in `setup`.
+
+    Args:
+        num_buckets: K, the number of ratings.
+        resize_rule: how photos are made small: `squash`, `short_side` or `native` (see `NIMA`).
+        resize: side that the rule aims at, in pixels.
+        crop: side of the crop that the scorer sees, in pixels.
+        batch_size: training images per step over all ranks.
+        num_workers: loader processes per rank.
+        seed: the run's seed.
+        limit: use the first `limit` images of each split (all if None).
+    """
+
+    kind = "rated"
+    train: RatedDataset
+    val: RatedDataset
+
+    def __init__(
+        self,
+        *,
+        num_buckets: int = 10,
+        resize_rule: ResizeRule = "squash",
+        resize: int = 256,
+        crop: int = 192,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, limit=limit)
+        check_sizes(resize_rule, resize, crop)
+        self.num_buckets = num_buckets
+        self.resize_rule: ResizeRule = resize_rule
+        self.resize = resize
+        self.crop = crop
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of random crops; an epoch shows every image once, up to the last full batch."""
+        num_steps = max(1, len(self.train) // self.batch_size)
+        return self.train_loader(self.train, num_steps=num_steps)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Centre crops."""
+        return self.val_loader(self.val, batch_size=self.batch_size)
+
+    def on_after_batch_transfer(self, batch: RatedCrops, dataloader_idx: int) -> RatedBatch:
+        """Flips and converts to float on the device: a quarter of the bytes travel."""
+        return batch.to_unit()
+
+
+class Ratings(NamedTuple):
+    """Rated images, and what was left out of the table and why."""
+
+    names: list[str]
+    p_NK: NDArray[np.float32]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resizes a photo by a scorer's rule: the same arithmetic as `NIMA.prepare`.
+
+    Args:
+        rule: `squash`, `short_side` or `native`.
+        resize: side that the rule aims at, in pixels.
+        crop: side of the crop that comes later; read by `native`.
+    """
+
+    rule: ResizeRule
+    resize: int
+    crop: int
+
+    def __call__(self, source: Source) -> Image:
+        """Reads the file and resizes the photo."""
+        image_BCHW = to_unit(read_image(source.path))[None]
+        return to_array(to_bytes(resize_images(image_BCHW, self.rule, self.resize, self.crop)[0]))
+
+    @property
+    def label(self) -> str:
+        """Name of the store's folder."""
+        return f"native{self.crop}" if self.rule == "native" else f"{self.rule}{self.resize}"
+
+
+class StoredRatings(RatedDataModule):
+    """Base of the data modules that read a table and a folder, through a binary store.
+
+    Args:
+        images: folder of the photos.
+        val_list: file with one image per line (name, with or without suffix): they validate. None
+            holds out `val_share` of all images, chosen by `split_seed` and the images' names.
+        train_list: file with the images that train; all others if None.
+        val_share: share that is held out where there is no list.
+        split_seed: chooses it; apart from the run's seed, so that runs can be compared.
+        max_missing: how many rated images may lack a file.
+        store: folder of the binary store; `packed` beside the photos if None.
+        rated: arguments of `RatedDataModule`.
+    """
+
+    def __init__(
+        self,
+        images: str,
+        *,
+        val_list: str | None = None,
+        train_list: str | None = None,
+        val_share: float = 0.2,
+        split_seed: int = 0,
+        max_missing: int = 0,
+        store: str | None = None,
+        **rated: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(**rated)
+        if not 0 < val_share < 1:
+            raise ValueError(f"data.val_share={val_share}: more than 0 and less than 1")
+        if train_list is not None and val_list is None:
+            raise ValueError("data.train_list needs data.val_list: which images validate?")
+        self.folder = Path(images).expanduser()
+        self.val_list = val_list
+        self.train_list = train_list
+        self.val_share = val_share
+        self.split_seed = split_seed
+        self.max_missing = max_missing
+        self.store = None if store is None else Path(store).expanduser()
+        self.digest: str | None = None
+
+    def ratings(self) -> Ratings:
+        """Reads the table."""
+        raise NotImplementedError
+
+    def prepare_data(self) -> None:
+        """Packs; Lightning calls this on one rank per machine."""
+        self.open()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the photos; both splits, as the constant predictor is the mean of the training."""
+        self.open()
+
+    def fingerprint(self, split: str | None = None) -> str:
+        """SHA-256 of the photos' content, their ratings and the splits."""
+        self.open()
+        assert self.digest is not None
+        return self.digest
+
+    def open(self) -> None:
+        """Reads the table, splits it, and opens the store after packing what is missing.
+
+        Raises:
+            ValueError: naming what is wrong with the table, the lists or the photos.
+        """
+        if self.digest is not None:
+            return
+        ratings = self.ratings()
+        notes = list(ratings.notes)
+        folder, rated = self.folder, {name: k for k, name in enumerate(ratings.names)}
+        where = folder.parent / "packed" if self.store is None else self.store / folder.parent.name
+        make = Resize(self.resize_rule, self.resize, self.crop)
+        where = where / folder.name / make.label
+        paths: dict[str, Path] = {}
+        if folder.exists() or not where.exists():
+            paths = {path.name: path for path in list_images(folder)}
+            missing = [name for name in rated if name not in paths]
+            if len(missing) > self.max_missing:
+                raise ValueError(
+                    f"{len(missing)} of {len(rated)} rated images are not in {folder}: "
+                    f"{some(missing)}; data.max_missing={len(missing)} goes on without them"
+                )
+            if missing:
+                notes.append(f"{len(missing)} without a file ({some(missing)})")
+            names = np.array([name for name in rated if name in paths])
+        else:  # the photos are gone, but the store is enough
+            store = pack(where, None, make, per_shard=PER_SHARD, what="rated photos")
+            names = np.array([name for name in store.names.tolist() if name in rated])
+        train, val, unknown = self.split(names)
+        if unknown:
+            notes.append(f"{len(unknown)} listed but not rated ({some(unknown)})")
+        if notes:
+            log.info("%d rated photos; left out: %s", len(names), "; ".join(notes))
+        if paths:
+            wanted = names
+            if self.limit is not None:  # packing a few is a matter of seconds
+                wanted = names[np.union1d(train, val)]
+                where = where.with_name(f"{where.name}-first{self.limit}")
+            sources = [Source(name, paths[name]) for name in wanted.tolist()]
+            store = pack(where, sources, make, per_shard=PER_SHARD, what="rated photos")
+        place = {name: k for k, name in enumerate(store.names.tolist())}
+        train, val = (
+            np.array([place[name] for name in names[items].tolist()], np.int64)
+            for items in (train, val)
+        )
+        rows = [rated.get(name, 0) for name in store.names.tolist()]  # 0: in neither split
+        p_NK = torch.from_numpy(ratings.p_NK[rows])
+        options: dict[str, Any] = {"crop": self.crop, "seed": self.seed}
+        self.train = RatedDataset(store, p_NK, train, **options)
+        self.val = RatedDataset(store, p_NK, val, **options)
+        total = hashlib.sha256(store.fingerprint.encode())
+        for dataset in (self.train, self.val):
+            total.update(dataset.items.tobytes() + dataset.p_NK.numpy().tobytes())
+        self.digest = total.hexdigest()
+
+    def split(
+        self, names: NDArray[np.str_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+        """Positions that train, positions that validate, and listed images that are not rated.
+
+        Raises:
+            ValueError: if lists overlap or a split is empty.
+        """
+        unknown: list[str] = []
+        if self.val_list is None:
+            val = chosen(names, self.val_share, self.split_seed)
+            train = np.setdiff1d(np.arange(len(names)), val)
+        else:
+            by_name = {name: k for k, name in enumerate(names.tolist())}
+            by_name |= {Path(name).stem: k for name, k in by_name.items()}
+            val, unknown = listed(self.val_list, by_name)
+            train = np.setdiff1d(np.arange(len(names)), val)
+            if self.train_list is not None:
+                train, more = listed(self.train_list, by_name)
+                unknown += more
+            both = names[np.intersect1d(train, val)].tolist()
+            if both:
+                raise ValueError(
+                    f"{self.train_list} and {self.val_list} overlap in {len(both)} images: "
+                    f"{some(both)}"
+                )
+        train, val = train[: self.limit], val[: self.limit]
+        for split, items in (("train", train), ("validate", val)):
+            if len(items) == 0:
+                raise ValueError(f"of {len(names)} rated images in {self.folder}, none {split}s")
+        return train, val, unknown
+
+
+def some(names: Sequence[str], most: int = 20) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def chosen(names: NDArray[np.str_], share: float, seed: int) -> NDArray[np.int64]:
+    """Positions of a share of the images, at least one, by a hash of seed and name.
+
+    So an image that is added or lost moves no other from one split to the other, but for the one at
+    the border.
+    """
+    hashes = [hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in names.tolist()]
+    order = sorted(range(len(names)), key=hashes.__getitem__)
+    return np.array(sorted(order[: max(1, round(share * len(names)))]), np.int64)
+
+
+def listed(file: str, by_name: dict[str, int]) -> tuple[NDArray[np.int64], list[str]]:
+    """Positions of the images that a list names, and the names that are none of theirs."""
+    try:
+        words = Path(file).expanduser().read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read as a list of images ({error})") from error
+    found = sorted({by_name[word] for word in words if word in by_name})
+    return np.array(found, np.int64), [word for word in words if word not in by_name]
+
+
+class RatedFolder(StoredRatings):
+    """A table of ratings and a folder of photos.
+
+    The table is a CSV file with the columns `image,votes_1,...,votes_K`, or `image,mean` or
+    `image,mean,std`: then each photo's distribution is the one of maximum entropy that has this
+    mean (and standard deviation).
+
+    Args:
+        ratings: the table.
+        images: folder of the photos.
+        more: arguments of `StoredRatings`.
+    """
+
+    def __init__(self, ratings: str, images: str, **more: Any) -> None:  # noqa: ANN401
+        super().__init__(images, **more)
+        self.table = Path(ratings).expanduser()
+        self.description = f"rated photos of {images}"
+
+    def ratings(self) -> Ratings:
+        """Reads the table."""
+        return read_ratings(self.table, self.num_buckets)
+
+
+def read_ratings(path: Path, num_buckets: int) -> Ratings:
+    """Reads a table of ratings (see `RatedFolder`).
+
+    Raises:
+        ValueError: naming the table and the line.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as a table of ratings ({error})") from error
+    columns = [name.strip() for name in header]
+    votes = [f"votes_{k}" for k in range(1, len(columns))]
+    if columns not in (["image", *votes], ["image", "mean"], ["image", "mean", "std"]) or not votes:
+        raise ValueError(
+            f"{path}: the columns are {','.join(columns)}; needed are image,votes_1,...,votes_K or "
+            "image,mean or image,mean,std"
+        )
+    by_votes = columns[1] == "votes_1"
+    if by_votes and len(votes) != num_buckets:
+        raise ValueError(
+            f"{path}: has votes for {len(votes)} ratings, the scorer for {num_buckets}; "
+            f"scorer.num_buckets={len(votes)} fits"
+        )
+    names: dict[str, int] = {}
+    values = np.empty((len(rows), len(columns) - 1))
+    for k, row in enumerate(rows):
+        where = f"{path}, {row[0]!r} in row {k + 2}"
+        try:
+            values[k] = [float(word) for word in row[1:]]
+        except ValueError as error:
+            raise ValueError(f"{where}: {len(columns) - 1} numbers are needed") from error
+        if not np.isfinite(values[k]).all() or (by_votes and (values[k] < 0).any()):
+            raise ValueError(f"{where}: the numbers have to be finite, and votes 0 or more")
+        if by_votes and values[k].sum() == 0:
+            raise ValueError(f"{where}: has no votes")
+        wrong = None if by_votes else impossible(*values[k], num_buckets=num_buckets)
+        if wrong is not None:
+            raise ValueError(f"{where}: {wrong}")
+        if names.setdefault(row[0].strip(), k) != k:
+            raise ValueError(f"{where}: is there twice")
+    if not rows:
+        raise ValueError(f"{path}: has no row")
+    if by_votes:
+        p_NK = values / values.sum(axis=1, keepdims=True)
+    else:
+        p_NK = maximum_entropy(*values.T, num_buckets=num_buckets)
+    return Ratings(list(names), p_NK.astype(np.float32), [])
+
+
+def narrowest(mean: float) -> float:
+    """The least standard deviation of ratings with this mean: only the two nearest are used."""
+    return math.sqrt((mean - math.floor(mean)) * (math.floor(mean) + 1 - mean))
+
+
+def widest(mean: float, num_buckets: int) -> float:
+    """The largest one: only 1 and K are used."""
+    return math.sqrt((mean - 1) * (num_buckets - mean))
+
+
+def impossible(mean: float, std: float | None = None, *, num_buckets: int) -> str | None:
+    """Why no distribution over 1..K has this mean and standard deviation; None if one has."""
+    if not 1 <= mean <= num_buckets:
+        return f"a mean of {mean:g} is not within 1 to {num_buckets}"
+    low, high = narrowest(mean), widest(mean, num_buckets)
+    if std is not None and not low - 1e-6 <= std <= high + 1e-6:
+        return (
+            f"ratings of 1 to {num_buckets} with a mean of {mean:g} have a standard deviation of "
+            f"{low:.4g} to {high:.4g}, not {std:g}"
+        )
+    return None
+
+
+def maximum_entropy(
+    mean_N: NDArray[np.float64], std_N: NDArray[np.float64] | None = None, *, num_buckets: int
+) -> NDArray[np.float64]:
+    """Distributions over 1..K of maximum entropy with these means (and standard deviations).
+
+    They are p_k ~ exp(a k), or exp(a k + b k^2) with a standard deviation (Jaynes, Physical Review
+    1957); a and b come from Newton's method on the dual, which is convex.
+
+    Args:
+        mean_N: means, within 1..K.
+        std_N: standard deviations that are possible (see `impossible`); no condition if None.
+        num_buckets: K.
+
+    Returns:
+        N x K, rows sum to 1.
+    """
+    k_K = np.arange(1, num_buckets + 1, dtype=np.float64)
+    if std_N is not None:
+        # At the ends only one distribution is left, which the dual reaches at infinity.
+        low_N = np.array([narrowest(mean) for mean in mean_N])
+        high_N = np.array([widest(mean, num_buckets) for mean in mean_N])
+        gap_N = 1e-4 * (high_N - low_N)
+        std_N = np.clip(std_N, low_N + gap_N, high_N - gap_N)
+    x_K = (2 * k_K - num_buckets - 1) / (num_buckets - 1)  # within -1..1
+    unit = 2 / (num_buckets - 1)
+    aim_N = np.clip((mean_N - (num_buckets + 1) / 2) * unit, -1 + 1e-6, 1 - 1e-6)
+    features = [x_K] if std_N is None else [x_K, x_K**2]
+    aims = [aim_N] if std_N is None else [aim_N, (std_N * unit) ** 2 + aim_N**2]
+    f_FK, aim_NF = np.array(features), np.stack(aims, axis=1)
+    weight_NF = np.zeros_like(aim_NF)
+
+    def dual(weight_NF: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        logits_NK = weight_NF @ f_FK
+        top_N1 = logits_NK.max(axis=1, keepdims=True)
+        p_NK = np.exp(logits_NK - top_N1)
+        total_N1 = p_NK.sum(axis=1, keepdims=True)
+        value_N = (np.log(total_N1) + top_N1)[:, 0] - (weight_NF * aim_NF).sum(axis=1)
+        return p_NK / total_N1, value_N
+
+    p_NK, value_N = dual(weight_NF)
+    for _ in range(200):
+        slope_NF = p_NK @ f_FK.T - aim_NF
+        if np.abs(slope_NF).max() < 1e-9:
+            break
+        mean_NF = p_NK @ f_FK.T
+        moments_NFF = np.einsum("nk,fk,gk->nfg", p_NK, f_FK, f_FK)
+        curvature_NFF = moments_NFF - mean_NF[:, :, None] * mean_NF[:, None, :]
+        curvature_NFF += 1e-12 * np.eye(len(f_FK))
+        step_NF = np.linalg.solve(curvature_NFF, slope_NF[..., None])[..., 0]
+        size_N = np.ones(len(step_NF))
+        for _ in range(40):  # halve the steps that overshoot
+            _, new_N = dual(weight_NF - size_N[:, None] * step_NF)
+            worse_N = new_N > value_N + 1e-15
+            if not worse_N.any():
+                break
+            size_N[worse_N] /= 2
+        size_N[worse_N] = 0
+        weight_NF = weight_NF - size_N[:, None] * step_NF
+        p_NK, value_N = dual(weight_NF)
+    return p_NK

@@ -14,13 +14,14 @@ import skimage.data
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from datamodules.degradations import bicubic_pair, gaussian_blur, gaussian_noise, jpeg
-from datamodules.div2k import Pair, PairBatch, PatchDataset, PhotoDataset, collate_pairs
-from datamodules.images import read_image
-from datamodules.rated import RatedBatch, RatedDataset, collate_rated
-from datamodules.sampling import ShardedDataModule, random_stream
+from datamodules.degradations import Degradation, gaussian_blur, gaussian_noise, jpeg, shrink
+from datamodules.div2k import PairsDataModule, Photos
+from datamodules.images import read_image, to_array, to_bytes, to_unit
+from datamodules.packed import Images, MemoryImages
+from datamodules.rated import RatedDataModule, RatedDataset
+from datamodules.sampling import random_stream
+from networks.nima import resize_images
 
 TRAIN_PHOTOS = (
     "astronaut.png",
@@ -40,106 +41,38 @@ def photo(name: str) -> Tensor:
     return read_image(Path(skimage.data.__file__).parent / name)
 
 
-class SamplePairs(ShardedDataModule):
-    """LR and HR pairs of the built-in photos; LR as MATLAB's bicubic shrinks HR.
+class SamplePairs(PairsDataModule):
+    """LR and HR pairs of the built-in photos; LR as MATLAB's bicubic shrinks HR."""
 
-    Args:
-        scale: HR pixels per LR pixel: 1, 2, 3 or 4.
-        batch_size: training patches per step over all ranks.
-        patch_size: side of the LR patch in pixels.
-        num_steps: steps per epoch.
-        num_workers: loader processes per rank.
-        seed: the run's seed.
-        limit: use the first `limit` photos of each split (all if None).
-    """
-
-    kind = "pairs"
     description = "built-in photos: six for training; chelsea and coffee held out"
 
-    def __init__(
-        self,
-        scale: int = 2,
-        *,
-        batch_size: int = 16,
-        patch_size: int = 24,
-        num_steps: int = 100,
-        num_workers: int = 0,
-        seed: int = 0,
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, limit=limit)
-        if patch_size < 1 or num_steps < 1:
-            raise ValueError(
-                f"data.patch_size={patch_size}, data.num_steps={num_steps}: 1 or more each"
-            )
-        self.scale = scale
-        self.patch_size = patch_size
-        self.num_steps = num_steps
-
-    def setup(self, stage: str | None = None) -> None:
-        """Reads the photos and makes the LR images."""
-        if stage in (None, "fit"):
-            pairs = self.pairs(TRAIN_PHOTOS)
-            self.train = PatchDataset(
-                pairs, scale=self.scale, patch_size=self.patch_size, seed=self.seed
-            )
-        self.val = PhotoDataset(self.pairs(VAL_PHOTOS))
-
-    def pairs(self, names: tuple[str, ...]) -> list[Pair]:
-        """LR and HR of the named photos, up to `limit`."""
-        return [
-            Pair(*bicubic_pair(photo(name), self.scale), Path(name).stem)
-            for name in names[: self.limit]
-        ]
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of patches."""
-        return self.train_loader(self.train, collate_pairs, num_steps=self.num_steps)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Whole photos, one at a time."""
-        return self.val_loader(self.val, collate_pairs)
-
-    def on_after_batch_transfer(self, batch: PairBatch, dataloader_idx: int) -> PairBatch:
-        """Converts to float on the device: a quarter of the bytes travel."""
-        return batch.to_unit()
+    def photos(self, split: str, degradation: Degradation) -> Photos:
+        """Reads the photos and makes the LR photos."""
+        files = (TRAIN_PHOTOS if split == "train" else VAL_PHOTOS)[: self.limit]
+        images, names = [photo(file) for file in files], [Path(file).stem for file in files]
+        lr: dict[int, Images] = {}
+        for scale in self.scales:
+            small = [
+                degradation.fixed(shrink(image, scale), name)
+                for image, name in zip(images, names, strict=True)
+            ]
+            lr[scale] = MemoryImages([to_array(image) for image in small], names)
+        return Photos(MemoryImages([to_array(image) for image in images], names), lr)
 
 
-class SampleRated(ShardedDataModule):
-    """The synthetic rated sample (see the top of this file).
+class SampleRated(RatedDataModule):
+    """The synthetic rated sample (see the top of this file). The seed does not change it.
 
     Args:
-        num_buckets: K, the number of ratings.
-        resize: side that images are squashed to, in pixels.
-        crop: side of the crop that the scorer sees, in pixels.
         num_train: training crops, of the six training photos.
         num_val: validation crops, of chelsea and coffee.
-        batch_size: training images per step over all ranks.
-        num_workers: loader processes per rank.
-        seed: the run's seed. It does not change the sample, only the order and the crops.
-        limit: use the first `limit` images of each split (all if None).
+        rated: arguments of `RatedDataModule`.
     """
 
-    kind = "rated"
     description = "SYNTHETIC ratings of degraded crops of built-in photos, not people's"
 
-    def __init__(
-        self,
-        *,
-        num_buckets: int = 10,
-        resize: int = 256,
-        crop: int = 192,
-        num_train: int = 960,
-        num_val: int = 96,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        seed: int = 0,
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, limit=limit)
-        self.num_buckets = num_buckets
-        self.resize = resize
-        self.crop = crop
+    def __init__(self, *, num_train: int = 960, num_val: int = 96, **rated: Any) -> None:  # noqa: ANN401
+        super().__init__(**rated)
         self.num_train = num_train
         self.num_val = num_val
 
@@ -152,27 +85,17 @@ class SampleRated(ShardedDataModule):
         """`num` degraded crops of the photos in turn, up to `limit`."""
         num = min(num, self.limit or num)
         crops, severities, names = zip(*(degraded_crop(photos, k) for k in range(num)), strict=True)
+        resized = [
+            resize_images(to_unit(crop)[None], self.resize_rule, self.resize, self.crop)[0]
+            for crop in crops
+        ]
         return RatedDataset(
-            crops,
+            MemoryImages([to_array(to_bytes(image)) for image in resized], names),
             torch.stack([rating(severity, self.num_buckets) for severity in severities]),
-            names,
-            resize=self.resize,
+            np.arange(num),
             crop=self.crop,
             seed=self.seed,
         )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of random crops; an epoch shows every image once, up to the last full batch."""
-        num_steps = max(1, len(self.train) // self.batch_size)
-        return self.train_loader(self.train, collate_rated, num_steps=num_steps)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Centre crops."""
-        return self.val_loader(self.val, collate_rated, batch_size=self.batch_size)
-
-    def on_after_batch_transfer(self, batch: RatedBatch, dataloader_idx: int) -> RatedBatch:
-        """Converts to float on the device: a quarter of the bytes travel."""
-        return batch.to_unit()
 
 
 def degraded_crop(photos: tuple[str, ...], k: int) -> tuple[Tensor, float, str]:

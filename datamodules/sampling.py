@@ -3,29 +3,40 @@
 Nothing here depends on worker or rank state: the order of an epoch and the random numbers of each
 draw come from counter-based generators (`numpy.random.Philox`; Salmon et al., SC 2011). So curves
 do not change with the number of workers, and an interrupted epoch can be repeated exactly.
+
+Shape suffixes: B batch, C channels, H and W height and width.
 """
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator, Sized
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import lightning as L
 import numpy as np
-from torch import Generator
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-Collate = Callable[[list[Any]], Any]
 
-
-class SizedDataset(Dataset[Any], Sized):
-    """A data set that knows its length."""
-
-
-class Draw(NamedTuple):
-    """One training sample to make: the `position`-th of its epoch, from the data set's `item`."""
+class Draws(NamedTuple):
+    """The training samples of one batch: positions `first`, `first + 1`, ... of their epoch."""
 
     epoch: int
-    position: int
-    item: int
+    step: int  # of the epoch; the same on all ranks
+    first: int
+    items: NDArray[np.int64]  # of the data set, B
+
+
+class BatchDataset(Dataset[Any], Sized):
+    """A data set that makes whole batches: of `Draws` in training, of item numbers in validation.
+
+    PyTorch's loader calls `__getitems__` with what the batch sampler yields.
+    """
+
+    def __getitems__(self, batch: Draws | list[int]) -> Any:  # noqa: ANN401
+        """One batch."""
+        raise TypeError(f"{type(self).__name__} makes no batches")
 
 
 def random_stream(
@@ -42,16 +53,69 @@ def random_stream(
     return np.random.Generator(np.random.Philox(key=[seed, use], counter=[0, position, epoch, 0]))
 
 
-def epoch_order(
-    num_items: int, length: int, *, seed: int, epoch: int
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def random_words(seed: int, *, epoch: int, first: int, num: int, use: int) -> NDArray[np.uint64]:
+    """Four random words for each of `num` positions, B x 4: a function of the position alone.
+
+    Philox makes four words per value of its counter, so one generator serves a whole batch, and a
+    batch that is cut elsewhere has the same words at the same positions.
+
+    Args:
+        seed: the run's seed, 0 or more.
+        epoch: epoch of the draw.
+        first: position of the first draw in its epoch.
+        num: B, the number of draws.
+        use: tells apart words that serve different purposes.
+    """
+    generator = np.random.Philox(key=[seed, use], counter=[first, 0, epoch, 0])
+    return generator.random_raw(4 * num).reshape(num, 4)
+
+
+def below(words: NDArray[np.uint64], bounds: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """Random words to whole numbers from 0 to bound - 1; bounds up to 2**32.
+
+    Multiplies instead of taking remainders (Lemire, ACM TOMACS 2019), which leaves
+    a bias of bound / 2**32.
+    """
+    bounds = np.asarray(bounds).astype(np.uint64)
+    return (((words >> np.uint64(32)) * bounds) >> np.uint64(32)).astype(np.int64)
+
+
+def epoch_order(num_items: int, length: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """`length` items, every item once before any comes again, newly shuffled in each round."""
     stream = random_stream(seed, epoch=epoch, use=1)
     rounds = -(-length // num_items)
     return np.concatenate([stream.permutation(num_items) for _ in range(rounds)])[:length]
 
 
-class TrainSampler(Sampler[list[Draw]]):
+@lru_cache(maxsize=64)
+def orientation_table(size: int, device: torch.device) -> Tensor:
+    """Where each value of a turned patch comes from: 8 x P, P = 3 * size * size.
+
+    Maps H x W x 3 to 3 x H x W and flips or rotates on the way: bits of the row number are flip
+    columns, flip rows, transpose, in this order.
+    """
+    place = torch.arange(size * size * 3, device=device).view(size, size, 3).permute(2, 0, 1)
+    turned = [place, place.flip(-1), place.flip(-2), place.flip(-1, -2)]
+    turned += [each.transpose(-1, -2) for each in turned]
+    return torch.stack([each.reshape(-1) for each in turned])
+
+
+def orient(patches_BHWC: Tensor, code_B: Tensor) -> Tensor:
+    """Flips and rotates each patch its own way, in one call on whatever device they are.
+
+    Args:
+        patches_BHWC: square uint8 patches.
+        code_B: 0 (unchanged) to 7, int64.
+
+    Returns:
+        B x 3 x H x W uint8.
+    """
+    num, size = patches_BHWC.shape[:2]
+    table = orientation_table(size, patches_BHWC.device)
+    return patches_BHWC.reshape(num, -1).gather(1, table[code_B]).view(num, 3, size, size)
+
+
+class TrainSampler(Sampler[Draws]):
     """Batches of this rank; all ranks and micro-batches together make one global batch per step.
 
     Rank r's micro-batch m of a step is a contiguous slice of the global batch, so the mean gradient
@@ -109,7 +173,7 @@ class TrainSampler(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return self.num_steps * self.accumulate
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[Draws]:
         order = epoch_order(
             self.num_items, self.num_steps * self.batch_size, seed=self.seed, epoch=self.epoch
         )
@@ -117,7 +181,12 @@ class TrainSampler(Sampler[list[Draw]]):
         for step in range(self.num_steps):
             for micro in range(self.accumulate):
                 first = step * self.batch_size + (micro * self.world_size + self.rank) * size
-                yield [Draw(self.epoch, k, int(order[k])) for k in range(first, first + size)]
+                yield Draws(self.epoch, step, first, order[first : first + size])
+
+
+def as_it_is(batch: Any) -> Any:  # noqa: ANN401
+    """What the loader does with a batch: the data set has made it already."""
+    return batch
 
 
 class ShardedDataModule(L.LightningDataModule):
@@ -132,6 +201,7 @@ class ShardedDataModule(L.LightningDataModule):
 
     kind: str  # `pairs` for enhancers, `rated` for scorers
     description: str = ""  # what the data are, for people who read results; says if synthetic
+    trains: bool = True  # whether there is a training split
 
     def __init__(self, *, batch_size: int, num_workers: int, seed: int, limit: int | None) -> None:
         super().__init__()
@@ -147,9 +217,17 @@ class ShardedDataModule(L.LightningDataModule):
         self.seed = seed
         self.limit = limit
 
-    def train_loader(
-        self, dataset: SizedDataset, collate: Collate, *, num_steps: int
-    ) -> DataLoader[Any]:
+    def fingerprint(self, split: str | None = None) -> str | None:
+        """What tells these data from others of the same settings; None where the code says it all.
+
+        Reads or makes the index of the data, so it is the first to find what is wrong with them.
+
+        Args:
+            split: `train` or `val`; both if None.
+        """
+        return None
+
+    def train_loader(self, dataset: BatchDataset, *, num_steps: int) -> DataLoader[Any]:
         """Loader of this rank's share of `num_steps` global batches per epoch."""
         trainer = self.trainer
         sampler = TrainSampler(
@@ -161,11 +239,9 @@ class ShardedDataModule(L.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
         )
-        return self.loader(dataset, collate, sampler)
+        return self.loader(dataset, sampler)
 
-    def val_loader(
-        self, dataset: SizedDataset, collate: Collate, *, batch_size: int = 1
-    ) -> DataLoader[Any]:
+    def val_loader(self, dataset: BatchDataset, *, batch_size: int = 1) -> DataLoader[Any]:
         """Loader of this rank's share of the items; each item is on exactly one rank.
 
         Raises:
@@ -180,19 +256,16 @@ class ShardedDataModule(L.LightningDataModule):
             )
         mine = list(range(rank, len(dataset), world_size))
         batches = [mine[k : k + batch_size] for k in range(0, len(mine), batch_size)]
-        return self.loader(dataset, collate, batches)
+        return self.loader(dataset, batches)
 
     def loader(
-        self,
-        dataset: SizedDataset,
-        collate: Collate,
-        batches: TrainSampler | list[list[int]],
+        self, dataset: BatchDataset, batches: TrainSampler | list[list[int]]
     ) -> DataLoader[Any]:
         """Loader that leaves torch's global random numbers alone."""
         return DataLoader(
             dataset,
-            batch_sampler=batches,
-            collate_fn=collate,
+            batch_sampler=batches,  # type: ignore[arg-type]  # Draws are no list
+            collate_fn=as_it_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             generator=Generator(),

@@ -10,6 +10,7 @@ Shape suffixes: B batch, C channels, H and W height and width, F features, K rat
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 from urllib.error import URLError
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+ResizeRule = Literal["squash", "short_side", "native"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -78,7 +80,10 @@ class NIMA(nn.Module):
         dropout: probability of dropping a feature before the last layer (0.75 in the NIMA paper,
             on pretrained features; lower from scratch).
         pretrained: `imagenet` starts from torchvision's weights, None from random ones.
-        resize: side in pixels that whole images are squashed to, both sides, before scoring.
+        resize_rule: how whole images become small: `squash` to `resize` x `resize` (the papers),
+            `short_side` to `resize` with the aspect kept, or `native`: not at all, so that the crop
+            is a patch at full resolution.
+        resize: side in pixels that the rule aims at; not read by `native`.
         crop: side of the crop that the network sees: random in training, the centre otherwise.
         mean: what is subtracted from RGB in [0, 1].
         std: what it is divided by.
@@ -97,6 +102,7 @@ class NIMA(nn.Module):
         num_buckets: int = 10,
         dropout: float = 0.75,
         pretrained: str | None = None,
+        resize_rule: ResizeRule = "squash",
         resize: int = 256,
         crop: int = 192,
         mean: Sequence[float] = IMAGENET_MEAN,
@@ -107,10 +113,10 @@ class NIMA(nn.Module):
             raise ValueError(f"backbone={backbone}: allowed are {', '.join(BACKBONES)}")
         if num_buckets < 2:
             raise ValueError(f"num_buckets={num_buckets}: a distribution needs 2 or more")
-        if not 32 <= crop <= resize:
-            raise ValueError(f"crop={crop}, resize={resize}: 32 <= crop <= resize is needed")
+        check_sizes(resize_rule, resize, crop)
         self.backbone = backbone
         self.num_buckets = num_buckets
+        self.resize_rule: ResizeRule = resize_rule
         self.resize = resize
         self.crop = crop
         self.features, num_features = BACKBONES[backbone](pretrained)
@@ -130,14 +136,14 @@ class NIMA(nn.Module):
         return logits_BK.float().softmax(dim=1)
 
     def prepare(self, images_BCHW: Tensor) -> Tensor:
-        """Applies this scorer's rule for whole images: squash, round to 8 bits, centre crop.
+        """Applies this scorer's rule for whole images: resize, round to 8 bits, centre crop.
 
         The rule moves a score by up to 0.7, so everything that is compared goes through this one:
         training and validation data, score, evaluate.
         """
-        squashed_BCHW = squash(images_BCHW, self.resize)
-        first = (self.resize - self.crop) // 2
-        return squashed_BCHW[..., first : first + self.crop, first : first + self.crop]
+        x_BCHW = resize_images(images_BCHW, self.resize_rule, self.resize, self.crop)
+        top, left = ((side - self.crop) // 2 for side in x_BCHW.shape[-2:])
+        return x_BCHW[..., top : top + self.crop, left : left + self.crop]
 
     @torch.no_grad()
     def rate(self, images_BCHW: Tensor) -> Tensor:
@@ -150,12 +156,32 @@ class NIMA(nn.Module):
         return mean_score(self.rate(images_BCHW))
 
 
-def squash(images_BCHW: Tensor, side: int) -> Tensor:
-    """Resizes to `side` x `side`, bilinear with anti-aliasing, and rounds to steps of 1/255."""
-    if images_BCHW.shape[-2:] != (side, side):
-        images_BCHW = F.interpolate(
-            images_BCHW.float(), size=(side, side), mode="bilinear", antialias=True
-        )
+def check_sizes(rule: ResizeRule, resize: int, crop: int) -> None:
+    """Refuses crops that the rule does not leave room for.
+
+    Raises:
+        ValueError: saying what is needed.
+    """
+    if rule not in get_args(ResizeRule):
+        raise ValueError(f"resize_rule={rule}: allowed are {', '.join(get_args(ResizeRule))}")
+    if crop < 32 or (rule != "native" and crop > resize):
+        raise ValueError(f"crop={crop}, resize={resize}: 32 <= crop <= resize is needed")
+
+
+def resize_images(images_BCHW: Tensor, rule: ResizeRule, resize: int, crop: int) -> Tensor:
+    """Resizes by a rule (see `NIMA`), bilinear with anti-aliasing, rounded to steps of 1/255.
+
+    `native` enlarges only what is smaller than the crop, keeping the aspect.
+    """
+    height, width = images_BCHW.shape[-2:]
+    short = min(height, width)
+    if rule == "squash":
+        size = (resize, resize)
+    else:
+        aim = resize if rule == "short_side" else max(short, crop)
+        size = (max(aim, round(height * aim / short)), max(aim, round(width * aim / short)))
+    if size != (height, width):
+        images_BCHW = F.interpolate(images_BCHW.float(), size=size, mode="bilinear", antialias=True)
     return (images_BCHW * 255.0).round().clamp(0, 255) / 255.0
 
 

@@ -1,11 +1,12 @@
 """Shared by all tests: small settings, a scorer without training, and the command line."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +71,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cli(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Finished]:
+) -> Iterator[Callable[..., Finished]]:
     """Runs a command line in this process, in an empty folder."""
 
     def call(*arguments: str) -> Finished:
@@ -84,7 +85,11 @@ def cli(
         captured = capsys.readouterr()
         return Finished(code, captured.out, captured.err)
 
-    return call
+    yield call
+    for handler in list(logging.getLogger().handlers):  # the folder of its file will be gone
+        if isinstance(handler, logging.FileHandler):
+            logging.getLogger().removeHandler(handler)
+            handler.close()
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -42,10 +42,22 @@ def test_scorers(scorer: str) -> None:
     assert instantiate(node).backbone == scorer
 
 
+# What a file leaves to the user, or what needs a download.
+NEEDS = {
+    "div2k_edsr": ["gamma=0"],
+    "div2k_deblur": ["gamma=0"],
+    "ava_nima": ["scorer.pretrained=null"],
+    "photos": ["data.val_hr=photos"],
+    "benchmark": ["data.root=Set5"],
+    "rated": ["data.ratings=ratings.csv", "data.images=photos"],
+}
+
+
 @pytest.mark.parametrize("experiment", group_files("experiment"))
 @pytest.mark.parametrize("debug", [None, *group_files("debug")])
 def test_experiments(experiment: str, debug: str | None) -> None:
     words = [f"experiment={experiment}"] + [f"debug={debug}"] * (debug is not None)
+    words += NEEDS.get(experiment, [])
     check("train", words)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", words)
@@ -62,7 +74,8 @@ def test_experiments(experiment: str, debug: str | None) -> None:
 @pytest.mark.parametrize("data", group_files("data"))
 def test_optimizers_and_data(optim: str, data: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [f"optim={optim}", f"data={data}"])
+        words = [f"optim={optim}", f"data={data}", *NEEDS.get(data, [])]
+        cfg = compose("train", words)
     assert instantiate(cfg.data).description
     assert 0 <= instantiate(cfg.optim.schedule)(1.0) <= instantiate(cfg.optim.schedule)(0.0) == 1
 
@@ -139,6 +152,26 @@ def test_package_line_comes_first(path: Path) -> None:
         (["enhance", "input=absent.png", "checkpoint=a.ckpt"], ["input=absent.png: no such file"]),
         (["score", "input=absent/*.png"], ["no file matches"]),
         (["score", "input=a.png", "output=scores.txt"], ["ends in .csv"]),
+        (["data=div2k"], ["data/DIV2K/DIV2K_train_HR: no such folder", "prepare dataset=div2k"]),
+        (["data=photos", "data.val_hr=absent"], ["data.train_hr=null: there are no photos"]),
+        (["data=photos", "data.val_hr=a", "data.train_hr=absent"], ["absent: cannot be read"]),
+        (["data=benchmark", "data.root=a"], ["Benchmark has no photos to train on"]),
+        (["data.degradation.blur=-1"], ["data.degradation.blur=-1: a value from 0 to 50"]),
+        (["data.degradation.jpeg=[10,200]"], ["data.degradation.jpeg=[10, 200]"]),
+        (["data.batch_size=many"], ["data.batch_size=many: should be a valid integer"]),
+        (["data.on_device=true", "data.num_workers=2"], ["goes with data.num_workers=0"]),
+        (["data.scale=[2,5]"], ["data.scale=[2, 5]: one or several of 1, 2, 3, 4"]),
+        (["experiment=ava_nima"], ["data/AVA/AVA.txt: cannot be read", "prepare dataset=ava"]),
+        (["experiment=ava_nima", "data.split=half"], ["data.split=half: should be 'official'"]),
+        (["experiment=sample_nima", "data=rated"], ["data.images: is required", "data.ratings:"]),
+        (["experiment=sample_nima", "scorer.resize_rule=pad"], ["scorer.resize_rule=pad: "]),
+        (["prepare"], ["dataset: is required"]),
+        (["prepare", "dataset=flickr"], ["dataset=flickr: should be 'div2k', 'ava'"]),
+        (["prepare", "dataset=photos"], ["needs root=FOLDER"]),
+        (["prepare", "dataset=photos", "root=absent"], ["absent: cannot be read as a folder"]),
+        (["prepare", "dataset=ava"], ["AVA.txt or images/ is missing", "github.com"]),
+        (["prepare", "dataset=div2k", "download=false"], ["DIV2K_train_HR: no such folder"]),
+        (["prepare", "dataset=div2k", "scales=[2,7]"], ["scales.1=7: should be 1, 2, 3 or 4"]),
         (["export", "checkpoint=a.ckpt", "output=b.pt"], ["ends in .safetensors"]),
     ],
 )

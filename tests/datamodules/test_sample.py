@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.div2k import dihedral
+from datamodules.degradations import Degradation
+from datamodules.images import to_bytes
 from datamodules.sample import TRAIN_PHOTOS, VAL_PHOTOS, SamplePairs, SampleRated, photo, rating
-from datamodules.sampling import Draw
+from datamodules.sampling import Draws
 from networks.bicubic import imresize
 
 
@@ -28,37 +29,45 @@ def test_lr_is_the_shrunk_hr(pairs: SamplePairs) -> None:
     assert torch.equal(chelsea.lr, imresize(original[:, :, :450], 0.5))
 
 
+def draws(epoch: int = 0, num: int = 12) -> Draws:
+    return Draws(epoch, 0, 0, np.arange(num) % 2)
+
+
 def test_patches_are_aligned_pairs(pairs: SamplePairs) -> None:
-    for position in range(12):
-        lr, hr, _ = pairs.train[Draw(0, position, position % 2)]
-        assert lr.shape == (3, 16, 16)
-        assert hr.shape == (3, 32, 32)
+    raw = pairs.train.__getitems__(draws())
+    assert raw.lr_BHWC.shape == (12, 16, 16, 3)
+    assert raw.hr_BHWC.shape == (12, 32, 32, 3)
+    for batch in (raw._replace(code_B=torch.zeros(12, dtype=torch.int64)), raw):
+        lr, hr = (to_bytes(x) for x in batch.to_unit())
         # Away from the mirrored borders, up to the rounding between the two passes, whose order a
         # transposed patch has the other way round.
-        difference = (imresize(hr, 0.5).int() - lr.int())[:, 4:-4, 4:-4]
+        difference = (imresize(hr, 0.5).int() - lr.int())[..., 4:-4, 4:-4]
         assert difference.abs().max() <= 1
 
 
 def test_patches_change_with_the_epoch_and_repeat_with_it(pairs: SamplePairs) -> None:
-    assert torch.equal(pairs.train[Draw(1, 0, 0)].lr, pairs.train[Draw(1, 0, 0)].lr)
-    assert not torch.equal(pairs.train[Draw(1, 0, 0)].lr, pairs.train[Draw(2, 0, 0)].lr)
+    first, again, other = (pairs.train.__getitems__(draws(e)) for e in (1, 1, 2))
+    assert torch.equal(first.lr_BHWC, again.lr_BHWC)
+    assert torch.equal(first.code_B, again.code_B)
+    assert not torch.equal(first.lr_BHWC, other.lr_BHWC)
 
 
-def test_the_eight_flips_and_rotations_differ() -> None:
-    image = torch.arange(9).view(1, 3, 3)
-    seen = {tuple(dihedral(image, code).flatten().tolist()) for code in range(8)}
-    turned = {
-        tuple(np.rot90(m, k).flatten().tolist())
-        for m in (image[0].numpy(), image[0].numpy().T)
-        for k in range(4)
-    }
-    assert seen == turned
-
-
-def test_too_large_patches_are_refused_by_name() -> None:
-    data = SamplePairs(4, patch_size=130)
-    with pytest.raises(ValueError, match="astronaut"):
+def test_too_small_photos_are_left_out_by_name() -> None:
+    data = SamplePairs(4, patch_size=110)
+    data.setup()
+    assert data.train.skipped == ["rocket"]  # 640 x 427: 106 LR pixels
+    assert 5 not in data.train.items
+    data = SamplePairs(4, patch_size=400)
+    with pytest.raises(ValueError, match=r"all 6 photos are smaller than a patch"):
         data.setup()
+
+
+def test_degradations_reach_the_lr_photos() -> None:
+    plain, blurred = SamplePairs(2), SamplePairs(2, degradation=Degradation(blur=1.6))
+    for data in (plain, blurred):
+        data.setup("validate")
+    assert torch.equal(plain.val[0].hr, blurred.val[0].hr)
+    assert torch.equal(Degradation(blur=1.6).fixed(plain.val[0].lr, "chelsea"), blurred.val[0].lr)
 
 
 def test_ratings_fall_with_the_severity() -> None:
@@ -75,13 +84,16 @@ def test_rated_sample_is_the_same_every_time_and_says_it_is_synthetic() -> None:
     for data in (first, second):
         data.setup()
     assert "SYNTHETIC" in first.description
-    assert first.train.names == second.train.names
+    assert np.array_equal(first.train.names, second.train.names)
     assert len(first.train) == 6
     train, val = ([n.partition("-")[2] for n in d.names] for d in (first.train, first.val))
     assert not set(train) & set(val)  # no degradation is in both splits
-    assert all(
-        torch.equal(a, b) for a, b in zip(first.train.images, second.train.images, strict=True)
-    )
-    assert torch.equal(first.train[2].image, first.train[2].image)
-    crops = {tuple(first.train[Draw(e, 0, 2)].image[0, :2, 0].tolist()) for e in range(8)}
+    for one, two in zip(first.train.images.images, second.train.images.images, strict=True):
+        assert np.array_equal(one, two)
+    centre = first.train.__getitems__([2]).images_BHWC[0]
+    assert np.array_equal(centre, first.train.images[2][32:224, 32:224])
+    crops = {
+        first.train.__getitems__(Draws(e, 0, 0, np.array([2]))).images_BHWC.numpy().tobytes()
+        for e in range(8)
+    }
     assert len(crops) > 1

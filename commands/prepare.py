@@ -1,0 +1,238 @@
+"""python run.py prepare: fetches, verifies and packs data sets."""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+from commands.run_folder import shorter
+from datamodules.ava import AVA, CORRUPT, read_index
+from datamodules.degradations import Degradation
+from datamodules.div2k import DIV2K, FolderPairs, PhotoFolders, check_sizes
+from datamodules.download import Archive, fetch
+from datamodules.images import list_images, probe
+from datamodules.packed import PackedImages, Source, damaged
+from datamodules.parallel import each, workers_for
+from datamodules.rated import RatedFolder, StoredRatings, read_ratings, some
+from networks.nima import ResizeRule
+
+Sizes = NDArray[np.int64]  # N x 2: height, width
+
+log = logging.getLogger(__name__)
+
+DIV2K_URL = "http://data.vision.ee.ethz.ch/cvl/DIV2K/"
+# MD5 sums as torchSR (github.com/Coloquinte/torchSR) lists them, sizes as TensorFlow Datasets does.
+DIV2K_ARCHIVES = {
+    "DIV2K_train_HR": ("bdc2d9338d4e574fe81bf7d158758658", 3530603713),
+    "DIV2K_valid_HR": ("9fcdda83005c5e5997799b69f955ff88", 448993893),
+    "DIV2K_train_LR_bicubic/X2": ("9a637d2ef4db0d0a81182be37fb00692", 925390592),
+    "DIV2K_train_LR_bicubic/X3": ("ad80b9fe40c049a07a8a6c51bfab3b6d", None),
+    "DIV2K_train_LR_bicubic/X4": ("76c43ec4155851901ebbe8339846d93d", None),
+    "DIV2K_valid_LR_bicubic/X2": ("1512c9a3f7bde2a1a21a73044e46b9cb", 117763600),
+    "DIV2K_valid_LR_bicubic/X3": ("18b1d310f9f88c13618c287927b29898", None),
+    "DIV2K_valid_LR_bicubic/X4": ("21962de700c8d368c6ff83314480eff0", None),
+}
+AVA_HELP = """\
+AVA cannot be downloaded by a program: its photos belong to their photographers, and its authors
+hand them out for research only. github.com/imfing/ava_downloader links to what people use: the
+lists (AVA.txt, tags.txt, aesthetics_image_lists/) and the photos (64 archives, 32 GB).
+Put them into {root} as
+  AVA.txt
+  images/<id>.jpg                               255,510 files
+  aesthetics_image_lists/generic_test.jpgl      for the official split
+  tags.txt                                      to choose tags by name
+and run the same command again: it verifies every file."""
+
+
+class Options(BaseModel):
+    """Keys of conf/prepare.yaml."""
+
+    model_config = ConfigDict(strict=True)
+
+    dataset: Literal["div2k", "ava", "photos", "rated"]
+    root: str | None
+    ratings: str | None
+    download: bool
+    keep_archives: bool
+    pack: bool
+    scales: list[Literal[1, 2, 3, 4]] = Field(min_length=1)
+    blur: float = Field(ge=0)
+    resize_rule: ResizeRule
+    resize: PositiveInt
+    crop: PositiveInt
+    num_buckets: PositiveInt
+    store: str | None
+    num_workers: NonNegativeInt | None
+
+
+def problems(cfg: DictConfig) -> Iterator[str]:
+    """Mistakes that types do not show."""
+    if cfg.dataset in ("photos", "rated") and cfg.root is None:
+        yield f"root=null: dataset={cfg.dataset} needs root=FOLDER, where the photos are"
+    if cfg.dataset == "rated" and cfg.ratings is None:
+        yield "ratings=null: dataset=rated needs ratings=FILE, the table"
+
+
+def prepare(cfg: DictConfig) -> None:
+    """Does it; exits with 1 where files are bad."""
+    root = Path(cfg.root or f"{cfg.paths.data_dir}/{cfg.dataset.upper()}").expanduser()
+    steps = {"div2k": prepare_div2k, "ava": prepare_ava, "photos": prepare_photos}
+    steps.get(cfg.dataset, prepare_rated)(cfg, root)
+
+
+def prepare_div2k(cfg: DictConfig, root: Path) -> None:
+    """Fetches what is missing, checks names and sizes, decodes every file."""
+    folders = [name for name in DIV2K_ARCHIVES if "/" not in name or int(name[-1]) in cfg.scales]
+    for name in folders:
+        if cfg.download:
+            md5, size = DIV2K_ARCHIVES[name]
+            url = f"{DIV2K_URL}{'DIV2K_' + name[6:].replace('/', '_')}.zip"
+            fetch(Archive(url, md5, name, size), root, keep=cfg.keep_archives)
+    data = DIV2K(str(root), **pair_options(cfg))
+    log.info("HR of the 100 test photos of DIV2K was never published; 800 train, 100 validate")
+    for split in ("train", "val"):
+        hr = data.hr_sources(split)
+        hr_sizes = verified(hr, f"{split} HR", cfg.num_workers)
+        for scale in [scale for scale in cfg.scales if scale > 1]:
+            lr = data.lr_sources(split, scale, hr)
+            if lr is not None:
+                lr_sizes = verified(lr, f"{split} LR x{scale}", cfg.num_workers)
+                check_sizes(hr_sizes, lr_sizes, [source.name for source in lr], scale)
+    if cfg.pack:
+        pack_pairs(data, ("train", "val"))
+    log.info("ready: python run.py data=div2k data.root=%s", shorter(root))
+
+
+def prepare_photos(cfg: DictConfig, root: Path) -> None:
+    """Decodes every file of a folder."""
+    data = PhotoFolders(None, str(root), **pair_options(cfg))
+    verified(data.hr_sources("val"), "photos", cfg.num_workers)
+    if cfg.pack:
+        pack_pairs(data, ("val",))
+    log.info("ready: python run.py data=photos data.train_hr=%s data.val_hr=...", shorter(root))
+
+
+def prepare_ava(cfg: DictConfig, root: Path) -> None:
+    """Says where AVA is to be had, or checks and decodes what is there."""
+    if not (root / "AVA.txt").is_file() or not (root / "images").is_dir():
+        raise ValueError(f"{root}: AVA.txt or images/ is missing\n" + AVA_HELP.format(root=root))
+    index = read_index(root / "AVA.txt")
+    wanted = {f"{i}.jpg" for i in index.ids.tolist()} - {f"{i}.jpg" for i in CORRUPT}
+    paths = list_images(root / "images")
+    names = {path.name for path in paths}
+    log.info("AVA.txt: %d photos; images/: %d files", len(index.ids), len(paths))
+    report("without a file", sorted(wanted - names))
+    report("known to be corrupt and not used", sorted(names & {f"{i}.jpg" for i in CORRUPT}))
+    report("not in AVA.txt and not used", sorted(names - wanted - {f"{i}.jpg" for i in CORRUPT}))
+    verified([Source(p.stem, p) for p in paths if p.name in wanted], "photos", cfg.num_workers)
+    options = rated_options(cfg)
+    try:
+        data = AVA(str(root), **options)
+        data.find_test_list()
+        split = "official"
+    except ValueError as error:
+        log.info("%s", error)
+        split = "random"
+        data = AVA(str(root), split="random", **options)
+    if cfg.pack:
+        pack_ratings(data)
+    log.info("ready: python run.py experiment=ava_nima data.root=%s data.split=%s", root, split)
+
+
+def prepare_rated(cfg: DictConfig, root: Path) -> None:
+    """Reads the table and decodes every file that it names."""
+    names = read_ratings(Path(cfg.ratings).expanduser(), cfg.num_buckets).names
+    paths = {path.name: path for path in list_images(root)}
+    missing = [name for name in names if name not in paths]
+    log.info("%s: %d photos; %s: %d files", cfg.ratings, len(names), root, len(paths))
+    report("without a file", missing)
+    there = [Source(name, paths[name]) for name in names if name in paths]
+    verified(there, "photos", cfg.num_workers)
+    if missing:
+        sys.exit(1)
+    if cfg.pack:
+        data = RatedFolder(
+            cfg.ratings, str(root), num_buckets=cfg.num_buckets, **rated_options(cfg)
+        )
+        pack_ratings(data)
+    log.info(
+        "ready: python run.py experiment=sample_nima data=rated data.ratings=%s data.images=%s "
+        "scorer.num_buckets=%d", cfg.ratings, root, cfg.num_buckets
+    )  # fmt: skip
+
+
+def pair_options(cfg: DictConfig) -> dict[str, Any]:
+    """Arguments of the data modules of pairs."""
+    degradation = Degradation(blur=float(cfg.blur))
+    return {"scale": list(cfg.scales), "degradation": degradation, "store": cfg.store}
+
+
+def rated_options(cfg: DictConfig) -> dict[str, Any]:
+    """Arguments of the data modules of rated photos."""
+    sizes = {name: cfg[name] for name in ("resize_rule", "resize", "crop")}
+    return {"store": cfg.store, **sizes}
+
+
+def verified(sources: Sequence[Source], what: str, num_workers: int | None) -> Sizes:
+    """Decodes every file; prints the bad ones and exits with 1 if there are any.
+
+    Returns:
+        N x 2 sizes: height, width.
+    """
+    paths = [source.path for source in sources]
+    num_workers = workers_for(paths) if num_workers is None else num_workers
+    probes = list(each(probe, paths, f"verifying {what}", num_workers=num_workers, chunk=16))
+    bad = [found for found in probes if isinstance(found, str)]
+    log.info("%s: %d of %d files are good", what, len(paths) - len(bad), len(paths))
+    if bad:
+        log.error("%d bad files:\n  %s", len(bad), "\n  ".join(bad))
+        sys.exit(1)
+    return np.array(probes, np.int64)
+
+
+def report(what: str, names: Sequence[str]) -> None:
+    """A line on files that are not as expected, if there are any."""
+    if names:
+        log.info("%d %s: %s", len(names), what, some(names))
+
+
+def pack_pairs(data: FolderPairs, splits: Sequence[str]) -> None:
+    """Packs, and compares what was packed earlier with its checksums."""
+    for split in splits:
+        data.fingerprint(split)
+        photos = data.split(split)
+        for images in (photos.hr, *photos.lr.values()):
+            assert isinstance(images, PackedImages)
+            check_packed(images)
+
+
+def pack_ratings(data: StoredRatings) -> None:
+    """Packs, and compares what was packed earlier with its checksums."""
+    data.fingerprint()
+    assert isinstance(data.train.images, PackedImages)
+    check_packed(data.train.images)
+
+
+def check_packed(images: PackedImages) -> None:
+    """Prints a store's place and size; removes files whose checksum is wrong.
+
+    Raises:
+        ValueError: if there are such files.
+    """
+    folder = images.shards[0].parent
+    bad = damaged(images.shards)
+    for path in bad:
+        path.unlink()
+    if bad:
+        raise ValueError(
+            f"{folder}: {len(bad)} files had a wrong checksum and are removed; the same command "
+            "packs them again"
+        )
+    size = sum(path.stat().st_size for path in images.shards)
+    log.info("%s: %d images, %.2f GB, checksums are right", folder, len(images), size / 1e9)

@@ -1,0 +1,170 @@
+"""AVA: 255,510 photos with the votes of people from 1 to 10.
+
+Murray, Marchesotti, Perronnin: "AVA: a large-scale database for aesthetic visual analysis", CVPR
+2012. `AVA.txt` has 255,530 lines of 15 numbers: index, image id, votes for 1 to 10, two semantic
+tags (0: none) and the challenge.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.rated import Ratings, StoredRatings, some
+
+log = logging.getLogger(__name__)
+
+COLUMNS = 15
+# Files of the archive that cannot be decoded whole.
+CORRUPT = (179118, 230701, 277832, 371434, 440774, 729377)
+NUM_ABSENT = 20  # lines of AVA.txt whose image the archive lacks
+TEST_LIST = "generic_test.jpgl"  # 20,000 ids, 70 of which are not in AVA.txt
+
+
+class Index(NamedTuple):
+    """AVA.txt."""
+
+    ids: NDArray[np.int64]
+    votes: NDArray[np.int64]  # N x 10
+    tags: NDArray[np.int64]  # N x 2; 0 is none
+    challenges: NDArray[np.int64]
+
+
+class AVA(StoredRatings):
+    """AVA in the layout of its archives: `AVA.txt`, `images/<id>.jpg`, optionally `tags.txt`.
+
+    Args:
+        root: folder that holds these.
+        split: `official` (the 19,930 usable images of `generic_test.jpgl` validate, all others
+            train), `random` (the paper's 80/20, by `split_seed`) or `lists` (`val_list`,
+            `train_list`).
+        tags: only photos with one of these semantic tags: numbers, or names of `tags.txt`.
+        challenges: only photos of these challenges.
+        more: arguments of `StoredRatings`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        split: Literal["official", "random", "lists"] = "official",
+        tags: list[int | str] | None = None,
+        challenges: list[int] | None = None,
+        val_list: str | None = None,
+        max_missing: int = NUM_ABSENT,
+        **more: Any,  # noqa: ANN401
+    ) -> None:
+        self.root = Path(root).expanduser()
+        if (split == "lists") != (val_list is not None):
+            raise ValueError(f"data.split={split}, data.val_list={val_list}: lists go with lists")
+        super().__init__(
+            str(self.root / "images"), val_list=val_list, max_missing=max_missing, **more
+        )
+        if self.num_buckets != 10:
+            raise ValueError(
+                f"scorer.num_buckets={self.num_buckets}: people rated AVA from 1 to 10"
+            )
+        self.official = split == "official"
+        self.tags = tags
+        self.challenges = challenges
+        self.description = f"AVA, {split} split"
+        for name, wanted in (("tags", tags), ("challenges", challenges)):
+            if wanted is not None:
+                self.description += f", {name} {', '.join(map(str, wanted))}"
+
+    def ratings(self) -> Ratings:
+        """Reads AVA.txt, leaves out the corrupt files, and finds the official test list."""
+        if self.official:
+            self.val_list = str(self.find_test_list())
+        index = read_index(self.root / "AVA.txt")
+        used = ~np.isin(index.ids, CORRUPT)
+        corrupt = [str(i) for i in index.ids[~used]]
+        notes = [f"{len(corrupt)} whose files are known to be corrupt ({some(corrupt)})"]
+        if self.tags is not None:
+            numbers = tag_numbers(self.tags, self.root / "tags.txt")
+            used &= np.isin(index.tags, numbers).any(axis=1)
+        if self.challenges is not None:
+            used &= np.isin(index.challenges, self.challenges)
+        if not used.any():
+            raise ValueError(f"data.tags={self.tags}, data.challenges={self.challenges}: no photo")
+        votes = index.votes[used]
+        p_NK = (votes / votes.sum(axis=1, keepdims=True)).astype(np.float32)
+        names = [f"{i}.jpg" for i in index.ids[used].tolist()]
+        return Ratings(names, p_NK, notes if corrupt else [])
+
+    def find_test_list(self) -> Path:
+        """The official test list.
+
+        Raises:
+            ValueError: saying where it is looked for.
+        """
+        places = [self.root / TEST_LIST, self.root / "aesthetics_image_lists" / TEST_LIST]
+        for place in places:
+            if place.is_file():
+                return place
+        raise ValueError(
+            f"{places[1]}: no such file (nor {places[0]}); data.split=random does without the "
+            "official test list"
+        )
+
+
+def read_index(path: Path) -> Index:
+    """Reads AVA.txt.
+
+    Raises:
+        ValueError: naming the file and the line.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', error)}); python run.py prepare "
+            "dataset=ava says where AVA is to be had, data.root=FOLDER where it lies"
+        ) from error
+    try:
+        numbers = np.array(text.split(), dtype=np.int64)
+        if len(numbers) % COLUMNS or len(numbers) == 0:
+            raise ValueError("not a multiple of 15 numbers")
+    except ValueError as error:
+        raise ValueError(f"{path}: {first_bad_line(text)}") from error
+    table = numbers.reshape(-1, COLUMNS)
+    ids, votes = table[:, 1], table[:, 2:12]
+    for k in np.flatnonzero((votes < 0).any(axis=1) | (votes.sum(axis=1) == 0))[:1]:
+        raise ValueError(f"{path}: image {ids[k]} has no valid votes")
+    found, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"{path}: image {found[counts > 1][0]} is there twice")
+    return Index(ids, votes, table[:, 12:14], table[:, 14])
+
+
+def first_bad_line(text: str) -> str:
+    """What is wrong with the first line that is not 15 whole numbers."""
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if len(words) != COLUMNS or not all(word.lstrip("-").isdigit() for word in words):
+            return f"line {number} is not 15 whole numbers: {line[:60]!r}"
+    return "is empty"
+
+
+def tag_numbers(tags: Sequence[int | str], path: Path) -> list[int]:
+    """Numbers of semantic tags.
+
+    Raises:
+        ValueError: for a name that tags.txt does not have.
+    """
+    names: dict[str, int] = {}
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            number, _, name = line.strip().partition(" ")
+            if number.isdigit():
+                names[name.strip().lower()] = int(number)
+    numbers = []
+    for tag in tags:
+        if isinstance(tag, str) and tag.lower() not in names:
+            allowed = ", ".join(names) if names else f"numbers only, as there is no {path}"
+            raise ValueError(f"data.tags={tag}: allowed are {allowed}")
+        numbers.append(names[tag.lower()] if isinstance(tag, str) else tag)
+    return numbers

@@ -1,0 +1,453 @@
+"""The binary store: decoded images that are read without decoding, patch by patch.
+
+"All images are saved as binary files to improve the training speed" (paper). A store is a folder of
+safetensors files, `00000.safetensors` and so on, so any safetensors reader opens it. Each holds up
+to `per_shard` images:
+
+- `pixels`: uint8, the images one after the other, each H x W x 3, RGB, row by row;
+- `offsets` (int64, N), `sizes` (int32, N x 2: height, width), `names` (uint8, N x length, UTF-8,
+  padded with zeros): where each image begins, its size and its name;
+- `sources` (int64, N x 2: bytes, modification time in ns), `sha256` (uint8, N x 32): the file that
+  each image was made from;
+- in the metadata, `recipe` (what was done to the files) and `sha256` (of `pixels`).
+
+A file is written under a temporary name and renamed, so it is whole or absent; packing again writes
+only the files that are missing, made by another recipe, or older than a change of their sources.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import mmap
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.parallel import each, progress, workers_for
+
+log = logging.getLogger(__name__)
+
+Image = NDArray[np.uint8]  # H x W x 3, RGB
+
+FORMAT = 1  # part of the recipe: a change of the layout above makes old files invalid
+HEADER = 4096  # bytes before the pixels; safetensors allows spaces after the JSON
+DTYPES = {"uint8": "U8", "int32": "I32", "int64": "I64"}
+INDEX = ("offsets", "sizes", "names", "sources", "sha256")
+# A worker that has touched every page of a store would show the whole store as its memory.
+READS_BETWEEN_RELEASES = 4096
+
+
+class Source(NamedTuple):
+    """An image file and the name of its image."""
+
+    name: str
+    path: Path
+
+
+class Images(Protocol):
+    """Decoded images, in memory or on disk."""
+
+    names: NDArray[np.str_]
+    sizes: NDArray[np.int64]  # N x 2: height, width
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, k: int) -> Image:
+        """A view of one image, for reading parts of it."""
+
+    def whole(self, k: int) -> Image:
+        """One image, for reading all of it."""
+
+    def flat(self) -> tuple[Tensor, NDArray[np.int64]]:
+        """All pixels of all images as one tensor, and where each image begins."""
+
+
+class MemoryImages:
+    """Images in memory."""
+
+    def __init__(self, images: Sequence[Image], names: Sequence[str]) -> None:
+        self.images = images
+        self.names = np.array(names, dtype=np.str_)
+        self.sizes = np.array([image.shape[:2] for image in images], np.int64).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, k: int) -> Image:
+        return self.images[k]
+
+    def whole(self, k: int) -> Image:
+        """One image."""
+        return self.images[k]
+
+    def flat(self) -> tuple[Tensor, NDArray[np.int64]]:
+        """All pixels of all images as one tensor, and where each image begins."""
+        ends = np.cumsum(self.sizes.prod(axis=1) * 3)
+        pixels = np.concatenate([image.reshape(-1) for image in self.images])
+        return torch.from_numpy(pixels), np.concatenate([[0], ends[:-1]])
+
+
+class PackedImages:
+    """Images of a store, memory-mapped: reading a patch touches the bytes of its rows.
+
+    Nothing in it grows by reading, and copies in other processes share it.
+
+    Args:
+        shards: files of the store, in order.
+        num_images: use the first so many.
+
+    Raises:
+        ValueError: if a file is damaged.
+    """
+
+    def __init__(self, shards: Sequence[Path], num_images: int) -> None:
+        self.shards = list(shards)
+        indices = [Shard(path) for path in shards]
+
+        def joined(name: str) -> NDArray[Any]:
+            return np.concatenate([index.arrays[name] for index in indices])[:num_images]
+
+        self.names = np.concatenate([index.names() for index in indices])[:num_images]
+        self.sizes = joined("sizes").astype(np.int64)
+        self.places = joined("offsets") + HEADER  # in their files
+        counts = [len(index.arrays["offsets"]) for index in indices]
+        self.shard_of = np.repeat(np.arange(len(shards)), counts)[:num_images]
+        self.num_pixels = [index.num_pixels for index in indices]
+        # What went in, for run folders: same content, same fingerprint, wherever it lies.
+        total = hashlib.sha256(indices[0].recipe.encode())
+        total.update("\0".join(self.names).encode())
+        total.update(joined("sha256").tobytes())
+        self.fingerprint = total.hexdigest()
+        self.maps: list[mmap.mmap] = []
+        self.num_reads = 0
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"maps": []}
+
+    def __getitem__(self, k: int) -> Image:
+        """A view of one image; read-only."""
+        if not self.maps:
+            self.maps = [self.map(path) for path in self.shards]
+        self.num_reads += 1
+        if self.num_reads % READS_BETWEEN_RELEASES == 0:
+            self.release()
+        height, width = self.sizes[k].tolist()
+        shard = self.maps[self.shard_of[k]]
+        return np.ndarray((height, width, 3), np.uint8, shard, int(self.places[k]))
+
+    def whole(self, k: int) -> Image:
+        """A copy of one image, read in one go."""
+        height, width = self.sizes[k].tolist()
+        path, place = self.shards[self.shard_of[k]], int(self.places[k])
+        image = np.fromfile(path, np.uint8, height * width * 3, offset=place)
+        return image.reshape(height, width, 3)
+
+    @staticmethod
+    def map(path: Path) -> mmap.mmap:
+        """Maps a file."""
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # Else the kernel reads 128 KiB around every row of a patch that is not in its cache.
+        mapped.madvise(mmap.MADV_RANDOM)
+        return mapped
+
+    def release(self) -> None:
+        """Gives pages that were read back to the kernel, which keeps them in its cache."""
+        for mapped in self.maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+    def flat(self) -> tuple[Tensor, NDArray[np.int64]]:
+        """All pixels of all images as one tensor, and where each image begins."""
+        starts = np.concatenate([[0], np.cumsum(self.num_pixels)])
+        pixels = torch.empty(int(starts[-1]), dtype=torch.uint8)
+        for path, start, num in zip(self.shards, starts, self.num_pixels, strict=False):
+            pixels[start : start + num] = torch.from_numpy(
+                np.fromfile(path, np.uint8, num, offset=HEADER)
+            )
+        return pixels, starts[self.shard_of] + self.places - HEADER
+
+
+class Shard:
+    """The index of one file of a store.
+
+    Raises:
+        ValueError: if the file is not whole, or no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with open(path, "rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+                end = max(value["data_offsets"][1] for key, value in header.items()
+                          if key != "__metadata__")  # fmt: skip
+                if os.fstat(file.fileno()).st_size != HEADER + end:
+                    raise ValueError("it is cut off")
+                self.num_pixels = header["pixels"]["shape"][0]
+                file.seek(HEADER + self.num_pixels)
+                self.arrays = {name: read_array(file, header[name]) for name in INDEX}
+        except (OSError, ValueError, KeyError, MemoryError) as error:
+            raise ValueError(f"{path}: no file of a binary store ({error})") from error
+        self.recipe: str = header["__metadata__"]["recipe"]
+        self.pixels_sha256: str = header["__metadata__"]["sha256"]
+
+    def names(self) -> NDArray[np.str_]:
+        """The images' names."""
+        raw = self.arrays["names"]
+        return np.char.decode(raw.view(f"S{raw.shape[1]}")[:, 0], "utf-8")
+
+
+def read_array(file: Any, entry: dict[str, Any]) -> NDArray[Any]:  # noqa: ANN401
+    """The next tensor of a file, in the order in which they were written."""
+    dtype = next(name for name, code in DTYPES.items() if code == entry["dtype"])
+    count = int(np.prod(entry["shape"]))
+    return np.fromfile(file, dtype, count).reshape(entry["shape"])
+
+
+def pack(
+    folder: Path,
+    sources: Sequence[Source] | None,
+    make: Callable[[Source], Image],
+    *,
+    per_shard: int,
+    what: str,
+    limit: int | None = None,
+    num_workers: int | None = None,
+) -> PackedImages:
+    """Opens a store, after writing what is missing or out of date.
+
+    Args:
+        folder: where the store is, or will be.
+        sources: the image files; None if they are gone, so that the store is taken as it is.
+        make: reads a file and makes the image to keep; a dataclass, whose values are the recipe.
+        per_shard: images per file.
+        what: the images, for messages.
+        limit: only the first so many.
+        num_workers: processes that pack; one per core if None and it is worth it.
+
+    Raises:
+        ValueError: listing every file that cannot be read, or if the disk is full.
+    """
+    if sources is None:
+        shards = sorted(folder.glob("[0-9]*.safetensors"))
+        if not shards:
+            raise ValueError(f"{folder}: there is no binary store")
+        count = sum(len(Shard(path).arrays["offsets"]) for path in shards)
+        return PackedImages(shards, min(count, limit or count))
+    recipe = json.dumps({"format": FORMAT, **recipe_of(make)}, sort_keys=True)
+    used = sources[:limit]
+    groups = [used[k : k + per_shard] for k in range(0, len(used), per_shard)]
+    shards = [folder / f"{k:05}.safetensors" for k in range(len(groups))]
+    jobs = list(zip(shards, groups, strict=True))
+    if not all(is_current(shard, group, recipe) for shard, group in jobs):
+        with locked(folder):
+            jobs = [job for job in jobs if not is_current(*job, recipe)]
+            if jobs:
+                write_shards(folder, jobs, make, recipe, what, num_workers)
+    if limit is None:  # files of a time when there were more images
+        for path in folder.glob("[0-9]*.safetensors"):
+            if path not in shards:
+                path.unlink()
+    return PackedImages(shards, len(used))
+
+
+def recipe_of(make: Callable[[Source], Image]) -> dict[str, Any]:
+    """What a function does to a file, as plain values."""
+    assert is_dataclass(make)
+    assert not isinstance(make, type)
+    return {"make": type(make).__name__, **asdict(make)}
+
+
+def is_current(shard: Path, group: Sequence[Source], recipe: str) -> bool:
+    """Whether a file begins with these images, made by this recipe from these very sources."""
+    if not shard.exists():
+        return False
+    try:
+        index = Shard(shard)
+        names = index.names()
+    except ValueError:
+        return False
+    num = len(group)
+    if index.recipe != recipe or names[:num].tolist() != [source.name for source in group]:
+        return False
+    return bool(np.array_equal(index.arrays["sources"][:num], stats(group)))
+
+
+def stats(group: Sequence[Source]) -> NDArray[np.int64]:
+    """Size and modification time of each file; zeros where there is none."""
+
+    def stat(path: Path) -> tuple[int, int]:
+        try:
+            found = os.stat(path)
+        except OSError:
+            return 0, 0
+        return found.st_size, found.st_mtime_ns
+
+    return np.array([stat(source.path) for source in group], np.int64).reshape(-1, 2)
+
+
+def write_shards(
+    folder: Path,
+    jobs: Sequence[tuple[Path, Sequence[Source]]],
+    make: Callable[[Source], Image],
+    recipe: str,
+    what: str,
+    num_workers: int | None,
+) -> None:
+    """Writes files of a store, in parallel, and goes on past what cannot be read.
+
+    Raises:
+        ValueError: listing every image that cannot be read, or if the disk is full.
+    """
+    for path in folder.glob(".*.safetensors"):  # left behind by a process that was killed
+        path.unlink()
+    log.info("packing %d %s into %s", sum(len(group) for _, group in jobs), what, folder)
+    if num_workers is None:
+        num_workers = workers_for(source.path for _, group in jobs for source in group)
+    write = partial(write_shard, make=make, recipe=recipe)
+    bad = [
+        problem
+        for problems in each(write, jobs, f"packing {what}", num_workers=num_workers)
+        for problem in problems
+    ]
+    if bad:
+        raise ValueError("\n  ".join([f"{len(bad)} of the {what} cannot be used:", *bad]))
+
+
+def write_shard(
+    job: tuple[Path, Sequence[Source]], *, make: Callable[[Source], Image], recipe: str
+) -> list[str]:
+    """Writes one file of a store unless an image cannot be read.
+
+    Returns:
+        What is wrong with the images; the file was written if nothing is.
+    """
+    target, group = job
+    temporary = target.with_name(f".{target.name}")
+    bad, offsets, sizes, hashes = [], [], [], []
+    total = hashlib.sha256()
+    position = 0
+    sources = stats(group)  # before reading: a change in between makes the file out of date
+    try:
+        with open(temporary, "wb") as file:
+            file.seek(HEADER)
+            for source in group:
+                try:
+                    image = make(source)
+                    hashes.append(hashlib.sha256(source.path.read_bytes()).digest())
+                except (ValueError, OSError) as error:
+                    bad.append(str(error))
+                    continue
+                content = np.ascontiguousarray(image).data
+                file.write(content)
+                total.update(content)
+                offsets.append(position)
+                sizes.append(image.shape[:2])
+                position += content.nbytes
+            if bad:
+                return bad
+            padding = bytes(-position % 8)  # the index that follows is aligned
+            file.write(padding)
+            total.update(padding)
+            names = [source.name.encode() for source in group]
+            width = max(map(len, names))
+            arrays: dict[str, NDArray[Any]] = {
+                "offsets": np.array(offsets, np.int64),
+                "sources": sources,
+                "sizes": np.array(sizes, np.int32),
+                "names": np.array(names, f"S{width}").view(np.uint8).reshape(-1, width),
+                "sha256": np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32),
+            }
+            for name in INDEX:
+                file.write(arrays[name].tobytes())
+            ordered = {name: arrays[name] for name in INDEX}
+            file.seek(0)
+            file.write(header(position + len(padding), ordered, recipe, total.hexdigest()))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        free = shutil.disk_usage(target.parent).free / 1e9
+        raise ValueError(
+            f"{target}: cannot be written ({error.strerror}; {free:.1f} GB are free); what is "
+            "packed so far is kept, and data.store=FOLDER puts a store elsewhere"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return []
+
+
+def header(num_pixels: int, arrays: dict[str, NDArray[Any]], recipe: str, sha256: str) -> bytes:
+    """The first `HEADER` bytes of a safetensors file: length, JSON, spaces."""
+    entries: dict[str, Any] = {"__metadata__": {"recipe": recipe, "sha256": sha256}}
+    entries["pixels"] = {"dtype": "U8", "shape": [num_pixels], "data_offsets": [0, num_pixels]}
+    end = num_pixels
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        dtype = DTYPES[array.dtype.name]
+        entries[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(entries).encode().ljust(HEADER - 8)
+    assert len(text) == HEADER - 8, "the recipe is too long"
+    return len(text).to_bytes(8, "little") + text
+
+
+def damaged(shards: Sequence[Path]) -> list[Path]:
+    """Files of a store whose pixels are not those that were written, by their checksum."""
+    whole = progress(map(is_whole, shards), "verifying", len(shards))
+    return [path for path, good in zip(shards, whole, strict=True) if not good]
+
+
+def is_whole(shard: Path) -> bool:
+    """Whether the checksum of a file's pixels is right."""
+    try:
+        index = Shard(shard)
+    except ValueError:
+        return False
+    total = hashlib.sha256()
+    with open(shard, "rb") as file:
+        file.seek(HEADER)
+        left = index.num_pixels
+        while left:
+            content = file.read(min(left, 1 << 20))
+            total.update(content)
+            left -= len(content)
+    return total.hexdigest() == index.pixels_sha256
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Waits until no other process packs into a folder, and keeps others out.
+
+    Raises:
+        ValueError: if the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115  # closing it ends the lock
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be written ({error.strerror}); data.store=FOLDER puts the binary "
+            "store elsewhere"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for another process that packs into %s", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        yield

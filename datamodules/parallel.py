@@ -1,0 +1,83 @@
+"""The same work on many items: under a progress bar, and in several processes."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from rich import get_console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+WORTH_PROCESSES = (
+    50_000_000  # bytes of image files: some 3 s of decoding, as long as starting takes
+)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """Iterates over `total` items under a progress bar (none where there is one item)."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Where it is no terminal, a bar would still leave an empty line behind.
+    bar = Progress(*columns, transient=True, disable=not get_console().is_terminal)
+    with bar:
+        task = bar.add_task(what, total=total, visible=total > 1)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def each(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    what: str,
+    *,
+    num_workers: int,
+    chunk: int = 1,
+) -> Iterator[Result]:
+    """Results of a function for every item, in order, under a progress bar.
+
+    Args:
+        function: has to be picklable where there are workers, as its items and results.
+        items: what to work on.
+        what: said beside the bar.
+        num_workers: processes; 0 works in this one. There are never more than chunks of items.
+        chunk: items that a worker takes at a time.
+    """
+    num_workers = min(num_workers, -(-len(items) // chunk))
+    if num_workers <= 1:
+        yield from progress(map(function, items), what, len(items))
+        return
+    # Spawned, because a forked child of a process with PyTorch's threads can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=one_thread)
+    try:
+        yield from progress(pool.map(function, items, chunksize=chunk), what, len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def workers_for(paths: Iterable[Path]) -> int:
+    """Processes that reading these files is worth: none for what takes less than to start them."""
+    total = 0
+    for path in paths:
+        total += path.stat().st_size if path.exists() else 0
+        if total > WORTH_PROCESSES:
+            return num_cores()
+    return 0
+
+
+def one_thread() -> None:
+    """As many threads as processes would stand in each other's way."""
+    torch.set_num_threads(1)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container or a cluster may allow fewer
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
