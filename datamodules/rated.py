@@ -518,4 +518,6 @@ def maximum_entropy(
         size_N[worse_N] = 0
         weight_NF = weight_NF - size_N[:, None] * step_NF
         p_NK, value_N = dual(weight_NF)
+    for mean, bucket in ((1, 0), (num_buckets, -1)):  # one bucket is all that is left
+        p_NK[mean_N == mean] = np.eye(num_buckets)[bucket]
     return p_NK

@@ -1,3 +1,5 @@
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.images import find_images, read_image, write_image
+from datamodules.images import find_images, probe, read_image, write_image
 
 RAMP = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -65,6 +67,62 @@ def test_truncated_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(ValueError, match=r"cut\.png: cannot be read"):
         read_image(path)
+
+
+def test_other_files_that_a_person_has(tmp_path: Path) -> None:
+    """docs/data.md lists what is done with each."""
+    photo = Image.fromarray(np.full((4, 6, 3), 128, dtype=np.uint8))
+    # A JPEG under the name of a PNG is read by its content.
+    photo.save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").rename(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").shape == (3, 4, 6)
+    # Of an animation the first frame is read.
+    for suffix in ("gif", "webp", "png"):
+        frames = [Image.new("RGB", (6, 4), color) for color in ("red", "blue")]
+        frames[0].save(tmp_path / f"b.{suffix}", save_all=True, append_images=frames[1:])
+        first = read_image(tmp_path / f"b.{suffix}")[:, 0, 0].tolist()
+        assert first[0] > 250
+        assert max(first[1:]) < 5
+    # The alpha channel is dropped; the colours stay.
+    Image.new("RGBA", (6, 4), (10, 20, 30, 0)).save(tmp_path / "c.png")
+    assert read_image(tmp_path / "c.png")[:, 0, 0].tolist() == [10, 20, 30]
+    # 16 bits per channel become 8.
+    wide = np.array([[0, 257, 65535, 32896]], dtype=np.uint16)
+    Image.fromarray(wide).save(tmp_path / "d.png")
+    assert read_image(tmp_path / "d.png")[0, 0].tolist() == [0, 1, 255, 128]
+    Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "e.tif")
+    with pytest.raises(ValueError, match=r"e\.tif: has floating-point pixels"):
+        read_image(tmp_path / "e.tif")
+    with pytest.raises(ValueError, match=r"cannot be read as an image"):
+        read_image(tmp_path)
+    assert probe(tmp_path / "a.png") == (4, 6)
+    assert "absent.png: no such file" in str(probe(tmp_path / "absent.png"))
+
+
+def test_decompression_bomb_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 20_000)).save(path)  # 400 million pixels in 50 kB
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"bomb\.png: cannot be read as an image \(.*bomb"):
+        read_image(path)
+
+
+def test_unreadable_file_is_refused_by_name() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # the file is to be what cannot be read
+        path = Path(folder) / "secret.png"
+        Image.new("RGB", (4, 4)).save(path)
+        path.chmod(0)
+        pid = os.fork()
+        if (
+            pid == 0
+        ):  # a child, because root reads everything and cannot come back from not being it
+            if os.geteuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            found = str(probe(path))
+            os._exit(0 if "secret.png: cannot be read" in found and "Permission" in found else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_finding_images(tmp_path: Path) -> None:

@@ -1,0 +1,304 @@
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from PIL import Image
+
+from datamodules.images import read_image, to_unit
+from datamodules.rated import (
+    RatedBatch,
+    RatedFolder,
+    impossible,
+    maximum_entropy,
+    narrowest,
+    read_ratings,
+    widest,
+)
+from networks.nima import NIMA
+from tests.conftest import PHOTOS
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twenty photos with votes from 1 to 5, and a table that names them."""
+    root = tmp_path / "data"
+    (root / "photos").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with open(root / "ratings.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *(f"votes_{k}" for k in range(1, 6))])
+        for k in range(20):
+            image = rng.integers(0, 256, (40 + k, 70 - k, 3), dtype=np.uint8)
+            Image.fromarray(image).save(root / "photos" / f"p{k:02}.png")
+            writer.writerow([f"p{k:02}.png", *rng.integers(0, 30, 5) + 1])
+    return root
+
+
+def rated(root: Path, **more: Any) -> RatedFolder:  # noqa: ANN401
+    options: dict[str, Any] = {"num_buckets": 5, "resize": 48, "crop": 32, "batch_size": 4} | more
+    return RatedFolder(str(root / "ratings.csv"), str(root / "photos"), **options)
+
+
+def batches(data: RatedFolder) -> list[RatedBatch]:
+    return [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+
+
+def test_votes_become_shares_of_the_right_photo(folder: Path) -> None:
+    data = rated(folder)
+    data.setup()
+    assert len(data.train) == 16
+    assert len(data.val) == 4
+    with open(folder / "ratings.csv", newline="") as file:
+        table = {row["image"]: row for row in csv.DictReader(file)}
+    names = set()
+    for split in (data.train, data.val):
+        for name, p_K in zip(split.names.tolist(), split.p_NK, strict=True):
+            votes = np.array([float(table[name][f"votes_{k}"]) for k in range(1, 6)])
+            assert np.allclose(p_K.numpy(), votes / votes.sum(), atol=1e-7)
+            names.add(name)
+    assert names == set(table)
+
+
+@pytest.mark.parametrize(
+    ("rule", "size"), [("squash", (48, 48)), ("short_side", (48, 77)), ("native", (43, 67))]
+)
+def test_validation_sees_what_the_scorer_would(
+    folder: Path, rule: str, size: tuple[int, int]
+) -> None:
+    scorer = NIMA("mnasnet_0_5", num_buckets=5, resize_rule=rule, resize=48, crop=32)  # type: ignore[arg-type]
+    data = rated(folder, resize_rule=rule)
+    data.setup()
+    sizes = dict(
+        zip(data.train.images.names.tolist(), data.train.images.sizes.tolist(), strict=True)
+    )
+    # 43 x 67 pixels: 40 + 3, 70 - 3; 48 pixels high it is 74.8 wide
+    assert sizes["p03.png"] == list({"short_side": (48, 75)}.get(rule, size))
+    batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+    for name, image in zip(data.val.names.tolist(), batch.images_BCHW, strict=False):
+        whole = to_unit(read_image(folder / "photos" / name))[None]
+        assert torch.equal(scorer.prepare(whole)[0], image)
+
+
+def test_small_photos_are_enlarged_to_the_crop_at_native_resolution(folder: Path) -> None:
+    Image.new("RGB", (20, 30)).save(folder / "photos" / "p00.png")
+    data = rated(folder, resize_rule="native")
+    data.setup()
+    assert data.train.images.sizes[0].tolist() == [48, 32]
+
+
+def test_training_crops_are_random_and_flipped_and_epochs_differ(folder: Path) -> None:
+    data = rated(folder, resize=40, crop=32)
+    data.setup()
+    loader = data.train_dataloader()
+    assert len(loader) == 4
+    first = batches(data)
+    again = batches(data)
+    assert all(torch.equal(a.images_BCHW, b.images_BCHW) for a, b in zip(first, again, strict=True))
+    loader.batch_sampler.set_epoch(1)  # type: ignore[union-attr]
+    other = [data.on_after_batch_transfer(batch, 0) for batch in loader]
+    assert not torch.equal(first[0].images_BCHW, other[0].images_BCHW)
+    flips = torch.cat([batch.flip_B for batch in data.train_dataloader()])
+    assert set(flips.tolist()) == {0, 1}
+
+
+def test_workers_change_nothing(folder: Path) -> None:
+    one, two = rated(folder), rated(folder, num_workers=2)
+    for data in (one, two):
+        data.setup()
+    for a, b in zip(batches(one), batches(two), strict=True):
+        assert torch.equal(a.images_BCHW, b.images_BCHW)
+        assert torch.equal(a.p_BK, b.p_BK)
+
+
+def test_split_depends_on_its_own_seed_and_on_the_names_alone(folder: Path) -> None:
+    def val(**more: Any) -> set[str]:  # noqa: ANN401
+        data = rated(folder, **more)
+        data.setup()
+        return set(data.val.names.tolist())
+
+    assert val() == val(seed=5)
+    assert val() != val(split_seed=1)
+    assert len(val(val_share=0.5)) == 10
+    before = val()
+    lines = (folder / "ratings.csv").read_text().splitlines()
+    gone = next(k for k in range(1, 20) if lines[k].split(",")[0] not in before)
+    (folder / "ratings.csv").write_text("\n".join(lines[:gone] + lines[gone + 1 :]))
+    assert len(val() & before) >= 3  # one image less moves one other at most
+
+
+def test_lists_choose_the_splits_and_must_not_overlap(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("p01.png\np02\nabsent\n")
+    data = rated(folder, val_list=str(tmp_path / "val.txt"))
+    data.setup()
+    assert data.val.names.tolist() == ["p01.png", "p02.png"]
+    assert len(data.train) == 18
+    (tmp_path / "train.txt").write_text("p05\np02.png\n")
+    lists = {"val_list": str(tmp_path / "val.txt"), "train_list": str(tmp_path / "train.txt")}
+    with pytest.raises(ValueError, match=r"train.txt and .*val.txt overlap in 1 images: p02.png"):
+        rated(folder, **lists).setup()
+    (tmp_path / "train.txt").write_text("p05\np06\n")
+    data = rated(folder, **lists)
+    data.setup()
+    assert data.train.names.tolist() == ["p05.png", "p06.png"]
+    (tmp_path / "val.txt").write_text("nothing\n")
+    with pytest.raises(ValueError, match="none validates"):
+        rated(folder, val_list=str(tmp_path / "val.txt")).setup()
+    with pytest.raises(ValueError, match=r"absent.txt: cannot be read as a list"):
+        rated(folder, val_list="absent.txt").setup()
+    with pytest.raises(ValueError, match=r"needs data\.val_list"):
+        rated(folder, train_list="train.txt")
+
+
+def test_listed_images_that_are_not_rated_are_reported(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "val.txt").write_text("p01 p02 nobody\n")
+    rated(folder, val_list=str(tmp_path / "val.txt")).setup()
+    assert "1 listed but not rated (nobody)" in caplog.text
+
+
+def test_missing_photos_are_an_error_unless_allowed(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for k in (3, 8):
+        (folder / "photos" / f"p{k:02}.png").unlink()
+    with pytest.raises(ValueError, match=r"2 of 20 rated images are not in .*p03.png, p08.png"):
+        rated(folder).setup()
+    data = rated(folder, max_missing=2)
+    data.setup()
+    assert len(data.train) + len(data.val) == 18
+    assert "2 without a file (p03.png, p08.png)" in caplog.text
+
+
+def test_limit_takes_the_first_of_each_split(folder: Path) -> None:
+    whole, few = rated(folder), rated(folder, limit=2)
+    for data in (whole, few):
+        data.setup()
+    assert few.train.names.tolist() == whole.train.names.tolist()[:2]
+    assert few.val.names.tolist() == whole.val.names.tolist()[:2]
+    assert torch.equal(few.val.p_NK, whole.val.p_NK[:2])
+    assert np.array_equal(few.val.images[int(few.val.items[1])],
+                          whole.val.images[int(whole.val.items[1])])  # fmt: skip
+
+
+def test_fingerprint_follows_photos_ratings_and_split(folder: Path) -> None:
+    prints = {rated(folder).fingerprint(), rated(folder, split_seed=1).fingerprint()}
+    text = (folder / "ratings.csv").read_text()
+    (folder / "ratings.csv").write_text(text.replace("p07.png,", "p07.png,9"))
+    prints.add(rated(folder).fingerprint())
+    Image.new("RGB", (60, 60)).save(folder / "photos" / "p07.png")
+    prints.add(rated(folder).fingerprint())
+    assert len(prints) == 4
+
+
+def test_store_is_enough_without_the_photos(folder: Path) -> None:
+    one = rated(folder)
+    one.setup()
+    shutil.rmtree(folder / "photos")
+    two = rated(folder)
+    two.setup()
+    assert two.fingerprint() == one.fingerprint()
+    assert torch.equal(batches(one)[0].images_BCHW, batches(two)[0].images_BCHW)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the columns are "),
+        ("photo,votes_1\n", "the columns are photo,votes_1; needed are"),
+        ("image,votes_1,votes_3\n", "needed are image,votes_1"),
+        ("image,votes_1,votes_2\na,1,2\n", "votes for 2 ratings, the scorer for 3; scorer.num_b"),
+        ("image,votes_1,votes_2,votes_3\n", "has no row"),
+        ("image,votes_1,votes_2,votes_3\na.png,1,2\n", "'a.png' in row 2: 3 numbers are needed"),
+        ("image,votes_1,votes_2,votes_3\na.png,1,x,3\n", "'a.png' in row 2: 3 numbers"),
+        ("image,votes_1,votes_2,votes_3\na.png,1,-2,3\n", "votes 0 or more"),
+        ("image,votes_1,votes_2,votes_3\na.png,0,0,0\n", "has no votes"),
+        ("image,votes_1,votes_2,votes_3\na,1,2,3\nb,1,1,1\na,1,2,3\n", "'a' in row 4: is there tw"),
+        ("image,mean\na,3.5\n", "'a' in row 2: a mean of 3.5 is not within 1 to 3"),
+        ("image,mean\na,nan\n", "have to be finite"),
+        ("image,mean,std\na,2,0.5\nb,2,1.5\n", "'b' in row 3: ratings of 1 to 3 with a mean of 2"),
+    ],
+)
+def test_wrong_tables_are_refused_by_row(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "ratings.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"ratings\.csv") as info:
+        read_ratings(path, 3)
+    assert message in str(info.value)
+
+
+def test_means_become_distributions(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.csv"
+    path.write_text("\ufeffimage,mean,std\na.png,5.5,1.4\n\nb.png,3.25,1\n", encoding="utf-8")
+    names, p_NK, _ = read_ratings(path, 10)
+    k = np.arange(1, 11)
+    assert names == ["a.png", "b.png"]
+    assert (p_NK @ k).tolist() == pytest.approx([5.5, 3.25], abs=1e-5)
+    std = np.sqrt(p_NK @ k**2 - (p_NK @ k) ** 2)
+    assert std.tolist() == pytest.approx([1.4, 1.0], abs=1e-4)
+
+
+@pytest.mark.parametrize("num_buckets", [2, 5, 10])
+def test_maximum_entropy_has_the_moments(num_buckets: int) -> None:
+    rng = np.random.default_rng(0)
+    mean = np.concatenate([rng.uniform(1, num_buckets, 300), [1, num_buckets]])
+    low = np.array([narrowest(m) for m in mean])
+    high = np.array([widest(m, num_buckets) for m in mean])
+    std = low + rng.uniform(0, 1, len(mean)) * (high - low)
+    k = np.arange(1, num_buckets + 1)
+    p = maximum_entropy(mean, num_buckets=num_buckets)
+    assert np.abs(p @ k - mean).max() < 1e-5
+    assert p.min() >= 0
+    assert np.abs(p.sum(axis=1) - 1).max() < 1e-12
+    p = maximum_entropy(mean, std, num_buckets=num_buckets)
+    assert np.abs(p @ k - mean).max() < 1e-5
+    assert np.abs(np.sqrt(np.maximum(p @ k**2 - (p @ k) ** 2, 0)) - std).max() < 1e-5
+
+
+@pytest.mark.parametrize("std", [None, 0.9, 1.4])
+def test_maximum_entropy_against_scipy(std: float | None) -> None:
+    k = np.arange(1, 8)
+    conditions = [
+        {"type": "eq", "fun": lambda p: p.sum() - 1},
+        {"type": "eq", "fun": lambda p: p @ k - 3.3},
+    ]
+    if std is not None:
+        conditions.append({"type": "eq", "fun": lambda p: p @ (k - 3.3) ** 2 - std**2})
+    found = scipy.optimize.minimize(
+        lambda p: (p * np.log(p)).sum(),
+        np.full(7, 1 / 7),
+        bounds=[(1e-12, 1)] * 7,
+        constraints=conditions,
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 1000},
+    )
+    spread = None if std is None else np.array([std])
+    p = maximum_entropy(np.array([3.3]), spread, num_buckets=7)[0]
+    assert np.abs(p - found.x).max() < 1e-5
+
+
+def test_impossible_moments_are_told() -> None:
+    assert impossible(3.5, num_buckets=10) is None
+    assert impossible(3.5, 0.5, num_buckets=10) is None  # half at 3, half at 4
+    assert "0.5 to" in str(impossible(3.5, 0.4, num_buckets=10))
+    assert impossible(1.0, 0.0, num_buckets=10) is None
+    assert "not within" in str(impossible(0.9, num_buckets=10))
+
+
+@pytest.mark.skipif(not (PHOTOS / "oasis").is_dir(), reason="the OASIS photos are not at hand")
+def test_oasis(tmp_path: Path) -> None:
+    root = PHOTOS / "oasis"
+    data = RatedFolder(
+        str(root / "ratings.csv"), str(root / "images"), num_buckets=7, store=str(tmp_path)
+    )
+    data.setup()
+    assert (len(data.train), len(data.val)) == (578, 145)
+    assert data.train.p_NK.shape == (578, 7)
+    assert torch.allclose(data.train.p_NK.sum(dim=1), torch.ones(578), atol=1e-6)
