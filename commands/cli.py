@@ -134,9 +134,16 @@ def job(command: str) -> Callable[[DictConfig], Any]:
 
 
 def remove_empty(folder: Path) -> None:
-    """Removes a folder that a refused command left empty, and its empty parents below here."""
-    if folder.is_dir() and [p.name for p in folder.iterdir()] == [".lock"]:
-        (folder / ".lock").unlink()
+    """Removes a folder that a refused command left empty, and its empty parents below here.
+
+    A lock and a log alone are nothing: what a run has begun with is run.json.
+    """
+    if folder == Path.cwd():
+        return  # commands that work on files have no folder of their own
+    held = list(folder.iterdir()) if folder.is_dir() else []
+    if {path.name for path in held} <= {".lock", "train.log", "evaluate.log"}:
+        for path in held:
+            path.unlink()
     for path in (folder, *folder.parents):
         if path == Path.cwd() or not path.is_relative_to(Path.cwd()):
             return

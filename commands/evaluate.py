@@ -93,7 +93,7 @@ def evaluate(cfg: DictConfig) -> None:
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
     # A scorer's constant predictor is the mean of the training data, an enhancer needs none.
     data = datamodule.fingerprint("val" if record["kind"] == "enhancer" else None)
-    identity = Identity({str(key): value for key, value in config.items()}, files, data)
+    identity = Identity({str(key): value for key, value in config.items()}, files, data=data)
     state = decide(folder, identity, resume=False, overwrite=cfg.overwrite, stale=cfg.stale)
     if state is not State.FINISHED:
         pick_device(cfg.device)

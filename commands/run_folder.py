@@ -159,8 +159,8 @@ class Identity:
 
     config: dict[str, Any]
     files: dict[str, str]
-    data: str | None = None
     code: str = field(default_factory=code_sha256)
+    data: str | None = None
 
     def __post_init__(self) -> None:
         self.inputs = {

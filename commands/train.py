@@ -180,7 +180,7 @@ def identify(cfg: DictConfig, data: str | None) -> Identity:
     else:
         del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
     files = {key: path for key, path in files.items() if path is not None}
-    return Identity({str(key): value for key, value in config.items()}, files, data)
+    return Identity({str(key): value for key, value in config.items()}, files, data=data)
 
 
 def fit(

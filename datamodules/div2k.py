@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.degradations import Degradation, shrink
 from datamodules.images import list_images, read_image, to_array, to_tensor, to_unit
-from datamodules.packed import Image, Images, PackedImages, Source, pack
+from datamodules.packed import Image, Images, MemoryImages, PackedImages, Source, pack
 from datamodules.sampling import (
     BatchDataset,
     Draws,
@@ -324,6 +324,19 @@ class PairsDataModule(ShardedDataModule):
     def photos(self, split: str, degradation: Degradation) -> Photos:
         """HR and LR photos of `train` or `val`; LR degraded as always for the image's name."""
         raise NotImplementedError
+
+    def in_memory(
+        self, hr: Sequence[Tensor], names: Sequence[str], degradation: Degradation
+    ) -> Photos:
+        """Photos (3 x H x W uint8) that stay in memory, with LR made from them."""
+        lr: dict[int, Images] = {}
+        for scale in self.scales:
+            small = [
+                degradation.fixed(shrink(image, scale), name)
+                for image, name in zip(hr, names, strict=True)
+            ]
+            lr[scale] = MemoryImages([to_array(image) for image in small], names)
+        return Photos(MemoryImages([to_array(image) for image in hr], names), lr)
 
     def split(self, split: str) -> Photos:
         """Photos of a split, opened once."""

@@ -199,10 +199,10 @@ class Shard:
                 self.num_pixels = header["pixels"]["shape"][0]
                 file.seek(HEADER + self.num_pixels)
                 self.arrays = {name: read_array(file, header[name]) for name in INDEX}
-        except (OSError, ValueError, KeyError, MemoryError) as error:
+                self.recipe: str = header["__metadata__"]["recipe"]
+                self.pixels_sha256: str = header["__metadata__"]["sha256"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
             raise ValueError(f"{path}: no file of a binary store ({error})") from error
-        self.recipe: str = header["__metadata__"]["recipe"]
-        self.pixels_sha256: str = header["__metadata__"]["sha256"]
 
     def names(self) -> NDArray[np.str_]:
         """The images' names."""

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.degradations import Degradation, gaussian_blur, gaussian_noise, jpeg, shrink
+from datamodules.degradations import Degradation, gaussian_blur, gaussian_noise, jpeg
 from datamodules.div2k import PairsDataModule, Photos
 from datamodules.images import read_image, to_array, to_bytes, to_unit
-from datamodules.packed import Images, MemoryImages
+from datamodules.packed import MemoryImages
 from datamodules.rated import RatedDataModule, RatedDataset
 from datamodules.sampling import random_stream
 from networks.nima import resize_images
@@ -49,15 +49,8 @@ class SamplePairs(PairsDataModule):
     def photos(self, split: str, degradation: Degradation) -> Photos:
         """Reads the photos and makes the LR photos."""
         files = (TRAIN_PHOTOS if split == "train" else VAL_PHOTOS)[: self.limit]
-        images, names = [photo(file) for file in files], [Path(file).stem for file in files]
-        lr: dict[int, Images] = {}
-        for scale in self.scales:
-            small = [
-                degradation.fixed(shrink(image, scale), name)
-                for image, name in zip(images, names, strict=True)
-            ]
-            lr[scale] = MemoryImages([to_array(image) for image in small], names)
-        return Photos(MemoryImages([to_array(image) for image in images], names), lr)
+        names = [Path(file).stem for file in files]
+        return self.in_memory([photo(file) for file in files], names, degradation)
 
 
 class SampleRated(RatedDataModule):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
@@ -41,8 +42,11 @@ def test_extensions_work_as_shown(folder: Path) -> None:
         "networks/mynet.py": "from torch import Tensor, nn\n",
         "lightning_modules/myloss.py": "from torch import Tensor, nn\n"
         "from lightning_modules.losses import HybridLoss, LossTerms\n",
-        "datamodules/mydata.py": "from datamodules.sample import *\n"
-        "from datamodules.images import find_images\n",
+        "datamodules/mydata.py": "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from datamodules.degradations import Degradation\n"
+        "from datamodules.div2k import PairsDataModule, Photos\n"
+        "from datamodules.images import to_tensor\n",
     }
     parts = ("commands", "conf", "networks", "lightning_modules", "datamodules", "weights")
     for part in parts:
@@ -52,6 +56,9 @@ def test_extensions_work_as_shown(folder: Path) -> None:
     for name in ("chelsea", "coffee", "astronaut"):
         photo = Image.open(Path(skimage.data.__file__).parent / f"{name}.png")
         photo.resize((96, 64)).save(folder / "photos" / f"{name}.png")
+        for split in ("train", "val"):
+            (folder / split).mkdir(exist_ok=True)
+            np.save(folder / split / f"{name}.npy", np.array(photo.resize((96, 64))))
     for name, text in BLOCKS:
         assert len(text.splitlines()) <= 10, name
         (folder / name).write_text(imports.get(name, "") + text)

@@ -1,5 +1,7 @@
 import os
+import struct
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,18 @@ def test_other_files_that_a_person_has(tmp_path: Path) -> None:
         read_image(tmp_path)
     assert probe(tmp_path / "a.png") == (4, 6)
     assert "absent.png: no such file" in str(probe(tmp_path / "absent.png"))
+
+
+def test_sixteen_bit_colours_lose_their_low_byte(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:  # Pillow itself cannot write such a PNG
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    row = b"\0" + struct.pack(">6H", 0, 255, 256, 511, 65535, 32767)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    assert read_image(tmp_path / "a.png")[:, 0].T.tolist() == [[0, 0, 1], [1, 255, 127]]
 
 
 def test_decompression_bomb_is_refused_by_name(tmp_path: Path) -> None:

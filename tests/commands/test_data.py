@@ -1,0 +1,134 @@
+"""Training and evaluating on photos and ratings in folders, through the real command line."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.commands.test_train import assert_same_curve, assert_same_weights, rows, run_at
+from tests.conftest import TINY, TINY_NIMA, Finished, launch
+
+Cli = Callable[..., Finished]
+
+WORDS = [*(word for word in TINY if not word.startswith("data.limit")), "gamma=0", "data=photos"]
+PHOTOS = [*WORDS, "data.train_hr=train", "data.val_hr=val"]
+RATED = [
+    *(word for word in TINY_NIMA if not word.startswith("data.num_")),
+    *("data=rated", "data.ratings=ratings.csv", "data.images=train", "scorer.num_buckets=3"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _data(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    votes = [["image", "votes_1", "votes_2", "votes_3"]]
+    for split, num in (("train", 9), ("val", 3)):
+        (folder / split).mkdir()
+        for k in range(num):
+            small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+            photo = small.resize((70 + k, 66), Image.Resampling.BICUBIC)
+            photo.save(folder / split / f"{k}.png")
+            if split == "train":
+                votes.append([f"{k}.png", *map(str, rng.integers(1, 20, 3))])
+    with open(folder / "ratings.csv", "w", newline="") as file:
+        csv.writer(file).writerows(votes)
+
+
+def train(cli: Cli, output: str, *words: str) -> Path:
+    done = cli(*words, f"paths.output_dir={output}")
+    assert done.code == 0, done.err
+    experiment = "sample_nima" if "experiment=sample_nima" in words else "sample_edsr"
+    return run_at(output, experiment)
+
+
+@pytest.mark.parametrize("base", [PHOTOS, RATED], ids=["photos", "rated"])
+def test_curve_is_the_same_for_any_number_of_workers(cli: Cli, base: list[str]) -> None:
+    none, two = (train(cli, f"w{n}", *base, f"data.num_workers={n}") for n in (0, 2))
+    assert rows(none) == rows(two)
+    assert_same_weights(none, two)
+
+
+def test_curve_is_the_same_with_the_store_on_the_device(cli: Cli) -> None:
+    loader, device = (
+        train(cli, f"d{d}", *PHOTOS, f"data.on_device={d}") for d in ("false", "true")
+    )
+    assert rows(loader) == rows(device)
+    assert_same_weights(loader, device)
+
+
+@pytest.mark.ddp
+def test_two_ranks_train_like_one(cli: Cli, folder: Path) -> None:
+    fifty = [*PHOTOS, "epochs=1", "data.num_steps=50", "optim=adam"]
+    single = train(cli, "one", *fifty)
+    # The second store is packed by two ranks at once.
+    words = [*fifty, "trainer=ddp_cpu", "paths.output_dir=two", "data.store=store2"]
+    double = launch(folder, *words)
+    output, _ = double.communicate(timeout=300)
+    assert double.returncode == 0, output
+    assert_same_curve(single, run_at("two"))
+
+
+def test_same_command_finds_its_run_and_changed_photos_are_told(cli: Cli, folder: Path) -> None:
+    words = [*PHOTOS, "epochs=1"]
+    run = train(cli, "a", *words)
+    assert len(json.loads((run / "result.json").read_text())["inputs"]["data"]) == 64
+    assert "already finished" in cli(*words, "paths.output_dir=a").out
+    Image.new("RGB", (80, 80), "red").save(folder / "train" / "4.png")
+    done = cli(*words, "paths.output_dir=a")
+    assert done.code == 2
+    assert "the data changed since; stale=rerun" in done.err
+    assert "training in" in cli(*words, "paths.output_dir=a", "stale=rerun").out
+
+
+def test_moved_photos_are_the_same_run(cli: Cli, folder: Path) -> None:
+    words = [*WORDS, "epochs=1", "name=mine", "paths.output_dir=a", "data.val_hr=val"]
+    assert cli(*words, "data.train_hr=train").code == 0
+    shutil.move(folder / "train", folder / "elsewhere")
+    done = cli(*words, "data.train_hr=elsewhere")
+    assert "already finished" in done.out
+
+
+def test_deblurring_and_scale_one(cli: Cli) -> None:
+    run = train(cli, "blur", *PHOTOS, "data.degradation.blur=1.6")
+    assert "LR with blur1.6" in json.loads((run / "result.json").read_text())["data"]
+    one = train(cli, "one", *PHOTOS, "scale=1", "data.degradation.blur=1.6")
+    assert json.loads((one / "result.json").read_text())["config"]["scale"] == 1
+    best = one / "checkpoints" / "best.ckpt"
+    done = cli(
+        *("evaluate", f"checkpoint={best}", "data=photos", "data.val_hr=val"),
+        *("data.degradation.blur=1.6", "scorer.checkpoint=null"),
+    )
+    assert done.code == 0, done.err
+    assert "over bicubic" in done.out
+
+
+def test_evaluating_on_a_benchmark_and_on_rated_photos(cli: Cli, folder: Path) -> None:
+    enhancer = train(cli, "a", *PHOTOS, "epochs=1") / "checkpoints" / "best.ckpt"
+    (folder / "Set3").mkdir()
+    shutil.copytree(folder / "val", folder / "Set3" / "HR")
+    words = ["evaluate", f"checkpoint={enhancer}", "scorer.checkpoint=null"]
+    done = cli(*words, "data=benchmark", "data.root=Set3")
+    assert done.code == 0, done.err
+    assert "on benchmark Set3" in done.out
+    assert "already" not in done.out
+    scorer = train(cli, "b", *RATED, "epochs=1") / "checkpoints" / "best.ckpt"
+    table = ["data=rated", "data.ratings=ratings.csv", "data.images=train"]
+    done = cli("evaluate", f"checkpoint={scorer}", *table)
+    assert done.code == 0, done.err
+    assert "on 2 images" in done.out
+
+
+def test_a_bad_photo_ends_it_by_name(cli: Cli, folder: Path) -> None:
+    (folder / "train" / "3.png").write_bytes(b"no image")
+    (folder / "train" / "5.png").write_bytes(b"")
+    done = cli(*PHOTOS)
+    assert done.code == 2
+    assert "2 of the HR photos (train) cannot be used" in done.err
+    assert "train/3.png: not an image file" in done.err
+    assert "train/5.png: not an image file" in done.err
+    assert not (folder / "outputs").exists()
