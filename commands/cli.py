@@ -174,6 +174,7 @@ def quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
+        ".*smaller than the logging interval.*",  # an epoch of few steps is no mistake
         ".*does not have many workers.*",  # the built-in data are in memory
         ".*Checkpoint directory .* exists and is not empty.*",  # run folders are found again
         ".*Found .* module.* in eval mode.*",

@@ -270,6 +270,8 @@ def check_composed(command: str, words: list[str]) -> list[str]:
     ]
     if not cfg.paths.output_dir:
         problems.append("paths.output_dir: has to be a folder's name")
+    else:
+        problems += require_folder("paths.output_dir", cfg.paths.output_dir)
     problems += check_node("", cfg)
     try:
         problems += module.problems(cfg)
@@ -392,6 +394,17 @@ def require_file(key: str, path: str | None) -> Iterator[str]:
     """One problem if a path is given and is no file."""
     if path is not None and not os.path.isfile(os.path.expanduser(path)):
         yield f"{key}={path}: no such file"
+
+
+def require_folder(key: str, path: str) -> Iterator[str]:
+    """One problem if a folder is not there and cannot be made."""
+    folder = Path(path).expanduser().absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        yield f"{key}={path}: {folder} is a file; a folder is needed"
+    elif not os.access(folder, os.W_OK):
+        yield f"{key}={path}: {folder} cannot be written to"
 
 
 def require_kind(cfg: DictConfig, wanted: str) -> Iterator[str]:

@@ -81,12 +81,19 @@ def evaluate(cfg: DictConfig) -> None:
         if cfg.scale not in (None, network.scale):
             raise ValueError(f"scale={cfg.scale}, but {cfg.checkpoint} is for x{network.scale}")
         cfg.scale = network.scale
+        if "scale" in cfg.data and cfg.data.scale != cfg.scale:
+            raise ValueError(f"data.scale={cfg.data.scale}: {cfg.checkpoint} is for x{cfg.scale}")
         if cfg.scorer.checkpoint is not None:
             files["scorer.checkpoint"] = cfg.scorer.checkpoint
     else:
         assert isinstance(network, NIMA)
         names = ("num_buckets", "resize_rule", "resize", "crop")
         sizes = {name: getattr(network, name) for name in names}
+        for name, value in sizes.items():
+            if cfg.scorer[name] not in (None, value):
+                raise ValueError(
+                    f"scorer.{name}={cfg.scorer[name]}, but {cfg.checkpoint} has {value}"
+                )
         cfg.scorer = {"checkpoint": None, **sizes}
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)

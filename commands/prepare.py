@@ -9,17 +9,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from commands.run_folder import shorter
-from datamodules.ava import AVA, CORRUPT, read_index
+from datamodules.ava import AVA, CORRUPT, NUM_ABSENT, read_index
 from datamodules.degradations import Degradation
-from datamodules.div2k import DIV2K, FolderPairs, PhotoFolders, check_sizes
+from datamodules.div2k import DIV2K, FolderPairs, PhotoFolders, check_sizes, some
 from datamodules.download import Archive, fetch
-from datamodules.images import list_images, probe
-from datamodules.packed import PackedImages, Source, damaged
+from datamodules.images import image_names, probe
+from datamodules.packed import BadImages, PackedImages, Source, damaged
 from datamodules.parallel import each, workers_for
-from datamodules.rated import RatedFolder, StoredRatings, read_ratings, some
+from datamodules.rated import RatedFolder, StoredRatings, read_ratings
 from networks.nima import ResizeRule
 
 Sizes = NDArray[np.int64]  # N x 2: height, width
@@ -66,9 +66,8 @@ class Options(BaseModel):
     resize_rule: ResizeRule
     resize: PositiveInt
     crop: PositiveInt
-    num_buckets: PositiveInt
+    num_buckets: int = Field(ge=2)
     store: str | None
-    num_workers: NonNegativeInt | None
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
@@ -83,88 +82,105 @@ def prepare(cfg: DictConfig) -> None:
     """Does it; exits with 1 where files are bad."""
     root = Path(cfg.root or f"{cfg.paths.data_dir}/{cfg.dataset.upper()}").expanduser()
     steps = {"div2k": prepare_div2k, "ava": prepare_ava, "photos": prepare_photos}
-    steps.get(cfg.dataset, prepare_rated)(cfg, root)
+    try:
+        steps.get(cfg.dataset, prepare_rated)(cfg, root)
+    except BadImages as error:
+        log.error("%s", error)
+        sys.exit(1)
 
 
 def prepare_div2k(cfg: DictConfig, root: Path) -> None:
     """Fetches what is missing, checks names and sizes, decodes every file."""
+    data = DIV2K(str(root), **pair_options(cfg))  # refuses wrong settings before any download
     folders = [name for name in DIV2K_ARCHIVES if "/" not in name or int(name[-1]) in cfg.scales]
-    for name in folders:
-        if cfg.download:
-            md5, size = DIV2K_ARCHIVES[name]
-            url = f"{DIV2K_URL}{'DIV2K_' + name[6:].replace('/', '_')}.zip"
-            fetch(Archive(url, md5, name, size), root, keep=cfg.keep_archives)
-    data = DIV2K(str(root), **pair_options(cfg))
+    for name in folders if cfg.download else []:
+        md5, size = DIV2K_ARCHIVES[name]
+        url = f"{DIV2K_URL}{'DIV2K_' + name[6:].replace('/', '_')}.zip"
+        fetch(Archive(url, md5, name, size), root, keep=cfg.keep_archives)
     log.info("HR of the 100 test photos of DIV2K was never published; 800 train, 100 validate")
-    for split in ("train", "val"):
-        hr = data.hr_sources(split)
-        hr_sizes = verified(hr, f"{split} HR", cfg.num_workers)
-        for scale in [scale for scale in cfg.scales if scale > 1]:
-            lr = data.lr_sources(split, scale, hr)
-            if lr is not None:
-                lr_sizes = verified(lr, f"{split} LR x{scale}", cfg.num_workers)
-                check_sizes(hr_sizes, lr_sizes, [source.name for source in lr], scale)
     if cfg.pack:
         pack_pairs(data, ("train", "val"))
-    log.info("ready: python run.py data=div2k data.root=%s", shorter(root))
+    else:
+        for split in ("train", "val"):
+            hr = data.hr_sources(split)
+            hr_sizes = verified(hr, f"{split} HR")
+            for scale in cfg.scales:
+                lr = data.lr_sources(split, scale, hr)
+                if lr is not None:
+                    check_sizes(hr_sizes, verified(lr, f"{split} LR x{scale}"), lr, scale)
+    ready(cfg, f"experiment=div2k_edsr data.root={shorter(root)} gamma=0")
 
 
 def prepare_photos(cfg: DictConfig, root: Path) -> None:
     """Decodes every file of a folder."""
     data = PhotoFolders(None, str(root), **pair_options(cfg))
-    verified(data.hr_sources("val"), "photos", cfg.num_workers)
     if cfg.pack:
         pack_pairs(data, ("val",))
-    log.info("ready: python run.py data=photos data.train_hr=%s data.val_hr=...", shorter(root))
+    else:
+        verified(data.hr_sources("val"), "photos")
+    ready(cfg, f"data=photos data.train_hr={shorter(root)} data.val_hr=... gamma=0")
 
 
 def prepare_ava(cfg: DictConfig, root: Path) -> None:
     """Says where AVA is to be had, or checks and decodes what is there."""
     if not (root / "AVA.txt").is_file() or not (root / "images").is_dir():
         raise ValueError(f"{root}: AVA.txt or images/ is missing\n" + AVA_HELP.format(root=root))
+    data = AVA(str(root), split="official", **rated_options(cfg))
     index = read_index(root / "AVA.txt")
-    wanted = {f"{i}.jpg" for i in index.ids.tolist()} - {f"{i}.jpg" for i in CORRUPT}
-    paths = list_images(root / "images")
-    names = {path.name for path in paths}
-    log.info("AVA.txt: %d photos; images/: %d files", len(index.ids), len(paths))
+    known = {f"{i}.jpg" for i in CORRUPT}
+    wanted = {f"{i}.jpg" for i in index.ids.tolist()} - known
+    names = set(image_names(root / "images"))
+    log.info("AVA.txt: %d photos; images/: %d files", len(index.ids), len(names))
     report("without a file", sorted(wanted - names))
-    report("known to be corrupt and not used", sorted(names & {f"{i}.jpg" for i in CORRUPT}))
-    report("not in AVA.txt and not used", sorted(names - wanted - {f"{i}.jpg" for i in CORRUPT}))
-    verified([Source(p.stem, p) for p in paths if p.name in wanted], "photos", cfg.num_workers)
-    options = rated_options(cfg)
+    report("known to be corrupt and not used", sorted(names & known))
+    report("not in AVA.txt and not used", sorted(names - wanted - known))
+    too_few = len(wanted - names) > NUM_ABSENT
+    if too_few:
+        log.error("more than the %d photos that the archive lacks are missing", NUM_ABSENT)
+    split = "official"
     try:
-        data = AVA(str(root), **options)
         data.find_test_list()
-        split = "official"
     except ValueError as error:
         log.info("%s", error)
         split = "random"
-        data = AVA(str(root), split="random", **options)
-    if cfg.pack:
+        data = AVA(str(root), split="random", **rated_options(cfg))
+    if cfg.pack and not too_few:
         pack_ratings(data)
-    log.info("ready: python run.py experiment=ava_nima data.root=%s data.split=%s", root, split)
+    else:
+        folder = root / "images"
+        verified([Source(name, f"{folder}/{name}") for name in sorted(wanted & names)], "photos")
+    if too_few:
+        sys.exit(1)
+    ready(cfg, f"experiment=ava_nima data.root={root} data.split={split}")
 
 
 def prepare_rated(cfg: DictConfig, root: Path) -> None:
     """Reads the table and decodes every file that it names."""
-    names = read_ratings(Path(cfg.ratings).expanduser(), cfg.num_buckets).names
-    paths = {path.name: path for path in list_images(root)}
-    missing = [name for name in names if name not in paths]
-    log.info("%s: %d photos; %s: %d files", cfg.ratings, len(names), root, len(paths))
+    options = rated_options(cfg) | {"num_buckets": cfg.num_buckets}
+    data = RatedFolder(cfg.ratings, str(root), **options)
+    rated = read_ratings(Path(cfg.ratings).expanduser(), cfg.num_buckets).names.tolist()
+    names = set(image_names(root))
+    missing = [name for name in rated if name not in names]
+    log.info("%s: %d photos; %s: %d files", cfg.ratings, len(rated), root, len(names))
     report("without a file", missing)
-    there = [Source(name, paths[name]) for name in names if name in paths]
-    verified(there, "photos", cfg.num_workers)
+    if cfg.pack and not missing:
+        pack_ratings(data)
+    else:
+        there = [Source(name, f"{root}/{name}") for name in rated if name in names]
+        verified(there, "photos")
     if missing:
         sys.exit(1)
-    if cfg.pack:
-        data = RatedFolder(
-            cfg.ratings, str(root), num_buckets=cfg.num_buckets, **rated_options(cfg)
-        )
-        pack_ratings(data)
-    log.info(
-        "ready: python run.py experiment=sample_nima data=rated data.ratings=%s data.images=%s "
-        "scorer.num_buckets=%d", cfg.ratings, root, cfg.num_buckets
-    )  # fmt: skip
+    ready(
+        cfg,
+        f"experiment=sample_nima data=rated data.ratings={cfg.ratings} data.images={root} "
+        f"scorer.num_buckets={cfg.num_buckets}",
+    )
+
+
+def ready(cfg: DictConfig, words: str) -> None:
+    """Prints a command that trains on these data."""
+    store = f" data.store={cfg.store}" if cfg.store else ""
+    log.info("ready: python run.py %s%s", words, store)
 
 
 def pair_options(cfg: DictConfig) -> dict[str, Any]:
@@ -179,14 +195,10 @@ def rated_options(cfg: DictConfig) -> dict[str, Any]:
     return {"store": cfg.store, **sizes}
 
 
-def verified(sources: Sequence[Source], what: str, num_workers: int | None) -> Sizes:
-    """Decodes every file; prints the bad ones and exits with 1 if there are any.
-
-    Returns:
-        N x 2 sizes: height, width.
-    """
+def verified(sources: Sequence[Source], what: str) -> Sizes:
+    """Decodes every file; prints the bad ones and exits with 1 if there are any."""
     paths = [source.path for source in sources]
-    num_workers = workers_for(paths) if num_workers is None else num_workers
+    num_workers = workers_for(paths)
     probes = list(each(probe, paths, f"verifying {what}", num_workers=num_workers, chunk=16))
     bad = [found for found in probes if isinstance(found, str)]
     log.info("%s: %d of %d files are good", what, len(paths) - len(bad), len(paths))

@@ -29,7 +29,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_modules.checkpoint import file_sha256
+from datamodules.images import file_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("commands", "networks", "lightning_modules", "datamodules")

@@ -78,8 +78,13 @@ def problems(cfg: DictConfig) -> Iterator[str]:
             f"{parts} (trainer.devices x trainer.accumulate_grad_batches)"
         )
     if trains_scorer(cfg):
+        for name in ("num_buckets", "resize_rule", "resize", "crop"):
+            if name in cfg.data and cfg.data[name] != cfg.scorer[name]:
+                yield f"data.{name}={cfg.data[name]}: set scorer.{name}, which the data follow"
         if cfg.scorer.checkpoint is not None:
             yield "scorer.checkpoint is for the loss of enhancers; init_from= starts from a scorer"
+    elif "scale" in cfg.data and cfg.data.scale != cfg.scale:
+        yield f"data.scale={cfg.data.scale}: set scale, which data and network follow"
     elif cfg.net is None:
         yield "net=null: an enhancer needs a network"
     elif cfg.net._target_.endswith(".Bicubic"):
@@ -127,11 +132,12 @@ def train(cfg: DictConfig) -> float | None:
         The best value of the monitored metric, for Hydra's sweepers.
     """
     folder = current()
-    datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
-    # Before run_dir is known: where a run lies does not count.
-    identity = identify(cfg, datamodule.fingerprint())
+    config, files = read_settings(cfg)  # before run_dir is known: where a run lies does not count
     cfg.paths.run_dir = str(folder)
     trainer = build_trainer(cfg)
+    datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
+    # The data come last: it may take an hour to pack them.
+    identity = Identity(config, files, data=datamodule.fingerprint())
     # The other ranks come to the same answer, but only rank 0 holds and changes the folder.
     with locked(folder) if trainer.is_global_zero else contextlib.nullcontext():
         state = decide(
@@ -165,8 +171,8 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     return trainer
 
 
-def identify(cfg: DictConfig, data: str | None) -> Identity:
-    """The settings, files and data that this run reads."""
+def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings that this run reads, and its input files by key."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     files = {"init_from": config["init_from"]}
@@ -180,7 +186,7 @@ def identify(cfg: DictConfig, data: str | None) -> Identity:
     else:
         del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
     files = {key: path for key, path in files.items() if path is not None}
-    return Identity({str(key): value for key, value in config.items()}, files, data=data)
+    return {str(key): value for key, value in config.items()}, files
 
 
 def fit(

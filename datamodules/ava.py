@@ -6,6 +6,7 @@ tags (0: none) and the challenge.
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.rated import Ratings, StoredRatings, some
+from datamodules.div2k import some
+from datamodules.rated import Ratings, StoredRatings
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class AVA(StoredRatings):
             raise ValueError(
                 f"scorer.num_buckets={self.num_buckets}: people rated AVA from 1 to 10"
             )
-        self.official = split == "official"
+        self.official = split == "official"  # its list has 70 ids that are not in AVA.txt
         self.tags = tags
         self.challenges = challenges
         self.description = f"AVA, {split} split"
@@ -92,7 +94,7 @@ class AVA(StoredRatings):
             raise ValueError(f"data.tags={self.tags}, data.challenges={self.challenges}: no photo")
         votes = index.votes[used]
         p_NK = (votes / votes.sum(axis=1, keepdims=True)).astype(np.float32)
-        names = [f"{i}.jpg" for i in index.ids[used].tolist()]
+        names = np.char.add(index.ids[used].astype(np.str_), ".jpg")
         return Ratings(names, p_NK, notes if corrupt else [])
 
     def find_test_list(self) -> Path:
@@ -124,13 +126,14 @@ def read_index(path: Path) -> Index:
             f"{path}: cannot be read ({getattr(error, 'strerror', error)}); python run.py prepare "
             "dataset=ava says where AVA is to be had, data.root=FOLDER where it lies"
         ) from error
+    if not text.strip():
+        raise ValueError(f"{path}: is empty")
     try:
-        numbers = np.array(text.split(), dtype=np.int64)
-        if len(numbers) % COLUMNS or len(numbers) == 0:
-            raise ValueError("not a multiple of 15 numbers")
-    except ValueError as error:
+        table = np.loadtxt(text.splitlines(), dtype=np.int64, ndmin=2, comments=None)
+        if table.shape[1] != COLUMNS:
+            raise ValueError(f"{table.shape[1]} columns")
+    except (ValueError, OverflowError, IndexError) as error:
         raise ValueError(f"{path}: {first_bad_line(text)}") from error
-    table = numbers.reshape(-1, COLUMNS)
     ids, votes = table[:, 1], table[:, 2:12]
     for k in np.flatnonzero((votes < 0).any(axis=1) | (votes.sum(axis=1) == 0))[:1]:
         raise ValueError(f"{path}: image {ids[k]} has no valid votes")
@@ -144,9 +147,10 @@ def first_bad_line(text: str) -> str:
     """What is wrong with the first line that is not 15 whole numbers."""
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
-        if len(words) != COLUMNS or not all(word.lstrip("-").isdigit() for word in words):
+        numbers = [word for word in words if re.fullmatch(r"-?\d{1,18}", word)]
+        if words and len(numbers) != COLUMNS:
             return f"line {number} is not 15 whole numbers: {line[:60]!r}"
-    return "is empty"
+    return "has lines that are not 15 whole numbers"
 
 
 def tag_numbers(tags: Sequence[int | str], path: Path) -> list[int]:
@@ -157,7 +161,7 @@ def tag_numbers(tags: Sequence[int | str], path: Path) -> list[int]:
     """
     names: dict[str, int] = {}
     if path.is_file():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             number, _, name = line.strip().partition(" ")
             if number.isdigit():
                 names[name.strip().lower()] = int(number)

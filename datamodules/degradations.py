@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from datamodules.images import to_array, to_bytes, to_tensor, to_unit
+from datamodules.sampling import Use
 from networks.bicubic import imresize
 
 Amount = float | list[float]  # one value, or [low, high]: drawn uniformly in between
@@ -54,6 +55,13 @@ class Degradation:
                 )
         if self.kernel_size is not None and (self.kernel_size < 1 or self.kernel_size % 2 == 0):
             raise ValueError(f"data.degradation.kernel_size={self.kernel_size}: odd, 1 or more")
+        # One form for each value, as stores are found by it: YAML gives 0 where Python says 0.0.
+        for name in ("blur", "noise"):
+            value = getattr(self, name)
+            value = [float(v) for v in value] if isinstance(value, list) else float(value)
+            object.__setattr__(self, name, value)
+        if self.blur == 0:
+            object.__setattr__(self, "kernel_size", None)
 
     @property
     def is_none(self) -> bool:
@@ -102,7 +110,7 @@ class Degradation:
     def fixed(self, image: Tensor, name: str) -> Tensor:
         """Degrades a 3 x H x W uint8 image as always for this name."""
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-        stream = np.random.Generator(np.random.Philox(key=[key, 6]))
+        stream = np.random.Generator(np.random.Philox(key=[key, Use.NAME]))
         return self.drawn(stream).apply(image, stream)
 
 
@@ -128,8 +136,8 @@ def blur_size(sigma: float, kernel_size: int | None) -> int:
 
 
 def gaussian_blur(image: Tensor, sigma: float, kernel_size: int | None = None) -> Tensor:
-    """Blurs with a Gaussian of `sigma` pixels and mirrored borders; sigma 0 changes nothing."""
-    if sigma == 0:
+    """Blurs with a Gaussian of `sigma` pixels, mirrored at borders; below 0.1 nothing changes."""
+    if sigma < 0.1:  # the next pixel weighs exp(-50); much smaller sigmas would divide by zero
         return image
     size = blur_size(sigma, kernel_size)
     if min(image.shape[-2:]) <= size // 2:

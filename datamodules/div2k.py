@@ -12,6 +12,7 @@ Shape suffixes: B batch, C channels, H and W height and width (HR is `scale` tim
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,20 +26,20 @@ from torch.utils.data import DataLoader
 
 from datamodules.degradations import Degradation, shrink
 from datamodules.images import list_images, read_image, to_array, to_tensor, to_unit
-from datamodules.packed import Image, Images, MemoryImages, PackedImages, Source, pack
+from datamodules.packed import Image, Images, MemoryImages, Source, pack
 from datamodules.sampling import (
     BatchDataset,
     Draws,
     ShardedDataModule,
+    Use,
     below,
     orient,
     random_stream,
-    random_words,
 )
 
 log = logging.getLogger(__name__)
 
-PER_SHARD = 16  # photos per file of the store: 130 MB of DIV2K
+PER_SHARD = 64  # photos per file of the store: half a gigabyte of DIV2K
 SCALES = (1, 2, 3, 4)
 
 
@@ -116,8 +117,9 @@ class PatchDataset(BatchDataset):
         self.degradation = degradation
         self.places = places
         shortest = np.min([images.sizes.min(axis=1) for images in lr.values()], axis=0)
-        self.items = np.flatnonzero(shortest >= patch_size)
-        self.skipped = hr.names[shortest < patch_size].tolist()
+        least = patch_size if degradation is None else max(patch_size, degradation.margin + 1)
+        self.items = np.flatnonzero(shortest >= least)
+        self.skipped = hr.names[shortest < least].tolist()
         if len(self.items) == 0:
             raise ValueError(
                 f"all {len(hr)} photos are smaller than a patch: data.patch_size={patch_size} LR "
@@ -129,7 +131,8 @@ class PatchDataset(BatchDataset):
 
     def scale_of(self, draws: Draws) -> int:
         """The scale of a step, the same on all ranks and in all micro-batches."""
-        (word,) = random_words(self.seed, epoch=draws.epoch, first=draws.step, num=1, use=4)[:, 0]
+        step = draws._replace(first=draws.step, items=draws.items[:1])
+        word = step.words(self.seed, Use.SCALE)[0, 0]
         return list(self.lr)[below(word, len(self.lr))]
 
     def __getitems__(self, draws: Draws | list[int]) -> PatchBatch | PatchPlaces:
@@ -138,7 +141,7 @@ class PatchDataset(BatchDataset):
         scale, size = self.scale_of(draws), self.patch_size
         lr, num = self.lr[scale], len(draws.items)
         item_B = self.items[draws.items]
-        words = random_words(self.seed, epoch=draws.epoch, first=draws.first, num=num, use=3)
+        words = draws.words(self.seed, Use.PATCH)
         top_B, left_B = below(words[:, :2], lr.sizes[item_B] - size + 1).T
         code_B = torch.from_numpy((words[:, 2] & np.uint64(7)).astype(np.int64))
         if self.places:
@@ -167,12 +170,12 @@ class PatchDataset(BatchDataset):
         The strengths are those of the image in this epoch, the noise is the patch's own.
         """
         assert self.degradation is not None
-        strengths = random_stream(self.seed, epoch=draws.epoch, position=item, use=6)
-        noise = random_stream(self.seed, epoch=draws.epoch, position=draws.first + k, use=7)
+        strengths = random_stream(self.seed, epoch=draws.epoch, position=item, use=Use.STRENGTH)
+        noise = random_stream(self.seed, epoch=draws.epoch, position=draws.first + k, use=Use.NOISE)
         margin, size = self.degradation.margin, self.patch_size
         first_row, first_column = max(0, top - margin), max(0, left - margin)
         around = lr[first_row : top + size + margin, first_column : left + size + margin]
-        degraded = self.degradation.drawn(strengths).apply(to_tensor(around), noise)
+        degraded = self.degradation.drawn(strengths).apply(to_tensor(around.copy()), noise)
         top, left = top - first_row, left - first_column
         return to_array(degraded[:, top : top + size, left : left + size])
 
@@ -197,13 +200,9 @@ class Resident:
 
     def put(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels, and where each image begins and how many values a row of it has."""
-        pixels, starts = images.flat()
+        pixels, starts = images.flat(self.device)
         rows = torch.from_numpy(images.sizes[:, 1] * 3)
-        return (
-            pixels.to(self.device),
-            torch.from_numpy(starts).to(self.device),
-            rows.to(self.device),
-        )
+        return pixels, torch.from_numpy(starts).to(self.device), rows.to(self.device)
 
     def patches(self, places: PatchPlaces) -> PatchBatch:
         """The same patches, bit for bit, as the loader would have cut out."""
@@ -343,8 +342,24 @@ class PairsDataModule(ShardedDataModule):
         if split not in self.opened:
             drawn_later = split == "train" and self.degradation.every_epoch
             fixed = replace(self.degradation, every_epoch=False)
-            self.opened[split] = self.photos(split, Degradation() if drawn_later else fixed)
+            photos = self.photos(split, Degradation() if drawn_later else fixed)
+            if split == "val":
+                check_measurable(photos)
+            self.opened[split] = photos
         return self.opened[split]
+
+    def prepare_data(self) -> None:
+        """Makes the store where there is one; Lightning calls this on one rank per machine."""
+        self.fingerprint()
+
+    def fingerprint(self, split: str | None = None) -> str:
+        """SHA-256 of the content of the photos of a split, or of both."""
+        splits = ["train", "val"] if self.trains else ["val"]
+        total = hashlib.sha256()
+        for photos in map(self.split, splits if split is None else [split]):
+            for images in (photos.hr, *photos.lr.values()):
+                total.update(images.fingerprint.encode())
+        return total.hexdigest()
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the photos."""
@@ -361,7 +376,7 @@ class PairsDataModule(ShardedDataModule):
                     "%d of %d photos are smaller than a patch and do not train: %s",
                     len(self.train.skipped),
                     len(self.train.hr),
-                    ", ".join(self.train.skipped),
+                    some(self.train.skipped, 100),
                 )
         self.val = PhotoDataset(*self.split("val"))
 
@@ -446,45 +461,36 @@ class FolderPairs(PairsDataModule):
             ValueError: naming the files that are missing, unreadable or of the wrong size.
         """
         folder = self.hr_folder(split)
-        where = folder.parent / "packed" if self.store is None else self.store / folder.parent.name
-        where = where / folder.name
-        # Where the photos are gone and the store is not, the store is enough.
-        sources = None if not folder.exists() and where.exists() else self.hr_sources(split)
+        sources = self.hr_sources(split)
+        where = store_of(folder, self.store)
         options: dict[str, Any] = {"per_shard": PER_SHARD, "limit": self.limit}
-        hr = pack(where / "HR", sources, Decode(), what=f"HR photos ({split})", **options)
+        hr = pack(where, "HR", sources, Decode(), what=f"HR photos ({split})", **options)
         lr: dict[int, Images] = {}
         for scale in self.scales:
-            if scale == 1 and degradation.is_none:
+            found = self.lr_sources(split, scale, sources[: self.limit])
+            if scale == 1 and found is None and degradation.is_none:
                 lr[1] = hr
                 continue
-            found = None
-            if sources is not None and scale > 1:
-                found = self.lr_sources(split, scale, sources[: self.limit])
-            make = MakeLR(1 if found else scale, degradation)
-            name = "-".join(filter(None, [f"X{scale}", degradation.label()]))
-            lr[scale] = packed = pack(
-                where / name,
+            packed = pack(
+                where,
+                "-".join(filter(None, [f"X{scale}", degradation.label()])),
                 found or sources,
-                make,
+                MakeLR(1 if found else scale, degradation),
                 what=f"LR photos x{scale} ({split})",
+                key=os.path.relpath(Path(found[0].path).parent, folder) if found else "",
                 **options,
             )
-            check_sizes(hr.sizes, packed.sizes, packed.names.tolist(), scale)
+            check_sizes(hr.sizes, packed.sizes, found or sources, scale)
+            lr[scale] = packed
         return Photos(hr, lr)
 
-    def prepare_data(self) -> None:
-        """Packs; Lightning calls this on one rank per machine."""
-        self.fingerprint()
 
-    def fingerprint(self, split: str | None = None) -> str:
-        """SHA-256 of the content of the photos of a split, or of both."""
-        splits = ["train", "val"] if self.trains else ["val"]
-        total = hashlib.sha256()
-        for photos in map(self.split, splits if split is None else [split]):
-            for store in (photos.hr, *photos.lr.values()):
-                assert isinstance(store, PackedImages)
-                total.update(store.fingerprint.encode())
-        return total.hexdigest()
+def store_of(photos: Path, store: Path | None) -> Path:
+    """Where the stores of a folder of photos are: beside it, or by its full name in `store`."""
+    if store is None:
+        return photos.parent / "packed" / photos.name
+    full = str(photos.resolve())
+    return store / f"{photos.name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
 def folder_sources(folder: Path) -> list[Source]:
@@ -504,11 +510,28 @@ def folder_sources(folder: Path) -> list[Source]:
                 f"{folder}: {other.name} and {path.name} share the name by which LR photos and "
                 "results are found"
             )
-    return [Source(name, path) for name, path in by_name.items()]
+    return [Source(name, str(path)) for name, path in by_name.items()]
+
+
+def check_measurable(photos: Photos) -> None:
+    """Refuses photos of which the borders that metrics ignore leave nothing.
+
+    Raises:
+        ValueError: naming the first ten.
+    """
+    scale = max(photos.lr)
+    least = max(2 * (scale + 6) + 1, 2 * scale + 11)  # borders of PSNR; of SSIM, and its window
+    problems = [
+        f"{photos.hr.names[k]} is {photos.hr.sizes[k, 1]}x{photos.hr.sizes[k, 0]}"
+        for k in np.flatnonzero(photos.hr.sizes.min(axis=1) < least).tolist()
+    ]
+    if problems:
+        title = f"validation photos are too small to measure: {least} pixels a side are needed"
+        raise ValueError(listing(title, problems))
 
 
 def check_sizes(
-    hr: NDArray[np.int64], lr: NDArray[np.int64], names: Sequence[str], scale: int
+    hr: NDArray[np.int64], lr: NDArray[np.int64], sources: Sequence[Source], scale: int
 ) -> None:
     """Compares the sizes of LR and HR photos, N x 2 each: height, width.
 
@@ -517,12 +540,17 @@ def check_sizes(
     """
     wrong = np.flatnonzero((lr != hr // scale).any(axis=1)).tolist()
     problems = [
-        f"{names[k]} is {lr[k, 1]}x{lr[k, 0]}, expected {hr[k, 1] // scale}x{hr[k, 0] // scale}, "
-        f"as HR is {hr[k, 1]}x{hr[k, 0]}"
+        f"{sources[k].path} is {lr[k, 1]}x{lr[k, 0]}, expected "
+        f"{hr[k, 1] // scale}x{hr[k, 0] // scale}, as HR is {hr[k, 1]}x{hr[k, 0]}"
         for k in wrong
     ]
     if problems:
         raise ValueError(listing(f"LR photos of the wrong size for x{scale}", problems))
+
+
+def some(names: Sequence[str], most: int = 20) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def listing(title: str, problems: Sequence[str], most: int = 10) -> str:
@@ -587,9 +615,14 @@ def find_lr(folder: Path, scale: int, hr: Sequence[Source]) -> list[Source]:
     """
     if (folder / f"X{scale}").is_dir():
         folder = folder / f"X{scale}"
-    paths = {path.stem: path for path in list_images(folder)}
+    paths = {source.name: source.path for source in folder_sources(folder)}
     found = [paths.get(f"{s.name}x{scale}", paths.get(s.name)) for s in hr]
-    missing = [f"{folder / s.name}x{scale}.png (of {s.path.name})"
+    for s in hr:
+        if s.name in paths and f"{s.name}x{scale}" in paths:
+            raise ValueError(
+                f"{folder}: LR of {Path(s.path).name} could be {s.name} or {s.name}x{scale}"
+            )
+    missing = [f"{folder / s.name}x{scale}.png (of {Path(s.path).name})"
                for s, path in zip(hr, found, strict=True) if path is None]  # fmt: skip
     if missing:
         raise ValueError(listing("LR photos are missing", missing))
@@ -600,7 +633,7 @@ class DIV2K(FolderPairs):
     """DIV2K in the layout of its archives.
 
     `DIV2K_train_HR/0001.png`, `DIV2K_valid_HR/0801.png`, `DIV2K_train_LR_bicubic/X2/0001x2.png` and
-    so on. A scale whose LR folder is absent is made by the same bicubic, bit for bit.
+    so on. A scale whose LR folder is absent is made by MATLAB's bicubic.
 
     Args:
         root: folder that holds these.
@@ -640,18 +673,20 @@ class DIV2K(FolderPairs):
             )
         names = [f"{number:04}.png" for number in self.numbers(split)]
         check_names(folder, names, complete=self.limit is None)
-        return [Source(name[:-4], folder / name) for name in names]
+        return [Source(name[:-4], str(folder / name)) for name in names]
 
     def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
         """The published LR photos; None where the folder of this scale is absent."""
+        if scale == 1:
+            return None
         parent = self.hr_folder(split).name.replace("_HR", "_LR_bicubic")
         folder = self.root / parent / f"X{scale}"
         if not folder.is_dir():
-            log.info("%s is not there: LR photos are made by the same bicubic", folder)
+            log.info("%s is not there: LR photos are made by bicubic shrinking", folder)
             return None
         names = [f"{source.name}x{scale}.png" for source in hr]
         check_names(folder, names, complete=self.limit is None)
-        return [Source(s.name, folder / name) for s, name in zip(hr, names, strict=True)]
+        return [Source(s.name, str(folder / name)) for s, name in zip(hr, names, strict=True)]
 
 
 def check_names(folder: Path, expected: Sequence[str], *, complete: bool) -> None:

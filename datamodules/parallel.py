@@ -1,7 +1,9 @@
 """The same work on many items: under a progress bar, and in several processes."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -54,26 +56,35 @@ def each(
         return
     # Spawned, because a forked child of a process with PyTorch's threads can hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=one_thread)
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=begin_worker)
     try:
         yield from progress(pool.map(function, items, chunksize=chunk), what, len(items))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def workers_for(paths: Iterable[Path]) -> int:
+def workers_for(paths: Iterable[str | Path]) -> int:
     """Processes that reading these files is worth: none for what takes less than to start them."""
     total = 0
     for path in paths:
-        total += path.stat().st_size if path.exists() else 0
+        total += os.path.getsize(path) if os.path.exists(path) else 0
         if total > WORTH_PROCESSES:
             return num_cores()
     return 0
 
 
-def one_thread() -> None:
-    """As many threads as processes would stand in each other's way."""
-    torch.set_num_threads(1)
+def begin_worker() -> None:
+    """What each process begins with."""
+    torch.set_num_threads(1)  # threads of several processes would stand in each other's way
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it is killed: nobody waits for its work."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def num_cores() -> int:

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,21 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.images import list_images, read_image, to_array, to_bytes, to_unit
-from datamodules.packed import Image, Images, Source, pack
-from datamodules.sampling import (
-    BatchDataset,
-    Draws,
-    ShardedDataModule,
-    below,
-    orient,
-    random_words,
-)
+from datamodules.div2k import some, store_of
+from datamodules.images import image_names, read_image, to_array, to_bytes, to_unit
+from datamodules.packed import NAMES, Image, Images, Source, pack
+from datamodules.sampling import BatchDataset, Draws, ShardedDataModule, Use, below
 from networks.nima import ResizeRule, check_sizes, resize_images
 
 log = logging.getLogger(__name__)
 
-PER_SHARD = 512  # photos per file of the store: 100 MB at 256 x 256
+PER_SHARD = 1024  # photos per file of the store: 200 MB at 256 x 256
 
 
 class RatedBatch(NamedTuple):
@@ -54,7 +47,10 @@ class RatedCrops(NamedTuple):
 
     def to_unit(self) -> RatedBatch:
         """Flipped and float32 in [0, 1]: on the training device, so that bytes travel."""
-        return RatedBatch(to_unit(orient(self.images_BHWC, self.flip_B)), self.p_BK)
+        images_BCHW = self.images_BHWC.permute(0, 3, 1, 2).contiguous()
+        flip_B111 = (self.flip_B == 1)[:, None, None, None]
+        flipped_BCHW = torch.where(flip_B111, images_BCHW.flip(-1), images_BCHW)
+        return RatedBatch(to_unit(flipped_BCHW), self.p_BK)
 
 
 class RatedDataset(BatchDataset):
@@ -93,7 +89,7 @@ class RatedDataset(BatchDataset):
         slack_B2 = self.images.sizes[item_B] - self.crop
         corner_B2, flip_B = slack_B2 // 2, np.zeros(num, np.int64)
         if isinstance(batch, Draws):
-            words = random_words(self.seed, epoch=batch.epoch, first=batch.first, num=num, use=5)
+            words = batch.words(self.seed, Use.CROP)
             corner_B2 = below(words[:, :2], slack_B2 + 1)
             flip_B = (words[:, 2] & np.uint64(1)).astype(np.int64)
         images_BHWC = np.empty((num, self.crop, self.crop, 3), np.uint8)
@@ -120,6 +116,7 @@ class RatedDataModule(ShardedDataModule):
     """
 
     kind = "rated"
+    official = False  # whether the list is the official one, which has ids that are not rated
     train: RatedDataset
     val: RatedDataset
 
@@ -159,7 +156,7 @@ class RatedDataModule(ShardedDataModule):
 class Ratings(NamedTuple):
     """Rated images, and what was left out of the table and why."""
 
-    names: list[str]
+    names: NDArray[np.str_]  # of the files, N
     p_NK: NDArray[np.float32]
     notes: list[str]
 
@@ -170,23 +167,17 @@ class Resize:
 
     Args:
         rule: `squash`, `short_side` or `native`.
-        resize: side that the rule aims at, in pixels.
-        crop: side of the crop that comes later; read by `native`.
+        side: what the rule aims at: `resize`, or for `native`, which only enlarges, `crop`.
     """
 
     rule: ResizeRule
-    resize: int
-    crop: int
+    side: int
 
     def __call__(self, source: Source) -> Image:
         """Reads the file and resizes the photo."""
         image_BCHW = to_unit(read_image(source.path))[None]
-        return to_array(to_bytes(resize_images(image_BCHW, self.rule, self.resize, self.crop)[0]))
-
-    @property
-    def label(self) -> str:
-        """Name of the store's folder."""
-        return f"native{self.crop}" if self.rule == "native" else f"{self.rule}{self.resize}"
+        resized_BCHW = resize_images(image_BCHW, self.rule, self.side, self.side)
+        return to_array(to_bytes(resized_BCHW[0]))
 
 
 class StoredRatings(RatedDataModule):
@@ -258,88 +249,84 @@ class StoredRatings(RatedDataModule):
             return
         ratings = self.ratings()
         notes = list(ratings.notes)
-        folder, rated = self.folder, {name: k for k, name in enumerate(ratings.names)}
-        where = folder.parent / "packed" if self.store is None else self.store / folder.parent.name
-        make = Resize(self.resize_rule, self.resize, self.crop)
-        where = where / folder.name / make.label
-        paths: dict[str, Path] = {}
-        if folder.exists() or not where.exists():
-            paths = {path.name: path for path in list_images(folder)}
-            missing = [name for name in rated if name not in paths]
-            if len(missing) > self.max_missing:
-                raise ValueError(
-                    f"{len(missing)} of {len(rated)} rated images are not in {folder}: "
-                    f"{some(missing)}; data.max_missing={len(missing)} goes on without them"
-                )
-            if missing:
-                notes.append(f"{len(missing)} without a file ({some(missing)})")
-            names = np.array([name for name in rated if name in paths])
-        else:  # the photos are gone, but the store is enough
-            store = pack(where, None, make, per_shard=PER_SHARD, what="rated photos")
-            names = np.array([name for name in store.names.tolist() if name in rated])
-        train, val, unknown = self.split(names)
-        if unknown:
-            notes.append(f"{len(unknown)} listed but not rated ({some(unknown)})")
+        there = np.isin(ratings.names, self.files())
+        missing = ratings.names[~there].tolist()
+        if len(missing) > self.max_missing and self.limit is None:
+            raise ValueError(
+                f"{len(missing)} of {len(there)} rated images are not in {self.folder}: "
+                f"{some(missing)}; data.max_missing={len(missing)} goes on without them"
+            )
+        if missing:
+            notes.append(f"{len(missing)} without a file ({some(missing)})")
+        names, p_NK = ratings.names[there], ratings.p_NK[there]
+        if not len(names):
+            raise ValueError(f"{self.folder}: none of the rated images is there")
+        train, val, unlisted = self.split(names)
+        if unlisted:
+            notes.append(f"{len(unlisted)} of the test list, which have no ratings")
         if notes:
             log.info("%d rated photos; left out: %s", len(names), "; ".join(notes))
-        if paths:
-            wanted = names
-            if self.limit is not None:  # packing a few is a matter of seconds
-                wanted = names[np.union1d(train, val)]
-                where = where.with_name(f"{where.name}-first{self.limit}")
-            sources = [Source(name, paths[name]) for name in wanted.tolist()]
-            store = pack(where, sources, make, per_shard=PER_SHARD, what="rated photos")
-        place = {name: k for k, name in enumerate(store.names.tolist())}
-        train, val = (
-            np.array([place[name] for name in names[items].tolist()], np.int64)
-            for items in (train, val)
+        used = np.arange(len(names))
+        if self.limit is not None:
+            used = np.union1d(train, val)
+            train, val = np.searchsorted(used, train), np.searchsorted(used, val)
+        folder = str(self.folder)
+        side = self.crop if self.resize_rule == "native" else self.resize
+        store = pack(
+            store_of(self.folder, self.store),
+            f"{self.resize_rule}{side}",
+            [Source(name, f"{folder}/{name}") for name in names[used].tolist()],
+            Resize(self.resize_rule, side),
+            per_shard=PER_SHARD,
+            what="rated photos",
+            # Another choice of photos is another store: rewriting 50 GB for a few would be worse.
+            key=hashlib.sha256("\0".join(names[used]).encode(*NAMES)).hexdigest(),
         )
-        rows = [rated.get(name, 0) for name in store.names.tolist()]  # 0: in neither split
-        p_NK = torch.from_numpy(ratings.p_NK[rows])
-        options: dict[str, Any] = {"crop": self.crop, "seed": self.seed}
-        self.train = RatedDataset(store, p_NK, train, **options)
-        self.val = RatedDataset(store, p_NK, val, **options)
+        p = torch.from_numpy(p_NK[used])
+        self.train = RatedDataset(store, p, train, crop=self.crop, seed=self.seed)
+        self.val = RatedDataset(store, p, val, crop=self.crop, seed=self.seed)
         total = hashlib.sha256(store.fingerprint.encode())
         for dataset in (self.train, self.val):
             total.update(dataset.items.tobytes() + dataset.p_NK.numpy().tobytes())
         self.digest = total.hexdigest()
 
+    def files(self) -> list[str]:
+        """Names of the image files."""
+        return image_names(self.folder)
+
     def split(
         self, names: NDArray[np.str_]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-        """Positions that train, positions that validate, and listed images that are not rated.
+        """Positions that train and that validate, and what the test list of AVA has too much.
 
         Raises:
-            ValueError: if lists overlap or a split is empty.
+            ValueError: if lists overlap or name what is not rated, or a split is empty.
         """
-        unknown: list[str] = []
+        unlisted: list[str] = []
         if self.val_list is None:
             val = chosen(names, self.val_share, self.split_seed)
-            train = np.setdiff1d(np.arange(len(names)), val)
         else:
-            by_name = {name: k for k, name in enumerate(names.tolist())}
-            by_name |= {Path(name).stem: k for name, k in by_name.items()}
-            val, unknown = listed(self.val_list, by_name)
-            train = np.setdiff1d(np.arange(len(names)), val)
-            if self.train_list is not None:
-                train, more = listed(self.train_list, by_name)
-                unknown += more
+            val, unlisted = listed(self.val_list, names)
+        train = np.setdiff1d(np.arange(len(names)), val)
+        if self.train_list is not None:
+            train, more = listed(self.train_list, names)
+            unlisted += more
             both = names[np.intersect1d(train, val)].tolist()
             if both:
                 raise ValueError(
                     f"{self.train_list} and {self.val_list} overlap in {len(both)} images: "
                     f"{some(both)}"
                 )
+        if unlisted and not self.official:
+            raise ValueError(
+                f"{len(unlisted)} images of the lists are not rated photos of {self.folder}: "
+                f"{some(unlisted)}"
+            )
         train, val = train[: self.limit], val[: self.limit]
         for split, items in (("train", train), ("validate", val)):
             if len(items) == 0:
                 raise ValueError(f"of {len(names)} rated images in {self.folder}, none {split}s")
-        return train, val, unknown
-
-
-def some(names: Sequence[str], most: int = 20) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+        return train, val, unlisted
 
 
 def chosen(names: NDArray[np.str_], share: float, seed: int) -> NDArray[np.int64]:
@@ -348,19 +335,36 @@ def chosen(names: NDArray[np.str_], share: float, seed: int) -> NDArray[np.int64
     So an image that is added or lost moves no other from one split to the other, but for the one at
     the border.
     """
-    hashes = [hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in names.tolist()]
-    order = sorted(range(len(names)), key=hashes.__getitem__)
-    return np.array(sorted(order[: max(1, round(share * len(names)))]), np.int64)
+    keys = (f"{seed}/{name}".encode(*NAMES) for name in names.tolist())
+    hashes = b"".join(hashlib.sha256(key).digest()[:8] for key in keys)
+    order = np.argsort(np.frombuffer(hashes, np.uint64), kind="stable")
+    return np.sort(order[: max(1, round(share * len(names)))])
 
 
-def listed(file: str, by_name: dict[str, int]) -> tuple[NDArray[np.int64], list[str]]:
-    """Positions of the images that a list names, and the names that are none of theirs."""
+def listed(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], list[str]]:
+    """Positions of the images that a list names, one per line, and the names that are none of them.
+
+    Raises:
+        ValueError: if the list cannot be read, or a name without suffix could mean two images.
+    """
     try:
-        words = Path(file).expanduser().read_text().split()
+        lines = Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot be read as a list of images ({error})") from error
-    found = sorted({by_name[word] for word in words if word in by_name})
-    return np.array(found, np.int64), [word for word in words if word not in by_name]
+    by_name = {name: k for k, name in enumerate(names.tolist())}
+    by_stem: dict[str, list[int]] = {}
+    for name, k in by_name.items():
+        by_stem.setdefault(name.rpartition(".")[0], []).append(k)
+    found, unknown = set(), []
+    for line in filter(None, map(str.strip, lines)):
+        meant = [by_name[line]] if line in by_name else by_stem.get(line, [])
+        if len(meant) > 1:
+            raise ValueError(f"{file}: {line} could be {' or '.join(names[meant].tolist())}")
+        if meant:
+            found.add(meant[0])
+        else:
+            unknown.append(line)
+    return np.array(sorted(found), np.int64), unknown
 
 
 class RatedFolder(StoredRatings):
@@ -394,10 +398,11 @@ def read_ratings(path: Path, num_buckets: int) -> Ratings:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            header, *rows = [row for row in csv.reader(file) if row] or [[]]
+            reader = csv.reader(file)
+            header, *rows = [(reader.line_num, row) for row in reader if row] or [(1, [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as a table of ratings ({error})") from error
-    columns = [name.strip() for name in header]
+    columns = [name.strip() for name in header[1]]
     votes = [f"votes_{k}" for k in range(1, len(columns))]
     if columns not in (["image", *votes], ["image", "mean"], ["image", "mean", "std"]) or not votes:
         raise ValueError(
@@ -412,15 +417,18 @@ def read_ratings(path: Path, num_buckets: int) -> Ratings:
         )
     names: dict[str, int] = {}
     values = np.empty((len(rows), len(columns) - 1))
-    for k, row in enumerate(rows):
-        where = f"{path}, {row[0]!r} in row {k + 2}"
+    for k, (line, row) in enumerate(rows):
+        where = f"{path}, {row[0]!r} in line {line}"
         try:
+            if len(row) != len(columns) or not row[0].strip():
+                raise ValueError("a column too few or too many")
             values[k] = [float(word) for word in row[1:]]
         except ValueError as error:
-            raise ValueError(f"{where}: {len(columns) - 1} numbers are needed") from error
-        if not np.isfinite(values[k]).all() or (by_votes and (values[k] < 0).any()):
+            needed = f"a name and {len(votes)} numbers are needed"
+            raise ValueError(f"{where}: {needed}") from error
+        if not np.isfinite(values[k]).all() or (by_votes and values[k].min() < 0):
             raise ValueError(f"{where}: the numbers have to be finite, and votes 0 or more")
-        if by_votes and values[k].sum() == 0:
+        if by_votes and not values[k].any():
             raise ValueError(f"{where}: has no votes")
         wrong = None if by_votes else impossible(*values[k], num_buckets=num_buckets)
         if wrong is not None:
@@ -430,10 +438,11 @@ def read_ratings(path: Path, num_buckets: int) -> Ratings:
     if not rows:
         raise ValueError(f"{path}: has no row")
     if by_votes:
+        values /= values.max(axis=1, keepdims=True)  # the sum of huge ones would be infinite
         p_NK = values / values.sum(axis=1, keepdims=True)
     else:
         p_NK = maximum_entropy(*values.T, num_buckets=num_buckets)
-    return Ratings(list(names), p_NK.astype(np.float32), [])
+    return Ratings(np.array(list(names)), p_NK.astype(np.float32), [])
 
 
 def narrowest(mean: float) -> float:

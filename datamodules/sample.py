@@ -20,7 +20,7 @@ from datamodules.div2k import PairsDataModule, Photos
 from datamodules.images import read_image, to_array, to_bytes, to_unit
 from datamodules.packed import MemoryImages
 from datamodules.rated import RatedDataModule, RatedDataset
-from datamodules.sampling import random_stream
+from datamodules.sampling import Use, random_stream
 from networks.nima import resize_images
 
 TRAIN_PHOTOS = (
@@ -100,7 +100,7 @@ def degraded_crop(photos: tuple[str, ...], k: int) -> tuple[Tensor, float, str]:
         The crop, its severity within 0 (untouched) to 1, and a name that tells what was done.
     """
     # Epochs tell the splits apart, or both would have the same degradations in the same order.
-    stream = random_stream(0, epoch=int(photos == VAL_PHOTOS), position=k, use=2)
+    stream = random_stream(0, epoch=int(photos == VAL_PHOTOS), position=k, use=Use.SAMPLE)
     name = photos[k % len(photos)]
     image = photo(name)
     top, left = (int(stream.integers(side - CROP + 1)) for side in image.shape[-2:])

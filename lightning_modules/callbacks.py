@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.images import read_image, to_unit
-from datamodules.sampling import random_stream
+from datamodules.sampling import Use, random_stream
 from lightning_modules.enhancement import EnhancementModule
 from lightning_modules.pictures import comparison, save_before_after
 
@@ -32,7 +32,7 @@ class ReseedEveryEpoch(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Seeds torch's global generators."""
         stream = random_stream(
-            self.seed, epoch=trainer.current_epoch, position=trainer.global_rank, use=3
+            self.seed, epoch=trainer.current_epoch, position=trainer.global_rank, use=Use.DROPOUT
         )
         torch.manual_seed(int(stream.integers(2**63)))
 

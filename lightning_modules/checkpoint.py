@@ -6,7 +6,6 @@ dict as JSON in its header. Both are read without unpickling objects, and only c
 `networks.` are ever built from them.
 """
 
-import hashlib
 import importlib
 import json
 import os
@@ -66,12 +65,6 @@ class WriteRecord(Callback):
             "epoch": trainer.current_epoch,
             "wall_time_s": self.elapsed(),
         }
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def build_network(spec: dict[str, Any]) -> nn.Module:

@@ -40,12 +40,13 @@ def ava(root: Path, **more: Any) -> AVA:  # noqa: ANN401
 
 def test_official_split_and_what_is_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
+    caplog.clear()
     data = ava(root)
     data.setup()
     assert data.val.names.tolist() == [f"{i}.jpg" for i in range(1000, 1008)]
     assert data.train.names.tolist() == [f"{i}.jpg" for i in range(1008, 1040)]
     assert "2 whose files are known to be corrupt (440774, 179118)" in caplog.text
-    assert "1 listed but not rated (31337)" in caplog.text
+    assert "1 of the test list, which have no ratings" in caplog.text
     votes = np.array(next(x for x in (root / "AVA.txt").read_text().splitlines()
                           if x.split()[1] == "1003").split()[2:12], float)  # fmt: skip
     assert np.allclose(data.val.p_NK[3].numpy(), votes / votes.sum(), atol=1e-7)
@@ -101,11 +102,33 @@ def test_tags_and_challenges_choose_photos(root: Path) -> None:
         ava(root, challenges=[1]).setup()
 
 
+def test_choosing_by_tag_leaves_the_store_of_all_alone(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ava(root).setup()
+    ava(root, split="random", tags=[7]).setup()
+    caplog.set_level("INFO")
+    caplog.clear()
+    ava(root).setup()
+    assert "packing" not in caplog.text
+
+
+def test_limit_asks_for_few_photos(root: Path) -> None:
+    for number in range(1012, 1040):
+        (root / "images" / f"{number}.jpg").unlink()
+    data = ava(root, limit=3)
+    data.setup()
+    assert data.train.names.tolist() == ["1008.jpg", "1009.jpg", "1010.jpg"]
+    assert data.val.names.tolist() == ["1000.jpg", "1001.jpg", "1002.jpg"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("1 2 3", "line 2 is not 15 whole numbers: '1 2 3'"),
         ("2 1001 " + "1 " * 9 + "x 0 0 5", "line 2 is not 15"),
+        ("2 1001 " + "1 " * 9 + "0 0 5\n3 1002 " + "1 " * 11 + "0 0 5", "line 2 is not 15"),
+        ("2 1001 " + "9" * 30 + " 1" * 9 + " 0 0 5", "line 2 is not 15"),
         ("2 1000 " + "1 " * 10 + "0 0 5", "image 1000 is there twice"),
         ("2 1001 " + "0 " * 10 + "0 0 5", "image 1001 has no valid votes"),
     ],

@@ -5,7 +5,7 @@ import torch
 
 from datamodules.degradations import Degradation, gaussian_blur, jpeg, shrink
 from datamodules.sample import photo
-from datamodules.sampling import random_stream
+from datamodules.sampling import Use, random_stream
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,9 @@ def test_fixed_depends_on_the_name_alone(image: torch.Tensor) -> None:
 
 def test_ranges_are_drawn_from(image: torch.Tensor) -> None:
     drawn = [
-        Degradation(blur=[0.5, 3.0], jpeg=[10, 12]).drawn(random_stream(0, position=k))
+        Degradation(blur=[0.5, 3.0], jpeg=[10, 12]).drawn(
+            random_stream(0, position=k, use=Use.STRENGTH)
+        )
         for k in range(200)
     ]
     blurs = [float(d.blur) for d in drawn]  # type: ignore[arg-type]
@@ -80,6 +82,11 @@ def test_labels_tell_degradations_apart() -> None:
         Degradation(blur=[1.0, 2.0], noise=3, jpeg=40).label(),
     ]
     assert labels == ["", "blur1.6", "blur1.6_kernel7", "blur1-2_noise3_jpeg40"]
+
+
+def test_tiny_sigmas_change_nothing(image: torch.Tensor) -> None:
+    assert torch.equal(gaussian_blur(image, 1e-46), image)
+    assert torch.equal(gaussian_blur(image, 0.1), image)  # as does the smallest that is computed
 
 
 def test_too_small_for_a_blur_is_said() -> None:

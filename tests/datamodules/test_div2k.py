@@ -1,3 +1,4 @@
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,10 @@ def test_absent_lr_folder_is_made_by_bicubic(
     official: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
+    caplog.clear()
     data = DIV2K(str(official), scale=3, store=str(tmp_path), limit=4, patch_size=8)
     data.setup()
-    assert "LR photos are made by the same bicubic" in caplog.text
+    assert "LR photos are made by bicubic shrinking" in caplog.text
     for k in range(4):
         assert torch.equal(data.val[k].lr, shrink(data.val[k].hr, 3))
 
@@ -119,7 +121,7 @@ def test_missing_lr_and_wrong_size_are_named(div2k: Path) -> None:
     with pytest.raises(ValueError, match=r"(?s)0801x2.png to 0900x2.png.*0850x2.png is missing"):
         DIV2K(str(div2k), scale=2).setup("validate")
     save(lr / "0850x2.png", 18, 13, 0)
-    with pytest.raises(ValueError, match=r"0850 is 18x13, expected 18x12, as HR is 36x24"):
+    with pytest.raises(ValueError, match=r"X2/0850x2.png is 18x13, expected 18x12, as HR is 36x24"):
         DIV2K(str(div2k), scale=2).setup("validate")
 
 
@@ -136,6 +138,7 @@ def test_small_photos_are_counted_and_named(
     folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
+    caplog.clear()
     data = photo_folders(folders, scale=2, store=str(tmp_path))
     data.setup()
     assert "1 of 8 photos are smaller than a patch and do not train: small" in caplog.text
@@ -198,6 +201,10 @@ def test_lr_folders_in_both_layouts(folders: Path, tmp_path: Path) -> None:
         data.setup("validate")
         found = list((tmp_path / lr).rglob("v1*"))
         assert torch.equal(data.val[1].lr, read_image(found[0]))
+    save(tmp_path / "b" / "v1x2.png", 25, 19, 3)
+    with pytest.raises(ValueError, match=r"LR of v1.png could be v1 or v1x2"):
+        PhotoFolders(None, str(folders / "val"), val_lr=str(tmp_path / "b")).setup("validate")
+    (tmp_path / "b" / "v1x2.png").unlink()
     (tmp_path / "b" / "v2.bmp").unlink()
     with pytest.raises(ValueError, match=r"1 LR photos are missing:\s+.*v2x2.png \(of v2.png\)"):
         PhotoFolders(None, str(folders / "val"), val_lr=str(tmp_path / "b")).setup("validate")
@@ -324,14 +331,75 @@ def test_fingerprint_follows_the_content(folders: Path, tmp_path: Path) -> None:
     assert photo_folders(Path(copy), store=str(tmp_path / "t")).fingerprint() != one
 
 
-def test_training_goes_on_without_the_photos(folders: Path, tmp_path: Path) -> None:
+def test_lr_of_scale_one_is_read(folders: Path, tmp_path: Path) -> None:
+    for k in range(3):
+        save(tmp_path / "blurred" / f"v{k}.png", 49 + k, 38, 500 + k)
+    data = PhotoFolders(
+        None,
+        str(folders / "val"),
+        val_lr=str(tmp_path / "blurred"),
+        scale=1,
+        store=str(tmp_path / "store"),
+    )
+    data.setup("validate")
+    assert torch.equal(data.val[1].lr, read_image(tmp_path / "blurred" / "v1.png"))
+    assert torch.equal(data.val[1].hr, read_image(folders / "val" / "v1.png"))
+
+
+def test_settings_do_not_disturb_each_others_stores(
+    folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for lr in ("a", "b"):
+        for k in range(3):
+            save(tmp_path / lr / f"v{k}.png", (49 + k) // 2, 19, k + ord(lr))
+
+    def val(**more: Any) -> PhotoFolders:  # noqa: ANN401
+        data = PhotoFolders(None, str(folders / "val"), store=str(tmp_path / "store"), **more)
+        data.setup("validate")
+        return data
+
+    blurs = [Degradation(), Degradation(blur=1.6), Degradation(blur=1.6, kernel_size=3)]
+    settings: list[dict[str, Any]] = [{"degradation": blur} for blur in blurs]
+    settings += [{"val_lr": str(tmp_path / lr)} for lr in ("a", "b")]
+    first = [val(**more) for more in settings]
+    lr = [data.val[1].lr for data in first]
+    assert len({image.numpy().tobytes() for image in lr}) == 5
+    caplog.set_level("INFO")
+    caplog.clear()
+    again = [val(**more) for more in settings]
+    # One number in several forms, and what is not read, are no other recipe.
+    again += [val(degradation=Degradation(blur=0, noise=0, kernel_size=7))]
+    assert "packing" not in caplog.text
+    for one, two, image in zip(first, again, lr, strict=False):
+        assert torch.equal(one.val[1].lr, image)
+        assert torch.equal(two.val[1].lr, image)
+
+
+def test_store_that_was_packed_anew_is_noticed_by_new_processes(
+    folders: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(folders, tmp_path / "copy"))
-    with_photos = photo_folders(copy)
-    with_photos.setup()
-    one = with_photos.fingerprint()
-    shutil.rmtree(copy / "train")
-    shutil.rmtree(copy / "val")
-    alone = photo_folders(copy)
-    alone.setup()
-    assert alone.fingerprint() == one
-    assert_equal(batches(with_photos), batches(alone))
+    data = photo_folders(copy)
+    data.setup()
+    before = data.val[0].hr
+    save(copy / "val" / "v0.png", 90, 90, 77)
+    photo_folders(copy).setup()
+    assert torch.equal(data.val[0].hr, before)  # what is open stays as it was
+    with pytest.raises(ValueError, match="was packed anew while it was in use"):
+        pickle.loads(pickle.dumps(data.val.hr))
+
+
+def test_validation_photos_without_inside_are_named(folders: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folders, tmp_path / "copy"))
+    save(copy / "val" / "tiny.png", 90, 16, 0)
+    with pytest.raises(ValueError, match=r"(?s)1 validation photos .*17 pixels.*tiny is 90x16"):
+        photo_folders(copy, scale=2).setup()
+
+
+def test_strong_blurs_leave_small_photos_out(folders: Path, tmp_path: Path) -> None:
+    blur = Degradation(blur=[0.0, 8.2], every_epoch=True)  # reaches over 25 pixels
+    data = photo_folders(folders, store=str(tmp_path), degradation=blur, num_workers=2)
+    data.setup("fit")
+    assert set(data.train.skipped) == {"small", "t0", "t1"}
+    one, two = batches(data), batches(data)
+    assert_equal(one, two)

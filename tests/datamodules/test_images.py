@@ -95,6 +95,9 @@ def test_other_files_that_a_person_has(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "e.tif")
     with pytest.raises(ValueError, match=r"e\.tif: has floating-point pixels"):
         read_image(tmp_path / "e.tif")
+    Image.fromarray(np.full((4, 6), 70_000, np.int32)).save(tmp_path / "f.tif")
+    with pytest.raises(ValueError, match=r"f\.tif: has 32-bit pixels"):
+        read_image(tmp_path / "f.tif")
     with pytest.raises(ValueError, match=r"cannot be read as an image"):
         read_image(tmp_path)
     assert probe(tmp_path / "a.png") == (4, 6)
@@ -146,6 +149,13 @@ def test_finding_images(tmp_path: Path) -> None:
     assert names == ["a.jpg", "b.png"]
     assert [p.name for p in find_images(f"{tmp_path}/*.png")] == ["b.png"]
     assert find_images(str(tmp_path / "notes.txt")) == [tmp_path / "notes.txt"]
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "folder.png").mkdir()
+    (tmp_path / "links" / "broken.png").symlink_to("absent.png")
+    (tmp_path / "links" / "loop.png").symlink_to("loop.png")
+    found = find_images(str(tmp_path / "links"))
+    assert [p.name for p in found] == ["broken.png", "loop.png"]  # reading them says what is wrong
+    assert all(p.name in str(probe(p)) for p in found)
     (tmp_path / "empty").mkdir()
     for where in ("empty", "absent.png", "*.webp"):
         with pytest.raises(ValueError, match="no "):

@@ -1,5 +1,4 @@
 import csv
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from datamodules.rated import (
     RatedBatch,
     RatedFolder,
     impossible,
+    listed,
     maximum_entropy,
     narrowest,
     read_ratings,
@@ -132,11 +132,14 @@ def test_split_depends_on_its_own_seed_and_on_the_names_alone(folder: Path) -> N
 
 
 def test_lists_choose_the_splits_and_must_not_overlap(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "val.txt").write_text("p01.png\np02\nabsent\n")
+    Image.open(folder / "photos" / "p03.png").save(folder / "photos" / "my photo.png")
+    table = (folder / "ratings.csv").read_text()
+    (folder / "ratings.csv").write_text(table.replace("p03.png", "my photo.png"))
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbfp01.png\r\n\r\np02\r\nmy photo\r\n")
     data = rated(folder, val_list=str(tmp_path / "val.txt"))
     data.setup()
-    assert data.val.names.tolist() == ["p01.png", "p02.png"]
-    assert len(data.train) == 18
+    assert data.val.names.tolist() == ["p01.png", "p02.png", "my photo.png"]
+    assert len(data.train) == 17
     (tmp_path / "train.txt").write_text("p05\np02.png\n")
     lists = {"val_list": str(tmp_path / "val.txt"), "train_list": str(tmp_path / "train.txt")}
     with pytest.raises(ValueError, match=r"train.txt and .*val.txt overlap in 1 images: p02.png"):
@@ -145,8 +148,11 @@ def test_lists_choose_the_splits_and_must_not_overlap(folder: Path, tmp_path: Pa
     data = rated(folder, **lists)
     data.setup()
     assert data.train.names.tolist() == ["p05.png", "p06.png"]
-    (tmp_path / "val.txt").write_text("nothing\n")
+    (tmp_path / "val.txt").write_text("")
     with pytest.raises(ValueError, match="none validates"):
+        rated(folder, val_list=str(tmp_path / "val.txt")).setup()
+    (tmp_path / "val.txt").write_text("p01\nnobody\n")
+    with pytest.raises(ValueError, match=r"1 images of the lists are not rated photos of .*nobody"):
         rated(folder, val_list=str(tmp_path / "val.txt")).setup()
     with pytest.raises(ValueError, match=r"absent.txt: cannot be read as a list"):
         rated(folder, val_list="absent.txt").setup()
@@ -154,19 +160,17 @@ def test_lists_choose_the_splits_and_must_not_overlap(folder: Path, tmp_path: Pa
         rated(folder, train_list="train.txt")
 
 
-def test_listed_images_that_are_not_rated_are_reported(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    (tmp_path / "val.txt").write_text("p01 p02 nobody\n")
-    rated(folder, val_list=str(tmp_path / "val.txt")).setup()
-    assert "1 listed but not rated (nobody)" in caplog.text
+def test_names_without_suffix_must_be_clear(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a\n")
+    with pytest.raises(ValueError, match=r"list.txt: a could be a.jpg or a.png"):
+        listed(str(tmp_path / "list.txt"), np.array(["a.jpg", "a.png", "b.png"]))
 
 
 def test_missing_photos_are_an_error_unless_allowed(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
+    caplog.clear()
     for k in (3, 8):
         (folder / "photos" / f"p{k:02}.png").unlink()
     with pytest.raises(ValueError, match=r"2 of 20 rated images are not in .*p03.png, p08.png"):
@@ -198,14 +202,21 @@ def test_fingerprint_follows_photos_ratings_and_split(folder: Path) -> None:
     assert len(prints) == 4
 
 
-def test_store_is_enough_without_the_photos(folder: Path) -> None:
-    one = rated(folder)
-    one.setup()
-    shutil.rmtree(folder / "photos")
-    two = rated(folder)
-    two.setup()
-    assert two.fingerprint() == one.fingerprint()
-    assert torch.equal(batches(one)[0].images_BCHW, batches(two)[0].images_BCHW)
+def test_other_choices_of_photos_leave_the_store_alone(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rated(folder).setup()
+    rated(folder, limit=2).setup()
+    rated(folder, crop=40).setup()
+    text = (folder / "ratings.csv").read_text().splitlines()
+    (folder / "ratings.csv").write_text("\n".join(text[:9]))
+    rated(folder).setup()
+    (folder / "ratings.csv").write_text("\n".join(text))
+    caplog.set_level("INFO")
+    caplog.clear()
+    rated(folder).setup()
+    rated(folder, crop=40).setup()  # the crop is no part of a squashed image
+    assert "packing" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -216,14 +227,23 @@ def test_store_is_enough_without_the_photos(folder: Path) -> None:
         ("image,votes_1,votes_3\n", "needed are image,votes_1"),
         ("image,votes_1,votes_2\na,1,2\n", "votes for 2 ratings, the scorer for 3; scorer.num_b"),
         ("image,votes_1,votes_2,votes_3\n", "has no row"),
-        ("image,votes_1,votes_2,votes_3\na.png,1,2\n", "'a.png' in row 2: 3 numbers are needed"),
-        ("image,votes_1,votes_2,votes_3\na.png,1,x,3\n", "'a.png' in row 2: 3 numbers"),
+        (
+            "image,votes_1,votes_2,votes_3\na.png,1,2\n",
+            "'a.png' in line 2: a name and 3 n",
+        ),
+        ("image,votes_1,votes_2,votes_3\na.png,1,x,3\n", "'a.png' in line 2: a name and 3 numbers"),
         ("image,votes_1,votes_2,votes_3\na.png,1,-2,3\n", "votes 0 or more"),
         ("image,votes_1,votes_2,votes_3\na.png,0,0,0\n", "has no votes"),
-        ("image,votes_1,votes_2,votes_3\na,1,2,3\nb,1,1,1\na,1,2,3\n", "'a' in row 4: is there tw"),
-        ("image,mean\na,3.5\n", "'a' in row 2: a mean of 3.5 is not within 1 to 3"),
+        (
+            "image,votes_1,votes_2,votes_3\na,1,2,3\nb,1,1,1\na,1,2,3\n",
+            "'a' in line 4: is there",
+        ),
+        ("image,votes_1,votes_2,votes_3\na.png,1\n", "a name and 3 numbers"),
+        ("image,votes_1,votes_2,votes_3\n ,1,2,3\n", "a name and 3 numbers"),
+        ("image,mean\na,3.5\n", "'a' in line 2: a mean of 3.5 is not within 1 to 3"),
+        ("image,mean\n\n\na,9\n", "'a' in line 4: a mean of 9"),
         ("image,mean\na,nan\n", "have to be finite"),
-        ("image,mean,std\na,2,0.5\nb,2,1.5\n", "'b' in row 3: ratings of 1 to 3 with a mean of 2"),
+        ("image,mean,std\na,2,0.5\nb,2,1.5\n", "'b' in line 3: ratings of 1 to 3 with a mean of 2"),
     ],
 )
 def test_wrong_tables_are_refused_by_row(tmp_path: Path, text: str, message: str) -> None:
@@ -234,12 +254,17 @@ def test_wrong_tables_are_refused_by_row(tmp_path: Path, text: str, message: str
     assert message in str(info.value)
 
 
+def test_huge_votes_still_sum_to_one(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("image,votes_1,votes_2\na.png,1e308,1e308\n")
+    assert read_ratings(tmp_path / "ratings.csv", 2).p_NK.tolist() == [[0.5, 0.5]]
+
+
 def test_means_become_distributions(tmp_path: Path) -> None:
     path = tmp_path / "ratings.csv"
     path.write_text("\ufeffimage,mean,std\na.png,5.5,1.4\n\nb.png,3.25,1\n", encoding="utf-8")
     names, p_NK, _ = read_ratings(path, 10)
     k = np.arange(1, 11)
-    assert names == ["a.png", "b.png"]
+    assert names.tolist() == ["a.png", "b.png"]
     assert (p_NK @ k).tolist() == pytest.approx([5.5, 3.25], abs=1e-5)
     std = np.sqrt(p_NK @ k**2 - (p_NK @ k) ** 2)
     assert std.tolist() == pytest.approx([1.4, 1.0], abs=1e-4)
