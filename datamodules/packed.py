@@ -28,7 +28,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -121,25 +121,21 @@ class PackedImages:
     Nothing in it grows by reading, and copies in other processes share it.
 
     Args:
-        shards: files of the store, in order.
+        indices: of the files of the store, in order.
         num_images: use the first so many.
-
-    Raises:
-        ValueError: if a file is damaged.
     """
 
-    def __init__(self, shards: Sequence[Path], num_images: int) -> None:
-        self.shards = list(shards)
-        indices = [Shard(path) for path in shards]
+    def __init__(self, indices: "Sequence[Shard]", num_images: int) -> None:
+        self.shards = [index.path for index in indices]
 
         def joined(name: str) -> NDArray[Any]:
             return np.concatenate([index.arrays[name] for index in indices])[:num_images]
 
-        self.names = np.concatenate([index.names() for index in indices])[:num_images]
+        self.names = np.concatenate([index.names for index in indices])[:num_images]
         self.sizes = joined("sizes").astype(np.int64)
         self.places = joined("offsets") + HEADER  # in their files
         counts = [len(index.arrays["offsets"]) for index in indices]
-        self.shard_of = np.repeat(np.arange(len(shards)), counts)[:num_images]
+        self.shard_of = np.repeat(np.arange(len(counts)), counts)[:num_images]
         self.num_pixels = [index.num_pixels for index in indices]
         self.checksums = [index.sha256 for index in indices]
         # What went in, for run folders: same content, same fingerprint, wherever it lies.
@@ -227,6 +223,7 @@ class Shard:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             with open(path, "rb") as file:
                 if int.from_bytes(file.read(8), "little") != HEADER - 8:
@@ -244,6 +241,7 @@ class Shard:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: no file of a binary store ({error})") from error
 
+    @cached_property
     def names(self) -> NDArray[np.str_]:
         """The images' names."""
         raw = self.arrays["names"]
@@ -299,30 +297,31 @@ def pack(
     groups = [used[k : k + per_shard] for k in range(0, len(used), per_shard)]
     shards = [folder / f"{k:05}.safetensors" for k in range(len(groups))]
     jobs = list(zip(shards, groups, strict=True))
-    surplus = set(folder.glob("[0-9]*.safetensors")) - set(shards) if limit is None else set()
-    if not all(is_current(*job) for job in jobs):
+    found = [current(*job) for job in jobs]
+    if None in found:
         with locked(folder):
-            jobs = [job for job in jobs if not is_current(*job)]
-            if jobs:
-                write_shards(folder, jobs, make, recipe, what, num_workers)
-    for path in surplus:  # there were more images once
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-    return PackedImages(shards, len(used))
+            stale = [job for job in jobs if current(*job) is None]
+            if stale:
+                write_shards(folder, stale, make, recipe, what, num_workers)
+            found = [Shard(shard) for shard in shards]
+    if limit is None:  # files of a time when there were more images
+        for path in set(folder.glob("[0-9]*.safetensors")) - set(shards):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    return PackedImages([index for index in found if index is not None], len(used))
 
 
-def is_current(shard: Path, group: Sequence[Source]) -> bool:
-    """Whether a file begins with these images, made from these very sources."""
+def current(shard: Path, group: Sequence[Source]) -> "Shard | None":
+    """A file's index if it begins with these images, made from these very sources."""
     if not shard.exists():
-        return False
+        return None
     try:
         index = Shard(shard)
-        names = index.names()
     except ValueError:
-        return False
-    if names[: len(group)].tolist() != [source.name for source in group]:
-        return False
-    return bool(np.array_equal(index.arrays["sources"][: len(group)], stats(group)))
+        return None
+    num = len(group)
+    same = index.names[:num].tolist() == [source.name for source in group]
+    return index if same and np.array_equal(index.arrays["sources"][:num], stats(group)) else None
 
 
 def stats(group: Sequence[Source]) -> NDArray[np.int64]:
