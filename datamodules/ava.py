@@ -7,6 +7,7 @@ tags (0: none) and the challenge.
 
 import logging
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -129,10 +130,12 @@ def read_index(path: Path) -> Index:
     if not text.strip():
         raise ValueError(f"{path}: is empty")
     try:
-        table = np.loadtxt(text.splitlines(), dtype=np.int64, ndmin=2, comments=None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # NumPy 1 only warns of what is no whole number
+            table = np.loadtxt(text.splitlines(), dtype=np.int64, ndmin=2, comments=None)
         if table.shape[1] != COLUMNS:
             raise ValueError(f"{table.shape[1]} columns")
-    except (ValueError, OverflowError, IndexError) as error:
+    except (ValueError, OverflowError, IndexError, DeprecationWarning) as error:
         raise ValueError(f"{path}: {first_bad_line(text)}") from error
     ids, votes = table[:, 1], table[:, 2:12]
     for k in np.flatnonzero((votes < 0).any(axis=1) | (votes.sum(axis=1) == 0))[:1]:

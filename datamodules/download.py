@@ -19,17 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from rich import get_console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, MofNCompleteColumn, TransferSpeedColumn
+
+from datamodules.parallel import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -395,18 +387,6 @@ def need_space(folder: Path, num_bytes: int, what: str | Path) -> None:
         raise ValueError(
             f"{folder}: {what} needs {amount(num_bytes)}, and {amount(free)} are free there"
         )
-
-
-def progress_bar(*columns: ProgressColumn) -> Progress:
-    """A bar that is gone when it is done, and for which a log file does not get an empty line."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        *columns,
-        TimeRemainingColumn(),
-        transient=True,
-        disable=not get_console().is_terminal,
-    )
 
 
 def amount(num_bytes: int) -> str:

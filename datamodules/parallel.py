@@ -11,21 +11,40 @@ from typing import TypeVar
 
 import torch
 from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-WORTH_PROCESSES = (
-    50_000_000  # bytes of image files: some 3 s of decoding, as long as starting takes
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
 )
+
+# Bytes of image files that take as long to decode as processes to start: some three seconds.
+WORTH_PROCESSES = 50_000_000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """A bar that is gone when it is done; nothing at all where there is no terminal."""
+    terminal = get_console().is_terminal
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        transient=True,
+        console=get_console() if terminal else Console(quiet=True),
+        disable=not terminal,
+    )
+
+
 def progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
     """Iterates over `total` items under a progress bar (none where there is one item)."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Where it is no terminal, a bar would still leave an empty line behind.
-    bar = Progress(*columns, transient=True, disable=not get_console().is_terminal)
+    bar = progress_bar(MofNCompleteColumn())
     with bar:
         task = bar.add_task(what, total=total, visible=total > 1)
         for item in items:
