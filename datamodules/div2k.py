@@ -196,7 +196,7 @@ class Resident:
         self.patch_size = patch_size
         self.device = device
         self.hr = self.put(hr)
-        self.lr = {scale: self.put(images) for scale, images in lr.items()}
+        self.lr = {s: self.hr if images is hr else self.put(images) for s, images in lr.items()}
 
     def put(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels, and where each image begins and how many values a row of it has."""
