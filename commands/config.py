@@ -46,7 +46,8 @@ PATH_KEYS = (
     ),
     *("paths.output_dir", "paths.data_dir", "paths.store", "data.root", "data.store"),
     *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
-    *("data.images", "data.ratings", "data.train_list", "data.val_list"),
+    *("data.images", "data.ratings", "data.train_list", "data.val_list", "data.test_list"),
+    *("scorer.pretrained",),
 )
 
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)

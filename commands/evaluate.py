@@ -25,15 +25,15 @@ from commands.run_folder import (
     shorter,
     start,
 )
-from commands.terminal import table
+from commands.terminal import metrics_table, table
 from datamodules.images import to_bytes, to_unit, write_image
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
 from lightning_modules.checkpoint import Record, load_network, load_scorer
-from lightning_modules.metrics import image_metrics, rating_metrics
+from lightning_modules.metrics import baselines, image_metrics, rating_metrics
 from lightning_modules.pictures import comparison, save_before_after
 from networks.bicubic import Bicubic
-from networks.nima import NIMA
+from networks.nima import NIMA, VIEW
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,7 @@ def evaluate(cfg: DictConfig) -> None:
             files["scorer.checkpoint"] = cfg.scorer.checkpoint
     else:
         assert isinstance(network, NIMA)
-        names = ("num_buckets", "resize_rule", "resize", "crop")
-        sizes = {name: getattr(network, name) for name in names}
+        sizes = {name: getattr(network, name) for name in ("num_buckets", *VIEW)}
         for name, value in sizes.items():
             if cfg.scorer[name] not in (None, value):
                 raise ValueError(
@@ -197,13 +196,11 @@ def evaluate_scorer(
             for batch in progress(batches, "evaluating", len(batches))
         ]
     p_NK, q_NK = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    constant_NK = datamodule.train.p_NK.mean(dim=0, keepdim=True).expand_as(q_NK)  # type: ignore[attr-defined]
     metrics = {name: value.item() for name, value in rating_metrics(p_NK, q_NK).items()}
-    constant = {name: value.item() for name, value in rating_metrics(constant_NK, q_NK).items()}
-    rows = [[name, f"{value:.4f}", f"{constant[name]:.4f}"] for name, value in metrics.items()]
+    data: Any = datamodule
+    metrics |= baselines(data.train.p_NK, data.val.p_NK, data.val.num_votes_N)
     title = f"{shorter(cfg.checkpoint)} on {len(p_NK)} images: {datamodule.description}"
-    (folder / "table.txt").write_text(table(title, ["metric", "scorer", "constant"], rows))
-    metrics |= {f"{name}_constant": value for name, value in constant.items()}
+    (folder / "table.txt").write_text(metrics_table(title, metrics))
     files = ["result.json"]
     finish(folder, identity, metrics, files=files, device=str(device), world_size=1)
 

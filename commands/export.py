@@ -39,6 +39,7 @@ def export(cfg: DictConfig) -> None:
     network, record = load_network(cfg.checkpoint)
     path = Path(cfg.output).expanduser()
     keys = ("kind", "net", "data", "gamma", "metrics", "epoch", "config_hash")
-    kept = {key: record[key] for key in keys}  # not the configuration, which names local paths
+    # Not the configuration, which names local paths; imported weights have no epoch.
+    kept = {key: record[key] for key in keys if key in record}
     save_safetensors(path, network, kept)
     log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)

@@ -20,7 +20,7 @@ from datamodules.images import image_names, probe
 from datamodules.packed import BadImages, PackedImages, Source, damaged
 from datamodules.parallel import each, workers_for
 from datamodules.rated import RatedFolder, StoredRatings, read_ratings
-from networks.nima import ResizeRule
+from networks.nima import VIEW, ResizeFilter, ResizeRule
 
 Sizes = NDArray[np.int64]  # N x 2: height, width
 
@@ -64,6 +64,7 @@ class Options(BaseModel):
     scales: list[Literal[1, 2, 3, 4]] = Field(min_length=1)
     blur: float = Field(ge=0)
     resize_rule: ResizeRule
+    resize_filter: ResizeFilter
     resize: PositiveInt
     crop: PositiveInt
     num_buckets: int = Field(ge=2)
@@ -151,7 +152,7 @@ def prepare_ava(cfg: DictConfig, root: Path) -> None:
         verified([Source(name, f"{folder}/{name}") for name in sorted(wanted & names)], "photos")
     if too_few:
         sys.exit(1)
-    ready(cfg, f"experiment=ava_nima data.root={root} data.split={split}")
+    ready(cfg, f"experiment=nima_mnasnet data.root={root} data.split={split}")
 
 
 def prepare_rated(cfg: DictConfig, root: Path) -> None:
@@ -191,7 +192,7 @@ def pair_options(cfg: DictConfig) -> dict[str, Any]:
 
 def rated_options(cfg: DictConfig) -> dict[str, Any]:
     """Arguments of the data modules of rated photos."""
-    sizes = {name: cfg[name] for name in ("resize_rule", "resize", "crop")}
+    sizes = {name: cfg[name] for name in VIEW}
     return {"store": cfg.store, **sizes}
 
 

@@ -1,10 +1,11 @@
 """What people see on the terminal: messages and tables."""
 
 import logging
+import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -47,3 +48,22 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         console.print(built)
     lines = [line.rstrip() for line in capture.get().splitlines()]
     return "\n".join([title, "", *lines, ""])
+
+
+def metrics_table(title: str, metrics: Mapping[str, float | None]) -> str:
+    """Metrics by name; `<name>_constant` and `<name>_floor` come beside theirs."""
+    kinds = ("constant", "floor")
+    names = [name for name in metrics if not name.endswith(tuple(f"_{kind}" for kind in kinds))]
+    used = [kind for kind in kinds if any(f"{name}_{kind}" in metrics for name in names)]
+    rows = [
+        [name, *(digits(metrics.get(key)) for key in (name, *(f"{name}_{kind}" for kind in used)))]
+        for name in names
+    ]
+    columns = {"constant": "constant predictor", "floor": "noise of the votes"}
+    heading = ["metric", "scorer" if used else "value", *(columns[kind] for kind in used)]
+    return table(title, heading, rows)
+
+
+def digits(value: float | None) -> str:
+    """Four decimals; a dash for what is not there or not a number."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"

@@ -20,10 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from commands.config import check_name, locate, require_file, require_kind
 from commands.run_folder import Identity, State, current, decide, finish, locked, read_json, start
-from commands.terminal import table
+from commands.terminal import metrics_table
 from datamodules.sampling import ShardedDataModule
-from lightning_modules.checkpoint import WriteRecord, load_plain, load_weights, read_checkpoint
+from lightning_modules.checkpoint import WriteRecord, read_checkpoint
 from lightning_modules.loggers import RunCSV
+from networks.nima import VIEW
+from networks.weights import load_plain, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +80,11 @@ def problems(cfg: DictConfig) -> Iterator[str]:
             f"{parts} (trainer.devices x trainer.accumulate_grad_batches)"
         )
     if trains_scorer(cfg):
-        for name in ("num_buckets", "resize_rule", "resize", "crop"):
+        for name in ("num_buckets", *VIEW):
             if name in cfg.data and cfg.data[name] != cfg.scorer[name]:
                 yield f"data.{name}={cfg.data[name]}: set scorer.{name}, which the data follow"
+        if cfg.scorer.pretrained not in (None, "imagenet"):
+            yield from require_file("scorer.pretrained", cfg.scorer.pretrained)
         if cfg.scorer.checkpoint is not None:
             yield "scorer.checkpoint is for the loss of enhancers; init_from= starts from a scorer"
     elif "scale" in cfg.data and cfg.data.scale != cfg.scale:
@@ -185,6 +189,8 @@ def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
             config["model"]["loss"].pop("scorer", None)
     else:
         del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
+        if cfg.scorer.pretrained != "imagenet":
+            files["scorer.pretrained"] = cfg.scorer.pretrained
     files = {key: path for key, path in files.items() if path is not None}
     return {str(key): value for key, value in config.items()}, files
 
@@ -295,13 +301,13 @@ def report(folder: Path) -> float | None:
     """Prints the result of a finished run and returns its main metric."""
     result = read_json(folder / "result.json")
     assert result is not None
-    rows = [
-        [name.removeprefix("val/"), "-" if value is None else f"{value:.4f}"]
+    title = f"epoch {result['best_epoch']} of {result['epochs']}, the best by {result['monitor']}"
+    metrics = {
+        name.removeprefix("val/"): value
         for name, value in sorted(result["metrics"].items())
         if name.startswith("val/")
-    ]
-    title = f"epoch {result['best_epoch']} of {result['epochs']}, the best by {result['monitor']}"
-    log.info("\n%s", table(title, ["validation", "value"], rows))
+    }
+    log.info("\n%s", metrics_table(title, metrics))
     log.info("data: %s", result["data"])
     log.info("%s", folder / "result.json")
     log.info("%s", folder / result["checkpoint"])

@@ -96,7 +96,8 @@ class AVA(StoredRatings):
         votes = index.votes[used]
         p_NK = (votes / votes.sum(axis=1, keepdims=True)).astype(np.float32)
         names = np.char.add(index.ids[used].astype(np.str_), ".jpg")
-        return Ratings(names, p_NK, notes if corrupt else [])
+        counts_N = votes.sum(axis=1)
+        return Ratings(names, p_NK, counts_N, notes if corrupt else [])
 
     def find_test_list(self) -> Path:
         """The official test list.

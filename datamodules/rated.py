@@ -8,6 +8,7 @@ Shape suffixes: B batch, C channels, H and W height and width, N images, K ratin
 
 import csv
 import hashlib
+import itertools
 import logging
 import math
 from dataclasses import dataclass
@@ -22,27 +23,30 @@ from torch.utils.data import DataLoader
 
 from datamodules.div2k import some, store_of
 from datamodules.images import image_names, read_image, to_array, to_bytes, to_unit
-from datamodules.packed import NAMES, Image, Images, Source, pack
+from datamodules.packed import NAMES, Image, Images, PackedImages, Source, pack
 from datamodules.sampling import BatchDataset, Draws, ShardedDataModule, Use, below
-from networks.nima import ResizeRule, check_sizes, resize_images
+from networks.nima import ResizeFilter, ResizeRule, check_view, resize_images
 
 log = logging.getLogger(__name__)
 
+MANY_VOTES = 1e9  # more, or parts of votes, are shares of votes whose number is not known
 PER_SHARD = 1024  # photos per file of the store: 200 MB at 256 x 256
 
 
 class RatedBatch(NamedTuple):
-    """Photos as the scorer sees them, float32 in [0, 1], and the shares of their ratings."""
+    """Photos as the scorer sees them, float32 in [0, 1], the shares of their ratings, positions."""
 
     images_BCHW: Tensor
     p_BK: Tensor
+    item_B: Tensor
 
 
 class RatedCrops(NamedTuple):
-    """Crops as they are cut out, uint8; whether each is to be flipped (0 or 1)."""
+    """Crops as they are cut out, uint8; whether each is to be flipped (0 or 1); their positions."""
 
     images_BHWC: Tensor
     p_BK: Tensor
+    item_B: Tensor
     flip_B: Tensor
 
     def to_unit(self) -> RatedBatch:
@@ -50,7 +54,7 @@ class RatedCrops(NamedTuple):
         images_BCHW = self.images_BHWC.permute(0, 3, 1, 2).contiguous()
         flip_B111 = (self.flip_B == 1)[:, None, None, None]
         flipped_BCHW = torch.where(flip_B111, images_BCHW.flip(-1), images_BCHW)
-        return RatedBatch(to_unit(flipped_BCHW), self.p_BK)
+        return RatedBatch(to_unit(flipped_BCHW), self.p_BK, self.item_B)
 
 
 class RatedDataset(BatchDataset):
@@ -62,17 +66,33 @@ class RatedDataset(BatchDataset):
         items: which of them belong to this split.
         crop: side of the crop, in pixels.
         seed: the run's seed.
+        num_votes_N: votes that each photo of all has; None where they are not known.
+        native: all photos at their full resolution.
+        native_share: probability that a training crop is cut from there.
     """
 
     def __init__(
-        self, images: Images, p_NK: Tensor, items: NDArray[np.int64], *, crop: int, seed: int
+        self,
+        images: Images,
+        p_NK: Tensor,
+        items: NDArray[np.int64],
+        *,
+        crop: int,
+        seed: int,
+        num_votes_N: NDArray[np.int64] | None = None,
+        native: Images | None = None,
+        native_share: float = 0.0,
     ) -> None:
         assert len(images) == len(p_NK)
+        assert native is None or len(native) == len(images)
         self.images = images
         self.items = items
         self.p_NK = p_NK[torch.from_numpy(items)]
+        self.num_votes_N = None if num_votes_N is None else num_votes_N[items]
         self.crop = crop
         self.seed = seed
+        self.native = native
+        self.native_share = native_share
 
     def __len__(self) -> int:
         return len(self.items)
@@ -86,19 +106,31 @@ class RatedDataset(BatchDataset):
         """A training batch for `Draws`, a validation batch for plain numbers."""
         numbers_B = batch.items if isinstance(batch, Draws) else np.array(batch)
         item_B, num = self.items[numbers_B], len(numbers_B)
-        slack_B2 = self.images.sizes[item_B] - self.crop
-        corner_B2, flip_B = slack_B2 // 2, np.zeros(num, np.int64)
+        size_B2 = self.images.sizes[item_B]
+        native_B = np.zeros(num, np.bool_)
+        corner_B2, flip_B = (size_B2 - self.crop) // 2, np.zeros(num, np.int64)
         if isinstance(batch, Draws):
             words = batch.words(self.seed, Use.CROP)
-            corner_B2 = below(words[:, :2], slack_B2 + 1)
+            if self.native is not None:
+                native_B = below(words[:, 3], 2**20) < self.native_share * 2**20
+                size_B2 = np.where(native_B[:, None], self.native.sizes[item_B], size_B2)
+
+            corner_B2 = below(words[:, :2], size_B2 - self.crop + 1)
             flip_B = (words[:, 2] & np.uint64(1)).astype(np.int64)
         images_BHWC = np.empty((num, self.crop, self.crop, 3), np.uint8)
-        for k, (item, (top, left)) in enumerate(
-            zip(item_B.tolist(), corner_B2.tolist(), strict=True)
-        ):
-            images_BHWC[k] = self.images[item][top : top + self.crop, left : left + self.crop]
-        p_BK = self.p_NK[torch.from_numpy(numbers_B)]
-        return RatedCrops(torch.from_numpy(images_BHWC), p_BK, torch.from_numpy(flip_B))
+        for k, (top, left) in enumerate(corner_B2.tolist()):
+            source = self.native if self.native is not None and native_B[k] else self.images
+            image = source[int(item_B[k])]
+            images_BHWC[k] = image[top : top + self.crop, left : left + self.crop]
+        number_B = torch.from_numpy(numbers_B)
+        return RatedCrops(
+            torch.from_numpy(images_BHWC), self.p_NK[number_B], number_B, torch.from_numpy(flip_B)
+        )
+
+    def picture(self, number: int) -> Tensor:
+        """A photo as validation sees it, 3 x H x W uint8."""
+        crops: RatedCrops = self.__getitems__([number])
+        return crops.images_BHWC[0].permute(2, 0, 1)
 
 
 class RatedDataModule(ShardedDataModule):
@@ -107,6 +139,7 @@ class RatedDataModule(ShardedDataModule):
     Args:
         num_buckets: K, the number of ratings.
         resize_rule: how photos are made small: `squash`, `short_side` or `native` (see `NIMA`).
+        resize_filter: `bilinear` or `nearest`.
         resize: side that the rule aims at, in pixels.
         crop: side of the crop that the scorer sees, in pixels.
         batch_size: training images per step over all ranks.
@@ -125,6 +158,7 @@ class RatedDataModule(ShardedDataModule):
         *,
         num_buckets: int = 10,
         resize_rule: ResizeRule = "squash",
+        resize_filter: ResizeFilter = "bilinear",
         resize: int = 256,
         crop: int = 192,
         batch_size: int = 32,
@@ -133,8 +167,9 @@ class RatedDataModule(ShardedDataModule):
         limit: int | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, limit=limit)
-        check_sizes(resize_rule, resize, crop)
+        check_view(resize_rule, resize_filter, resize, crop)
         self.num_buckets = num_buckets
+        self.resize_filter: ResizeFilter = resize_filter
         self.resize_rule: ResizeRule = resize_rule
         self.resize = resize
         self.crop = crop
@@ -158,6 +193,7 @@ class Ratings(NamedTuple):
 
     names: NDArray[np.str_]  # of the files, N
     p_NK: NDArray[np.float32]
+    num_votes_N: NDArray[np.int64] | None  # None where the table does not say
     notes: list[str]
 
 
@@ -167,16 +203,20 @@ class Resize:
 
     Args:
         rule: `squash`, `short_side` or `native`.
+        resize_filter: `bilinear` or `nearest`.
         side: what the rule aims at: `resize`, or for `native`, which only enlarges, `crop`.
     """
 
     rule: ResizeRule
+    resize_filter: ResizeFilter
     side: int
 
     def __call__(self, source: Source) -> Image:
         """Reads the file and resizes the photo."""
         image_BCHW = to_unit(read_image(source.path))[None]
-        resized_BCHW = resize_images(image_BCHW, self.rule, self.side, self.side)
+        resized_BCHW = resize_images(
+            image_BCHW, self.rule, self.resize_filter, self.side, self.side
+        )
         return to_array(to_bytes(resized_BCHW[0]))
 
 
@@ -188,9 +228,12 @@ class StoredRatings(RatedDataModule):
         val_list: file with one image per line (name, with or without suffix): they validate. None
             holds out `val_share` of all images, chosen by `split_seed` and the images' names.
         train_list: file with the images that train; all others if None.
-        val_share: share that is held out where there is no list.
+        test_list: file with images that neither train nor validate: a test set, for evaluate.
+        val_share: share of the others that is held out where there is no `val_list`.
         split_seed: chooses it; apart from the run's seed, so that runs can be compared.
         max_missing: how many rated images may lack a file.
+        native_share: share of the training crops that are cut from the photos at full resolution,
+            which are packed too: a scorer in the loss of an enhancer sees such patches.
         store: folder of the binary store; `packed` beside the photos if None.
         rated: arguments of `RatedDataModule`.
     """
@@ -201,9 +244,11 @@ class StoredRatings(RatedDataModule):
         *,
         val_list: str | None = None,
         train_list: str | None = None,
+        test_list: str | None = None,
         val_share: float = 0.2,
         split_seed: int = 0,
         max_missing: int = 0,
+        native_share: float = 0.0,
         store: str | None = None,
         **rated: Any,  # noqa: ANN401
     ) -> None:
@@ -212,9 +257,13 @@ class StoredRatings(RatedDataModule):
             raise ValueError(f"data.val_share={val_share}: more than 0 and less than 1")
         if train_list is not None and val_list is None:
             raise ValueError("data.train_list needs data.val_list: which images validate?")
+        if not 0 <= native_share <= 1:
+            raise ValueError(f"data.native_share={native_share}: 0 to 1")
         self.folder = Path(images).expanduser()
         self.val_list = val_list
         self.train_list = train_list
+        self.test_list = test_list
+        self.native_share = native_share
         self.val_share = val_share
         self.split_seed = split_seed
         self.max_missing = max_missing
@@ -259,6 +308,7 @@ class StoredRatings(RatedDataModule):
         if missing:
             notes.append(f"{len(missing)} without a file ({some(missing)})")
         names, p_NK = ratings.names[there], ratings.p_NK[there]
+        num_votes_N = None if ratings.num_votes_N is None else ratings.num_votes_N[there]
         if not len(names):
             raise ValueError(f"{self.folder}: none of the rated images is there")
         train, val, unlisted = self.split(names)
@@ -270,25 +320,42 @@ class StoredRatings(RatedDataModule):
         if self.limit is not None:
             used = np.union1d(train, val)
             train, val = np.searchsorted(used, train), np.searchsorted(used, val)
-        folder = str(self.folder)
+            names, p_NK = names[used], p_NK[used]
+            num_votes_N = None if num_votes_N is None else num_votes_N[used]
         side = self.crop if self.resize_rule == "native" else self.resize
-        store = pack(
-            store_of(self.folder, self.store),
-            f"{self.resize_rule}{side}",
-            [Source(name, f"{folder}/{name}") for name in names[used].tolist()],
-            Resize(self.resize_rule, side),
-            per_shard=PER_SHARD,
-            what="rated photos",
-            # Another choice of photos is another store: rewriting 50 GB for a few would be worse.
-            key=hashlib.sha256("\0".join(names[used]).encode(*NAMES)).hexdigest(),
+        images = self.packed(names, self.resize_rule, side)
+        native = self.packed(names, "native", self.crop) if self.native_share else None
+
+        p, crop, seed = torch.from_numpy(p_NK), self.crop, self.seed
+        self.train = RatedDataset(
+            *(images, p, train),
+            crop=crop,
+            seed=seed,
+            num_votes_N=num_votes_N,
+            native=native,
+            native_share=self.native_share,
         )
-        p = torch.from_numpy(p_NK[used])
-        self.train = RatedDataset(store, p, train, crop=self.crop, seed=self.seed)
-        self.val = RatedDataset(store, p, val, crop=self.crop, seed=self.seed)
-        total = hashlib.sha256(store.fingerprint.encode())
+        self.val = RatedDataset(images, p, val, crop=crop, seed=seed, num_votes_N=num_votes_N)
+        total = hashlib.sha256(images.fingerprint.encode())
+        if native is not None:
+            total.update(native.fingerprint.encode())
         for dataset in (self.train, self.val):
             total.update(dataset.items.tobytes() + dataset.p_NK.numpy().tobytes())
         self.digest = total.hexdigest()
+
+    def packed(self, names: NDArray[np.str_], rule: ResizeRule, side: int) -> PackedImages:
+        """The store of these photos, resized; makes what is missing of it."""
+        folder, suffix = str(self.folder), "" if self.resize_filter == "bilinear" else "_nearest"
+        return pack(
+            store_of(self.folder, self.store),
+            f"{rule}{side}{suffix}",
+            [Source(name, f"{folder}/{name}") for name in names.tolist()],
+            Resize(rule, self.resize_filter, side),
+            per_shard=PER_SHARD,
+            what="rated photos",
+            # Another choice of photos is another store: rewriting 50 GB for a few would be worse.
+            key=hashlib.sha256("\0".join(names).encode(*NAMES)).hexdigest(),
+        )
 
     def files(self) -> list[str]:
         """Names of the image files."""
@@ -303,20 +370,24 @@ class StoredRatings(RatedDataModule):
             ValueError: if lists overlap or name what is not rated, or a split is empty.
         """
         unlisted: list[str] = []
+        test = np.empty(0, np.int64)
+        if self.test_list is not None:
+            test, unlisted = listed(self.test_list, names)
+        others = np.setdiff1d(np.arange(len(names)), test)
         if self.val_list is None:
-            val = chosen(names, self.val_share, self.split_seed)
+            val = others[chosen(names[others], self.val_share, self.split_seed)]
         else:
-            val, unlisted = listed(self.val_list, names)
-        train = np.setdiff1d(np.arange(len(names)), val)
+            val, more = listed(self.val_list, names)
+            unlisted += more
+        train = np.setdiff1d(others, val)
         if self.train_list is not None:
             train, more = listed(self.train_list, names)
             unlisted += more
-            both = names[np.intersect1d(train, val)].tolist()
+        lists = ((train, self.train_list), (val, self.val_list), (test, self.test_list))
+        for (one, a), (other, b) in itertools.combinations(lists, 2):
+            both = names[np.intersect1d(one, other)].tolist()
             if both:
-                raise ValueError(
-                    f"{self.train_list} and {self.val_list} overlap in {len(both)} images: "
-                    f"{some(both)}"
-                )
+                raise ValueError(f"{a} and {b} overlap in {len(both)} images: {some(both)}")
         if unlisted and not self.official:
             raise ValueError(
                 f"{len(unlisted)} images of the lists are not rated photos of {self.folder}: "
@@ -438,11 +509,15 @@ def read_ratings(path: Path, num_buckets: int) -> Ratings:
     if not rows:
         raise ValueError(f"{path}: has no row")
     if by_votes:
-        values /= values.max(axis=1, keepdims=True)  # the sum of huge ones would be infinite
+        table = values
+        values = values / values.max(axis=1, keepdims=True)  # the sum of huge ones is infinite
         p_NK = values / values.sum(axis=1, keepdims=True)
     else:
         p_NK = maximum_entropy(*values.T, num_buckets=num_buckets)
-    return Ratings(np.array(list(names)), p_NK.astype(np.float32), [])
+    num_votes_N = None
+    if by_votes and (table == table.round()).all() and table.max() < MANY_VOTES:
+        num_votes_N = table.sum(axis=1).astype(np.int64)
+    return Ratings(np.array(list(names)), p_NK.astype(np.float32), num_votes_N, [])
 
 
 def narrowest(mean: float) -> float:

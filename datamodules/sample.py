@@ -79,7 +79,9 @@ class SampleRated(RatedDataModule):
         num = min(num, self.limit or num)
         crops, severities, names = zip(*(degraded_crop(photos, k) for k in range(num)), strict=True)
         resized = [
-            resize_images(to_unit(crop)[None], self.resize_rule, self.resize, self.crop)[0]
+            resize_images(
+                to_unit(crop)[None], self.resize_rule, self.resize_filter, self.resize, self.crop
+            )[0]
             for crop in crops
         ]
         return RatedDataset(

@@ -56,6 +56,8 @@ class Use(IntEnum):
     STRENGTH = 7  # of a photo's degradation in an epoch
     NOISE = 8  # on a patch
     NAME = 9  # a photo's own degradation, by its name
+    VOTES = 10  # drawn anew, for the noise floor
+    SELF_TEST = 11  # of scorers' files
 
 
 def random_stream(seed: int, *, epoch: int = 0, position: int = 0, use: Use) -> np.random.Generator:

@@ -50,7 +50,7 @@ class EpochLine(Callback):
         values = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if not name.endswith(("_step", "_epoch"))
+            if not name.endswith(("_step", "_epoch", "_constant", "_floor"))
         }
         log.info(
             "epoch %d/%d  %s  %.1f s",

@@ -6,7 +6,11 @@ dict as JSON in its header. Both are read without unpickling objects, and only c
 `networks.` are ever built from them.
 """
 
+import base64
+import copy
+import hashlib
 import importlib
+import io
 import json
 import os
 import time
@@ -14,16 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import PIL.Image
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from datamodules.images import current_umask
+from datamodules.images import current_umask, to_tensor, to_unit
+from datamodules.sampling import Use, random_stream
 from networks.nima import NIMA
+from networks.weights import check_state, load_plain, load_weights
 
 Record = dict[str, Any]
+TOLERANCE = 0.01  # of the self-test's score, for other machines and versions of PyTorch
 PREFIX = "net."  # of the network's parameters in a Lightning state dict
 
 
@@ -59,12 +68,64 @@ class WriteRecord(Callback):
     ) -> None:
         """Lightning calls this while it collects a checkpoint."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        checkpoint["record"] = {
+        record = {
             **self.record,
             "metrics": metrics,
             "epoch": trainer.current_epoch,
             "wall_time_s": self.elapsed(),
         }
+        state = {
+            name.removeprefix(PREFIX): value
+            for name, value in checkpoint["state_dict"].items()  # of the average, if there is one
+            if name.startswith(PREFIX)
+        }
+        checkpoint["record"] = sealed(record, pl_module.net, state)  # type: ignore[arg-type]
+
+
+def sealed(record: Record, network: nn.Module, state: dict[str, Tensor]) -> Record:
+    """The record with what proves the file whole: a checksum, and of scorers a self-test.
+
+    Args:
+        record: see `WriteRecord`.
+        network: of the class that the record names; left as it is.
+        state: its weights, as they are written.
+    """
+    record = {name: value for name, value in record.items() if name not in ("self_test", "sha256")}
+    if isinstance(network, NIMA):
+        written = copy.deepcopy(network).cpu().float().eval()
+        written.load_state_dict({name: to_float(value.cpu()) for name, value in state.items()})
+        record["net"] = {"_target_": "networks.nima.NIMA", **written.arguments}
+        image = self_test_image()
+        record["self_test"] = {"image": image, "score": rate_png(written, image)}
+    return {**record, "sha256": checksum(record, state)}
+
+
+def checksum(record: Record, state: dict[str, Tensor]) -> str:
+    """SHA-256 of the record, but for the checksum itself, and of all weights."""
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    total = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def self_test_image() -> str:
+    """A small picture with edges, slopes and noise, as PNG in Base64."""
+    y, x = np.mgrid[0:40, 0:48]
+    noise = random_stream(0, use=Use.SELF_TEST).integers(-40, 41, (40, 48, 3))
+    waves = np.stack([5 * x, 6 * y, 255 * ((x // 8 + y // 8) % 2)], axis=2)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.clip(waves + noise, 0, 255).astype(np.uint8)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def rate_png(scorer: NIMA, image: str) -> float:
+    """Mean score of a PNG in Base64, through the scorer's whole path."""
+    with PIL.Image.open(io.BytesIO(base64.b64decode(image))) as file:
+        pixels = np.array(file.convert("RGB"))
+    return scorer.score(to_unit(to_tensor(pixels))[None]).item()
 
 
 def build_network(spec: dict[str, Any]) -> nn.Module:
@@ -112,7 +173,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]
             record = json.loads(header["record"]) if "record" in header else None
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: its header is damaged ({error})") from error
-        return {name: to_float(value) for name, value in state.items()}, checked(record, path)
+        checked(record, state, path)
+        return {name: to_float(value) for name, value in state.items()}, record
     loaded = load_plain(path)
     if "state_dict" not in loaded:  # bare weights, such as the authors' .pt files
         check_state(loaded, path)
@@ -123,69 +185,24 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]
         for name, value in loaded["state_dict"].items()
         if name.startswith(PREFIX)
     }
-    return state, checked(loaded.get("record"), path)
+    checked(loaded.get("record"), state, path)
+    return state, loaded.get("record")
 
 
-def check_state(state: Any, path: Path) -> None:  # noqa: ANN401
-    """Raises a ValueError unless these are tensors by name."""
-    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    if not named or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: neither a checkpoint of this project nor bare weights")
-
-
-def checked(record: Any, path: Path) -> Record | None:  # noqa: ANN401
-    """The record if it says what every record says, or None if there is none."""
+def checked(record: Any, state: dict[str, Tensor], path: Path) -> None:  # noqa: ANN401
+    """Refuses a record, if there is one, that is not of these weights."""
     if record is None:
-        return None
+        return
     keys = {"kind", "net", "data", "gamma"}
     if not isinstance(record, dict) or not keys <= record.keys() or type(record["net"]) is not dict:
         raise ValueError(f"{path}: its record is damaged")
-    return record
-
-
-def load_plain(path: str | Path) -> dict[str, Any]:
-    """Loads a PyTorch file that holds only plain data, on the CPU.
-
-    Raises:
-        ValueError: if it is damaged, or holds objects that could run code.
-    """
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds, with texts that mislead
-        reason = "it is damaged, no PyTorch file, or holds more than plain data"
-        raise ValueError(f"{path}: cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint")
-    return loaded
+    if record.get("sha256") != checksum(record, state):
+        raise ValueError(f"{path}: its checksum is wrong: the file was damaged or changed")
 
 
 def to_float(value: Tensor) -> Tensor:
     """Half precision to float32; counters stay integers."""
     return value.float() if value.is_floating_point() else value
-
-
-def load_weights(network: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
-    """Loads weights strictly, key for key.
-
-    Raises:
-        ValueError: naming the first few keys that are missing, unknown or of another shape.
-    """
-    own = network.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in own]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(
-            f"{source}: not the weights of this {type(network).__name__}: "
-            + "; ".join(problems[:3])
-            + more
-        )
-    network.load_state_dict(state)
 
 
 def load_network(path: str | Path, kind: str | None = None) -> tuple[nn.Module, Record]:
@@ -208,11 +225,27 @@ def load_network(path: str | Path, kind: str | None = None) -> tuple[nn.Module, 
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     load_weights(network, state, path)
-    return network.eval(), record
+    network.eval()
+    if isinstance(network, NIMA):
+        test_itself(network, record.get("self_test"), path)
+    return network, record
+
+
+def test_itself(scorer: NIMA, test: Any, path: str | Path) -> None:  # noqa: ANN401
+    """Refuses a scorer that rates its own test image otherwise than when it was written."""
+    try:
+        score, before = rate_png(scorer, test["image"]), float(test["score"])
+    except (TypeError, KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: carries no image to test itself with") from error
+    if not abs(score - before) < TOLERANCE:
+        raise ValueError(
+            f"{path}: rates its test image {score:.4f}, but {before:.4f} when it was written: this "
+            "version of the code or of PyTorch computes something else"
+        )
 
 
 def load_scorer(path: str | Path) -> NIMA:
-    """Loads a scorer.
+    """Loads a scorer: `load_scorer("file.ckpt").score("photo.jpg")` is a mean score.
 
     Raises:
         ValueError: as `load_network`.
@@ -222,12 +255,22 @@ def load_scorer(path: str | Path) -> NIMA:
     return network
 
 
-def save_safetensors(path: Path, network: nn.Module, record: Record) -> None:
-    """Writes a network in half precision with its record; the file is whole or absent."""
+def save_safetensors(
+    path: Path, network: nn.Module, record: Record, *, dtype: torch.dtype = torch.float16
+) -> None:
+    """Writes a network with its record, in half precision; the file is whole or absent.
+
+    Args:
+        path: a .safetensors file; replaced if it exists.
+        network: what is written.
+        record: see `WriteRecord`.
+        dtype: of the weights in the file.
+    """
     state = {
-        name: value.detach().half().contiguous() if value.is_floating_point() else value
+        name: value.detach().to(dtype).contiguous() if value.is_floating_point() else value
         for name, value in network.state_dict().items()
     }
+    record = sealed(record, network, state)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

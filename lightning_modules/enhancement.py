@@ -77,4 +77,4 @@ class EnhancementModule(L.LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401
         """The optimizer and its schedule over the whole training."""
         num_steps = int(self.trainer.estimated_stepping_batches)
-        return configure(self.net, self.optimizer, self.schedule, num_steps)
+        return configure([(self.net, 1.0)], self.optimizer, self.schedule, num_steps)

@@ -69,6 +69,19 @@ def emd_loss(p: Tensor, q: Tensor, r: float = 2) -> Tensor:
     return emd_per_sample(p, q, r).mean()
 
 
+def input_gradient(score_B: Tensor, images_BCHW: Tensor) -> Tensor:
+    """Gradient of each score to its own image, float32, as a function that can be differentiated.
+
+    Args:
+        score_B: computed from the images, which require a gradient.
+        images_BCHW: the images in [0, 1].
+    """
+    # In float16 small gradients would be lost on the way; a power of two changes nothing else.
+    scale = 1024.0
+    (gradient,) = torch.autograd.grad((scale * score_B).sum(), images_BCHW, create_graph=True)
+    return gradient.float() / scale
+
+
 def emd_batch(p: Tensor, q: Tensor) -> Tensor:
     """EMD with one root over the batch: `sqrt(mean_bk d^2)`; the paper's code base reports it."""
     return (cdf_difference(p, q).square().mean() + EPSILON).sqrt()

@@ -14,8 +14,11 @@ Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.image import (
@@ -25,6 +28,7 @@ from torchmetrics.functional.image import (
 from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
 from torchmetrics.utilities import dim_zero_cat
 
+from datamodules.sampling import Use, random_stream
 from lightning_modules.losses import emd_batch, emd_loss
 from networks.nima import mean_score, std_score
 
@@ -121,31 +125,48 @@ class RatingMetrics(Metric):
     - `emd`, `emd_r1`: per-sample EMD, r = 2 and 1; `emd_batch`: one root over the data set.
     - `srcc`, `lcc`: rank and linear correlation of the mean score; `srcc_std`, `lcc_std`: of the
       standard deviation. Not a number where all predictions or all ratings are equal.
-    - `accuracy`: share of photos put on the right side of K / 2 (5 for AVA, as in the NIMA paper).
+    - `accuracy`: share of photos put on the right side of the middle of the scale: bucket 5 of 10
+      (AVA, as in the NIMA paper), 4 of 7, 3 of 5.
     """
 
     full_state_update = False
     p: list[Tensor]
     q: list[Tensor]
+    item: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("p", [], dist_reduce_fx="cat")
         self.add_state("q", [], dist_reduce_fx="cat")
+        self.add_state("item", [], dist_reduce_fx="cat")
 
-    def update(self, p_BK: Tensor, q_BK: Tensor) -> None:
-        """Adds predicted and true distributions."""
+    def update(self, p_BK: Tensor, q_BK: Tensor, item_B: Tensor) -> None:
+        """Adds predicted and true distributions, and the photos' positions in their data set."""
         self.p.append(p_BK.detach().float())
         self.q.append(q_BK.float())
+        self.item.append(item_B)
 
     def compute(self) -> dict[str, Tensor]:
         """Everything at once (see the class)."""
-        return rating_metrics(dim_zero_cat(self.p), dim_zero_cat(self.q))
+        return rating_metrics(*self.everything()[:2])
+
+    def everything(self) -> "Predictions":
+        """What was added, by position; of all ranks within `sync_context`."""
+        item_N, order_N = dim_zero_cat(self.item).sort()
+        return Predictions(dim_zero_cat(self.p)[order_N], dim_zero_cat(self.q)[order_N], item_N)
+
+
+class Predictions(NamedTuple):
+    """Predicted and true distributions of N photos, and their positions in the data set."""
+
+    p_NK: Tensor
+    q_NK: Tensor
+    item_N: Tensor
 
 
 def rating_metrics(p_BK: Tensor, q_BK: Tensor) -> dict[str, Tensor]:
     """The metrics of `RatingMetrics` for all predictions `p` and true distributions `q`."""
-    middle = p_BK.shape[1] / 2
+    middle = (p_BK.shape[1] + 1) // 2
     mean_p, mean_q = mean_score(p_BK), mean_score(q_BK)
     std_p, std_q = std_score(p_BK), std_score(q_BK)
     return {
@@ -158,6 +179,40 @@ def rating_metrics(p_BK: Tensor, q_BK: Tensor) -> dict[str, Tensor]:
         "lcc_std": correlation(pearson_corrcoef, std_p, std_q),
         "accuracy": ((mean_p > middle) == (mean_q > middle)).float().mean(),
     }
+
+
+def baselines(
+    train_NK: Tensor, q_NK: Tensor, num_votes_N: NDArray[np.int64] | None, *, draws: int = 10
+) -> dict[str, float]:
+    """What a scorer's metrics are to be compared with; functions of the ratings alone.
+
+    - `<metric>_constant`: of the constant predictor, which answers every photo with the mean
+      distribution of the training data: a scorer that is not better has learned nothing.
+    - `<metric>_floor`: of as many votes as each photo has, drawn anew from its own distribution:
+      the noise in the ratings, which no scorer can be expected to get below.
+
+    Args:
+        train_NK: distributions of the training data.
+        q_NK: those of the photos that are predicted.
+        num_votes_N: their numbers of votes; None leaves out the floor.
+        draws: times that all votes are drawn; the metrics are averaged.
+    """
+    constant_NK = train_NK.mean(dim=0, keepdim=True).expand_as(q_NK)
+    values = {
+        f"{name}_constant": value.item()
+        for name, value in rating_metrics(constant_NK, q_NK).items()
+    }
+    if num_votes_N is None:
+        return values
+    p_NK = q_NK.double().numpy()
+    p_NK /= p_NK.sum(axis=1, keepdims=True)  # float32 sums to 1 within 1e-7 only
+    for k in range(draws):
+        votes_NK = random_stream(0, position=k, use=Use.VOTES).multinomial(num_votes_N, p_NK)
+        drawn_NK = torch.from_numpy(votes_NK / num_votes_N[:, None]).float()
+        for name, value in rating_metrics(drawn_NK, q_NK).items():
+            name = f"{name}_floor"
+            values[name] = values.get(name, 0.0) + value.item() / draws
+    return values
 
 
 def correlation(kind: Callable[[Tensor, Tensor], Tensor], x_B: Tensor, y_B: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ goes on with the schedule of its new length.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -56,18 +56,45 @@ class Exponential:
         return float(self.final**progress)
 
 
+class WarmUp:
+    """Rises evenly from near 0 to 1 over the first `share` of the training, times `then`.
+
+    Args:
+        then: the schedule that it is multiplied with.
+        share: of the training, within 0..1.
+    """
+
+    def __init__(self, then: Schedule, share: float = 0.1) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"optim.schedule.share={share}: 0 to 1")
+        self.then = then
+        self.share = share
+
+    def __call__(self, progress: float) -> float:
+        """Factor on the learning rate at `progress` (0..1) of the training."""
+        rise = min(1.0, (progress + 1e-3) / self.share) if self.share else 1.0
+        return rise * self.then(progress)
+
+
 def configure(
-    network: nn.Module, optimizer: OptimizerFactory, schedule: Schedule, num_steps: int
+    parts: Sequence[tuple[nn.Module, float]],
+    optimizer: OptimizerFactory,
+    schedule: Schedule,
+    num_steps: int,
 ) -> tuple[list[Optimizer], list[dict[str, object]]]:
     """What `LightningModule.configure_optimizers` returns: the optimizer, scheduled per step.
 
     Args:
-        network: whose trainable parameters are optimized.
+        parts: whose trainable parameters are optimized, each with a factor on its learning rate.
         optimizer: called with the parameters.
         schedule: factor on the learning rate by progress.
         num_steps: optimizer steps of the whole training.
     """
-    built = optimizer([p for p in network.parameters() if p.requires_grad])
+    built = optimizer(
+        [{"params": [p for p in part.parameters() if p.requires_grad]} for part, _ in parts]
+    )
+    for group, (_, factor) in zip(built.param_groups, parts, strict=True):
+        group["lr"] *= factor
     scheduler = LambdaLR(built, lambda step: schedule(min(1.0, step / max(1, num_steps))))
     return [built], [{"scheduler": scheduler, "interval": "step"}]
 

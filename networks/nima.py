@@ -9,66 +9,22 @@ Images are RGB in [0, 1]; any height and width from 32 pixels up.
 Shape suffixes: B batch, C channels, H and W height and width, F features, K rating buckets.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
-from urllib.error import URLError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, overload
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from datamodules.images import read_image, to_unit
+from networks.backbones import BACKBONES
+from networks.weights import load_pretrained
+
 ResizeRule = Literal["squash", "short_side", "native"]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def mnasnet(name: str) -> Callable[[str | None], tuple[nn.Module, int]]:
-    """Builder of torchvision's MnasNet of one width; returns its features and their number."""
-
-    def build(pretrained: str | None) -> tuple[nn.Module, int]:
-        # Only `layers` is kept: the MNASNet class itself refuses state dicts that lack PyTorch's
-        # `_metadata`, which is what safetensors files and stripped checkpoints are.
-        network = torchvision.models.get_model(name, weights=imagenet_weights(name, pretrained))
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                # torchvision's 3e-4 needs ten thousand steps before the running statistics mean
-                # anything; short trainings would be worse than the constant predictor.
-                module.momentum = 0.1
-        return network.layers, network.classifier[1].in_features
-
-    return build
-
-
-BACKBONES = {
-    "mnasnet_0_5": mnasnet("mnasnet0_5"),
-    "mnasnet_0_75": mnasnet("mnasnet0_75"),
-    "mnasnet_1_0": mnasnet("mnasnet1_0"),
-    "mnasnet_1_3": mnasnet("mnasnet1_3"),
-}
-
-
-def imagenet_weights(name: str, pretrained: str | None) -> object | None:
-    """Torchvision's ImageNet weights of a model, fetched if need be; None where not asked for.
-
-    Raises:
-        ValueError: if `pretrained` is unknown, or the file is neither here nor can be fetched.
-    """
-    if pretrained is None:
-        return None
-    if pretrained != "imagenet":
-        raise ValueError(f"pretrained={pretrained}: allowed are null and imagenet")
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    try:
-        weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
-        folder = f"{torch.hub.get_dir()}/checkpoints"
-        raise ValueError(
-            f"pretrained=imagenet: could not fetch {weights.url} ({error}); "
-            f"download it elsewhere and put it into {folder}"
-        ) from error
-    return weights  # type: ignore[no-any-return]
+ResizeFilter = Literal["bilinear", "nearest"]
+VIEW = ("resize_rule", "resize_filter", "resize", "crop")  # the arguments that say what a NIMA sees
 
 
 class NIMA(nn.Module):
@@ -79,14 +35,19 @@ class NIMA(nn.Module):
         num_buckets: K, the number of ratings that people could choose from (10 for AVA).
         dropout: probability of dropping a feature before the last layer (0.75 in the NIMA paper,
             on pretrained features; lower from scratch).
-        pretrained: `imagenet` starts from torchvision's weights, None from random ones.
+        pretrained: where the backbone starts: `imagenet` fetches the published weights, a path
+            reads them from a file (see `load_pretrained`), None draws random ones.
         resize_rule: how whole images become small: `squash` to `resize` x `resize` (the papers),
             `short_side` to `resize` with the aspect kept, or `native`: not at all, so that the crop
             is a patch at full resolution.
+        resize_filter: `bilinear`, with anti-aliasing, or `nearest`, which takes single pixels.
         resize: side in pixels that the rule aims at; not read by `native`.
         crop: side of the crop that the network sees: random in training, the centre otherwise.
-        mean: what is subtracted from RGB in [0, 1].
-        std: what it is divided by.
+        mean: what is subtracted from RGB in [0, 1]; what the published weights expect if None.
+        std: what it is divided by; likewise.
+
+    Attributes:
+        arguments: what builds this network again, as plain data: everything but `pretrained`.
 
     Raises:
         ValueError: for an unknown backbone, fewer than two buckets, or a crop larger than `resize`.
@@ -103,25 +64,44 @@ class NIMA(nn.Module):
         dropout: float = 0.75,
         pretrained: str | None = None,
         resize_rule: ResizeRule = "squash",
+        resize_filter: ResizeFilter = "bilinear",
         resize: int = 256,
         crop: int = 192,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"backbone={backbone}: allowed are {', '.join(BACKBONES)}")
         if num_buckets < 2:
             raise ValueError(f"num_buckets={num_buckets}: a distribution needs 2 or more")
-        check_sizes(resize_rule, resize, crop)
+        check_view(resize_rule, resize_filter, resize, crop)
+        kind = BACKBONES[backbone]
+        mean, std = (list(a or b) for a, b in ((mean, kind.mean), (std, kind.std)))
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean={mean} std={std}: three numbers each, those of std above 0")
         self.backbone = backbone
         self.num_buckets = num_buckets
         self.resize_rule: ResizeRule = resize_rule
+        self.resize_filter: ResizeFilter = resize_filter
         self.resize = resize
         self.crop = crop
-        self.features, num_features = BACKBONES[backbone](pretrained)
+        self.arguments: dict[str, Any] = {
+            "backbone": backbone,
+            "num_buckets": num_buckets,
+            "dropout": dropout,
+            "resize_rule": resize_rule,
+            "resize_filter": resize_filter,
+            "resize": resize,
+            "crop": crop,
+            "mean": mean,
+            "std": std,
+        }
+        self.features = kind.build()
+        if pretrained is not None:
+            load_pretrained(self.features, backbone, pretrained)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(num_features, num_buckets)
+        self.head = nn.Linear(kind.num_features, num_buckets)
         # Not saved: they are constructor arguments, which the checkpoint carries as such.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -141,35 +121,63 @@ class NIMA(nn.Module):
         The rule moves a score by up to 0.7, so everything that is compared goes through this one:
         training and validation data, score, evaluate.
         """
-        x_BCHW = resize_images(images_BCHW, self.resize_rule, self.resize, self.crop)
+        x_BCHW = resize_images(
+            images_BCHW, self.resize_rule, self.resize_filter, self.resize, self.crop
+        )
         top, left = ((side - self.crop) // 2 for side in x_BCHW.shape[-2:])
         return x_BCHW[..., top : top + self.crop, left : left + self.crop]
 
     @torch.no_grad()
-    def rate(self, images_BCHW: Tensor) -> Tensor:
-        """Rates whole images of any size: B x 3 x H x W in [0, 1] to p_BK."""
-        return self(self.prepare(images_BCHW))  # type: ignore[no-any-return]
+    def rate(self, images: Tensor | str | Path) -> Tensor:
+        """Rates whole images of any size.
+
+        Args:
+            images: B x 3 x H x W in [0, 1], or the path of one image file.
+
+        Returns:
+            p_BK; of a file p_K.
+
+        Raises:
+            ValueError: if the file cannot be read.
+        """
+        if isinstance(images, Tensor):
+            return self(self.prepare(images))  # type: ignore[no-any-return]
+        image_BCHW = to_unit(read_image(images))[None].to(self.mean.device)
+        return self(self.prepare(image_BCHW))[0]  # type: ignore[no-any-return]
+
+    @overload
+    def score(self, images: Tensor) -> Tensor: ...
+
+    @overload
+    def score(self, images: str | Path) -> float: ...
 
     @torch.no_grad()
-    def score(self, images_BCHW: Tensor) -> Tensor:
-        """Mean score of whole images of any size: B x 3 x H x W in [0, 1] to B, within 1..K."""
-        return mean_score(self.rate(images_BCHW))
+    def score(self, images: Tensor | str | Path) -> Tensor | float:
+        """Mean score, within 1..K, of what `rate` takes: B values; of a file a number."""
+        if isinstance(images, Tensor):
+            return mean_score(self.rate(images))
+        return mean_score(self.rate(images)[None]).item()
 
 
-def check_sizes(rule: ResizeRule, resize: int, crop: int) -> None:
-    """Refuses crops that the rule does not leave room for.
+def check_view(rule: ResizeRule, resize_filter: ResizeFilter, resize: int, crop: int) -> None:
+    """Refuses unknown rules and filters, and crops that the rule does not leave room for.
 
     Raises:
-        ValueError: saying what is needed.
+        ValueError: saying what is allowed.
     """
     if rule not in get_args(ResizeRule):
         raise ValueError(f"resize_rule={rule}: allowed are {', '.join(get_args(ResizeRule))}")
+    if resize_filter not in get_args(ResizeFilter):
+        allowed = ", ".join(get_args(ResizeFilter))
+        raise ValueError(f"resize_filter={resize_filter}: allowed are {allowed}")
     if crop < 32 or (rule != "native" and crop > resize):
         raise ValueError(f"crop={crop}, resize={resize}: 32 <= crop <= resize is needed")
 
 
-def resize_images(images_BCHW: Tensor, rule: ResizeRule, resize: int, crop: int) -> Tensor:
-    """Resizes by a rule (see `NIMA`), bilinear with anti-aliasing, rounded to steps of 1/255.
+def resize_images(
+    images_BCHW: Tensor, rule: ResizeRule, resize_filter: ResizeFilter, resize: int, crop: int
+) -> Tensor:
+    """Resizes by a rule and a filter (see `NIMA`), rounded to steps of 1/255.
 
     `native` enlarges only what is smaller than the crop, keeping the aspect.
     """
@@ -181,7 +189,11 @@ def resize_images(images_BCHW: Tensor, rule: ResizeRule, resize: int, crop: int)
         aim = resize if rule == "short_side" else max(short, crop)
         size = (max(aim, round(height * aim / short)), max(aim, round(width * aim / short)))
     if size != (height, width):
-        images_BCHW = F.interpolate(images_BCHW.float(), size=size, mode="bilinear", antialias=True)
+        images_BCHW = images_BCHW.float()
+        if resize_filter == "nearest":  # the pixel under each centre, as Pillow does
+            images_BCHW = F.interpolate(images_BCHW, size=size, mode="nearest-exact")
+        else:
+            images_BCHW = F.interpolate(images_BCHW, size=size, mode="bilinear", antialias=True)
     return (images_BCHW * 255.0).round().clamp(0, 255) / 255.0
 
 

@@ -46,7 +46,8 @@ def test_scorers(scorer: str) -> None:
 NEEDS = {
     "div2k_edsr": ["gamma=0"],
     "div2k_deblur": ["gamma=0"],
-    "ava_nima": ["scorer.pretrained=null"],
+    "nima_mnasnet": ["scorer.pretrained=null"],
+    "nima_finetune": ["scorer.pretrained=null"],
     "photos": ["data.val_hr=photos"],
     "benchmark": ["data.root=Set5"],
     "rated": ["data.ratings=ratings.csv", "data.images=photos"],
@@ -77,7 +78,7 @@ def test_optimizers_and_data(optim: str, data: str) -> None:
         words = [f"optim={optim}", f"data={data}", *NEEDS.get(data, [])]
         cfg = compose("train", words)
     assert instantiate(cfg.data).description
-    assert 0 <= instantiate(cfg.optim.schedule)(1.0) <= instantiate(cfg.optim.schedule)(0.0) == 1
+    assert 0 <= instantiate(cfg.optim.schedule)(1.0) <= instantiate(cfg.optim.schedule)(0.1) <= 1
 
 
 @pytest.mark.parametrize("trainer", group_files("trainer"))
@@ -162,8 +163,8 @@ def test_package_line_comes_first(path: Path) -> None:
         (["data.batch_size=many"], ["data.batch_size=many: should be a valid integer"]),
         (["data.on_device=true", "data.num_workers=2"], ["goes with data.num_workers=0"]),
         (["data.scale=[2,5]"], ["data.scale=[2, 5]: set scale, which data"]),
-        (["experiment=ava_nima"], ["data/AVA/AVA.txt: cannot be read", "prepare dataset=ava"]),
-        (["experiment=ava_nima", "data.split=half"], ["data.split=half: should be 'official'"]),
+        (["experiment=nima_mnasnet"], ["data/AVA/AVA.txt: cannot be read", "prepare dataset=ava"]),
+        (["experiment=nima_mnasnet", "data.split=half"], ["data.split=half: should be 'official'"]),
         (["experiment=sample_nima", "data=rated"], ["data.images: is required", "data.ratings:"]),
         (["experiment=sample_nima", "scorer.resize_rule=pad"], ["scorer.resize_rule=pad: "]),
         (["prepare"], ["dataset: is required"]),

