@@ -25,6 +25,7 @@ COMMANDS = {
     "enhance": "enhances photos",
     "score": "rates photos",
     "prepare": "fetches, verifies and packs data sets",
+    "import_weights": "reads a scorer that others trained",
     "export": "writes a checkpoint's network as half-precision safetensors",
 }
 PLAIN_FLAGS = {"-m", "--multirun"}
@@ -73,7 +74,7 @@ def parse(arguments: list[str]) -> Call:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        listing = "\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items())
+        listing = "\n".join(f"  {name:<16}{what}" for name, what in COMMANDS.items())
         raise ValueError(f"unknown command {command!r}{hint}; the commands are\n{listing}")
     overrides = [config.quote_path(word) for word in words]
     named = [word for word in words if word.startswith("name=")]
@@ -85,7 +86,7 @@ def parse(arguments: list[str]) -> Call:
 def help_text(command: str) -> str:
     """What `--help` prints: the command's own configuration file says what can be set."""
     lines = ["python run.py [command] [key=value ...]", ""]
-    lines += [f"  {name:<10}{what}" for name, what in COMMANDS.items()]
+    lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]
     lines += ["", f"{command}: what can be set (conf/{command}.yaml)", ""]
     lines.append((config.CONF / f"{command}.yaml").read_text().rstrip())
     groups = config.group_options(command)

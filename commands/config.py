@@ -43,6 +43,7 @@ PATH_KEYS = (
         "root",
         "ratings",
         "store",
+        "sheet",
     ),
     *("paths.output_dir", "paths.data_dir", "paths.store", "data.root", "data.store"),
     *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
@@ -420,3 +421,16 @@ def check_name(cfg: DictConfig) -> Iterator[str]:
     """One problem if the name of the run folder is none."""
     if cfg.name is not None and not re.fullmatch(r"[\w.+,-]*\w[\w.+,-]*", str(cfg.name)):
         yield f"name={cfg.name}: letters, digits and . _ + , - only; paths.output_dir= is the place"
+
+
+def check_output(cfg: DictConfig, *suffixes: str, key: str = "output") -> Iterator[str]:
+    """Problems of the file that a command writes to `output`; none where that is null."""
+    if cfg[key] is None:
+        return
+    path = Path(cfg[key]).expanduser()
+    if path.suffix not in suffixes:
+        yield f"{key}={cfg[key]}: a name that ends in {' or '.join(suffixes)} is needed"
+    if path.is_dir():
+        yield f"{key}={cfg[key]}: is a folder"
+    elif path.exists() and not cfg.overwrite:
+        yield f"{key}={cfg[key]} exists: overwrite=true replaces it"

@@ -1,6 +1,24 @@
-"""Which device a command computes on."""
+"""Which device a command computes on, and how memory is kept for it."""
+
+import contextlib
+import ctypes
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def keep_memory() -> None:
+    """Has the C library keep the memory that tensors leave, for the next ones.
+
+    By default glibc gives large blocks back at once, and the kernel clears them again for every
+    activation of a network: a third of the time of a scorer on a CPU. Other systems' libraries do
+    not have the call.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def pick_device(name: str) -> torch.device:

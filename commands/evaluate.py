@@ -30,8 +30,8 @@ from datamodules.images import to_bytes, to_unit, write_image
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
 from lightning_modules.checkpoint import Record, load_network, load_scorer
-from lightning_modules.metrics import baselines, image_metrics, rating_metrics
-from lightning_modules.pictures import comparison, save_before_after
+from lightning_modules.metrics import Predictions, baselines, image_metrics, rating_metrics
+from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, VIEW
 
@@ -201,7 +201,9 @@ def evaluate_scorer(
     metrics |= baselines(data.train.p_NK, data.val.p_NK, data.val.num_votes_N)
     title = f"{shorter(cfg.checkpoint)} on {len(p_NK)} images: {datamodule.description}"
     (folder / "table.txt").write_text(metrics_table(title, metrics))
-    files = ["result.json"]
+    items = torch.arange(len(p_NK))
+    pictures = save_rating_pictures(Predictions(p_NK, q_NK, items), data.val, folder / "images")
+    files = [*(str(path.relative_to(folder)) for path in pictures.values()), "result.json"]
     finish(folder, identity, metrics, files=files, device=str(device), world_size=1)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict
 
-from commands.config import require_file
+from commands.config import check_output, require_file
 from lightning_modules.checkpoint import load_network, save_safetensors
 
 log = logging.getLogger(__name__)
@@ -26,12 +26,7 @@ class Options(BaseModel):
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that types do not show."""
     yield from require_file("checkpoint", cfg.checkpoint)
-    if Path(cfg.output).suffix != ".safetensors":
-        yield f"output={cfg.output}: a name that ends in .safetensors is needed"
-    if Path(cfg.output).expanduser().is_dir():
-        yield f"output={cfg.output}: is a folder"
-    elif Path(cfg.output).expanduser().exists() and not cfg.overwrite:
-        yield f"output={cfg.output} exists: overwrite=true replaces it"
+    yield from check_output(cfg, ".safetensors")
 
 
 def export(cfg: DictConfig) -> None:

@@ -1,26 +1,32 @@
 """python run.py score: rates image files."""
 
 import csv
+import io
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
-from commands.config import require_file
-from commands.device import pick_device
+from commands.config import check_output, require_file
+from commands.device import keep_memory, pick_device
 from commands.run_folder import shorter
 from commands.terminal import table
-from datamodules.images import find_images, read_image, to_unit
-from datamodules.parallel import progress
+from datamodules.images import find_images
+from datamodules.parallel import num_cores, progress
 from lightning_modules.checkpoint import load_network
-from networks.nima import NIMA, mean_score, std_score
+from lightning_modules.pictures import save_contact_sheet
+from lightning_modules.scoring import rate_files
+from networks.nima import NIMA, Precision, mean_score, std_score
 
 log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
 
 
 class Options(BaseModel):
@@ -31,6 +37,11 @@ class Options(BaseModel):
     input: str
     checkpoint: str
     output: str | None
+    sheet: str | None
+    rows: NonNegativeInt | None
+    precision: Precision
+    batch_size: PositiveInt
+    num_workers: PositiveInt | None
     device: str
     overwrite: bool
 
@@ -42,53 +53,89 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         find_images(cfg.input)
     except ValueError as error:
         yield str(error)
-    if cfg.output is not None:
-        if Path(cfg.output).suffix != ".csv":
-            yield f"output={cfg.output}: a name that ends in .csv is needed"
-        if Path(cfg.output).expanduser().is_dir():
-            yield f"output={cfg.output}: is a folder"
-        elif Path(cfg.output).expanduser().exists() and not cfg.overwrite:
-            yield f"output={cfg.output} exists: overwrite=true replaces it"
+    yield from check_output(cfg, *WRITERS)
+    yield from check_output(cfg, ".png", ".jpg", key="sheet")
 
 
 def score(cfg: DictConfig) -> None:
     """Prints a table, best first; bad files are named at the end, with exit code 1."""
+    keep_memory()
     device = pick_device(cfg.device)
     scorer, record = load_network(cfg.checkpoint, kind="scorer")
     assert isinstance(scorer, NIMA)
-    scorer.to(device)
-    rated: list[tuple[Path, float, float, list[float]]] = []
-    bad = []
     paths = find_images(cfg.input)
-    for path in progress(paths, "scoring", len(paths)):
-        try:
-            image_BCHW = to_unit(read_image(path))[None].to(device)
-        except ValueError as error:
-            bad.append(str(error))
+    ratings = rate_files(
+        scorer,
+        paths,
+        device=device,
+        precision=cfg.precision,
+        batch_size=cfg.batch_size,
+        num_workers=cfg.num_workers or num_cores(),
+    )
+    rows: list[Row] = []
+    bad = []
+    for rating in progress(ratings, "scoring", len(paths)):
+        if rating.p_K is None:
+            bad.append(str(rating.problem))
             continue
-        with torch.inference_mode():
-            p_BK = scorer.rate(image_BCHW)
-        mean, std = mean_score(p_BK).item(), std_score(p_BK).item()
-        rated.append((path, mean, std, p_BK[0].tolist()))
-    rows = [
-        [str(path), f"{mean:.3f}", f"{std:.3f}"]
-        for path, mean, std, _ in sorted(rated, key=lambda item: -item[1])
-    ]
+        p_1K = rating.p_K[None]
+        mean, std = mean_score(p_1K).item(), std_score(p_1K).item()
+        buckets = {f"p{k}": p for k, p in enumerate(rating.p_K.tolist(), 1)}
+        rows.append({"image": str(rating.path), "mean": mean, "std": std, **buckets})
     if rows:
-        columns = ["image", f"mean (1..{scorer.num_buckets})", "std"]
         title = f"scorer: {shorter(cfg.checkpoint)}, trained on {record['data']}"
-        log.info("%s", table(title, columns, rows))
-    if cfg.output is not None and rated:
-        path = Path(cfg.output).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
-            buckets = [f"p{k}" for k in range(1, scorer.num_buckets + 1)]
-            writer.writerow(["image", "mean", "std", *buckets])
-            writer.writerows([str(image), mean, std, *p] for image, mean, std, p in rated)
-        os.replace(temporary, path)
-        log.info("%s", path)
+        best_first = sorted(rows, key=lambda row: -row["mean"])
+        log.info("%s", ranking(best_first, title, scorer.num_buckets, cfg.rows))
+        if cfg.output is not None:
+            write(Path(cfg.output).expanduser(), rows)
+        if cfg.sheet is not None:
+            sheet = Path(cfg.sheet).expanduser()
+            save_contact_sheet([(row["image"], row["mean"]) for row in best_first], sheet, title)
+            log.info("%s", sheet)
     if bad:
         log.error("%d not scored:\n  %s", len(bad), "\n  ".join(bad))
         sys.exit(1)
+
+
+def ranking(rows: Sequence[Row], title: str, num_buckets: int, limit: int | None) -> str:
+    """A table of the images, or of the first and the last `limit / 2` of them."""
+    lines = [
+        [str(place), row["image"], f"{row['mean']:.3f}", f"{row['std']:.3f}"]
+        for place, row in enumerate(rows, 1)
+    ]
+    if limit is not None and len(lines) > limit:
+        left_out = len(lines) - limit
+        top, bottom = lines[: (limit + 1) // 2], lines[len(lines) - limit // 2 :]
+        lines = [*top, ["", f"... {left_out} more (rows=null shows all) ...", "", ""], *bottom]
+    return table(title, ["", "image", f"mean (1..{num_buckets})", "std"], lines)
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Writes the file that was asked for; it is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(WRITERS[path.suffix](rows), encoding="utf-8", newline="")
+    os.replace(temporary, path)
+    log.info("%s", path)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """A header and a line for each image."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """A list of objects."""
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def as_jsonl(rows: Sequence[Row]) -> str:
+    """An object in each line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+WRITERS = {".csv": as_csv, ".json": as_json, ".jsonl": as_jsonl}

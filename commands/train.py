@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from commands.config import check_name, locate, require_file, require_kind
+from commands.device import keep_memory
 from commands.run_folder import Identity, State, current, decide, finish, locked, read_json, start
 from commands.terminal import metrics_table
 from datamodules.sampling import ShardedDataModule
@@ -135,6 +136,7 @@ def train(cfg: DictConfig) -> float | None:
     Returns:
         The best value of the monitored metric, for Hydra's sweepers.
     """
+    keep_memory()
     folder = current()
     config, files = read_settings(cfg)  # before run_dir is known: where a run lies does not count
     cfg.paths.run_dir = str(folder)
@@ -213,6 +215,7 @@ def fit(
     )  # no ListConfig may reach a checkpoint
     if cfg.init_from is not None:
         load_weights(module.net, read_checkpoint(cfg.init_from)[0], cfg.init_from)  # type: ignore[arg-type]
+        module.constant_start = False  # type: ignore[assignment]  # its head knows more
     module.optimizer(list(module.net.parameters()))  # type: ignore[operator, union-attr]
     if trainer.is_global_zero:  # nothing is touched before everything could be built
         start(folder, state, identity, cfg)
@@ -304,8 +307,8 @@ def report(folder: Path) -> float | None:
     title = f"epoch {result['best_epoch']} of {result['epochs']}, the best by {result['monitor']}"
     metrics = {
         name.removeprefix("val/"): value
-        for name, value in sorted(result["metrics"].items())
-        if name.startswith("val/")
+        for name, value in result["metrics"].items()
+        if name.startswith("val/") and name != "val/loss"
     }
     log.info("\n%s", metrics_table(title, metrics))
     log.info("data: %s", result["data"])

@@ -14,7 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.images import read_image, to_unit
 from datamodules.sampling import Use, random_stream
 from lightning_modules.enhancement import EnhancementModule
-from lightning_modules.pictures import comparison, save_before_after
+from lightning_modules.nima import NIMAModule
+from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,36 @@ class BeforeAfter(Callback):
         path = self.folder / f"{photo.name}.png"
         save_before_after(panels, path, note=f"epoch {trainer.current_epoch + 1}")
         log_image(trainer, f"before_after/{photo.name}", path)
+
+
+class RatingPictures(Callback):
+    """Pictures of the validation's predictions, to the run folder and to W&B and TensorBoard.
+
+    Args:
+        folder: where the pictures go; each time replaces the last.
+        every: epochs between pictures; the last epoch has them anyway.
+        num_photos: how many of the best and of the worst predictions are shown.
+    """
+
+    def __init__(self, folder: str | Path, every: int = 5, num_photos: int = 6) -> None:
+        self.folder = Path(folder)
+        self.every = every
+        self.num_photos = num_photos
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes and logs the pictures."""
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every and epoch != trainer.max_epochs:
+            return
+        if not isinstance(pl_module, NIMAModule) or pl_module.predictions is None:
+            return
+        data: Any = trainer.datamodule.val  # type: ignore[attr-defined]
+        files = save_rating_pictures(
+            pl_module.predictions, data, self.folder, num_photos=self.num_photos
+        )
+        for name, path in files.items():
+            log_image(trainer, name, path)
 
 
 def log_image(trainer: L.Trainer, name: str, path: Path) -> None:

@@ -10,7 +10,6 @@ Images are RGB in [0, 1]. The L2 term is the mean squared error in 0..255 units,
 Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 """
 
-import copy
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks.nima import NIMA, fold_batch_norms, mean_score
+from networks.nima import NIMA, inference_copy, mean_score
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +104,7 @@ class AestheticLoss(nn.Module):
 
     def __init__(self, scorer: NIMA) -> None:
         super().__init__()
-        frozen = copy.deepcopy(scorer).eval().requires_grad_(False)
-        fold_batch_norms(frozen)
-        frozen.to(memory_format=torch.channels_last)  # depthwise layers: twice as fast on a CPU
-        self._unregistered = (frozen,)  # nn.Module does not look into tuples
+        self._unregistered = (inference_copy(scorer),)  # nn.Module does not look into tuples
         self._warned = False
 
     @property

@@ -14,12 +14,14 @@ Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Module
 from torchmetrics import Metric
 from torchmetrics.functional.image import (
     peak_signal_noise_ratio,
@@ -28,9 +30,11 @@ from torchmetrics.functional.image import (
 from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
 from torchmetrics.utilities import dim_zero_cat
 
+from datamodules.images import to_unit
 from datamodules.sampling import Use, random_stream
+from lightning_modules.checkpoint import load_scorer
 from lightning_modules.losses import emd_batch, emd_loss
-from networks.nima import mean_score, std_score
+from networks.nima import NIMA, inference_copy, mean_score, std_score
 
 LUMA = (65.481, 128.553, 24.966)  # BT.601, RGB in [0, 1] to 16..235
 SSIM_SIDE = 11  # pixels of the Gaussian window (Wang et al., IEEE TIP 2004)
@@ -162,6 +166,77 @@ class Predictions(NamedTuple):
     p_NK: Tensor
     q_NK: Tensor
     item_N: Tensor
+
+
+class NIMAScore(Metric):
+    """Mean NIMA score of images, higher is better: a torchmetrics metric like any other.
+
+    Each image goes through the scorer's own rule, whole. The scorer is not part of the metric's
+    state: it appears in no checkpoint of a module that holds the metric.
+
+    Args:
+        scorer: a NIMA, which is copied, or the path of a checkpoint.
+        reduction: `mean` over all images; `none` keeps the scores, in the order of the updates.
+        kwargs: of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if the reduction is unknown or the checkpoint cannot be read.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 1.0
+    total: Tensor
+    num_images: Tensor
+    scores: list[Tensor]
+
+    def __init__(
+        self,
+        scorer: NIMA | str | Path,
+        reduction: Literal["mean", "none"] = "mean",
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(**kwargs)
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"reduction={reduction}: allowed are mean and none")
+        loaded = scorer if isinstance(scorer, NIMA) else load_scorer(scorer)
+        self._unregistered = (inference_copy(loaded),)  # nn.Module does not look into tuples
+        self.plot_upper_bound = float(loaded.num_buckets)
+        self.reduction = reduction
+        if reduction == "none":
+            self.add_state("scores", [], dist_reduce_fx="cat")
+        else:
+            self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state("num_images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @property
+    def scorer(self) -> NIMA:
+        """The frozen scorer."""
+        return self._unregistered[0]
+
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Module:  # noqa: ANN401
+        self.scorer._apply(fn)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, *args, **kwargs)
+
+    def update(self, images: Tensor) -> None:
+        """Adds images: B x 3 x H x W, float in [0, 1] or uint8."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"B x 3 x H x W images are needed, not {tuple(images.shape)}")
+        unit = to_unit(images) if images.dtype == torch.uint8 else images.float().clamp(0, 1)
+        with torch.autocast(images.device.type, enabled=False):
+            scores_B = self.scorer.score(unit)
+        if self.reduction == "none":
+            self.scores.append(scores_B)
+        else:
+            self.total += scores_B.double().sum()
+            self.num_images += len(scores_B)
+
+    def compute(self) -> Tensor:
+        """The mean score (not a number without images), or all scores."""
+        if self.reduction == "none":
+            return dim_zero_cat(self.scores)
+        return (self.total / self.num_images).float()
 
 
 def rating_metrics(p_BK: Tensor, q_BK: Tensor) -> dict[str, Tensor]:

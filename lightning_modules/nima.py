@@ -30,6 +30,8 @@ class NIMAModule(L.LightningModule):
         schedule: factor on the learning rate by progress.
         r: exponent of the EMD that is trained on; 2 in the paper.
         backbone_lr: learning rate of the backbone as a multiple of the head's.
+        constant_start: begins as the constant predictor, the mean of the training data, so that no
+            step is spent on finding it. Not where a whole scorer is started from (`init_from`).
         freeze_batch_norms: keeps their running statistics, and uses those in training too.
         gradient_penalty: weight of the squared norm of the mean score's gradient to the pixels in
             [0, 1] (double backpropagation; Drucker and LeCun, 1992). A scorer with small gradients
@@ -43,6 +45,7 @@ class NIMAModule(L.LightningModule):
         schedule: Schedule,
         r: float = 2,
         backbone_lr: float = 1.0,
+        constant_start: bool = False,
         freeze_batch_norms: bool = False,
         gradient_penalty: float = 0.0,
     ) -> None:
@@ -55,6 +58,7 @@ class NIMAModule(L.LightningModule):
         self.schedule = schedule
         self.r = r
         self.backbone_lr = backbone_lr
+        self.constant_start = constant_start
         self.freeze_batch_norms = freeze_batch_norms
         self.gradient_penalty = gradient_penalty
         self.means = MicroBatchMeans()
@@ -75,6 +79,15 @@ class NIMAModule(L.LightningModule):
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
+
+    def setup(self, stage: str) -> None:
+        """Sets the head; weights of a checkpoint that is continued are loaded after this."""
+        if not (self.constant_start and stage == "fit"):
+            return
+        p_NK: Tensor = self.trainer.datamodule.train.p_NK  # type: ignore[attr-defined]
+        with torch.no_grad():
+            self.net.head.weight.zero_()
+            self.net.head.bias.copy_(p_NK.mean(dim=0).clamp_min(1e-4).log())
 
     def training_step(self, batch: RatedBatch, batch_idx: int) -> Tensor:
         """EMD of one batch, and the penalty."""

@@ -1,21 +1,30 @@
-"""Before/after pictures: LR, bicubic, SR and HR side by side, whole and enlarged."""
+"""What people look at: before/after pictures, contact sheets, plots of predicted ratings."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL.Image
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
-from datamodules.images import to_array, to_bytes
-from lightning_modules.metrics import image_metrics
+from datamodules.images import read_image, to_array, to_bytes, to_tensor, write_image
+from datamodules.rated import RatedDataset
+from lightning_modules.losses import emd_per_sample
+from lightning_modules.metrics import Predictions, image_metrics, rating_metrics
 from networks.bicubic import Bicubic
-from networks.nima import NIMA
+from networks.nima import NIMA, mean_score, std_score
 
+TILE = 150  # pixels of a picture on a contact sheet
+MANY = 2000  # points of a scatter plot
+TRUE, PREDICTED = "0.6", "tab:blue"
 ZOOM = 4  # the enlarged detail is a quarter of the shorter side
 
 
@@ -117,7 +126,179 @@ def save_before_after(panels: list[Panel], path: Path, note: str = "") -> None:
             axes.set_yticks([])
     if note:
         figure.text(0.5, 0.1 / total, note, ha="center", fontsize=9, color="0.35")
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a .png file, which is whole or absent; replaces it if it exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     FigureCanvasAgg(figure).print_png(temporary)  # type: ignore[no-untyped-call]
     temporary.replace(path)
+
+
+def save_contact_sheet(
+    ranked: Sequence[tuple[str | Path, float]], path: Path, title: str, *, limit: int = 200
+) -> None:
+    """Writes small pictures with their scores, in the order given.
+
+    Args:
+        ranked: image files and scores, best first.
+        path: an image file; replaced if it exists.
+        title: written at the top.
+        limit: pictures at most; of more, the first and the last half as many.
+    """
+    shown = list(enumerate(ranked, 1))
+    if len(shown) > limit:
+        title += f"; the best and the worst {limit // 2} of {len(shown)}"
+        shown = shown[: limit // 2] + shown[-(limit // 2) :]
+    columns = min(len(shown), max(4, math.ceil(math.sqrt(len(shown) * 1.5))))
+    rows = -(-len(shown) // columns)
+    width, height, top = TILE + 10, TILE + 44, 40
+    sheet = PIL.Image.new("RGB", (columns * width + 10, rows * height + top), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((10, 10), fitted(draw, title, sheet.width - 20, 16), "black", font(16))
+    for k, (place, (file, score)) in enumerate(shown):
+        left, upper = 10 + k % columns * width, top + k // columns * height
+        tile = PIL.Image.fromarray(to_array(read_image(file)))
+        tile.thumbnail((TILE, TILE))
+        sheet.paste(tile, (left + (TILE - tile.width) // 2, upper + TILE - tile.height))
+        draw.text((left, upper + TILE + 2), f"{place}.  {score:.2f}", "black", font(14))
+        name = fitted(draw, Path(file).name, TILE, 11)
+        draw.text((left, upper + TILE + 20), name, (110, 110, 110), font(11))
+    write_image(path, to_tensor(np.array(sheet)), overwrite=True)
+
+
+def font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+    """Pillow's own font."""
+    return ImageFont.load_default(size)
+
+
+def fitted(draw: "ImageDraw.ImageDraw", text: str, width: int, size: int) -> str:
+    """The text, its middle left out where it is wider than `width` pixels."""
+    keep = len(text)
+    short = text
+    while keep > 2 and draw.textlength(short, font(size)) > width:
+        keep -= 1
+        short = f"{text[: (keep + 1) // 2]}...{text[len(text) - keep // 2 :]}"
+    return short
+
+
+Files = dict[str, Path]
+
+
+def save_rating_pictures(
+    predictions: Predictions, data: RatedDataset, folder: Path, *, num_photos: int = 6
+) -> Files:
+    """Pictures of how well ratings are predicted.
+
+    - `ratings_means`: predicted against true mean and standard deviation.
+    - `ratings_distribution`: mean share of each bucket, predicted and true.
+    - `ratings_extremes`: the best and the worst predictions by EMD, with their photos.
+
+    Args:
+        predictions: of photos of the data set.
+        data: where the photos are.
+        folder: where the .png files go; they replace earlier ones.
+        num_photos: how many of the best, and of the worst.
+
+    Returns:
+        The files by name.
+    """
+    figures = {
+        "ratings_means": means_figure(predictions),
+        "ratings_distribution": distribution_figure(predictions),
+        "ratings_extremes": extremes_figure(predictions, data, num_photos),
+    }
+    files = {name: folder / f"{name}.png" for name in figures}
+    for name, figure in figures.items():
+        save_figure(figure, files[name])
+    return files
+
+
+def means_figure(predictions: Predictions) -> Figure:
+    """Predicted against true mean, and standard deviation, with both correlations."""
+    p_NK, q_NK, _ = predictions
+    metrics = rating_metrics(p_NK, q_NK)
+    figure = Figure(figsize=(10, 5.8), dpi=120, layout="constrained")
+    for axes, name, function, suffix in zip(
+        figure.subplots(1, 2),
+        ("mean", "standard deviation"),
+        (mean_score, std_score),
+        ("", "_std"),
+        strict=True,
+    ):
+        true, predicted = function(q_NK).numpy(), function(p_NK).numpy()
+        if len(true) > MANY:  # a cloud of so many points would be a blot
+            axes.hexbin(true, predicted, gridsize=60, bins="log", cmap="Blues")
+        else:
+            axes.scatter(true, predicted, s=14, alpha=0.5, color=PREDICTED, edgecolors="none")
+        ends = (min(true.min(), predicted.min()), max(true.max(), predicted.max()))
+        axes.plot(ends, ends, color="0.4", linewidth=1, linestyle="--")
+        axes.set_box_aspect(1)
+        axes.set_xlabel(f"true {name}")
+        axes.set_ylabel(f"predicted {name}")
+        srcc, lcc = metrics[f"srcc{suffix}"], metrics[f"lcc{suffix}"]
+        axes.set_title(f"SRCC {srcc:.3f}, LCC {lcc:.3f}", fontsize=11)
+    figure.suptitle(f"{len(p_NK)} photos", fontsize=11)
+    return figure
+
+
+def distribution_figure(predictions: Predictions) -> Figure:
+    """Mean share of each bucket; lines for the spread over the photos."""
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    buckets = np.arange(1, predictions.p_NK.shape[1] + 1)
+    for values, label, color, shift in (
+        (predictions.q_NK, "true", TRUE, -0.2),
+        (predictions.p_NK, "predicted", PREDICTED, 0.2),
+    ):
+        spread = values.std(dim=0, correction=0).numpy()
+        axes.bar(
+            *(buckets + shift, values.mean(dim=0).numpy(), 0.38),
+            yerr=spread,
+            label=f"{label} (lines: spread over photos)",
+            color=color,
+            ecolor="0.35",
+        )
+    axes.set_xticks(buckets)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("rating")
+    axes.set_ylabel("share of the votes")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    return figure
+
+
+def extremes_figure(predictions: Predictions, data: RatedDataset, num_photos: int) -> Figure:
+    """The photos whose distributions are predicted best, above those predicted worst."""
+    p_NK, q_NK, item_N = predictions
+    emd_N = emd_per_sample(p_NK, q_NK)
+    order = emd_N.argsort().tolist()
+    num = min(num_photos, len(order))
+    figure = Figure(figsize=(2.1 * num + 0.3, 7.6), dpi=110, layout="constrained")
+    grid = figure.subplots(4, num, squeeze=False, height_ratios=[2, 1, 2, 1])
+    buckets = np.arange(1, p_NK.shape[1] + 1)
+    highest = max(float(p_NK[order[:num] + order[-num:]].max()), float(q_NK.max())) * 1.05
+    for row, (label, chosen) in enumerate((("best", order[:num]), ("worst", order[::-1][:num]))):
+        for column, k in enumerate(chosen):
+            picture, bars = grid[2 * row, column], grid[2 * row + 1, column]
+            picture.imshow(to_array(data.picture(int(item_N[k]))))
+            picture.set_title(f"EMD {emd_N[k]:.3f}", fontsize=9)
+            picture.axis("off")
+            bars.bar(buckets - 0.2, q_NK[k].numpy(), 0.4, color=TRUE, label="true")
+            bars.bar(buckets + 0.2, p_NK[k].numpy(), 0.4, color=PREDICTED, label="predicted")
+            true, predicted = (mean_score(values[k][None]).item() for values in (q_NK, p_NK))
+            bars.set_xlabel(f"mean {true:.2f}, predicted {predicted:.2f}", fontsize=8)
+            bars.set_ylim(0, highest)
+            bars.tick_params(labelsize=7)
+            if column:
+                bars.set_yticklabels([])
+        grid[2 * row, 0].text(
+            *(-0.06, 0.5, f"{label} predictions"),
+            transform=grid[2 * row, 0].transAxes,
+            rotation=90,
+            va="center",
+            ha="right",
+        )
+    grid[1, 0].legend(fontsize=6, frameon=False)
+    return figure

@@ -1,0 +1,51 @@
+"""python run.py import_weights: a scorer that others trained, as a checkpoint of this project."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from pydantic import BaseModel, ConfigDict
+
+from commands.config import check_output, require_file
+from lightning_modules.checkpoint import Record, save_safetensors
+from networks.nima import keras_nima
+from networks.weights import KERAS_SUFFIXES
+
+log = logging.getLogger(__name__)
+
+
+class Options(BaseModel):
+    """Keys of conf/import_weights.yaml."""
+
+    model_config = ConfigDict(strict=True)
+
+    input: str
+    output: str
+    trained_on: str | None
+    overwrite: bool
+
+
+def problems(cfg: DictConfig) -> Iterator[str]:
+    """Mistakes that types do not show."""
+    yield from require_file("input", cfg.input)
+    if Path(cfg.input).suffix.lower() not in KERAS_SUFFIXES:
+        yield f"input={cfg.input}: a name that ends in {' or '.join(KERAS_SUFFIXES)} is needed"
+    yield from check_output(cfg, ".safetensors")
+
+
+def import_weights(cfg: DictConfig) -> None:
+    """Writes the file, in single precision: the weights are those that came in."""
+    source = Path(cfg.input).expanduser()
+    scorer = keras_nima(source)
+    record: Record = {
+        "kind": "scorer",
+        "data": f"{cfg.trained_on or 'unknown data'} (imported from {source.name})",
+        "gamma": None,
+        "metrics": {},
+    }
+    path = Path(cfg.output).expanduser()
+    save_safetensors(path, scorer, record, dtype=torch.float32)
+    log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
+    log.info("rate photos with it: python run.py score checkpoint=%s input=photos", path)
