@@ -30,10 +30,11 @@ from datamodules.images import to_bytes, to_unit, write_image
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
 from lightning_modules.checkpoint import Record, load_network, load_scorer
+from lightning_modules.losses import emd_per_sample
 from lightning_modules.metrics import Predictions, baselines, image_metrics, rating_metrics
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
 from networks.bicubic import Bicubic
-from networks.nima import NIMA, VIEW
+from networks.nima import NIMA, VIEW, mean_score, std_score
 
 log = logging.getLogger(__name__)
 
@@ -201,9 +202,22 @@ def evaluate_scorer(
     metrics |= baselines(data.train.p_NK, data.val.p_NK, data.val.num_votes_N)
     title = f"{shorter(cfg.checkpoint)} on {len(p_NK)} images: {datamodule.description}"
     (folder / "table.txt").write_text(metrics_table(title, metrics))
+    values = {
+        "mean": mean_score(p_NK),
+        "std": std_score(p_NK),
+        "true_mean": mean_score(q_NK),
+        "true_std": std_score(q_NK),
+        "emd": emd_per_sample(p_NK, q_NK),
+    }
+    per_image = [
+        {"image": name} | {key: value[k].item() for key, value in values.items()}
+        for k, name in enumerate(data.val.names.tolist())
+    ]
+    write_csv(folder / "per_image.csv", ["image", *values], per_image)
     items = torch.arange(len(p_NK))
     pictures = save_rating_pictures(Predictions(p_NK, q_NK, items), data.val, folder / "images")
-    files = [*(str(path.relative_to(folder)) for path in pictures.values()), "result.json"]
+    files = [str(path.relative_to(folder)) for path in pictures.values()]
+    files += ["per_image.csv", "result.json"]
     finish(folder, identity, metrics, files=files, device=str(device), world_size=1)
 
 

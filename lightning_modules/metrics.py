@@ -202,7 +202,6 @@ class NIMAScore(Metric):
             raise ValueError(f"reduction={reduction}: allowed are mean and none")
         loaded = scorer if isinstance(scorer, NIMA) else load_scorer(scorer)
         self._unregistered = (inference_copy(loaded),)  # nn.Module does not look into tuples
-        self.plot_upper_bound = float(loaded.num_buckets)
         self.reduction = reduction
         if reduction == "none":
             self.add_state("scores", [], dist_reduce_fx="cat")
@@ -214,6 +213,11 @@ class NIMAScore(Metric):
     def scorer(self) -> NIMA:
         """The frozen scorer."""
         return self._unregistered[0]
+
+    @property
+    def plot_upper_bound(self) -> float:  # type: ignore[override]
+        """K."""
+        return float(self.scorer.num_buckets)
 
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Module:  # noqa: ANN401
         self.scorer._apply(fn)  # type: ignore[no-untyped-call]

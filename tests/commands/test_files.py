@@ -140,7 +140,7 @@ def test_score_writes_table_and_csv(cli: Cli, scorer_file: Path, photos: Path) -
         assert float(row["mean"]) == pytest.approx((p * np.arange(1, 11)).sum(), abs=1e-4)
         image = to_unit(read_image(row["image"]))[None]
         assert scorer.score(image).item() == pytest.approx(float(row["mean"]), abs=1e-5)
-    means = [float(line.split("│")[1]) for line in done.out.splitlines() if "│" in line]
+    means = [float(line.split("│")[2]) for line in done.out.splitlines() if "│" in line]
     assert means == sorted(means, reverse=True)
     assert cli(*words).code == 2
 

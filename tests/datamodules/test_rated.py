@@ -328,3 +328,66 @@ def test_oasis(tmp_path: Path) -> None:
     assert (len(data.train), len(data.val)) == (578, 145)
     assert data.train.p_NK.shape == (578, 7)
     assert torch.allclose(data.train.p_NK.sum(dim=1), torch.ones(578), atol=1e-6)
+
+
+def test_a_test_list_takes_no_part(folder: Path) -> None:
+    (folder / "test.txt").write_text("p01\np07\np08\n")
+    data = rated(folder, test_list=str(folder / "test.txt"), val_share=0.25)
+    data.setup()
+    names = set(data.train.names.tolist()) | set(data.val.names.tolist())
+    assert len(names) == 17
+    assert not {"p01.png", "p07.png", "p08.png"} & names
+    assert len(data.val) == 4
+    (folder / "val.txt").write_text("p02\np07\n")
+    lists = {name: str(folder / f"{name[:-5]}.txt") for name in ("test_list", "val_list")}
+    with pytest.raises(ValueError, match=r"overlap in 1 images: p07\.png"):
+        rated(folder, **lists).setup()
+
+
+def test_votes_are_counted_where_they_are_votes(folder: Path) -> None:
+    data = rated(folder)
+    data.setup()
+    assert data.val.num_votes_N is not None
+    with open(folder / "ratings.csv", newline="") as file:
+        counts = {r.pop("image"): sum(map(int, r.values())) for r in csv.DictReader(file)}
+    assert data.val.num_votes_N.tolist() == [counts[name] for name in data.val.names.tolist()]
+    for row in ("p00.png,0.25,0.75,0,0,0", "p00.png,1e12,0,0,0,0"):  # shares; no one counts so many
+        path = folder / "shares.csv"
+        path.write_text(f"image,votes_1,votes_2,votes_3,votes_4,votes_5\n{row}\n")
+        assert read_ratings(path, 5).num_votes_N is None
+
+
+def test_native_patches_are_mixed_into_training(folder: Path) -> None:
+    def crops(share: float) -> list[str]:
+        data = rated(folder, resize=33, native_share=share, val_share=0.05, batch_size=19)
+        data.setup()
+        # Where a crop lies in a photo at full resolution or in the resized one.
+        sources = {
+            "native": [to_unit(read_image(folder / "photos" / n)) for n in data.train.names],
+            "resized": [
+                to_unit(torch.from_numpy(np.array(data.train.images[int(k)])).permute(2, 0, 1))
+                for k in data.train.items
+            ],
+        }
+        (batch,) = batches(data)
+        found = []
+        for image, item in zip(batch.images_BCHW, batch.item_B.tolist(), strict=True):
+            kinds = [kind for kind, all_ in sources.items() if inside(image, all_[item])]
+            assert len(kinds) == 1
+            found.append(kinds[0])
+        return found
+
+    assert set(crops(0.0)) == {"resized"}
+    assert set(crops(1.0)) == {"native"}
+    assert 3 <= crops(0.5).count("native") <= 16
+    with pytest.raises(ValueError, match=r"native_share=1\.5: 0 to 1"):
+        rated(folder, native_share=1.5)
+
+
+def inside(crop: torch.Tensor, photo: torch.Tensor) -> bool:
+    size = crop.shape[-1]
+    windows = photo.unfold(1, size, 1).unfold(2, size, 1)
+    return any(
+        bool((windows == turned[:, None, None]).all(dim=(0, 3, 4)).any())
+        for turned in (crop, crop.flip(-1))
+    )

@@ -1,14 +1,19 @@
+import base64
+import io
 import json
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from lightning_modules.checkpoint import (
     build_network,
+    checksum,
     load_network,
     load_scorer,
     read_checkpoint,
@@ -153,3 +158,69 @@ def test_shipped_scorer_beats_the_constant_predictor() -> None:
     emd = rating_metrics(p, data.val.p_NK)["emd"].item()
     assert emd < 0.6 * rating_metrics(constant, data.val.p_NK)["emd"].item()
     assert emd == pytest.approx(record["metrics"]["val/emd"], abs=1e-3)
+
+
+@pytest.fixture
+def scorer_path(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "scorer.safetensors"
+    record = {"kind": "scorer", "data": "nothing", "gamma": None}
+    save_safetensors(path, NIMA("mnasnet_0_5", resize=64, crop=64, num_buckets=5), record)
+    return path
+
+
+def test_a_scorers_file_says_what_it_sees(scorer_path: Path) -> None:
+    scorer, record = load_network(scorer_path, kind="scorer")
+    assert isinstance(scorer, NIMA)
+    assert record["net"] == {
+        "_target_": "networks.nima.NIMA",
+        "backbone": "mnasnet_0_5",
+        "num_buckets": 5,
+        "dropout": 0.75,
+        "resize_rule": "squash",
+        "resize_filter": "bilinear",
+        "resize": 64,
+        "crop": 64,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+    assert record["self_test"]["score"] == pytest.approx(scorer.score(stored(record)), abs=1e-6)
+
+
+def stored(record: dict[str, Any]) -> torch.Tensor:
+    png = io.BytesIO(base64.b64decode(record["self_test"]["image"]))
+    pixels = np.array(Image.open(png).convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def test_one_changed_bit_is_noticed(scorer_path: Path) -> None:
+    whole = scorer_path.read_bytes()
+    scorer_path.write_bytes(whole[:-1001] + bytes([whole[-1001] ^ 1]) + whole[-1000:])
+    with pytest.raises(ValueError, match=r"scorer\.safetensors: its checksum is wrong"):
+        load_scorer(scorer_path)
+    scorer_path.write_bytes(whole.replace(b"squash", b"native", 1))
+    with pytest.raises(ValueError, match="its checksum is wrong"):
+        load_scorer(scorer_path)
+
+
+def test_a_scorer_that_computes_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer_path = ROOT / "weights" / "nima_sample.safetensors"
+    prepare = NIMA.prepare
+    monkeypatch.setattr(NIMA, "prepare", lambda self, x: prepare(self, x.flip(1)))  # BGR
+    with pytest.raises(ValueError, match=r"rates its test image \d.*, but \d.* when it was"):
+        load_scorer(scorer_path)
+
+
+def test_records_without_checksum_or_test_image_are_refused(tmp_path: Path) -> None:
+    net = NIMA("mnasnet_0_5")
+    spec = {"_target_": "networks.nima.NIMA", **net.arguments}
+    record: dict[str, Any] = {"kind": "scorer", "net": spec, "data": "", "gamma": None}
+    state = {f"net.{name}": value for name, value in net.state_dict().items()}
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": state, "record": record}, path)
+    with pytest.raises(ValueError, match="checksum"):
+        load_scorer(path)
+    record["sha256"] = checksum(record, net.state_dict())
+    torch.save({"state_dict": state, "record": record}, path)
+    with pytest.raises(ValueError, match="no image to test itself with"):
+        load_scorer(path)

@@ -1,11 +1,24 @@
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 from scipy.stats import pearsonr, spearmanr
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from lightning_modules.metrics import image_metrics, luma, rating_metrics, to_levels
+from lightning_modules.metrics import (
+    NIMAScore,
+    RatingMetrics,
+    baselines,
+    image_metrics,
+    luma,
+    rating_metrics,
+    to_levels,
+)
+from networks.nima import NIMA
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +93,108 @@ def test_constant_prediction_has_no_correlation() -> None:
     q = torch.softmax(torch.randn(5, 10), dim=1)
     assert rating_metrics(p, q)["srcc"].isnan()
     assert rating_metrics(p, q)["lcc"].isnan()
+
+
+@pytest.mark.parametrize(("num_buckets", "middle"), [(10, 5), (7, 4), (5, 3)])
+def test_accuracy_is_at_the_middle_of_the_scale(num_buckets: int, middle: int) -> None:
+    p = torch.nn.functional.one_hot(torch.tensor([middle - 1, middle]), num_buckets).float()
+    q = torch.nn.functional.one_hot(torch.tensor([middle - 1, middle - 1]), num_buckets).float()
+    assert rating_metrics(p, q)["accuracy"].item() == 0.5
+
+
+def test_correlation_of_ties_is_that_of_mean_ranks() -> None:
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    q = torch.tensor([[0.6, 0.4], [0.7, 0.3], [0.7, 0.3], [0.1, 0.9]])
+    ranks = np.array([1.5, 1.5, 4, 3]), np.array([3, 1.5, 1.5, 4])
+    expected = np.corrcoef(*ranks)[0, 1]
+    assert rating_metrics(p, q)["srcc"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_baselines_against_numpy() -> None:
+    rng = np.random.default_rng(0)
+    train, q = (torch.from_numpy(rng.dirichlet(np.ones(7), 400)).float() for _ in range(2))
+    votes = rng.integers(20, 300, 400)
+    values = baselines(train, q, votes, draws=20)
+    difference = (train.numpy().mean(axis=0) - q.numpy()).cumsum(axis=1)
+    constant = np.sqrt((difference**2).mean(axis=1)).mean()
+    assert values["emd_constant"] == pytest.approx(constant, abs=1e-6)
+    assert np.isnan(values["srcc_constant"])
+    # E[d_k^2] = F_k (1 - F_k) / n for the empirical distribution function of n votes.
+    cdf = q.double().numpy().cumsum(axis=1)
+    expected = np.sqrt((cdf * (1 - cdf) / votes[:, None]).mean())
+    assert values["emd_batch_floor"] == pytest.approx(expected, rel=0.03)
+    assert 0.9 < values["srcc_floor"] < 1
+    assert "emd_floor" not in baselines(train, q, None)
+    assert baselines(train, q, votes)["emd_floor"] == baselines(train, q, votes)["emd_floor"]
+
+
+def gather(rank: int, address: str, results: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{address}", rank=rank, world_size=2
+    )
+    p, q = (torch.load(f"{results}/{name}.pt") for name in ("p", "q"))
+    metric = RatingMetrics()
+    score = NIMAScore(small_scorer())
+    items = torch.arange(rank, 9, 2)
+    for batch in items.split(2):
+        metric.update(p[batch], q[batch], batch)
+        score.update(images()[batch])
+    torch.save((metric.compute(), score.compute()), f"{results}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def images() -> torch.Tensor:
+    return torch.rand(9, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+
+
+def small_scorer() -> NIMA:
+    torch.manual_seed(0)
+    return NIMA("mnasnet_0_5", num_buckets=7, resize=48, crop=48).eval()
+
+
+@pytest.mark.ddp
+def test_two_ranks_measure_like_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    p, q = (torch.from_numpy(rng.dirichlet(np.ones(7), 9)).float() for _ in range(2))
+    torch.save(p, tmp_path / "p.pt")
+    torch.save(q, tmp_path / "q.pt")
+    mp.spawn(gather, (str(tmp_path / "address"), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    expected = rating_metrics(p, q)
+    score = small_scorer().score(images()).mean().item()
+    for rank in (0, 1):
+        values, found = torch.load(tmp_path / f"{rank}.pt")
+        assert {name: value.item() for name, value in values.items()} == pytest.approx(
+            {name: value.item() for name, value in expected.items()}, abs=1e-6
+        )
+        assert found.item() == pytest.approx(score, abs=1e-5)
+
+
+def test_nima_score_is_a_torchmetrics_metric() -> None:
+    scorer = small_scorer()
+    metric = NIMAScore(scorer)
+    expected = scorer.score(images())
+    assert metric(images()[:4]).item() == pytest.approx(expected[:4].mean().item(), abs=1e-5)
+    metric.update(images()[4:])
+    assert metric.compute().item() == pytest.approx(expected.mean().item(), abs=1e-5)
+    metric.reset()
+    metric.update((images() * 255).round().to(torch.uint8))
+    assert metric.compute().item() == pytest.approx(expected.mean().item(), abs=1e-2)
+    assert metric.higher_is_better
+    assert metric.plot_upper_bound == 7
+    each = NIMAScore(scorer, reduction="none")
+    for image in images():
+        each.update(image[None])
+    assert torch.allclose(each.compute(), expected, atol=1e-5)
+    holder = torch.nn.ModuleDict({"metric": metric})
+    assert not holder.state_dict()
+    assert not list(holder.parameters())
+    assert metric.double().scorer is metric.scorer
+    assert pickle.loads(pickle.dumps(each)).compute().tolist() == each.compute().tolist()
+
+
+def test_nima_score_reads_checkpoints_and_refuses_nonsense(scorer_file: Path) -> None:
+    assert 1 <= NIMAScore(scorer_file)(images()).item() <= 10
+    with pytest.raises(ValueError, match="mean and none"):
+        NIMAScore(scorer_file, reduction="sum")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="B x 3 x H x W"):
+        NIMAScore(scorer_file).update(torch.rand(3, 8, 8))
