@@ -1,9 +1,7 @@
 """Rates image files: decoded and resized in threads, rated in batches."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +12,7 @@ from datamodules.images import read_image, to_bytes, to_unit
 from networks.nima import NIMA, Precision, inference_copy
 
 BATCH_SIZE = 8  # whose activations still fit into the caches of a CPU; larger ones are slower there
+WINDOW = 4  # batches that are read before they are rated
 
 
 class Rating(NamedTuple):
@@ -55,23 +54,24 @@ def rate_files(
             return str(error)
         return to_bytes(scorer.prepare(to_unit(image)[None])[0])
 
-    rest = iter(paths)
-    waiting: deque[tuple[Path, Future[Tensor | str]]] = deque()
     # One thread of PyTorch in each: more would stand in the way of the network.
     with ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        size = WINDOW * batch_size
+        windows = [paths[k : k + size] for k in range(0, len(paths), size)]
+        ahead: list[Future[Tensor | str]] = []
         try:
-            while True:
-                room = 2 * (batch_size + num_workers) - len(waiting)
-                waiting.extend((path, pool.submit(prepared, path)) for path in islice(rest, room))
-                if not waiting:
-                    return
-                taken = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-                found = [(path, future.result()) for path, future in taken]
-                crops = [crop for _, crop in found if isinstance(crop, Tensor)]
-                p_BK = iter(rate_crops(fast, crops, batch_size, device))
-                for path, crop in found:
+            for k, window in enumerate(windows):
+                futures = ahead or [pool.submit(prepared, path) for path in window]
+                wait(futures)  # on a CPU reading and rating would only get in each other's way
+                if device.type != "cpu" and k + 1 < len(windows):
+                    ahead = [pool.submit(prepared, path) for path in windows[k + 1]]
+                found = [future.result() for future in futures]
+                crops = [crop for crop in found if isinstance(crop, Tensor)]
+                batches = (crops[i : i + batch_size] for i in range(0, len(crops), batch_size))
+                rated = (p_K for batch in batches for p_K in rate_crops(fast, batch, batch_size))
+                for path, crop in zip(window, found, strict=True):
                     if isinstance(crop, Tensor):
-                        yield Rating(path, next(p_BK), None)
+                        yield Rating(path, next(rated), None)
                     else:
                         yield Rating(path, None, crop)
         finally:
@@ -79,16 +79,14 @@ def rate_files(
 
 
 @torch.inference_mode()
-def rate_crops(
-    scorer: NIMA, crops: Sequence[Tensor], batch_size: int, device: torch.device
-) -> Tensor:
+def rate_crops(scorer: NIMA, crops: Sequence[Tensor], batch_size: int) -> Tensor:
     """Distributions of up to `batch_size` crops, uint8, on the CPU.
 
     The batch is filled up with copies, because another size may be computed in another order.
     """
-    if not crops:
-        return torch.empty(0, scorer.num_buckets)
     filled = [*crops, *[crops[-1]] * (batch_size - len(crops))]
-    images_BCHW = torch.stack(filled).to(device).contiguous(memory_format=torch.channels_last)
+    images_BCHW = (
+        torch.stack(filled).to(scorer.mean.device).contiguous(memory_format=torch.channels_last)
+    )
     p_BK: Tensor = scorer(to_unit(images_BCHW))
     return p_BK[: len(crops)].cpu()

