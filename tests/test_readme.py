@@ -1,4 +1,4 @@
-"""What the README shows works as written."""
+"""What the README and the docs show works as written."""
 
 import re
 import shlex
@@ -17,7 +17,8 @@ from commands import config
 from tests.conftest import ROOT, TINY
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"python run\.py [^`\n]*=[^`\n]*", README)
+DOCS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
+COMMANDS = re.findall(r"python run\.py [^`\n]*=[^`\n]*", DOCS)
 BLOCKS = re.findall(r"```(?:python|yaml)\n# (\S+).*?\n(.*?)```", README, flags=re.DOTALL)
 
 
