@@ -120,8 +120,9 @@ def check_scorer(cfg: DictConfig) -> Iterator[str]:
     elif record["net"]["backbone"] != cfg.scorer.backbone:
         yield (
             f"scorer.checkpoint={path}: a {record['net']['backbone']}, but "
-            f"scorer={cfg.scorer.backbone} was asked for; train one by "
-            f"python run.py experiment=sample_nima scorer={cfg.scorer.backbone}"
+            f"scorer={cfg.scorer.backbone} was asked for; scorer={record['net']['backbone']} goes "
+            f"with it, or train one by python run.py experiment=sample_nima "
+            f"scorer={cfg.scorer.backbone}"
         )
 
 

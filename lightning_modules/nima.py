@@ -122,7 +122,9 @@ class NIMAModule(L.LightningModule):
         if not self.baselines:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             self.baselines = baselines(data.train.p_NK, data.val.p_NK, data.val.num_votes_N)
-        self.log_dict({f"val/{name}": value for name, value in (values | self.baselines).items()})
+        values |= self.baselines
+        # The same on all ranks already; saying so keeps Lightning from warning.
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def on_train_start(self) -> None:
         """Lets an extended run go on at the rate of its new length."""
