@@ -17,7 +17,8 @@ def keep_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        if not libc.mallopt(M_MMAP_THRESHOLD, 2**30):
+            libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that versions before 2.35 take
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

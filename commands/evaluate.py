@@ -186,7 +186,7 @@ def evaluate_scorer(
     folder: Path,
     identity: Identity,
 ) -> None:
-    """EMD, correlations and accuracy of the scorer and of the constant predictor."""
+    """EMD, correlations and accuracy beside the baselines, per photo too, and in pictures."""
     device = pick_device(cfg.device)
     net = net.to(device)
     datamodule.setup("validate")
@@ -215,7 +215,9 @@ def evaluate_scorer(
     ]
     write_csv(folder / "per_image.csv", ["image", *values], per_image)
     items = torch.arange(len(p_NK))
-    pictures = save_rating_pictures(Predictions(p_NK, q_NK, items), data.val, folder / "images")
+    pictures = save_rating_pictures(
+        Predictions(p_NK, q_NK, items), data.val, folder / "images", str(shorter(cfg.checkpoint))
+    )
     files = [str(path.relative_to(folder)) for path in pictures.values()]
     files += ["per_image.csv", "result.json"]
     finish(folder, identity, metrics, files=files, device=str(device), world_size=1)

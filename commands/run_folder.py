@@ -45,9 +45,10 @@ NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # the choice of a trainer is one of de
 NOT_IN_HASH = NOT_SETTINGS | {
     "trainer.max_epochs",  # the same as `epochs`
     *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.enable_model_summary"),
-    *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after"),
+    *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after", "callbacks.pictures"),
     # Where the data lie; their fingerprint counts instead.
     *("data.root", "data.images", "data.ratings", "data.train_list", "data.val_list"),
+    "data.test_list",
     *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
 }
 

@@ -25,8 +25,9 @@ from commands.terminal import metrics_table
 from datamodules.sampling import ShardedDataModule
 from lightning_modules.checkpoint import WriteRecord, read_checkpoint
 from lightning_modules.loggers import RunCSV
+from networks.backbones import BACKBONES
 from networks.nima import VIEW
-from networks.weights import load_plain, load_weights
+from networks.weights import load_plain, load_weights, packaged
 
 log = logging.getLogger(__name__)
 
@@ -192,8 +193,11 @@ def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
             config["model"]["loss"].pop("scorer", None)
     else:
         del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
+        package = BACKBONES[cfg.scorer.backbone].package
         if cfg.scorer.pretrained != "imagenet":
             files["scorer.pretrained"] = cfg.scorer.pretrained
+        elif package is not None:
+            files["scorer.pretrained"] = str(packaged(cfg.scorer.backbone, package))
     files = {key: path for key, path in files.items() if path is not None}
     return {str(key): value for key, value in config.items()}, files
 
@@ -211,6 +215,10 @@ def fit(
     spec = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(spec, dict)
     spec["net"].pop("checkpoint", None)
+    last = folder / "checkpoints" / "last.ckpt"
+    ckpt_path = last if state is State.CONTINUE and last.exists() else None
+    if cfg.init_from is not None or ckpt_path is not None:
+        spec["net"].pop("pretrained", None)  # all weights come from there
     module: L.LightningModule = instantiate(
         spec, _convert_="all"
     )  # no ListConfig may reach a checkpoint
@@ -229,8 +237,6 @@ def fit(
         "config": identity.config,
         "config_hash": identity.config_hash,
     }
-    last = folder / "checkpoints" / "last.ckpt"
-    ckpt_path = last if state is State.CONTINUE and last.exists() else None
     first_step, seconds = 0, 0.0
     if ckpt_path is not None:
         earlier = load_last(ckpt_path)

@@ -328,7 +328,9 @@ class StoredRatings(RatedDataModule):
 
         p, crop, seed = torch.from_numpy(p_NK), self.crop, self.seed
         self.train = RatedDataset(
-            *(images, p, train),
+            images,
+            p,
+            train,
             crop=crop,
             seed=seed,
             num_votes_N=num_votes_N,
@@ -341,6 +343,8 @@ class StoredRatings(RatedDataModule):
             total.update(native.fingerprint.encode())
         for dataset in (self.train, self.val):
             total.update(dataset.items.tobytes() + dataset.p_NK.numpy().tobytes())
+            if dataset.num_votes_N is not None:
+                total.update(dataset.num_votes_N.tobytes())
         self.digest = total.hexdigest()
 
     def packed(self, names: NDArray[np.str_], rule: ResizeRule, side: int) -> PackedImages:

@@ -57,7 +57,6 @@ class Use(IntEnum):
     NOISE = 8  # on a patch
     NAME = 9  # a photo's own degradation, by its name
     VOTES = 10  # drawn anew, for the noise floor
-    SELF_TEST = 11  # of scorers' files
 
 
 def random_stream(seed: int, *, epoch: int = 0, position: int = 0, use: Use) -> np.random.Generator:

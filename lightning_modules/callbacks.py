@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -104,6 +104,18 @@ class BeforeAfter(Callback):
         log_image(trainer, f"before_after/{photo.name}", path)
 
 
+class AveragedWeights(EMAWeightAveraging):
+    """Lightning's exponential moving average, held where the training runs.
+
+    Lightning makes the copy before the module is moved, so it would stay on the CPU.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Makes the copy."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+
 class RatingPictures(Callback):
     """Pictures of the validation's predictions, to the run folder and to W&B and TensorBoard.
 
@@ -127,8 +139,9 @@ class RatingPictures(Callback):
         if not isinstance(pl_module, NIMAModule) or pl_module.predictions is None:
             return
         data: Any = trainer.datamodule.val  # type: ignore[attr-defined]
+        note = f"epoch {epoch}"
         files = save_rating_pictures(
-            pl_module.predictions, data, self.folder, num_photos=self.num_photos
+            pl_module.predictions, data, self.folder, note, num_photos=self.num_photos
         )
         for name, path in files.items():
             log_image(trainer, name, path)

@@ -220,7 +220,8 @@ class NIMAScore(Metric):
         return float(self.scorer.num_buckets)
 
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Module:  # noqa: ANN401
-        self.scorer._apply(fn)  # type: ignore[no-untyped-call]
+        # The scorer follows to other devices, but not to half precision, as other metrics' states.
+        self.scorer.to(fn(torch.empty(0, device=self.scorer.mean.device)).device)
         return super()._apply(fn, *args, **kwargs)
 
     def update(self, images: Tensor) -> None:

@@ -50,6 +50,8 @@ class NIMAModule(L.LightningModule):
         gradient_penalty: float = 0.0,
     ) -> None:
         super().__init__()
+        if not r >= 1:
+            raise ValueError(f"model.r={r}: 1 or more")
         for name, value in (("backbone_lr", backbone_lr), ("gradient_penalty", gradient_penalty)):
             if not value >= 0:
                 raise ValueError(f"model.{name}={value}: 0 or more")

@@ -184,12 +184,9 @@ def fitted(draw: "ImageDraw.ImageDraw", text: str, width: int, size: int) -> str
     return short
 
 
-Files = dict[str, Path]
-
-
 def save_rating_pictures(
-    predictions: Predictions, data: RatedDataset, folder: Path, *, num_photos: int = 6
-) -> Files:
+    predictions: Predictions, data: RatedDataset, folder: Path, note: str, *, num_photos: int = 6
+) -> dict[str, Path]:
     """Pictures of how well ratings are predicted.
 
     - `ratings_means`: predicted against true mean and standard deviation.
@@ -200,6 +197,7 @@ def save_rating_pictures(
         predictions: of photos of the data set.
         data: where the photos are.
         folder: where the .png files go; they replace earlier ones.
+        note: what predicted, for a line at the top.
         num_photos: how many of the best, and of the worst.
 
     Returns:
@@ -212,6 +210,7 @@ def save_rating_pictures(
     }
     files = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
+        figure.suptitle(f"{len(predictions.p_NK)} photos, {note}", fontsize=10, color="0.35")
         save_figure(figure, files[name])
     return files
 
@@ -240,7 +239,6 @@ def means_figure(predictions: Predictions) -> Figure:
         axes.set_ylabel(f"predicted {name}")
         srcc, lcc = metrics[f"srcc{suffix}"], metrics[f"lcc{suffix}"]
         axes.set_title(f"SRCC {srcc:.3f}, LCC {lcc:.3f}", fontsize=11)
-    figure.suptitle(f"{len(p_NK)} photos", fontsize=11)
     return figure
 
 
@@ -255,7 +253,9 @@ def distribution_figure(predictions: Predictions) -> Figure:
     ):
         spread = values.std(dim=0, correction=0).numpy()
         axes.bar(
-            *(buckets + shift, values.mean(dim=0).numpy(), 0.38),
+            buckets + shift,
+            values.mean(dim=0).numpy(),
+            0.38,
             yerr=spread,
             label=f"{label} (lines: spread over photos)",
             color=color,
@@ -294,7 +294,9 @@ def extremes_figure(predictions: Predictions, data: RatedDataset, num_photos: in
             if column:
                 bars.set_yticklabels([])
         grid[2 * row, 0].text(
-            *(-0.06, 0.5, f"{label} predictions"),
+            -0.06,
+            0.5,
+            f"{label} predictions",
             transform=grid[2 * row, 0].transAxes,
             rotation=90,
             va="center",

@@ -52,8 +52,12 @@ def rate_files(
             image = read_image(path)
         except ValueError as error:
             return str(error)
-        return to_bytes(scorer.prepare(to_unit(image)[None])[0])
+        try:
+            return to_bytes(scorer.prepare(to_unit(image)[None])[0])
+        except ValueError as error:
+            return f"{path}: {error}"
 
+    num_threads = torch.get_num_threads()
     # One thread of PyTorch in each: more would stand in the way of the network.
     with ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         size = WINDOW * batch_size
@@ -76,6 +80,7 @@ def rate_files(
                         yield Rating(path, None, crop)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            torch.set_num_threads(num_threads)  # what the threads set holds for later ones too
 
 
 @torch.inference_mode()

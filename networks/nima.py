@@ -1,8 +1,8 @@
 """NIMA: a convolutional network that predicts how people's ratings of a photo are distributed.
 
-Talebi and Milanfar: "NIMA: Neural Image Assessment", IEEE TIP 2018. Here on MnasNet, as in
-"Neural Image Enhancement and Assessment": the classifier is replaced by global average pooling and
-a fully connected layer with softmax over K buckets; bucket k (1..K) scores k.
+Talebi and Milanfar: "NIMA: Neural Image Assessment", IEEE TIP 2018. A backbone's classifier is
+replaced by global average pooling and a fully connected layer with softmax over K buckets; bucket k
+(1..K) scores k. "Neural Image Enhancement and Assessment" takes MnasNet.
 
 Images are RGB in [0, 1]; any height and width from 32 pixels up.
 
@@ -27,7 +27,8 @@ from networks.weights import load_pretrained, read_keras
 ResizeRule = Literal["squash", "short_side", "native"]
 ResizeFilter = Literal["bilinear", "nearest"]
 Precision = Literal["float32", "bfloat16"]
-WIDE = 96  # channels on both sides
+WIDE = 96  # channels; below, casting costs what bfloat16 saves, and scores move by 0.01 and more
+MAX_SIDE = 30_000  # pixels
 VIEW = ("resize_rule", "resize_filter", "resize", "crop")  # the arguments that say what a NIMA sees
 
 
@@ -208,6 +209,9 @@ def resize_images(
     """Resizes by a rule and a filter (see `NIMA`), rounded to steps of 1/255.
 
     `native` enlarges only what is smaller than the crop, keeping the aspect.
+
+    Raises:
+        ValueError: for an image so narrow that it would become longer than `MAX_SIDE`.
     """
     height, width = images_BCHW.shape[-2:]
     short = min(height, width)
@@ -216,6 +220,10 @@ def resize_images(
     else:
         aim = resize if rule == "short_side" else max(short, crop)
         size = (max(aim, round(height * aim / short)), max(aim, round(width * aim / short)))
+    if max(size) > max(MAX_SIDE, height, width):
+        raise ValueError(
+            f"{width} x {height} pixels would become {size[1]} x {size[0]}: it is too narrow"
+        )
     if size != (height, width):
         images_BCHW = images_BCHW.float()
         if resize_filter == "nearest":

