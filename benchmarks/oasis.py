@@ -29,7 +29,7 @@ from networks.nima import NIMA, mean_score
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDS = [ROOT / "benchmarks" / "oasis_folds" / f"fold_{k}.txt" for k in range(1, 6)]
-METRICS = ("srcc", "lcc", "emd", "emd_batch", "emd_r1", "srcc_std", "accuracy")
+METRICS = ("srcc", "lcc", "emd", "emd_batch", "emd_r1", "srcc_std", "lcc_std", "accuracy")
 RECIPES = {
     "efficientnet": ["epochs=8", "scorer.resize=288", "scorer.crop=256"],
     # Weights that have seen AVA lose more than they learn at a rate ten times higher.

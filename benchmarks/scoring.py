@@ -47,12 +47,13 @@ def pyiqa_one_by_one(folder: str) -> dict[str, float]:
     from pyiqa.archs.nima_arch import NIMA
     from pyiqa.utils.img_util import imread2tensor
 
-    net = NIMA(TIMM_NAME, pretrained=False).eval()
+    device = pick()
+    net = NIMA(TIMM_NAME, pretrained=False).eval().to(device)
     assert net.base_model.default_cfg["input_size"][-1] == SIDE
 
     def score(path: Path) -> None:
         with torch.no_grad():  # as its InferenceModel does
-            net(imread2tensor(str(path), rgb=True)[None])
+            net(imread2tensor(str(path), rgb=True)[None].to(device)).item()
 
     return per_file(lambda paths: [score(path) for path in paths], folder)
 
@@ -61,7 +62,7 @@ def plain(folder: str) -> dict[str, float]:
     """Our network as PyTorch makes it, one file after the other."""
     import torch
 
-    net = scorer()
+    net = scorer().to(pick())
 
     def score(path: Path) -> None:
         with torch.no_grad():
@@ -72,14 +73,12 @@ def plain(folder: str) -> dict[str, float]:
 
 def command(folder: str, precision: str = "float32") -> dict[str, float]:
     """What `python run.py score` does."""
-    import torch
-
-    from commands.device import keep_memory, pick_device
+    from commands.device import keep_memory
     from datamodules.parallel import num_cores
     from lightning_modules.scoring import rate_files
 
     keep_memory()
-    device = pick_device("auto")
+    device = pick()
     batch_size = 8 if device.type == "cpu" else 64
     net = scorer()
 
@@ -89,7 +88,6 @@ def command(folder: str, precision: str = "float32") -> dict[str, float]:
         for _ in rate_files(net, paths, batch_size=batch_size, num_workers=workers, **options):
             pass
 
-    assert torch.get_num_threads() >= 1
     return per_file(score, folder)
 
 
@@ -129,7 +127,7 @@ def bfloat16_error(folder: str, checkpoint: str) -> dict[str, float]:
     from networks.nima import mean_score
 
     net = load_scorer(checkpoint)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick()
     found = []
     for precision in ("float32", "bfloat16"):
         ratings = rate_files(net, files(folder), device=device, precision=precision)  # type: ignore[arg-type]
@@ -150,7 +148,7 @@ def gradient(folder: str, variant: str) -> dict[str, float]:
     from commands.device import keep_memory
     from networks.nima import fold_batch_norms, inference_copy, mean_score
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick()
     if "memory kept" in variant:
         keep_memory()
     net = scorer().requires_grad_(False)
@@ -168,6 +166,7 @@ def gradient(folder: str, variant: str) -> dict[str, float]:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
+    weights = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step()
     times = []
@@ -177,8 +176,16 @@ def gradient(folder: str, variant: str) -> dict[str, float]:
         times.append(time.perf_counter() - start)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 1e6
+        peak = (torch.cuda.max_memory_allocated() - weights) / 1e6
     return {"ms": 1000 * statistics.median(times), "MB": peak}
+
+
+def pick() -> Any:  # noqa: ANN401
+    """The device; float32 means float32 there."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def scorer() -> Any:  # noqa: ANN401

@@ -56,6 +56,9 @@ class Exponential:
         return float(self.final**progress)
 
 
+FIRST = 1e-3  # of the training: the first step has some rate too
+
+
 class WarmUp:
     """Rises evenly from near 0 to 1 over the first `share` of the training, times `then`.
 
@@ -72,7 +75,7 @@ class WarmUp:
 
     def __call__(self, progress: float) -> float:
         """Factor on the learning rate at `progress` (0..1) of the training."""
-        rise = min(1.0, (progress + 1e-3) / self.share) if self.share else 1.0
+        rise = min(1.0, (progress + FIRST) / self.share) if self.share else 1.0
         return rise * self.then(progress)
 
 
