@@ -180,6 +180,7 @@ def quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # run folders are found again
         ".*Found .* module.* in eval mode.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*decompression bomb.*",  # large photos are no attack; truly huge ones are refused
         ".*lr_scheduler.step.* before .*optimizer.step.*",  # after a resume; the order is right
     ):
         warnings.filterwarnings("ignore", message=message)

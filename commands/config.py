@@ -434,3 +434,5 @@ def check_output(cfg: DictConfig, *suffixes: str, key: str = "output") -> Iterat
         yield f"{key}={cfg[key]}: is a folder"
     elif path.exists() and not cfg.overwrite:
         yield f"{key}={cfg[key]} exists: overwrite=true replaces it"
+    else:
+        yield from require_folder(key, str(path.parent))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from commands.config import check_output, require_file
 from commands.device import keep_memory, pick_device
@@ -38,7 +38,7 @@ class Options(BaseModel):
     checkpoint: str
     output: str | None
     sheet: str | None
-    rows: NonNegativeInt | None
+    rows: PositiveInt | None
     precision: Precision
     batch_size: PositiveInt
     num_workers: PositiveInt | None
@@ -49,12 +49,21 @@ class Options(BaseModel):
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that types do not show."""
     yield from require_file("checkpoint", cfg.checkpoint)
+    paths = []
     try:
-        find_images(cfg.input)
+        paths = find_images(cfg.input)
     except ValueError as error:
         yield str(error)
     yield from check_output(cfg, *WRITERS)
     yield from check_output(cfg, ".png", ".jpg", key="sheet")
+    if paths and cfg.sheet is not None:
+        sheet = Path(cfg.sheet).expanduser().resolve()
+        if sheet in (path.resolve() for path in paths):
+            yield f"sheet={cfg.sheet}: is one of the photos"
+        elif Path(cfg.input).expanduser().is_dir() and sheet.parent == paths[0].parent.resolve():
+            yield f"sheet={cfg.sheet}: would be rated as a photo the next time; put it elsewhere"
+    if cfg.output is not None and Path(cfg.output).expanduser().resolve() in paths:
+        yield f"output={cfg.output}: is one of the photos"
 
 
 def score(cfg: DictConfig) -> None:
@@ -114,8 +123,13 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     """Writes the file that was asked for; it is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(WRITERS[path.suffix](rows), encoding="utf-8", newline="")
-    os.replace(temporary, path)
+    try:
+        # A file's name need not be UTF-8; its bytes are written as they are.
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(WRITERS[path.suffix](rows))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     log.info("%s", path)
 
 

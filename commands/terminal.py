@@ -10,6 +10,7 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 class TerminalHandler(logging.StreamHandler[TextIO]):
@@ -17,6 +18,10 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
 
     def __init__(self, stream: None = None) -> None:
         logging.Handler.__init__(self)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message; what is no text in a file's name becomes question marks."""
+        return super().format(record).encode(errors="replace").decode()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Goes on in silence when the reader of a pipe has left (`| head`)."""
@@ -42,7 +47,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         numeric = any(re.fullmatch(r"[-+]?[\d.]+", row[i]) for row in rows)
         built.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
-        built.add_row(*row)
+        built.add_row(
+            *(Text(cell.replace("\n", " ")) for cell in row)
+        )  # a file's name may look like markup
     console = Console(width=1000)
     with console.capture() as capture:
         console.print(built)

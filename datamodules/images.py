@@ -28,6 +28,8 @@ def read_image(path: str | Path) -> Tensor:
     Raises:
         ValueError: if the file is missing, unreadable or no image; the message names it.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait for ever
+        raise ValueError(f"{path}: is no file")
     try:
         with Image.open(path) as file:
             file.load()
@@ -104,6 +106,8 @@ def find_images(where: str) -> list[Path]:
     Raises:
         ValueError: if there is none.
     """
+    if not where:
+        raise ValueError("input= is empty: a file, a folder or a glob is needed")
     path = Path(where).expanduser()
     if path.is_file():
         return [path]

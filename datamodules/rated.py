@@ -487,8 +487,8 @@ def read_ratings(path: Path, num_buckets: int) -> Ratings:
     by_votes = columns[1] == "votes_1"
     if by_votes and len(votes) != num_buckets:
         raise ValueError(
-            f"{path}: has votes for {len(votes)} ratings, the scorer for {num_buckets}; "
-            f"scorer.num_buckets={len(votes)} fits"
+            f"{path}: has votes for {len(votes)} ratings, the scorer is for {num_buckets}; "
+            f"train one with scorer.num_buckets={len(votes)}"
         )
     names: dict[str, int] = {}
     values = np.empty((len(rows), len(columns) - 1))

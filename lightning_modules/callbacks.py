@@ -108,7 +108,15 @@ class AveragedWeights(EMAWeightAveraging):
     """Lightning's exponential moving average, held where the training runs.
 
     Lightning makes the copy before the module is moved, so it would stay on the CPU.
+
+    Args:
+        decay: share of the average that each step keeps, 0 to 1.
     """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"callbacks.ema.decay={decay}: 0 to 1")
+        super().__init__(decay=decay)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Makes the copy."""

@@ -205,7 +205,11 @@ def checked(record: Any, state: dict[str, Tensor], path: Path) -> None:  # noqa:
     keys = {"kind", "net", "data", "gamma"}
     if not isinstance(record, dict) or not keys <= record.keys() or type(record["net"]) is not dict:
         raise ValueError(f"{path}: its record is damaged")
-    if record.get("sha256") != checksum(record, state):
+    try:
+        whole = record.get("sha256") == checksum(record, state)
+    except TypeError as error:  # what is no plain data
+        raise ValueError(f"{path}: its record is damaged") from error
+    if not whole:
         raise ValueError(f"{path}: its checksum is wrong: the file was damaged or changed")
 
 
@@ -244,7 +248,7 @@ def test_itself(scorer: NIMA, test: Any, path: str | Path) -> None:  # noqa: ANN
     """Refuses a scorer that rates its own test image otherwise than when it was written."""
     try:
         score, before = rate_png(scorer, test["image"]), float(test["score"])
-    except (TypeError, KeyError, ValueError, OSError, SyntaxError, BOMB) as error:
+    except (TypeError, KeyError, ValueError, OSError, SyntaxError, RuntimeError, BOMB) as error:
         raise ValueError(f"{path}: carries no image to test itself with") from error
     if not abs(score - before) < TOLERANCE:
         raise ValueError(

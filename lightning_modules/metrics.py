@@ -34,7 +34,7 @@ from datamodules.images import to_unit
 from datamodules.sampling import Use, random_stream
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.losses import emd_batch, emd_loss
-from networks.nima import NIMA, inference_copy, mean_score, std_score
+from networks.nima import NIMA, check_images, inference_copy, mean_score, std_score
 
 LUMA = (65.481, 128.553, 24.966)  # BT.601, RGB in [0, 1] to 16..235
 SSIM_SIDE = 11  # pixels of the Gaussian window (Wang et al., IEEE TIP 2004)
@@ -226,9 +226,9 @@ class NIMAScore(Metric):
 
     def update(self, images: Tensor) -> None:
         """Adds images: B x 3 x H x W, float in [0, 1] or uint8."""
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"B x 3 x H x W images are needed, not {tuple(images.shape)}")
-        unit = to_unit(images) if images.dtype == torch.uint8 else images.float().clamp(0, 1)
+        unit = to_unit(images) if images.dtype == torch.uint8 else images
+        check_images(unit)
+        unit = unit.float().clamp(0, 1)
         with torch.autocast(images.device.type, enabled=False):
             scores_B = self.scorer.score(unit)
         if self.reduction == "none":

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 import torch
+from matplotlib import get_data_path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -169,13 +170,14 @@ def save_contact_sheet(
     write_image(path, to_tensor(np.array(sheet)), overwrite=True)
 
 
-def font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
-    """Pillow's own font."""
-    return ImageFont.load_default(size)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which Matplotlib brings along: Pillow's own font has no umlauts."""
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
-def fitted(draw: "ImageDraw.ImageDraw", text: str, width: int, size: int) -> str:
-    """The text, its middle left out where it is wider than `width` pixels."""
+def fitted(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
+    """The text in one line, its middle left out where it is wider than `width` pixels."""
+    text = " ".join(text.encode(errors="replace").decode().split())
     keep = len(text)
     short = text
     while keep > 2 and draw.textlength(short, font(size)) > width:

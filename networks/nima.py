@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from datamodules.images import read_image, to_unit
 from networks.backbones import BACKBONES, COUNTER, in_order
-from networks.weights import load_pretrained, read_keras
+from networks.weights import load_pretrained, load_weights, read_keras
 
 ResizeRule = Literal["squash", "short_side", "native"]
 ResizeFilter = Literal["bilinear", "nearest"]
@@ -143,11 +143,14 @@ class NIMA(nn.Module):
             p_BK; of a file p_K.
 
         Raises:
-            ValueError: if the file cannot be read.
+            ValueError: if the file cannot be read, or these are no images in [0, 1].
         """
         if isinstance(images, Tensor):
+            check_images(images)
             return self(self.prepare(images))  # type: ignore[no-any-return]
-        image_BCHW = to_unit(read_image(images))[None].to(self.mean.device)
+        if not isinstance(images, str | Path):
+            raise ValueError(f"a path or a tensor is needed, not a {type(images).__name__}")
+        image_BCHW = to_unit(read_image(Path(images).expanduser()))[None].to(self.mean.device)
         return self(self.prepare(image_BCHW))[0]  # type: ignore[no-any-return]
 
     @overload
@@ -184,8 +187,23 @@ def keras_nima(path: Path) -> NIMA:
         mapped = in_order(state, own)
     except ValueError as error:
         raise ValueError(f"{path}: not a NIMA on MobileNet ({error})") from error
-    scorer.load_state_dict(own | mapped)  # the counters of the batch norms stay
+    load_weights(scorer, own | mapped, path)  # the counters of the batch norms stay
     return scorer.eval()
+
+
+def check_images(images_BCHW: Tensor) -> None:
+    """Refuses what are no images in [0, 1]; some overshoot of an enhancer is let through.
+
+    Raises:
+        ValueError: saying what was given.
+    """
+    if images_BCHW.ndim != 4 or images_BCHW.shape[1] != 3 or not images_BCHW.numel():
+        raise ValueError(f"B x 3 x H x W images are needed, not {tuple(images_BCHW.shape)}")
+    if not images_BCHW.is_floating_point():
+        raise ValueError(f"float images in [0, 1] are needed, not {images_BCHW.dtype}")
+    low, high = (value.item() for value in images_BCHW.aminmax())
+    if not (low >= -1 and high <= 2):
+        raise ValueError(f"images in [0, 1] are needed, not from {low:g} to {high:g}")
 
 
 def check_view(rule: ResizeRule, resize_filter: ResizeFilter, resize: int, crop: int) -> None:

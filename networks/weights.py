@@ -34,6 +34,11 @@ def load_weights(network: nn.Module, state: State, source: str | Path) -> None:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
+    problems += [
+        f"{name} holds values that are not finite"
+        for name, value in state.items()
+        if name in own and value.is_floating_point() and not value.isfinite().all()
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(

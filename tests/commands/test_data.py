@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from networks.weights import load_plain
 from tests.commands.test_train import assert_same_curve, assert_same_weights, rows, run_at
-from tests.conftest import TINY, TINY_NIMA, Finished, launch
+from tests.conftest import ROOT, TINY, TINY_NIMA, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]
 
@@ -132,3 +135,88 @@ def test_a_bad_photo_ends_it_by_name(cli: Cli, folder: Path) -> None:
     assert "train/3.png: not an image file" in done.err
     assert "train/5.png: not an image file" in done.err
     assert not (folder / "outputs").exists()
+
+
+FINETUNE = [
+    *(word for word in RATED if not word.startswith("experiment=")),
+    *("experiment=nima_finetune", "scorer=mnasnet_0_5", "callbacks.progress=null"),
+]
+
+
+def test_fine_tuning_starts_from_another_scorer_and_its_pictures_reach_every_logger(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    shutil.copy(ROOT / "weights" / "nima_sample.safetensors", "start.safetensors")
+    words = [*FINETUNE, "scorer.pretrained=start.safetensors", "name=here"]
+    loggers = ["logger=[csv,tensorboard,wandb]", "logger.wandb.offline=true"]
+    done = cli(*words, *loggers)
+    assert done.code == 0, done.err
+    run = folder / "outputs/nima_finetune/here"
+    names = {"ratings_means", "ratings_distribution", "ratings_extremes"}
+    assert {path.stem for path in (run / "images").iterdir()} == names
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert set(events.Tags()["images"]) == names
+    shown = {path.name.split("_")[1] for path in run.rglob("media/images/*.png")}
+    assert shown == {"means", "distribution", "extremes"}
+    table = done.out.partition("noise of the votes")[2]
+    assert table.count("│") >= 8 * 3
+    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    for name in ("emd", "emd_batch", "emd_r1", "accuracy"):
+        assert {f"val/{name}", f"val/{name}_constant", f"val/{name}_floor"} <= metrics.keys()
+
+    shutil.move("start.safetensors", "moved.safetensors")  # what is finished needs it no more
+    assert cli(*words, *loggers).code == 2  # but the file is what the run began with
+    shutil.copy("moved.safetensors", "start.safetensors")
+    assert cli(*words, *loggers).code == 0
+    export = ["export", f"checkpoint={run}/checkpoints/best.ckpt", "output=start.safetensors"]
+    assert cli(*export, "overwrite=true").code == 0
+    done = cli(*words, *loggers)
+    assert done.code == 2
+    assert "scorer.pretrained" in done.err
+
+
+def test_changed_votes_are_another_run(cli: Cli, folder: Path) -> None:
+    words = [*RATED, "name=here"]
+    assert cli(*words).code == 0
+    with open("ratings.csv", newline="") as file:
+        header, *votes = csv.reader(file)
+    with open("ratings.csv", "w", newline="") as file:  # the same shares
+        doubled = [[name, *(str(2 * int(v)) for v in row)] for name, *row in votes]
+        csv.writer(file).writerows([header, *doubled])
+    done = cli(*words)
+    assert done.code == 2
+    assert "the data changed since" in done.err
+
+
+def test_a_continued_run_needs_no_pretrained_weights(cli: Cli, folder: Path) -> None:
+    words = [*FINETUNE, "scorer.pretrained=null", "model.constant_start=true"]
+    assert cli(*words, "epochs=3", "name=whole").code == 0
+    whole, part = (folder / "outputs/nima_finetune" / name for name in ("whole", "part"))
+    process = launch(folder, *words, "epochs=3", "name=part")
+    kill_when(process, lambda: (part / "checkpoints/last.ckpt").exists())
+    assert cli(*words, "epochs=3", "name=part").code == 0
+    assert_same_weights(whole, part)
+    # A head that has learned is not set back to the constant.
+    start = f"init_from={whole}/checkpoints/last.ckpt"
+    done = cli(*words, start, "optim.optimizer.lr=1e-12", "epochs=1", "name=again")
+    assert done.code == 0, done.err
+    assert not np.allclose(head(folder / "outputs/nima_finetune/again"), 0)
+    assert np.allclose(head(folder / "outputs/nima_finetune/again"), head(whole), atol=1e-6)
+
+
+def head(run: Path) -> np.ndarray:
+    state = load_plain(run / "checkpoints" / "last.ckpt")["state_dict"]
+    weight: np.ndarray = state["net.head.weight"].numpy()
+    return weight
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+def test_half_precision_on_a_gpu(cli: Cli, folder: Path, precision: str) -> None:
+    words = [*FINETUNE, "trainer=gpu", f"trainer.precision={precision}", "scorer.pretrained=null"]
+    done = cli(*words, "model.gradient_penalty=0.01", "name=half")
+    assert done.code == 0, done.err
+    assert np.isfinite(head(folder / "outputs/nima_finetune/half")).all()

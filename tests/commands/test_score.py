@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +37,56 @@ def photos(folder: Path) -> Path:
         image.save(root / f"p{k}.{('png', 'jpg', 'webp')[k % 3]}")
     (root / "q.jpg").write_bytes(b"\xff\xd8\xff no photo")
     return root
+
+
+def test_odd_names_are_written_as_they_are(cli: Cli, photos: Path) -> None:
+    names = ["[red]a.png", "new\nline.png", "umläut ü.png", "b,c=d.png"]
+    for name in names:
+        Image.new("RGB", (64, 64), "teal").save(photos / name)
+    Image.new("RGB", (64, 64)).save(photos / "plain.png")
+    bad = os.fsencode(photos) + b"/\xff\xfe.png"
+    os.rename(photos / "plain.png", bad)
+    os.mkfifo(photos / "pipe.png")
+    done = cli("score", "input=photos", "output=a.csv", "sheet=a.png")
+    assert done.code == 1
+    assert "photos/pipe.png: is no file" in done.out + done.err
+    assert "[red]a.png" in done.out
+    rows = Path("a.csv").read_text(errors="surrogateescape")
+    assert os.fsdecode(b"\xff\xfe.png") in rows
+    assert {path.name for path in Path.cwd().iterdir()} == {"a.csv", "a.png", "photos"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sheet=photos/p0.png"], "sheet=photos/p0.png: is one of the photos"),
+        (["sheet=photos/sheet.png"], "would be rated as a photo the next time"),
+        (["output=photos/q.jpg/x.csv"], "is a file; a folder is needed"),
+    ],
+)
+def test_nothing_is_written_over_or_among_the_photos(
+    cli: Cli, photos: Path, words: list[str], message: str
+) -> None:
+    done = cli("score", "input=photos", "overwrite=true", *words)
+    assert done.code == 2
+    assert message in done.err
+
+
+@pytest.mark.parametrize(
+    ("nonsense", "message"),
+    [
+        (torch.rand(3, 8, 8), "B x 3 x H x W"),
+        (torch.rand(1, 4, 8, 8), "B x 3 x H x W"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "float images"),
+        (torch.full((1, 3, 8, 8), 200.0), "from 200 to 200"),
+        (torch.full((1, 3, 8, 8), float("nan")), "in \\[0, 1\\] are needed"),
+        (5, "a path or a tensor"),
+        ("absent.png", "absent.png: no such file"),
+    ],
+)
+def test_what_is_no_image_is_refused(nonsense: Any, message: str) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=message):
+        load_scorer(SAMPLE).score(nonsense)
 
 
 def test_one_photo_too_narrow_does_not_stop_the_others(photos: Path) -> None:
