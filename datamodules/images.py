@@ -29,7 +29,7 @@ def read_image(path: str | Path) -> Tensor:
         ValueError: if the file is missing, unreadable or no image; the message names it.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait for ever
-        raise ValueError(f"{path}: is no file")
+        raise ValueError(f"{path}: cannot be read as an image (it is no file)")
     try:
         with Image.open(path) as file:
             file.load()
