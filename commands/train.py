@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from torch import nn
 
 from commands.config import check_name, locate, require_file, require_kind
 from commands.device import keep_memory
@@ -223,7 +224,7 @@ def fit(
         spec, _convert_="all"
     )  # no ListConfig may reach a checkpoint
     if cfg.init_from is not None:
-        load_weights(module.net, read_checkpoint(cfg.init_from)[0], cfg.init_from)  # type: ignore[arg-type]
+        start_from(module.net, cfg.init_from)  # type: ignore[arg-type]
         module.constant_start = False  # type: ignore[assignment]  # its head knows more
     module.optimizer(list(module.net.parameters()))  # type: ignore[operator, union-attr]
     if trainer.is_global_zero:  # nothing is touched before everything could be built
@@ -250,6 +251,22 @@ def fit(
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     if trainer.is_global_zero:
         write_result(trainer, folder, identity, writer)
+
+
+def start_from(network: nn.Module, path: str) -> None:
+    """Loads the weights of `init_from`.
+
+    Raises:
+        ValueError: if they are of another network; says which.
+    """
+    state, record = read_checkpoint(path)
+    try:
+        load_weights(network, state, path)
+    except ValueError as error:
+        if record is None:
+            raise
+        name = record["net"].get("backbone", record["net"].get("_target_", "").rpartition(".")[2])
+        raise ValueError(f"init_from={error}; the file holds a {record['kind']}, {name}") from error
 
 
 def load_last(path: Path) -> dict[str, Any]:

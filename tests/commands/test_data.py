@@ -198,6 +198,9 @@ def test_a_continued_run_needs_no_pretrained_weights(cli: Cli, folder: Path) -> 
     kill_when(process, lambda: (part / "checkpoints/last.ckpt").exists())
     assert cli(*words, "epochs=3", "name=part").code == 0
     assert_same_weights(whole, part)
+    other = cli(*words, f"init_from={whole}/checkpoints/last.ckpt", "scorer=mobilenet_v2")
+    assert other.code == 2
+    assert "the file holds a scorer, mnasnet_0_5" in other.err
     # A head that has learned is not set back to the constant.
     start = f"init_from={whole}/checkpoints/last.ckpt"
     done = cli(*words, start, "optim.optimizer.lr=1e-12", "epochs=1", "name=again")
