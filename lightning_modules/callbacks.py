@@ -62,13 +62,13 @@ class EpochLine(Callback):
         )
 
 
-class BeforeAfter(Callback):
-    """Pictures of the same few validation photos, to the run folder and to W&B and TensorBoard.
+class Pictures(Callback):
+    """Base of the pictures, which go to the run folder and to W&B and TensorBoard.
 
     Args:
-        folder: where `<photo>.png` goes; each time replaces the last.
-        every: epochs between pictures; the last epoch has one anyway.
-        num_photos: the first so many photos of the validation set.
+        folder: where the .png files go; each time replaces the last.
+        every: epochs between pictures; the last epoch has them anyway.
+        num_photos: how many photos are shown.
     """
 
     def __init__(self, folder: str | Path, every: int = 5, num_photos: int = 2) -> None:
@@ -78,15 +78,25 @@ class BeforeAfter(Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes and logs the pictures."""
+        """Draws where it is time to."""
         epoch = trainer.current_epoch + 1
-        if epoch % self.every and epoch != trainer.max_epochs:
-            return
-        if not isinstance(pl_module, EnhancementModule):
-            return
+        if epoch % self.every == 0 or epoch == trainer.max_epochs:
+            self.draw(trainer, pl_module)
+
+    def draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Writes and logs the pictures."""
+        raise NotImplementedError
+
+
+class BeforeAfter(Pictures):
+    """LR, bicubic, SR and HR of the first `num_photos` validation photos, always the same."""
+
+    def draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Writes and logs `<photo>.png`."""
+        assert isinstance(module, EnhancementModule)
         photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
         for k in range(min(self.num_photos, len(photos))):
-            self.picture(trainer, pl_module, photos[k])
+            self.picture(trainer, module, photos[k])
 
     @torch.no_grad()
     def picture(self, trainer: L.Trainer, module: EnhancementModule, photo: Any) -> None:  # noqa: ANN401
@@ -124,32 +134,17 @@ class AveragedWeights(EMAWeightAveraging):
         super().setup(trainer, pl_module, stage)
 
 
-class RatingPictures(Callback):
-    """Pictures of the validation's predictions, to the run folder and to W&B and TensorBoard.
+class RatingPictures(Pictures):
+    """The last validation's predictions, with the best and the worst `num_photos` of them."""
 
-    Args:
-        folder: where the pictures go; each time replaces the last.
-        every: epochs between pictures; the last epoch has them anyway.
-        num_photos: how many of the best and of the worst predictions are shown.
-    """
-
-    def __init__(self, folder: str | Path, every: int = 5, num_photos: int = 6) -> None:
-        self.folder = Path(folder)
-        self.every = every
-        self.num_photos = num_photos
-
-    @rank_zero_only
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes and logs the pictures."""
-        epoch = trainer.current_epoch + 1
-        if epoch % self.every and epoch != trainer.max_epochs:
-            return
-        if not isinstance(pl_module, NIMAModule) or pl_module.predictions is None:
-            return
+    def draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Writes and logs `ratings_*.png`."""
+        assert isinstance(module, NIMAModule)
+        assert module.predictions is not None
         data: Any = trainer.datamodule.val  # type: ignore[attr-defined]
-        note = f"epoch {epoch}"
+        note = f"epoch {trainer.current_epoch + 1}"
         files = save_rating_pictures(
-            pl_module.predictions, data, self.folder, note, num_photos=self.num_photos
+            module.predictions, data, self.folder, note, num_photos=self.num_photos
         )
         for name, path in files.items():
             log_image(trainer, name, path)
