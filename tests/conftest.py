@@ -8,8 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import lightning as L
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -90,6 +91,19 @@ def cli(
         if isinstance(handler, logging.FileHandler):
             logging.getLogger().removeHandler(handler)
             handler.close()
+
+
+def quiet_trainer(**options: Any) -> L.Trainer:  # noqa: ANN401
+    """A trainer on the CPU that writes and prints nothing."""
+    return L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import lightning as L
 import torch
 
 from datamodules.sample import SamplePairs
@@ -11,6 +10,7 @@ from lightning_modules.losses import HybridLoss
 from lightning_modules.schedules import Constant, Cosine, Exponential
 from networks.edsr import EDSR
 from networks.nima import NIMA
+from tests.conftest import quiet_trainer
 
 
 def test_scorer_does_not_change_in_twenty_steps() -> None:
@@ -28,16 +28,7 @@ def test_scorer_does_not_change_in_twenty_steps() -> None:
     )
     start = module.net.tail[1].weight.detach().clone()
     data = SamplePairs(2, patch_size=8, batch_size=2, num_steps=20, limit=1)
-    trainer = L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(max_epochs=1, limit_val_batches=0)
     trainer.fit(module, datamodule=data)
     assert trainer.global_step == 20
     assert not torch.equal(start, module.net.tail[1].weight)  # the enhancer did learn

@@ -18,7 +18,7 @@ from lightning_modules.nima import NIMAModule
 from lightning_modules.schedules import Constant, Cosine, WarmUp
 from networks.nima import NIMA, mean_score
 from networks.weights import load_plain
-from tests.conftest import ROOT, TINY_NIMA, Finished, kill_when, launch
+from tests.conftest import ROOT, TINY_NIMA, Finished, kill_when, launch, quiet_trainer
 
 Cli = Callable[..., Finished]
 
@@ -39,16 +39,7 @@ def module(net: NIMA, lr: float = 1e-3, **arguments: Any) -> NIMAModule:  # noqa
 def fit(trained: NIMAModule, epochs: int = 1, **data: Any) -> L.Trainer:  # noqa: ANN401
     options = {"num_buckets": 4, "num_train": 8, "num_val": 6, "batch_size": 4} | data
     datamodule = SampleRated(resize=64, crop=64, **options)
-    trainer = L.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,
-    )
+    trainer = quiet_trainer(max_epochs=epochs, log_every_n_steps=1)
     trainer.fit(trained, datamodule)
     return trainer
 
