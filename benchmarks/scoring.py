@@ -75,11 +75,11 @@ def command(folder: str, precision: str = "float32") -> dict[str, float]:
     """What `python run.py score` does."""
     from commands.device import keep_memory
     from datamodules.parallel import num_cores
-    from lightning_modules.scoring import rate_files
+    from lightning_modules.scoring import BATCH_SIZE, rate_files
 
     keep_memory()
     device = pick()
-    batch_size = 8 if device.type == "cpu" else 64
+    batch_size = BATCH_SIZE if device.type == "cpu" else 64
     net = scorer()
 
     def score(paths: list[Path]) -> None:

@@ -1,7 +1,10 @@
-"""Rates image files: decoded and resized in threads, rated in batches."""
+"""Rates image files: each thread reads, resizes and rates a batch, on one core."""
 
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +14,7 @@ from torch import Tensor
 from datamodules.images import read_image, to_bytes, to_unit
 from networks.nima import NIMA, Precision, inference_copy
 
-BATCH_SIZE = 8  # whose activations still fit into the caches of a CPU; larger ones are slower there
-WINDOW = 4  # batches that are read before they are rated
+BATCH_SIZE = 4  # large enough for a CPU: more make it no faster
 
 
 class Rating(NamedTuple):
@@ -35,7 +37,7 @@ def rate_files(
     """Rates image files in order, each by the scorer's own rule.
 
     An image has the same numbers alone and among others, at any place, for any number of workers:
-    batches that are not full are filled up.
+    batches that are not full are filled up, and each is computed by one core.
 
     Args:
         scorer: left as it is.
@@ -43,55 +45,59 @@ def rate_files(
         device: where it computes.
         precision: see `inference_copy`.
         batch_size: images at a time.
-        num_workers: threads that read and resize; Pillow and PyTorch work in parallel in them.
+        num_workers: threads, each with a core of its own. That is faster than all cores on one
+            batch, because decoding and rating never wait for each other.
     """
     fast = inference_copy(scorer, precision).to(device)
-
-    def prepared(path: Path) -> Tensor | str:
-        try:
-            image = read_image(path)
-        except ValueError as error:
-            return str(error)
-        try:
-            return to_bytes(scorer.prepare(to_unit(image)[None])[0])
-        except ValueError as error:
-            return f"{path}: {error}"
-
+    share = min(batch_size, max(1, -(-len(paths) // num_workers)))  # few files: some for each
+    batches = (paths[k : k + share] for k in range(0, len(paths), share))
+    # A GPU computes one batch at a time anyway; several would only take its memory.
+    turn = nullcontext() if device.type == "cpu" else threading.Lock()
     num_threads = torch.get_num_threads()
-    # One thread of PyTorch in each: more would stand in the way of the network.
+    ahead: deque[Future[list[Rating]]] = deque()
     with ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        size = WINDOW * batch_size
-        windows = [paths[k : k + size] for k in range(0, len(paths), size)]
-        ahead: list[Future[Tensor | str]] = []
         try:
-            for k, window in enumerate(windows):
-                futures = ahead or [pool.submit(prepared, path) for path in window]
-                wait(futures)  # on a CPU reading and rating would only get in each other's way
-                if device.type != "cpu" and k + 1 < len(windows):
-                    ahead = [pool.submit(prepared, path) for path in windows[k + 1]]
-                found = [future.result() for future in futures]
-                crops = [crop for crop in found if isinstance(crop, Tensor)]
-                batches = (crops[i : i + batch_size] for i in range(0, len(crops), batch_size))
-                rated = (p_K for batch in batches for p_K in rate_crops(fast, batch, batch_size))
-                for path, crop in zip(window, found, strict=True):
-                    if isinstance(crop, Tensor):
-                        yield Rating(path, next(rated), None)
-                    else:
-                        yield Rating(path, None, crop)
+            for batch in batches:
+                ahead.append(pool.submit(rate_batch, fast, batch, batch_size, turn))
+                if len(ahead) > 2 * num_workers:
+                    yield from ahead.popleft().result()
+            while ahead:
+                yield from ahead.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             torch.set_num_threads(num_threads)  # what the threads set holds for later ones too
 
 
 @torch.inference_mode()
-def rate_crops(scorer: NIMA, crops: Sequence[Tensor], batch_size: int) -> Tensor:
-    """Distributions of up to `batch_size` crops, uint8, on the CPU.
+def rate_batch(
+    scorer: NIMA, paths: Sequence[Path], batch_size: int, turn: AbstractContextManager[object]
+) -> list[Rating]:
+    """Rates up to `batch_size` files, computing while it has its turn.
 
     The batch is filled up with copies, because another size may be computed in another order.
     """
-    filled = [*crops, *[crops[-1]] * (batch_size - len(crops))]
-    images_BCHW = (
-        torch.stack(filled).to(scorer.mean.device).contiguous(memory_format=torch.channels_last)
-    )
-    p_BK: Tensor = scorer(to_unit(images_BCHW))
-    return p_BK[: len(crops)].cpu()
+    found = [read_crop(scorer, path) for path in paths]
+    crops = [crop for crop in found if isinstance(crop, Tensor)]
+    rated: Iterator[Tensor] = iter(())
+    if crops:
+        filled = torch.stack([*crops, *[crops[-1]] * (batch_size - len(crops))])
+        with turn:
+            images_BCHW = filled.to(scorer.mean.device)
+            images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
+            rated = iter(scorer(to_unit(images_BCHW)).cpu())
+    return [
+        Rating(path, next(rated), None) if isinstance(crop, Tensor) else Rating(path, None, crop)
+        for path, crop in zip(paths, found, strict=True)
+    ]
+
+
+def read_crop(scorer: NIMA, path: Path) -> Tensor | str:
+    """What the scorer sees of a file, uint8 on the CPU, or what is wrong with the file."""
+    try:
+        image = read_image(path)
+    except ValueError as error:
+        return str(error)
+    try:
+        return to_bytes(scorer.prepare(to_unit(image)[None])[0])
+    except ValueError as error:
+        return f"{path}: {error}"
