@@ -24,6 +24,9 @@ def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
+REACH = 2  # source pixels on each side that an enlarged pixel depends on
+
+
 @lru_cache(maxsize=64)
 def contributions(length: int, out_length: int, factor: float) -> tuple[Tensor, Tensor]:
     """Weights and source positions of every output pixel along one side.
@@ -52,7 +55,7 @@ def contributions(length: int, out_length: int, factor: float) -> tuple[Tensor, 
 
 
 def resize_side(x: Tensor, out_length: int, factor: float, dim: int) -> Tensor:
-    """Resizes one dimension of a float64 tensor."""
+    """Resizes one dimension of a floating-point tensor, differentiably."""
     weight_OT, index_OT = contributions(x.shape[dim], out_length, factor)
     shape = [1] * x.ndim
     shape[dim] = out_length
@@ -61,7 +64,7 @@ def resize_side(x: Tensor, out_length: int, factor: float, dim: int) -> Tensor:
     )
     for tap in range(weight_OT.shape[1]):
         index_O = index_OT[:, tap].to(x.device)
-        out += x.index_select(dim, index_O) * weight_OT[:, tap].to(x.device).view(shape)
+        out += x.index_select(dim, index_O) * weight_OT[:, tap].to(x).view(shape)
     return out
 
 
@@ -87,6 +90,22 @@ def imresize(image: Tensor, factor: float) -> Tensor:
     return out
 
 
+def upscale(image_BCHW: Tensor, scale: int) -> Tensor:
+    """Enlarges as `imresize` does, but in float32 without rounding, and differentiably.
+
+    Args:
+        image_BCHW: floating point, of any range.
+        scale: a whole number; 1 returns the image as it is.
+    """
+    if scale == 1:
+        return image_BCHW
+    with torch.autocast(image_BCHW.device.type, enabled=False):
+        out = image_BCHW.float()
+        for dim in (-2, -1):
+            out = resize_side(out, out.shape[dim] * scale, scale, out.ndim + dim)
+    return out
+
+
 class Bicubic(nn.Module):
     """MATLAB's bicubic upscaling as a network without parameters: the baseline of every table.
 
@@ -94,6 +113,9 @@ class Bicubic(nn.Module):
 
     Args:
         scale: 1, 2, 3 or 4; 1 returns the image as it is.
+
+    Attributes:
+        margin: LR pixels on each side that an output pixel depends on.
     """
 
     def __init__(self, scale: int = 2) -> None:
@@ -101,6 +123,7 @@ class Bicubic(nn.Module):
         if scale not in (1, 2, 3, 4):
             raise ValueError(f"scale={scale}: Bicubic has the scales 1, 2, 3 and 4")
         self.scale = scale
+        self.margin = REACH if scale > 1 else 0
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
         """Maps B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, in steps of 1/255."""

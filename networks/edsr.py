@@ -10,11 +10,14 @@ Shape suffixes: B batch, C channels, H and W height and width of the input (the 
 `scale` times larger), F features.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB means of the 800 training photos, in [0, 1]
+FACTORS: dict[int, list[int]] = {1: [], 2: [2], 3: [3], 4: [2, 2]}  # steps of the upsampler
 
 
 class MeanShift(nn.Module):
@@ -59,9 +62,8 @@ class Upsampler(nn.Sequential):
     """Sub-pixel convolution: x2 and x3 in one step, x4 in two of x2."""
 
     def __init__(self, scale: int, num_features: int) -> None:
-        factors = {1: [], 2: [2], 3: [3], 4: [2, 2]}[scale]
         layers: list[nn.Module] = []
-        for factor in factors:
+        for factor in FACTORS[scale]:
             layers.append(same_conv(num_features, num_features * factor**2, 3))
             layers.append(nn.PixelShuffle(factor))
         super().__init__(*layers)
@@ -75,6 +77,9 @@ class EDSR(nn.Module):
         num_blocks: residual blocks (16 baseline, 32 full).
         num_features: channels of the body (64 baseline, 256 full).
         res_scale: factor on each residual (1 baseline, 0.1 full: keeps 256 channels stable).
+
+    Attributes:
+        margin: LR pixels on each side that an output pixel depends on.
 
     Raises:
         ValueError: if `scale` is none of 1, 2, 3, 4, or a count is not positive.
@@ -96,6 +101,7 @@ class EDSR(nn.Module):
                 f"num_blocks={num_blocks}, num_features={num_features}: both must be 1 or more"
             )
         self.scale = scale
+        self.margin = math.ceil(1 + 2 * num_blocks + 1 + tail_reach(scale))
         self.sub_mean = MeanShift(sign=-1)
         self.head = nn.Sequential(same_conv(3, num_features, 3))
         self.body = nn.Sequential(
@@ -122,3 +128,12 @@ class EDSR(nn.Module):
 def same_conv(num_in: int, num_out: int, kernel_size: int) -> nn.Conv2d:
     """Convolution with bias that keeps height and width; PyTorch's default initialisation."""
     return nn.Conv2d(num_in, num_out, kernel_size, padding=kernel_size // 2)
+
+
+def tail_reach(scale: int) -> float:
+    """LR pixels on each side that the upsampler and the last convolution see."""
+    reach, size = 0.0, 1
+    for factor in FACTORS[scale]:
+        reach += 1 / size
+        size *= factor
+    return reach + 1 / scale

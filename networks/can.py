@@ -1,0 +1,99 @@
+"""CAN, the context aggregation network: dilated convolutions at full resolution.
+
+Chen, Xu, Koltun: "Fast Image Processing with Fully-Convolutional Networks", ICCV 2017; trained
+against a NIMA in Talebi and Milanfar: "Learned Perceptual Image Enhancement", ICCP 2018. It maps an
+image to one of the same size: a blurred one at scale 1, a bicubically enlarged one above.
+
+Images are RGB in [0, 1]. Shape suffixes: B batch, C channels, H and W height and width of the
+input, F features.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from networks.bicubic import REACH, upscale
+
+
+class AdaptiveNorm(nn.Module):
+    """`a * x + b * batch_norm(x)`, a and b learned, 1 and 0 at first (equation 3)."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.identity = nn.Parameter(torch.ones(()))
+        self.share = nn.Parameter(torch.zeros(()))
+        self.norm = nn.BatchNorm2d(num_features)
+
+    def forward(self, x_BFHW: Tensor) -> Tensor:
+        """Maps B x F x H x W to the same shape."""
+        mixed_BFHW: Tensor = self.identity * x_BFHW + self.share * self.norm(x_BFHW)
+        return mixed_BFHW
+
+
+class CAN(nn.Module):
+    """CAN for one scale. The defaults are CAN24; 10 layers of 32 features are CAN32.
+
+    Args:
+        scale: 1, or 2, 3, 4 on the bicubically enlarged image.
+        num_layers: convolutions; the dilation doubles from layer to layer, from 1 up to
+            2^(num_layers - 3), is 1 in the last but one, and the last is 1x1 (table 1).
+        num_features: channels.
+        normalize: adaptive normalisation after each convolution, as published; its batch norm
+            depends on how a batch is divided over ranks.
+
+    Attributes:
+        margin: LR pixels on each side that an output pixel depends on.
+
+    Raises:
+        ValueError: if `scale` is none of 1, 2, 3, 4, or there are fewer than 3 layers or features.
+    """
+
+    def __init__(
+        self,
+        scale: int = 1,
+        *,
+        num_layers: int = 9,
+        num_features: int = 24,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        if scale not in (1, 2, 3, 4):
+            raise ValueError(f"scale={scale}: CAN has the scales 1, 2, 3 and 4")
+        if num_layers < 3 or num_features < 3:
+            raise ValueError(
+                f"num_layers={num_layers}, num_features={num_features}: both must be 3 or more"
+            )
+        self.scale = scale
+        dilations = [2**k for k in range(num_layers - 2)] + [1]
+        self.margin = math.ceil(sum(dilations) / scale + (REACH if scale > 1 else 0))
+        layers: list[nn.Module] = []
+        width = 3
+        for dilation in dilations:
+            conv = nn.Conv2d(
+                width, num_features, 3, padding=dilation, dilation=dilation, bias=not normalize
+            )
+            layers += [conv, *[AdaptiveNorm(num_features)] * normalize, nn.LeakyReLU(0.2)]
+            width = num_features
+            nn.init.zeros_(conv.weight)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        last = nn.Conv2d(width, 3, 1)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(*layers, last)
+        # It starts as the identity (section 3.2). The last layer keeps random weights for the
+        # features that are zero at first: with zeros there no gradient would ever reach them.
+        with torch.no_grad():
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d):
+                    middle = layer.kernel_size[0] // 2
+                    for k in range(3 if layer is last else layer.in_channels):
+                        layer.weight[:, k, middle, middle] = 0.0
+                        layer.weight[k, k, middle, middle] = 1.0
+
+    def forward(self, lr_BCHW: Tensor) -> Tensor:
+        """Maps B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32, not clamped."""
+        x_BFHW = self.layers[:-1](upscale(lr_BCHW, self.scale))
+        with torch.autocast(lr_BCHW.device.type, enabled=False):  # bf16 has 8 bits, as the image
+            sr_BCHW: Tensor = self.layers[-1](x_BFHW.float())
+        return sr_BCHW

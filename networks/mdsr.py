@@ -1,0 +1,98 @@
+"""MDSR, the multi-scale deep super-resolution network: one body, a branch for each scale.
+
+Lim, Son, Kim, Nah, Lee: "Enhanced Deep Residual Networks for Single Image Super-Resolution",
+CVPR workshops 2017, section 3.3. Module names are those of the authors' PyTorch code, so that their
+checkpoints load key for key: `pre_process.0` and `upsample.0` belong to the first scale, and so on.
+
+Images are RGB in [0, 1] outside. Inside, as published, 0..255 with the DIV2K mean subtracted.
+
+Shape suffixes: B batch, C channels, H and W height and width of the input, F features.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from networks.edsr import MeanShift, ResidualBlock, Upsampler, same_conv, tail_reach
+
+PRE_KERNEL = 5  # of the blocks before the body: a wide view reduces the variance between scales
+
+
+class MDSR(nn.Module):
+    """MDSR for several scales. The defaults are the baseline; `conf/net/mdsr_full.yaml` is larger.
+
+    Args:
+        scales: one branch each; some of 2, 3 and 4, or 1.
+        num_blocks: residual blocks of the shared body (16 baseline, 80 full).
+        num_features: channels of the body (64 in both).
+        res_scale: factor on each residual.
+
+    Attributes:
+        margin: LR pixels on each side that an output pixel depends on.
+
+    Raises:
+        ValueError: if a scale is none of 1, 2, 3, 4 or given twice, or a count is not positive.
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[int] = (2, 3, 4),
+        *,
+        num_blocks: int = 16,
+        num_features: int = 64,
+        res_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.scales = list(scales)
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"scales={self.scales}: one or several different ones are needed")
+        if not set(self.scales) <= {1, 2, 3, 4}:
+            raise ValueError(f"scales={self.scales}: MDSR has the scales 1, 2, 3 and 4")
+        if num_blocks < 1 or num_features < 1:
+            raise ValueError(
+                f"num_blocks={num_blocks}, num_features={num_features}: both must be 1 or more"
+            )
+        before = 2 * 2 * (PRE_KERNEL // 2)
+        self.margin = max(
+            math.ceil(1 + before + 2 * num_blocks + 1 + tail_reach(scale)) for scale in self.scales
+        )
+        self.sub_mean = MeanShift(sign=-1)
+        self.head = nn.Sequential(same_conv(3, num_features, 3))
+        self.pre_process = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(num_features, PRE_KERNEL) for _ in range(2)))
+            for _ in self.scales
+        )
+        self.body = nn.Sequential(
+            *(ResidualBlock(num_features, res_scale=res_scale) for _ in range(num_blocks)),
+            same_conv(num_features, num_features, 3),
+        )
+        self.upsample = nn.ModuleList(Upsampler(scale, num_features) for scale in self.scales)
+        self.tail = nn.Sequential(same_conv(num_features, 3, 3))
+        self.add_mean = MeanShift(sign=1)
+
+    def forward(self, lr_BCHW: Tensor, scale: int) -> Tensor:
+        """Restores images at one scale.
+
+        Args:
+            lr_BCHW: B x 3 x H x W in [0, 1].
+            scale: one of `scales`; the other branches are not computed.
+
+        Returns:
+            B x 3 x scale*H x scale*W, float32, not clamped.
+
+        Raises:
+            ValueError: if there is no branch for the scale.
+        """
+        if scale not in self.scales:
+            raise ValueError(f"scale={scale}: this MDSR has {', '.join(map(str, self.scales))}")
+        branch = self.scales.index(scale)
+        # In float32 for the reason given in `EDSR.forward`.
+        with torch.autocast(lr_BCHW.device.type, enabled=False):
+            x_BCHW = self.sub_mean(lr_BCHW.float() * 255.0)
+        x_BFHW = self.pre_process[branch](self.head(x_BCHW))
+        x_BFHW = self.upsample[branch](self.body(x_BFHW) + x_BFHW)
+        with torch.autocast(lr_BCHW.device.type, enabled=False):
+            sr_BCHW: Tensor = self.add_mean(self.tail(x_BFHW.float())) / 255.0
+        return sr_BCHW
