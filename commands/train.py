@@ -90,13 +90,13 @@ def problems(cfg: DictConfig) -> Iterator[str]:
             yield from require_file("scorer.pretrained", cfg.scorer.pretrained)
         if cfg.scorer.checkpoint is not None:
             yield "scorer.checkpoint is for the loss of enhancers; init_from= starts from a scorer"
-    elif "scale" in cfg.data and cfg.data.scale != cfg.scale:
-        yield f"data.scale={cfg.data.scale}: set scale, which data and network follow"
     elif cfg.net is None:
         yield "net=null: an enhancer needs a network"
+    elif "scale" in cfg.data and cfg.data.scale != cfg.net.get("scales", cfg.scale):
+        yield f"data.scale={cfg.data.scale}: set scale, which data and network follow"
     elif cfg.net._target_.endswith(".Bicubic"):
         yield "net=bicubic has nothing to train; evaluate shows it beside every network"
-    elif cfg.gamma is None or cfg.scale is None:
+    elif cfg.gamma is None or (cfg.scale is None and "scales" not in cfg.net):
         yield f"gamma={cfg.gamma} scale={cfg.scale}: an enhancer needs both"
     elif cfg.gamma == 0:
         pass  # the scorer is not read
@@ -175,6 +175,9 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
             f"trainer.devices={ranks} in a multirun: every rank would run the whole sweep; "
             "start one run per value instead"
         )
+    if cfg.trainer.get("strategy") == "ddp" and cfg.net is not None and "scales" in cfg.net:
+        # A step trains one branch; DDP would wait for the gradients of the others.
+        cfg.trainer.strategy = "ddp_find_unused_parameters_true"
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
     trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=False)
     return trainer
@@ -186,6 +189,8 @@ def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
     assert isinstance(config, dict)
     files = {"init_from": config["init_from"]}
     if not trains_scorer(cfg):
+        if "scales" in config["net"]:  # has its own
+            config["scale"] = None
         if cfg.gamma:
             files["scorer.checkpoint"] = config["scorer"]["checkpoint"]
             config["scorer"] = {"checkpoint": config["scorer"]["checkpoint"]}

@@ -50,12 +50,22 @@ class Pair(NamedTuple):
     hr: Tensor
     name: str
 
+    @property
+    def scale(self) -> int:
+        """HR pixels per LR pixel."""
+        return self.hr.shape[-1] // self.lr.shape[-1]
+
 
 class PairBatch(NamedTuple):
     """Photos or patches of one size. uint8 from the loader, float32 in [0, 1] at the network."""
 
     lr_BCHW: Tensor
     hr_BCHW: Tensor
+
+    @property
+    def scale(self) -> int:
+        """HR pixels per LR pixel."""
+        return self.hr_BCHW.shape[-1] // self.lr_BCHW.shape[-1]
 
     def to_unit(self) -> "PairBatch":
         """The same as float32 in [0, 1]."""
@@ -248,9 +258,12 @@ class PhotoDataset(BatchDataset):
         return len(self.hr) * len(self.lr)
 
     def __getitem__(self, item: int) -> Pair:
-        """One photo, HR cropped to a multiple of the scale."""
+        """One photo, HR cropped to a multiple of its scale."""
         scale = list(self.lr)[item // len(self.hr)]
-        item %= len(self.hr)
+        return self.pair(item % len(self.hr), scale)
+
+    def pair(self, item: int, scale: int) -> Pair:
+        """A photo at a scale."""
         lr, hr = self.lr[scale].whole(item), self.hr.whole(item)
         height, width = lr.shape[0] * scale, lr.shape[1] * scale
         return Pair(to_tensor(lr), to_tensor(hr[:height, :width]), str(self.hr.names[item]))

@@ -92,11 +92,12 @@ class BeforeAfter(Pictures):
     """LR, bicubic, SR and HR of the first `num_photos` validation photos, always the same."""
 
     def draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Writes and logs `<photo>.png`."""
+        """Writes and logs `<photo>.png`, or `<photo>_x3.png` for each of several scales."""
         assert isinstance(module, EnhancementModule)
         photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
-        for k in range(min(self.num_photos, len(photos))):
-            self.picture(trainer, module, photos[k])
+        for scale in module.scales:
+            for k in range(min(self.num_photos, len(photos.hr))):
+                self.picture(trainer, module, photos.pair(k, scale))
 
     @torch.no_grad()
     def picture(self, trainer: L.Trainer, module: EnhancementModule, photo: Any) -> None:  # noqa: ANN401
@@ -105,13 +106,14 @@ class BeforeAfter(Pictures):
         lr, hr = to_unit(photo.lr).to(device), to_unit(photo.hr).to(device)
         with torch.autocast(device.type, enabled=False):
             module.net.eval()
-            sr = module.net(lr[None])[0].clamp(0, 1)
+            sr = module(lr[None], photo.scale)[0].clamp(0, 1)
             module.net.train()
             scorer = module.loss.aesthetic.scorer if module.loss.aesthetic is not None else None
-            panels = comparison(lr, hr, {"SR": sr}, module.scale, scorer)
-        path = self.folder / f"{photo.name}.png"
+            panels = comparison(lr, hr, {"SR": sr}, photo.scale, scorer)
+        name = f"{photo.name}_x{photo.scale}" if module.several else photo.name
+        path = self.folder / f"{name}.png"
         save_before_after(panels, path, note=f"epoch {trainer.current_epoch + 1}")
-        log_image(trainer, f"before_after/{photo.name}", path)
+        log_image(trainer, f"before_after/{name}", path)
 
 
 class AveragedWeights(EMAWeightAveraging):

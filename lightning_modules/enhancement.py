@@ -11,13 +11,15 @@ from datamodules.div2k import PairBatch
 from lightning_modules.losses import HybridLoss, l2_loss
 from lightning_modules.metrics import MicroBatchMeans, image_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule, apply_schedule, configure
+from networks.scales import scales_of
 
 
 class EnhancementModule(L.LightningModule):
     """Trains `net` to restore HR from LR.
 
     Args:
-        net: maps LR B x 3 x H x W in [0, 1] to SR, `net.scale` times larger.
+        net: maps LR B x 3 x H x W in [0, 1] to SR, `net.scale` times larger; or has several
+            `net.scales` and takes one of them beside the images (MDSR).
         loss: what is minimised on patches; also scores the validation photos where it has a scorer.
         optimizer: called with the parameters.
         schedule: factor on the learning rate by progress.
@@ -28,21 +30,28 @@ class EnhancementModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.net = net
-        self.scale = int(net.scale)  # type: ignore[arg-type]  # every enhancer has one
+        self.scales = scales_of(net)
         self.loss = loss
         self.optimizer = optimizer
         self.schedule = schedule
         names = ["loss", "psnr", "psnr_y", "ssim"] + ["score"] * (loss.aesthetic is not None)
+        if self.several:
+            names += [f"{name}/x{scale}" for scale in self.scales for name in names[1:]]
         self.means = MicroBatchMeans()
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in names})
 
-    def forward(self, lr_BCHW: Tensor) -> Tensor:
+    @property
+    def several(self) -> bool:
+        """Whether the network has several scales, of which a batch has one."""
+        return not hasattr(self.net, "scale")
+
+    def forward(self, lr_BCHW: Tensor, scale: int) -> Tensor:
         """SR images, not clamped."""
-        return self.net(lr_BCHW)  # type: ignore[no-any-return]
+        return self.net(lr_BCHW, scale) if self.several else self.net(lr_BCHW)  # type: ignore[no-any-return]
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Loss of one batch of patches."""
-        terms = self.loss(self(batch.lr_BCHW), batch.hr_BCHW)
+        terms = self.loss(self(batch.lr_BCHW, batch.scale), batch.hr_BCHW)
         logs = {"train/loss": terms.total, "train/l2": terms.l2}
         if terms.aesthetic is not None:
             logs["train/aesthetic"] = terms.aesthetic
@@ -56,8 +65,8 @@ class EnhancementModule(L.LightningModule):
         `val/loss` is L2 + gamma * (K - score of the whole photo by the scorer's own rule).
         """
         with torch.autocast(self.device.type, enabled=False):
-            sr_BCHW = self(batch.lr_BCHW)
-            values = image_metrics(sr_BCHW, batch.hr_BCHW, self.scale)
+            sr_BCHW = self(batch.lr_BCHW, batch.scale)
+            values = image_metrics(sr_BCHW, batch.hr_BCHW, batch.scale)
             values["loss"] = l2_loss(sr_BCHW, batch.hr_BCHW)
             if self.loss.aesthetic is not None:
                 scorer = self.loss.aesthetic.scorer
@@ -65,10 +74,20 @@ class EnhancementModule(L.LightningModule):
                 values["loss"] = values["loss"] + self.loss.gamma * (
                     scorer.num_buckets - values["score"].mean()
                 )
+        for name, value in values.items():
+            for key in (name, f"{name}/x{batch.scale}"):
+                if key in self.val_metrics:
+                    self.val_metrics[key].update(value)  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the means over the photos of all ranks."""
         for name, metric in self.val_metrics.items():
             assert isinstance(metric, MeanMetric)
-            metric.update(values[name])
-            self.log(f"val/{name}", metric, prog_bar=name == "psnr", on_epoch=True)
+            value = metric.compute()
+            metric.reset()
+            if not value.isnan():  # a scale of which limit_val_batches has left no photo
+                # The same on all ranks already; saying so keeps Lightning from warning.
+                self.log(f"val/{name}", value, prog_bar=name == "psnr", sync_dist=True)
 
     def on_train_start(self) -> None:
         """Lets an extended run go on at the rate of its new length."""

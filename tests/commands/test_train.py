@@ -352,3 +352,42 @@ def test_bf16_trains_without_nan(cli: Cli, experiment: str) -> None:
     assert cli(*base, "paths.output_dir=exact").code == 0
     first = [float(rows(r)[0]["train/loss"]) for r in (run, run_at("exact", experiment))]
     assert first[0] == pytest.approx(first[1], rel=0.05)  # README: up to 5 %
+
+
+MULTI = [
+    *("net=mdsr", "net.scales=[2,4]", "gamma=0", "data.num_steps=6", "data.batch_size=2"),
+    "epochs=1",
+]
+
+
+def test_mdsr_trains_every_branch_and_reports_every_scale(cli: Cli) -> None:
+    run = train(cli, "a", *MULTI)
+    before = train(cli, "b", *MULTI, "data.num_steps=1", "optim.optimizer.lr=0")
+    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    for name in ("psnr", "psnr_y", "ssim"):
+        each = [metrics[f"val/{name}/x{scale}"] for scale in (2, 4)]
+        assert metrics[f"val/{name}"] == pytest.approx(sum(each) / 2, rel=1e-5)
+    assert "val/psnr/x3" not in metrics
+    assert "val/loss/x2" not in metrics
+    start, end = weights(before), weights(run)
+    for name, value in end.items():
+        if "mean" not in name:
+            assert not torch.equal(value, start[name]), name
+
+
+def test_mdsr_does_not_read_scale(cli: Cli) -> None:
+    train(cli, "a", *MULTI, "name=x")
+    done = cli(*TINY, *MULTI, "name=x", "scale=3", "paths.output_dir=a")
+    assert "already finished" in done.out + done.err
+    done = cli(*TINY, *MULTI, "data.scale=3", "gamma=0")
+    assert done.code == 2
+    assert "data.scale=3" in done.err
+
+
+@pytest.mark.ddp
+def test_mdsr_trains_on_two_ranks_like_on_one(cli: Cli, folder: Path) -> None:
+    single = train(cli, "one", *MULTI)
+    double = launch(folder, *TINY, *MULTI, "trainer=ddp_cpu", "paths.output_dir=two")
+    output, _ = double.communicate(timeout=300)
+    assert double.returncode == 0, output
+    assert_same_curve(single, run_at("two"))
