@@ -24,9 +24,10 @@ COMMANDS = {
     "evaluate": "measures a checkpoint on held-out photos",
     "enhance": "enhances photos",
     "score": "rates photos",
+    "interpolate": "measures networks between two, for a curve of fidelity and score",
     "prepare": "fetches, verifies and packs data sets",
     "import_weights": "reads a scorer that others trained",
-    "export": "writes a checkpoint's network as half-precision safetensors",
+    "export": "writes a checkpoint's network as half-precision safetensors or as ONNX",
 }
 PLAIN_FLAGS = {"-m", "--multirun"}
 VALUE_FLAGS = {  # Hydra's own flags that take a value
@@ -142,7 +143,7 @@ def remove_empty(folder: Path) -> None:
     if folder == Path.cwd():
         return  # commands that work on files have no folder of their own
     held = list(folder.iterdir()) if folder.is_dir() else []
-    if {path.name for path in held} <= {".lock", "train.log", "evaluate.log"}:
+    if {path.name for path in held} <= {".lock", "train.log", "evaluate.log", "interpolate.log"}:
         for path in held:
             path.unlink()
     for path in (folder, *folder.parents):

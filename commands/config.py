@@ -39,6 +39,7 @@ PATH_KEYS = (
         "output",
         "checkpoint",
         "scorer.checkpoint",
+        "judge.checkpoint",
         "init_from",
         "root",
         "ratings",

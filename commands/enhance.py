@@ -4,16 +4,21 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import nn
 
 from commands.config import require_file
 from commands.device import pick_device
-from datamodules.images import SUFFIXES, find_images, read_image, to_bytes, to_unit, write_image
+from datamodules.images import SUFFIXES, Photo, find_images, read_photo, write_photo
 from datamodules.parallel import progress
 from lightning_modules.checkpoint import load_network
+from networks.bicubic import upscale
+from networks.scales import at_scale, scales_of
+from networks.tiling import SelfEnsemble, restore
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +31,10 @@ class Options(BaseModel):
     input: str
     checkpoint: str
     output: str = Field(min_length=1)
+    scale: Literal[1, 2, 3, 4] | None
+    tile: PositiveInt | None
+    self_ensemble: bool
+    precision: Literal["float32", "bfloat16", "float16"]
     format: str
     device: str
     overwrite: bool
@@ -47,24 +56,32 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 def enhance(cfg: DictConfig) -> None:
     """Enhances every file; bad ones are named at the end, with exit code 1."""
     device = pick_device(cfg.device)
-    net, _ = load_network(cfg.checkpoint, kind="enhancer")
-    net.to(device)
+    net = load_enhancer(cfg.checkpoint, cfg.scale)
+    scale = int(net.scale)  # type: ignore[arg-type]
+    net = (SelfEnsemble(net) if cfg.self_ensemble else net).to(device)
     folder = Path(cfg.output).expanduser()
     bad = []
     written: dict[Path, Path] = {}
     paths = find_images(cfg.input)
     for path in progress(paths, "enhancing", len(paths)):
-        target = folder / f"{path.stem}_x{net.scale}.{cfg.format}"
+        target = folder / f"{path.stem}_x{scale}.{cfg.format}"
         try:
             if target in written:
                 raise ValueError(f"{path}: {written[target]} has become {target} already")
             written[target] = path
             if target.exists() and not cfg.overwrite:
                 raise ValueError(f"{target} exists: overwrite=true replaces it")
-            lr_BCHW = to_unit(read_image(path))[None].to(device)
-            with torch.inference_mode():
-                sr = to_bytes(net(lr_BCHW)[0])
-            write_image(target, sr, overwrite=cfg.overwrite)
+            photo = read_photo(path)
+            sr = restore(
+                net,
+                photo.pixels,
+                device=device,
+                tile=cfg.tile,
+                precision=getattr(torch, cfg.precision),
+                levels=photo.levels,
+            )
+            result = photo._replace(pixels=sr, alpha=enlarged_alpha(photo, scale))
+            write_photo(target, result, overwrite=cfg.overwrite)
         except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory
             reason = str(error).partition("\n")[0]
             bad.append(reason if isinstance(error, ValueError) else f"{path}: {reason}")
@@ -73,3 +90,27 @@ def enhance(cfg: DictConfig) -> None:
     if bad:
         log.error("%d not enhanced:\n  %s", len(bad), "\n  ".join(bad))
         sys.exit(1)
+
+
+def load_enhancer(path: str, scale: int | None) -> nn.Module:
+    """The enhancer of a checkpoint for one scale, which only those of several need.
+
+    Raises:
+        ValueError: if it is no enhancer, lacks the scale, or has several and none was given.
+    """
+    net, _ = load_network(path, kind="enhancer")
+    scales = scales_of(net)
+    if scale is None and len(scales) > 1:
+        raise ValueError(f"{path} is for x{', x'.join(map(str, scales))}: give scale=")
+    try:
+        return at_scale(net, scales[0] if scale is None else scale)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def enlarged_alpha(photo: Photo, scale: int) -> torch.Tensor | None:
+    """The alpha channel, enlarged bicubically: the networks know colours only."""
+    if photo.alpha is None:
+        return None
+    alpha = upscale(photo.alpha[None].float(), scale)[0]
+    return alpha.round().clamp(0, photo.levels).to(photo.alpha.dtype)

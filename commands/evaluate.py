@@ -4,13 +4,13 @@ import csv
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
-from torch import nn
+from torch import Tensor, nn
 
 from commands.config import check_name, require_file, require_kind
 from commands.device import pick_device
@@ -29,12 +29,14 @@ from commands.terminal import metrics_table, table
 from datamodules.images import to_bytes, to_unit, write_image
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
-from lightning_modules.checkpoint import Record, load_network, load_scorer
+from lightning_modules.checkpoint import Record, load_network
 from lightning_modules.losses import emd_per_sample
 from lightning_modules.metrics import Predictions, baselines, image_metrics, rating_metrics
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, VIEW, mean_score, std_score
+from networks.scales import at_scale, scales_of
+from networks.tiling import SelfEnsemble, restore
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ HEADINGS = {
     "psnr_y": "PSNR (benchmark)",
     "ssim": "SSIM (benchmark)",
     "score": "score",
+    "score_judge": "judge",
 }
 PROTOCOLS = """\
 DIV2K: RGB, border of scale + 6 pixels ignored. Benchmark: BT.601 luma in whole levels, border of
@@ -55,7 +58,8 @@ class Options(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    checkpoint: str
+    checkpoint: str | list[str]
+    self_ensemble: bool
     scale: Literal[1, 2, 3, 4] | None
     device: str
     name: str | None
@@ -67,49 +71,63 @@ class Options(BaseModel):
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that neither types nor signatures show."""
     yield from check_name(cfg)
-    yield from require_file("checkpoint", cfg.checkpoint)
+    paths = checkpoints(cfg)
+    if not paths:
+        yield "checkpoint=[]: one or several files"
+    for path in paths:
+        yield from require_file("checkpoint", path)
     yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
+    yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
+
+
+def checkpoints(cfg: DictConfig) -> list[str]:
+    """The files that are measured."""
+    return [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
 
 
 def evaluate(cfg: DictConfig) -> None:
     """Measures, writes result.json, per_image.csv and pictures, and prints a table."""
     folder = current()
-    network, record = load_network(cfg.checkpoint)
-    for problem in require_kind(cfg, "pairs" if record["kind"] == "enhancer" else "rated"):
-        raise ValueError(f"{cfg.checkpoint} is a checkpoint of kind {record['kind']}; {problem}")
-    files = {"checkpoint": cfg.checkpoint}
-    if record["kind"] == "enhancer":
-        if cfg.scale not in (None, network.scale):
-            raise ValueError(f"scale={cfg.scale}, but {cfg.checkpoint} is for x{network.scale}")
-        cfg.scale = network.scale
-        if "scale" in cfg.data and cfg.data.scale != cfg.scale:
-            raise ValueError(f"data.scale={cfg.data.scale}: {cfg.checkpoint} is for x{cfg.scale}")
-        if cfg.scorer.checkpoint is not None:
-            files["scorer.checkpoint"] = cfg.scorer.checkpoint
+    paths = checkpoints(cfg)
+    loaded = [load_network(path) for path in paths]
+    for path, (_, record) in zip(paths, loaded, strict=True):
+        for problem in require_kind(cfg, "pairs" if record["kind"] == "enhancer" else "rated"):
+            raise ValueError(f"{path} is a checkpoint of kind {record['kind']}; {problem}")
+    kind = loaded[0][1]["kind"]
+    key = "checkpoint" if isinstance(cfg.checkpoint, str) else "checkpoint.{}"
+    files = {key.format(k): path for k, path in enumerate(paths)}
+    if kind == "enhancer":
+        set_scale(cfg, [net for net, _ in loaded], paths)
+        files |= rater_files(cfg)
     else:
+        if len(paths) > 1:
+            raise ValueError("checkpoint: scorers are measured one at a time")
+        if cfg.self_ensemble:
+            raise ValueError("self_ensemble=true: is for enhancers")
+        network = loaded[0][0]
         assert isinstance(network, NIMA)
         sizes = {name: getattr(network, name) for name in ("num_buckets", *VIEW)}
         for name, value in sizes.items():
             if cfg.scorer[name] not in (None, value):
-                raise ValueError(
-                    f"scorer.{name}={cfg.scorer[name]}, but {cfg.checkpoint} has {value}"
-                )
+                raise ValueError(f"scorer.{name}={cfg.scorer[name]}, but {paths[0]} has {value}")
         cfg.scorer = {"checkpoint": None, **sizes}
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
     # A scorer's constant predictor is the mean of the training data, an enhancer needs none.
-    data = datamodule.fingerprint("val" if record["kind"] == "enhancer" else None)
+    data = datamodule.fingerprint("val" if kind == "enhancer" else None)
     identity = Identity({str(key): value for key, value in config.items()}, files, data=data)
     state = decide(folder, identity, resume=False, overwrite=cfg.overwrite, stale=cfg.stale)
     if state is not State.FINISHED:
-        pick_device(cfg.device)
-        if cfg.scorer.checkpoint is not None:
-            load_scorer(cfg.scorer.checkpoint)
+        device = pick_device(cfg.device)
+        raters = load_raters(cfg, device) if kind == "enhancer" else {}
         with locked(folder):
             start(folder, state, identity, cfg)
-            measure = evaluate_enhancer if record["kind"] == "enhancer" else evaluate_scorer
-            measure(cfg, network, record, datamodule, folder, identity)
+            if kind == "enhancer":
+                nets = named(loaded, paths)
+                evaluate_enhancers(cfg, nets, raters, datamodule, folder, identity, device)
+            else:
+                evaluate_scorer(cfg, loaded[0][0], datamodule, folder, identity, device)
     result = read_json(folder / "result.json")
     assert result is not None
     log.info("\n%s", (folder / "table.txt").read_text())
@@ -117,63 +135,170 @@ def evaluate(cfg: DictConfig) -> None:
         log.info("%s", folder / path)
 
 
-def evaluate_enhancer(
+def set_scale(cfg: DictConfig, nets: list[nn.Module], paths: list[str]) -> None:
+    """Sets the scale, or the scales, that networks are measured at: the one asked for, or all.
+
+    Raises:
+        ValueError: if the networks do not share it.
+    """
+    shared = [s for s in scales_of(nets[0]) if all(s in scales_of(net) for net in nets)]
+    each = ", ".join(
+        f"{path} is for x{', x'.join(map(str, scales_of(net)))}"
+        for path, net in zip(paths, nets, strict=True)
+    )
+    if not shared:
+        raise ValueError(f"the checkpoints have no scale in common: {each}")
+    if cfg.scale not in (None, *shared):
+        raise ValueError(f"scale={cfg.scale}, but {each}")
+    scales = shared if cfg.scale is None else [cfg.scale]
+    cfg.scale = scales[0] if len(scales) == 1 else None
+    if "scale" in cfg.data and cfg.data.scale not in (None, cfg.scale):
+        raise ValueError(f"data.scale={cfg.data.scale}: set scale, which the data follow")
+    cfg.data.scale = scales if cfg.scale is None else cfg.scale
+
+
+def rater_files(cfg: DictConfig) -> dict[str, str]:
+    """The checkpoints of scorer and judge by their keys."""
+    keys = ("scorer.checkpoint", "judge.checkpoint")
+    found = {key: OmegaConf.select(cfg, key) for key in keys}
+    return {key: path for key, path in found.items() if path is not None}
+
+
+def load_raters(cfg: DictConfig, device: torch.device) -> dict[str, "Rater"]:
+    """Scorer and judge, as far as there are any, by the names of their scores."""
+    names = {"scorer.checkpoint": "score", "judge.checkpoint": "score_judge"}
+    raters = {}
+    for key, path in rater_files(cfg).items():
+        net, record = load_network(path, kind="scorer")
+        raters[names[key]] = Rater(net.to(device), record, path)
+    return raters
+
+
+def named(loaded: list[tuple[nn.Module, Record]], paths: list[str]) -> dict[str, nn.Module]:
+    """The networks by what tables call them: class and gamma, and the file where two share that."""
+    names = [record_name(record) for _, record in loaded]
+    unique = [
+        name if names.count(name) == 1 else f"{name} ({k + 1}: {shorter(path)})"
+        for k, (name, path) in enumerate(zip(names, paths, strict=True))
+    ]
+    return dict(zip(unique, (net for net, _ in loaded), strict=True))
+
+
+class Rater(NamedTuple):
+    """A scorer that rates the images, its record and where it comes from."""
+
+    net: Any
+    record: Record
+    path: str
+
+
+def describe(raters: dict[str, Rater]) -> str:
+    """Who the scores are by, and whether the judge says anything that the scorer does not."""
+    what = {"score": "scorer", "score_judge": "judge"}
+    lines = [
+        f"{what[name]}: {shorter(rater.path)}, trained on {rater.record['data']}"
+        for name, rater in raters.items()
+    ]
+    if len(raters) == 2:
+        scorer, judge = (rater.record for rater in raters.values())
+        shared = ["backbone"] * (scorer["net"]["backbone"] == judge["net"]["backbone"])
+        shared += ["ratings"] * (scorer["data"] == judge["data"])
+        if shared:
+            lines.append(f"the judge is not independent: it shares {' and '.join(shared)}")
+    return "\n".join(lines)
+
+
+def measure(
+    image_CHW: Tensor, hr_CHW: Tensor | None, scale: int, raters: dict[str, Rater]
+) -> dict[str, float]:
+    """Fidelity to HR, where there is one to compare with, and scores of one image in [0, 1]."""
+    values = {} if hr_CHW is None else image_metrics(image_CHW[None], hr_CHW[None], scale)
+    for name, rater in raters.items():
+        values[name] = rater.net.score(image_CHW[None])
+    return {name: value.item() for name, value in values.items()}
+
+
+def evaluate_enhancers(
     cfg: DictConfig,
-    net: nn.Module,
-    record: Record,
+    own: dict[str, nn.Module],
+    raters: dict[str, Rater],
     datamodule: ShardedDataModule,
     folder: Path,
     identity: Identity,
+    device: torch.device,
 ) -> None:
-    """PSNR, SSIM and score of bicubic, the network and HR on every validation photo."""
-    device = pick_device(cfg.device)
-    scale = int(cfg.scale)
-    nets = {"bicubic": Bicubic(scale), record_name(record): net.to(device)}
-    scorer = load_scorer(cfg.scorer.checkpoint).to(device) if cfg.scorer.checkpoint else None
-    note = ""
-    if scorer is not None:
-        _, scorer_record = load_network(cfg.scorer.checkpoint, kind="scorer")
-        note = f"scorer: {shorter(cfg.scorer.checkpoint)}, trained on {scorer_record['data']}"
+    """PSNR, SSIM and score of bicubic, the networks and HR on every validation photo."""
+    for module in own.values():
+        module.to(device)
+    scorer = raters["score"].net if "score" in raters else None
+    note = describe(raters)
     datamodule.setup("validate")
+    photos: Any = datamodule.val  # type: ignore[attr-defined]
+    scales = list(photos.lr)
+    several = len(scales) > 1
     rows: list[dict[str, Any]] = []
     files = []
-    photos: Any = datamodule.val  # type: ignore[attr-defined]
-    items = (photos[k] for k in range(len(photos)))
-    for photo in progress(items, "evaluating", len(photos)):
-        lr, hr = to_unit(photo.lr).to(device), to_unit(photo.hr).to(device)
-        with torch.inference_mode():
-            results = {name: each(lr[None])[0].clamp(0, 1) for name, each in nets.items()}
+    for photo in progress((photos[k] for k in range(len(photos))), "evaluating", len(photos)):
+        scale = photo.scale
+        nets: dict[str, nn.Module] = {"bicubic": Bicubic(scale)}
+        for name, net in own.items():
+            nets[name] = at_scale(net, scale)
+            if cfg.self_ensemble:
+                nets[name] = SelfEnsemble(nets[name])
+        hr = to_unit(photo.hr).to(device)
+        results = {
+            name: to_unit(restore(net, photo.lr, device=device)).to(device)
+            for name, net in nets.items()
+        }
         for name, image in {**results, "HR": hr}.items():
-            row: dict[str, Any] = {"image": photo.name, "net": name}
-            values = {} if name == "HR" else image_metrics(image[None], hr[None], scale)
-            if scorer is not None:
-                values["score"] = scorer.score(image[None])
-            rows.append(row | {key: value.item() for key, value in values.items()})
-        own = {name: image for name, image in results.items() if name != "bicubic"}
+            row = {"image": photo.name, "scale": scale, "net": name}
+            rows.append(row | measure(image, None if name == "HR" else hr, scale, raters))
+        stem = f"{photo.name}_x{scale}" if several else photo.name
         images = folder / "images"
-        write_image(images / f"{photo.name}_lr.png", photo.lr, overwrite=True)
-        write_image(images / f"{photo.name}_sr.png", to_bytes(*own.values()), overwrite=True)
-        path = images / f"{photo.name}.png"
-        save_before_after(comparison(lr, hr, own, scale, scorer), path, note)
+        write_image(images / f"{stem}_lr.png", photo.lr, overwrite=True)
+        shown = {name: image for name, image in results.items() if name != "bicubic"}
+        for k, image in enumerate(shown.values(), 1):
+            which = f"sr{k}" if len(shown) > 1 else "sr"
+            write_image(images / f"{stem}_{which}.png", to_bytes(image), overwrite=True)
+        path = images / f"{stem}.png"
+        lr = to_unit(photo.lr).to(device)
+        save_before_after(comparison(lr, hr, shown, scale, scorer), path, note)
         files.append(str(path.relative_to(folder)))
-    names = [*nets, "HR"]
+    names = ["bicubic", *own, "HR"]
     keys = [key for key in HEADINGS if any(key in row for row in rows)]
-    means = {name: mean_row([row for row in rows if row["net"] == name], keys) for name in names}
-    write_csv(folder / "per_image.csv", ["image", "net", *keys], rows)
-    lines = [
-        [label, name, *(f"{values[key]:.{4 if key == 'ssim' else 2}f}" if key in values else "-"
-                        for key in keys)]
-        for label, name, values in [(r["image"], r["net"], r) for r in rows]
-        + [("mean", name, means[name]) for name in names]
-    ]  # fmt: skip
-    title = f"{shorter(cfg.checkpoint)} (x{scale}) on {datamodule.description}"
-    text = table(title, ["photo", "net", *(HEADINGS[key] for key in keys)], lines)
-    own_name = record_name(record)
-    gain = means[own_name]["psnr"] - means["bicubic"]["psnr"]
-    text += f"\n{own_name} over bicubic: {gain:+.2f} dB PSNR (DIV2K)\n{PROTOCOLS}{note}\n"
-    (folder / "table.txt").write_text(text)
-    metrics = {f"{key}/{name}": v for name, values in means.items() for key, v in values.items()}
-    metrics["psnr_gain"] = gain
+    write_csv(folder / "per_image.csv", ["image", "scale", "net", *keys], rows)
+    # Means over photos, by scale and net; and over the scales where there are several.
+    means: dict[tuple[int | None, str], dict[str, float]] = {
+        (scale, name): mean_row(
+            [r for r in rows if r["net"] == name and scale in (None, r["scale"])], keys
+        )
+        for scale in ([*scales, None] if several else scales)
+        for name in names
+    }
+    listed = [(r["image"], f"x{r['scale']}", r["net"], r) for r in rows]
+    listed += [
+        ("mean", "all" if scale is None else f"x{scale}", name, values)
+        for (scale, name), values in means.items()
+    ]
+    lines = []
+    for label, at, name, values in listed:
+        digits = (f"{values[k]:.{4 if k == 'ssim' else 2}f}" if k in values else "-" for k in keys)
+        lines.append([label, *[at] * several, name, *digits])
+    which = ", ".join(str(shorter(path)) for path in checkpoints(cfg))
+    which += " with self-ensemble" if cfg.self_ensemble else ""
+    title = f"{which} (x{', x'.join(map(str, scales))}) on {datamodule.description}"
+    columns = ["photo", *["scale"] * several, "net", *(HEADINGS[key] for key in keys)]
+    text = table(title, columns, lines) + "\n"
+    metrics: dict[str, float] = {}
+    for (scale, name), mean in means.items():
+        suffix = f"/x{scale}" if several and scale is not None else ""
+        metrics |= {f"{key}/{name}{suffix}": value for key, value in mean.items()}
+        if name in own:
+            gain = mean["psnr"] - means[scale, "bicubic"]["psnr"]
+            metrics[f"psnr_gain/{name}{suffix}" if len(own) > 1 else f"psnr_gain{suffix}"] = gain
+            where = f" at x{scale}" if suffix else ""
+            text += f"{name} over bicubic{where}: {gain:+.2f} dB PSNR (DIV2K)\n"
+    (folder / "table.txt").write_text(f"{text}{PROTOCOLS}{note}\n")
     files = [*files, "per_image.csv", "result.json"]
     finish(folder, identity, metrics, files=files, device=str(device), world_size=1, note=note)
 
@@ -181,13 +306,12 @@ def evaluate_enhancer(
 def evaluate_scorer(
     cfg: DictConfig,
     net: nn.Module,
-    record: Record,
     datamodule: ShardedDataModule,
     folder: Path,
     identity: Identity,
+    device: torch.device,
 ) -> None:
     """EMD, correlations and accuracy beside the baselines, per photo too, and in pictures."""
-    device = pick_device(cfg.device)
     net = net.to(device)
     datamodule.setup("validate")
     batches = datamodule.val_dataloader()

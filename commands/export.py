@@ -1,16 +1,23 @@
-"""python run.py export: a checkpoint's network alone, in half precision."""
+"""python run.py export: a checkpoint's network alone, as safetensors or ONNX."""
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+import torch
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 from commands.config import check_output, require_file
+from commands.enhance import load_enhancer
 from lightning_modules.checkpoint import load_network, save_safetensors
 
 log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4  # of images in [0, 1]: a fortieth of a grey level
+SIZES = ((24, 32), (37, 21))  # that the exported network is tried on
 
 
 class Options(BaseModel):
@@ -20,21 +27,72 @@ class Options(BaseModel):
 
     checkpoint: str
     output: str
+    format: Literal["safetensors", "onnx"]
+    scale: Literal[1, 2, 3, 4] | None
     overwrite: bool
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that types do not show."""
     yield from require_file("checkpoint", cfg.checkpoint)
-    yield from check_output(cfg, ".safetensors")
+    yield from check_output(cfg, f".{cfg.format}")
+    if cfg.format != "onnx" and cfg.scale is not None:
+        yield f"scale={cfg.scale}: is for format=onnx; a safetensors file holds all scales"
 
 
 def export(cfg: DictConfig) -> None:
     """Writes the file."""
-    network, record = load_network(cfg.checkpoint)
     path = Path(cfg.output).expanduser()
-    keys = ("kind", "net", "data", "gamma", "metrics", "epoch", "config_hash")
-    # Not the configuration, which names local paths; imported weights have no epoch.
-    kept = {key: record[key] for key in keys if key in record}
-    save_safetensors(path, network, kept)
+    if cfg.format == "onnx":
+        export_onnx(load_enhancer(cfg.checkpoint, cfg.scale), path)
+    else:
+        network, record = load_network(cfg.checkpoint)
+        keys = ("kind", "net", "data", "gamma", "metrics", "epoch", "config_hash")
+        # Not the configuration, which names local paths; imported weights have no epoch.
+        kept = {key: record[key] for key in keys if key in record}
+        save_safetensors(path, network, kept)
     log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
+
+
+def export_onnx(net: nn.Module, path: Path) -> None:
+    """Writes an enhancer of one scale as ONNX: `lr` B x 3 x H x W in [0, 1] to `sr`, any H and W.
+
+    Raises:
+        ValueError: if a package is missing, or ONNX Runtime computes something else than PyTorch.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"format=onnx needs {error.name}: pip install onnx onnxscript onnxruntime"
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    sides = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=2)}
+    sides[3] = torch.export.Dim("width", min=2)
+    try:
+        program = torch.onnx.export(
+            net,
+            (torch.rand(2, 3, *SIZES[0]),),
+            input_names=["lr"],
+            output_names=["sr"],
+            dynamic_shapes=(sides,),
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(temporary, external_data=False)
+        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+        for size in SIZES:
+            lr_BCHW = torch.rand(1, 3, *size)
+            with torch.inference_mode():
+                expected = net(lr_BCHW)
+            found = torch.from_numpy(session.run(["sr"], {"lr": lr_BCHW.numpy()})[0])
+            off = (found - expected).abs().max().item()
+            if not off <= TOLERANCE:
+                raise ValueError(f"{path}: ONNX Runtime computes something else, by {off:.2g}")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

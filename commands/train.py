@@ -24,13 +24,17 @@ from commands.device import keep_memory
 from commands.run_folder import Identity, State, current, decide, finish, locked, read_json, start
 from commands.terminal import metrics_table
 from datamodules.sampling import ShardedDataModule
+from lightning_modules.callbacks import Watch
 from lightning_modules.checkpoint import WriteRecord, read_checkpoint
 from lightning_modules.loggers import RunCSV
 from networks.backbones import BACKBONES
+from networks.edsr import EDSR
 from networks.nima import VIEW
-from networks.weights import load_plain, load_weights, packaged
+from networks.weights import fetch_official, load_plain, load_weights, packaged
 
 log = logging.getLogger(__name__)
+
+Weights = dict[str, torch.Tensor]
 
 
 class Options(BaseModel):
@@ -51,7 +55,11 @@ class Options(BaseModel):
 
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that neither types nor signatures show."""
-    yield from require_file("init_from", cfg.init_from)
+    if cfg.init_from != "official":
+        yield from require_file("init_from", cfg.init_from)
+    elif trains_scorer(cfg):
+        yield "init_from=official: is for enhancers; scorer.pretrained=imagenet starts a scorer"
+    yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
     wanted = "rated" if trains_scorer(cfg) else "pairs"
     yield from require_kind(cfg, wanted)
     data, _ = locate(cfg.data._target_)
@@ -187,7 +195,7 @@ def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings that this run reads, and its input files by key."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    files = {"init_from": config["init_from"]}
+    files = {} if config["init_from"] == "official" else {"init_from": config["init_from"]}
     if not trains_scorer(cfg):
         if "scales" in config["net"]:  # has its own
             config["scale"] = None
@@ -197,8 +205,9 @@ def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
         else:  # runs that differ only in a scorer they do not read are the same run
             del config["scorer"]
             config["model"]["loss"].pop("scorer", None)
+        files["judge.checkpoint"] = config["judge"]["checkpoint"]
     else:
-        del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
+        del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"], config["judge"]
         package = BACKBONES[cfg.scorer.backbone].package
         if cfg.scorer.pretrained != "imagenet":
             files["scorer.pretrained"] = cfg.scorer.pretrained
@@ -261,10 +270,20 @@ def fit(
 def start_from(network: nn.Module, path: str) -> None:
     """Loads the weights of `init_from`.
 
+    An EDSR of another scale gives all but the upsampler, as x3 and x4 start in its paper.
+
     Raises:
         ValueError: if they are of another network; says which.
     """
+    if path == "official":
+        load_weights(network, fetch_official(network), path)
+        return
     state, record = read_checkpoint(path)
+    if isinstance(network, EDSR):
+        own, theirs = (split_upsampler(weights) for weights in (network.state_dict(), state))
+        if shapes(own[0]) != shapes(theirs[0]) and shapes(own[1]) == shapes(theirs[1]):
+            state = theirs[1] | own[0]
+            log.info("%s is of another scale: the upsampler starts anew", path)
     try:
         load_weights(network, state, path)
     except ValueError as error:
@@ -272,6 +291,17 @@ def start_from(network: nn.Module, path: str) -> None:
             raise
         name = record["net"].get("backbone", record["net"].get("_target_", "").rpartition(".")[2])
         raise ValueError(f"init_from={error}; the file holds a {record['kind']}, {name}") from error
+
+
+def split_upsampler(state: Weights) -> tuple[Weights, Weights]:
+    """The upsampler of an EDSR, and the rest."""
+    upsampler = {name: value for name, value in state.items() if name.startswith("tail.0.")}
+    return upsampler, {name: value for name, value in state.items() if name not in upsampler}
+
+
+def shapes(state: Weights) -> dict[str, torch.Size]:
+    """The shape of every tensor."""
+    return {name: value.shape for name, value in state.items()}
 
 
 def load_last(path: Path) -> dict[str, Any]:
@@ -317,6 +347,7 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
         folder,
         identity,
         record["metrics"],
+        warnings=[w for c in trainer.callbacks if isinstance(c, Watch) for w in c.warnings],  # type: ignore[attr-defined]
         monitor=checkpoint.monitor,
         best_epoch=record["epoch"] + 1,
         checkpoint=str(best.relative_to(folder)),

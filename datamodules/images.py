@@ -3,14 +3,17 @@
 import glob
 import hashlib
 import os
+import struct
 import tempfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -28,10 +31,27 @@ def read_image(path: str | Path) -> Tensor:
     Raises:
         ValueError: if the file is missing, unreadable or no image; the message names it.
     """
+    image, _ = open_upright(path)
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit gray to 255 instead of scaling it
+        gray = deep_gray(image, path)
+        image = Image.fromarray(np.rint(gray / 257).astype(np.uint8))
+    return to_tensor(np.array(image.convert("RGB")))
+
+
+def open_upright(path: str | Path) -> tuple[Image.Image, bool]:
+    """Opens and decodes an image file, with its EXIF orientation applied.
+
+    Returns:
+        The image, and whether the file has colour of 16 bits, of which Pillow keeps 8.
+
+    Raises:
+        ValueError: if the file is missing, unreadable or no image; the message names it.
+    """
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait for ever
         raise ValueError(f"{path}: cannot be read as an image (it is no file)")
     try:
         with Image.open(path) as file:
+            deep = ";16" in str(file.tile) and file.mode in ("LA", "RGB", "RGBA")
             file.load()
             image = ImageOps.exif_transpose(file)
     except FileNotFoundError as error:
@@ -45,12 +65,94 @@ def read_image(path: str | Path) -> Tensor:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
     if image.mode == "F":
         raise ValueError(f"{path}: has floating-point pixels, whose range is not known")
-    if image.mode.startswith("I"):  # Pillow would clip 16-bit gray to 255 instead of scaling it
-        gray = np.asarray(image, dtype=np.int64)
-        if gray.min() < 0 or gray.max() > 65535:
-            raise ValueError(f"{path}: has 32-bit pixels, whose range is not known")
-        image = Image.fromarray(np.rint(gray / 257).astype(np.uint8))
-    return to_tensor(np.array(image.convert("RGB")))
+    return image, deep
+
+
+def deep_gray(image: Image.Image, path: str | Path) -> NDArray[np.int64]:
+    """The values of a 16-bit gray image, 0 to 65535.
+
+    Raises:
+        ValueError: if there are larger ones, or negative ones.
+    """
+    gray = np.asarray(image, dtype=np.int64)
+    if gray.min() < 0 or gray.max() > 65535:
+        raise ValueError(f"{path}: has 32-bit pixels, whose range is not known")
+    return gray
+
+
+class Photo(NamedTuple):
+    """A photo with everything that has to survive its enhancement.
+
+    `pixels` is 3 x H x W and `alpha` 1 x H x W or None: uint8, or int32 where `levels`, their
+    largest value, is 65535. `info` has `icc_profile` and `exif` as Pillow saves them.
+    """
+
+    pixels: Tensor
+    alpha: Tensor | None
+    levels: int
+    info: dict[str, Any]
+
+
+def read_photo(path: str | Path) -> Photo:
+    """Reads a photo upright with its alpha channel, 16 bits, ICC profile and EXIF data.
+
+    Raises:
+        ValueError: if the file is missing, unreadable or no image; the message names it. 16-bit
+            colour needs OpenCV.
+    """
+    image, deep = open_upright(path)
+    info: dict[str, Any] = {}
+    # A profile of gray or of printing inks would be wrong for what becomes RGB.
+    if image.info.get("icc_profile") and image.mode in ("RGB", "RGBA", "P"):
+        info["icc_profile"] = image.info["icc_profile"]
+    if exif := image.getexif():
+        info["exif"] = exif.tobytes()
+    if deep:
+        return deep_photo(path, info)
+    if image.mode.startswith("I"):
+        gray = torch.from_numpy(deep_gray(image, path)).int()
+        return Photo(gray.expand(3, *gray.shape).contiguous(), None, 65535, info)
+    if image.has_transparency_data:
+        pixels = to_tensor(np.array(image.convert("RGBA")))
+        return Photo(pixels[:3], pixels[3:], 255, info)
+    return Photo(to_tensor(np.array(image.convert("RGB"))), None, 255, info)
+
+
+def deep_photo(path: str | Path, info: dict[str, Any]) -> Photo:
+    """A 16-bit colour image, which Pillow cannot hold."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: 16-bit colour needs OpenCV: pip install opencv-python-headless"
+        ) from error
+    found = cv2.imdecode(
+        np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    )
+    if found is None or found.dtype != np.uint16:
+        raise ValueError(f"{path}: OpenCV cannot read this 16-bit image")
+    if found.ndim == 2:
+        found = found[..., None]
+    with Image.open(path) as file:
+        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = UPRIGHT.get(orientation, UPRIGHT[1])(found)
+    channels = torch.from_numpy(np.ascontiguousarray(turned).astype(np.int32)).permute(2, 0, 1)
+    color = channels[:3].flip(0) if len(channels) >= 3 else channels[:1].expand(3, -1, -1)
+    alpha = channels[-1:].contiguous() if len(channels) in (2, 4) else None
+    return Photo(color.contiguous(), alpha, 65535, info)
+
+
+# From the values of the EXIF tag to upright H x W x C arrays.
+UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
 
 
 def probe(path: str | Path) -> tuple[int, int] | str:
@@ -68,23 +170,66 @@ def write_image(path: Path, image: Tensor, *, overwrite: bool = False) -> None:
     Raises:
         ValueError: if the file exists and `overwrite` is not set, or the suffix is unknown.
     """
+    write_photo(path, Photo(image, None, 255, {}), overwrite=overwrite)
+
+
+def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> None:
+    """Writes a photo with its ICC profile and EXIF data; a reader never sees half a file.
+
+    PNG files keep 16 bits, all others have 8; JPEG files and BMP files have no alpha channel.
+
+    Raises:
+        ValueError: if the file exists and `overwrite` is not set, or the suffix is unknown.
+    """
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists: overwrite=true replaces it")
-    if path.suffix.lower() not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ValueError(f"{path}: allowed suffixes are {' '.join(SUFFIXES)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {}
-    if path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
+    parts = [photo.pixels]
+    if photo.alpha is not None and suffix not in (".jpg", ".jpeg", ".bmp"):
+        parts.append(photo.alpha)
+    image = torch.cat(parts)
+    options = dict(photo.info)
+    if suffix in (".jpg", ".jpeg", ".webp"):
         options["quality"] = 95  # Pillow's advice for the highest that still pays
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
     os.close(handle)
     try:
-        Image.fromarray(to_array(image)).save(temporary, **options)
+        if photo.levels > 255 and suffix == ".png":
+            Path(temporary).write_bytes(deep_png(image, photo.info))
+        else:
+            if photo.levels > 255:
+                image = (image / (photo.levels / 255)).round().to(torch.uint8)
+            Image.fromarray(to_array(image)).save(temporary, **options)
         os.chmod(temporary, 0o666 & ~current_umask())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def deep_png(image: Tensor, info: dict[str, Any]) -> bytes:
+    """A PNG file of 16 bits: 3 or 4 x H x W values up to 65535, with profile and EXIF data."""
+    import cv2
+
+    order = [2, 1, 0, 3][: len(image)]  # OpenCV's is BGR
+    pixels = np.ascontiguousarray(image[order].permute(1, 2, 0).numpy().astype(np.uint16))
+    encoded = cv2.imencode(".png", pixels)[1].tobytes()
+    chunks = b""
+    if "icc_profile" in info:
+        chunks += png_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(info["icc_profile"]))
+    if "exif" in info:
+        chunks += png_chunk(b"eXIf", info["exif"].removeprefix(b"Exif\0\0"))
+    header = 8 + 25  # the signature and IHDR, which comes first
+    return encoded[:header] + chunks + encoded[header:]
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file (specification, section 5.3)."""
+    total = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", total)
 
 
 def file_sha256(path: str | Path) -> str:

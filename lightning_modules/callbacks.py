@@ -76,28 +76,28 @@ class Pictures(Callback):
         self.every = every
         self.num_photos = num_photos
 
-    @rank_zero_only
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws where it is time to."""
+    def due(self, trainer: L.Trainer) -> bool:
+        """Whether this epoch's pictures are to be drawn, by this process."""
         epoch = trainer.current_epoch + 1
-        if epoch % self.every == 0 or epoch == trainer.max_epochs:
-            self.draw(trainer, pl_module)
-
-    def draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Writes and logs the pictures."""
-        raise NotImplementedError
+        on_time = epoch % self.every == 0 or epoch == trainer.max_epochs
+        return on_time and trainer.is_global_zero and not trainer.sanity_checking
 
 
 class BeforeAfter(Pictures):
     """LR, bicubic, SR and HR of the first `num_photos` validation photos, always the same."""
 
-    def draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Writes and logs `<photo>.png`, or `<photo>_x3.png` for each of several scales."""
-        assert isinstance(module, EnhancementModule)
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes and logs `<photo>.png`, or `<photo>_x3.png` for each of several scales.
+
+        Now, while the network has the weights that are validated, which may be averaged ones.
+        """
+        if not self.due(trainer):
+            return
+        assert isinstance(pl_module, EnhancementModule)
         photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
-        for scale in module.scales:
+        for scale in pl_module.scales:
             for k in range(min(self.num_photos, len(photos.hr))):
-                self.picture(trainer, module, photos.pair(k, scale))
+                self.picture(trainer, pl_module, photos.pair(k, scale))
 
     @torch.no_grad()
     def picture(self, trainer: L.Trainer, module: EnhancementModule, photo: Any) -> None:  # noqa: ANN401
@@ -105,9 +105,7 @@ class BeforeAfter(Pictures):
         device = module.device
         lr, hr = to_unit(photo.lr).to(device), to_unit(photo.hr).to(device)
         with torch.autocast(device.type, enabled=False):
-            module.net.eval()
             sr = module(lr[None], photo.scale)[0].clamp(0, 1)
-            module.net.train()
             scorer = module.loss.aesthetic.scorer if module.loss.aesthetic is not None else None
             panels = comparison(lr, hr, {"SR": sr}, photo.scale, scorer)
         name = f"{photo.name}_x{photo.scale}" if module.several else photo.name
@@ -139,17 +137,69 @@ class AveragedWeights(EMAWeightAveraging):
 class RatingPictures(Pictures):
     """The last validation's predictions, with the best and the worst `num_photos` of them."""
 
-    def draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes and logs `ratings_*.png`."""
-        assert isinstance(module, NIMAModule)
-        assert module.predictions is not None
+        if not self.due(trainer):
+            return
+        assert isinstance(pl_module, NIMAModule)
+        assert pl_module.predictions is not None
         data: Any = trainer.datamodule.val  # type: ignore[attr-defined]
         note = f"epoch {trainer.current_epoch + 1}"
         files = save_rating_pictures(
-            module.predictions, data, self.folder, note, num_photos=self.num_photos
+            pl_module.predictions, data, self.folder, note, num_photos=self.num_photos
         )
         for name, path in files.items():
             log_image(trainer, name, path)
+
+
+class Watch(Callback):
+    """Warns when the scorer gains while the photos lose: the enhancer may be gaming its scorer.
+
+    Each validation is compared with the best PSNR and the best judge's score so far.
+
+    Args:
+        score: gain of `val/score` that counts, in buckets of its scale.
+        psnr: loss of `val/psnr` that counts, in dB.
+        judge: loss of `val/score_judge` that counts, in buckets of its scale.
+
+    Attributes:
+        warnings: what was said, by epoch; result.json has it too.
+    """
+
+    def __init__(self, score: float = 0.05, psnr: float = 0.1, judge: float = 0.05) -> None:
+        self.score = score
+        self.losses = {"val/psnr": psnr, "val/score_judge": judge}
+        self.best: dict[str, dict[str, float]] = {}
+        self.warnings: list[str] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compares and says."""
+        now = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if "val/score" not in now:
+            return
+        for name, limit in self.losses.items():
+            if name not in now:
+                continue
+            best = self.best.setdefault(name, now | {"epoch": trainer.current_epoch + 1})
+            gain, loss = now["val/score"] - best["val/score"], best[name] - now[name]
+            if gain > self.score and loss > limit:
+                self.warnings.append(
+                    f"epoch {trainer.current_epoch + 1}: since epoch {best['epoch']:g} val/score "
+                    f"has gained {gain:.2f} while {name} has lost {loss:.2f}: the enhancer may be "
+                    "gaming its scorer"
+                )
+                if trainer.is_global_zero:
+                    log.warning("%s", self.warnings[-1])
+            if loss < 0:
+                self.best[name] = now | {"epoch": trainer.current_epoch + 1}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a run that is continued."""
+        return {"best": self.best, "warnings": self.warnings}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of the run that is continued."""
+        self.best, self.warnings = state_dict["best"], state_dict["warnings"]
 
 
 def log_image(trainer: L.Trainer, name: str, path: Path) -> None:

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from datamodules.div2k import PairBatch
-from lightning_modules.losses import HybridLoss, l2_loss
-from lightning_modules.metrics import MicroBatchMeans, image_metrics
+from lightning_modules.checkpoint import load_scorer
+from lightning_modules.losses import FIDELITIES, Frozen, HybridLoss, gradient_ratio
+from lightning_modules.metrics import MicroBatchMeans, drift, image_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule, apply_schedule, configure
+from networks.nima import NIMA
 from networks.scales import scales_of
 
 
@@ -23,18 +25,43 @@ class EnhancementModule(L.LightningModule):
         loss: what is minimised on patches; also scores the validation photos where it has a scorer.
         optimizer: called with the parameters.
         schedule: factor on the learning rate by progress.
+        judge: a second scorer, or its checkpoint, which validates only: an enhancer that games its
+            scorer gains there and loses here.
+        grad_ratio_every: steps between measurements of `train/grad_ratio`.
+        compile: compiles the network for training patches, in place, so that checkpoints have the
+            same keys; whole photos, of any size, are not compiled for.
     """
 
     def __init__(
-        self, net: nn.Module, loss: HybridLoss, optimizer: OptimizerFactory, schedule: Schedule
+        self,
+        net: nn.Module,
+        loss: HybridLoss,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        judge: NIMA | str | None = None,
+        grad_ratio_every: int = 50,
+        compile: bool = False,
     ) -> None:
         super().__init__()
+        if grad_ratio_every < 1:
+            raise ValueError(f"model.grad_ratio_every={grad_ratio_every}: 1 or more")
         self.net = net
+        if compile:
+            self.net.compile()
         self.scales = scales_of(net)
         self.loss = loss
         self.optimizer = optimizer
         self.schedule = schedule
-        names = ["loss", "psnr", "psnr_y", "ssim"] + ["score"] * (loss.aesthetic is not None)
+        self.grad_ratio_every = grad_ratio_every
+        self.judge = (
+            Frozen(load_scorer(judge) if isinstance(judge, str) else judge) if judge else None
+        )
+        names = ["loss", "psnr", "psnr_y", "ssim"]
+        if loss.aesthetic is not None:
+            names += ["score", "contrast_drift", "saturation_drift"]
+            self.grad_ratio = MeanMetric()
+        if self.judge is not None:
+            names += ["score_judge"]
         if self.several:
             names += [f"{name}/x{scale}" for scale in self.scales for name in names[1:]]
         self.means = MicroBatchMeans()
@@ -47,14 +74,21 @@ class EnhancementModule(L.LightningModule):
 
     def forward(self, lr_BCHW: Tensor, scale: int) -> Tensor:
         """SR images, not clamped."""
-        return self.net(lr_BCHW, scale) if self.several else self.net(lr_BCHW)  # type: ignore[no-any-return]
+        net = self.net if self.training else self.net.forward  # the latter is never compiled
+        return net(lr_BCHW, scale) if self.several else net(lr_BCHW)  # type: ignore[no-any-return]
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Loss of one batch of patches."""
-        terms = self.loss(self(batch.lr_BCHW, batch.scale), batch.hr_BCHW)
-        logs = {"train/loss": terms.total, "train/l2": terms.l2}
+        self.loss.at(self.trainer.global_step / self.trainer.estimated_stepping_batches)
+        sr_BCHW = self(batch.lr_BCHW, batch.scale)
+        terms = self.loss(sr_BCHW, batch.hr_BCHW)
+        logs = {"train/loss": terms.total, f"train/{self.loss.fidelity}": terms.fidelity}
         if terms.aesthetic is not None:
             logs["train/aesthetic"] = terms.aesthetic
+            if batch_idx == 0 or (batch_idx + 1) % self.grad_ratio_every == 0:
+                ratio = gradient_ratio(terms, self.loss.weight, sr_BCHW)
+                self.grad_ratio.update(ratio)
+                self.log("train/grad_ratio", ratio, sync_dist=True)
         logs = self.means.add(logs, self.trainer.accumulate_grad_batches)
         self.log_dict(logs, sync_dist=True, batch_size=len(batch.lr_BCHW))
         return terms.total  # type: ignore[no-any-return]
@@ -62,18 +96,23 @@ class EnhancementModule(L.LightningModule):
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Metrics of whole photos, in float32 whatever the training precision.
 
-        `val/loss` is L2 + gamma * (K - score of the whole photo by the scorer's own rule).
+        `val/loss` is the fidelity term + gamma * (K - score of the whole photo by the scorer's own
+        rule), whatever the mode of the aesthetic term.
         """
         with torch.autocast(self.device.type, enabled=False):
             sr_BCHW = self(batch.lr_BCHW, batch.scale)
             values = image_metrics(sr_BCHW, batch.hr_BCHW, batch.scale)
-            values["loss"] = l2_loss(sr_BCHW, batch.hr_BCHW)
+            values["loss"] = FIDELITIES[self.loss.fidelity](sr_BCHW, batch.hr_BCHW)
+            clamped_BCHW = sr_BCHW.clamp(0, 1)
             if self.loss.aesthetic is not None:
                 scorer = self.loss.aesthetic.scorer
-                values["score"] = scorer.score(sr_BCHW.clamp(0, 1))
+                values["score"] = scorer.score(clamped_BCHW)
+                values |= drift(clamped_BCHW, batch.hr_BCHW)
                 values["loss"] = values["loss"] + self.loss.gamma * (
                     scorer.num_buckets - values["score"].mean()
                 )
+            if self.judge is not None:
+                values["score_judge"] = self.judge.scorer.score(clamped_BCHW)
         for name, value in values.items():
             for key in (name, f"{name}/x{batch.scale}"):
                 if key in self.val_metrics:
@@ -88,6 +127,9 @@ class EnhancementModule(L.LightningModule):
             if not value.isnan():  # a scale of which limit_val_batches has left no photo
                 # The same on all ranks already; saying so keeps Lightning from warning.
                 self.log(f"val/{name}", value, prog_bar=name == "psnr", sync_dist=True)
+        if self.loss.aesthetic is not None and self.grad_ratio.update_called:
+            self.log("val/grad_ratio", self.grad_ratio.compute(), sync_dist=True)
+            self.grad_ratio.reset()
 
     def on_train_start(self) -> None:
         """Lets an extended run go on at the rate of its new length."""

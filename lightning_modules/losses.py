@@ -12,7 +12,7 @@ Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from networks.nima import NIMA, inference_copy, mean_score
 
 log = logging.getLogger(__name__)
 
+Mode = Literal["linear", "hinge", "feature"]
+Fidelity = Literal["l2", "l1"]
 EPSILON = 1e-12  # inside roots, whose slope at 0 is infinite: a perfect prediction would give NaN
 MIN_SCORER_SIDE = 192  # pixels; a NIMA's features are 3 to 5 times too large on smaller images
 
@@ -91,21 +93,25 @@ def l2_loss(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
     return 65025.0 * F.mse_loss(sr_BCHW.float(), hr_BCHW.float())
 
 
-class AestheticLoss(nn.Module):
-    """`K - mean score` of images, from a frozen scorer.
+def l1_loss(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
+    """Mean absolute error of images in [0, 1], **in 0..255 units**; a scalar."""
+    return 255.0 * F.l1_loss(sr_BCHW.float(), hr_BCHW.float())
 
-    The loss owns the scorer, but not as a submodule: else its weights would be trained, averaged
-    and saved with the enhancer. It follows the loss to other devices, stays in eval mode with its
-    batch norms folded, and lets the gradient through to the pixels.
+
+class Frozen(nn.Module):
+    """Holds a scorer that is not trained.
+
+    Not as a submodule: else its weights would be trained, averaged and saved with the enhancer. It
+    follows to other devices, stays in eval mode with its batch norms folded, and lets the gradient
+    through to the pixels.
 
     Args:
-        scorer: any NIMA; it is copied. K is its number of buckets.
+        scorer: any NIMA; it is copied.
     """
 
     def __init__(self, scorer: NIMA) -> None:
         super().__init__()
         self._unregistered = (inference_copy(scorer),)  # nn.Module does not look into tuples
-        self._warned = False
 
     @property
     def scorer(self) -> NIMA:
@@ -116,35 +122,77 @@ class AestheticLoss(nn.Module):
         self.scorer._apply(fn)  # type: ignore[no-untyped-call]
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
-    def forward(self, sr_BCHW: Tensor) -> Tensor:
-        """Mean of `K - score` over the batch; a scalar within 0..K-1.
+
+class AestheticLoss(Frozen):
+    """What a scorer finds wanting in images.
+
+    Modes:
+
+    - `linear`: `K - mean score` ("Neural Image Enhancement and Assessment", section 2.3.1): any
+      score can be raised, also above that of HR. A scalar within 0..K-1.
+    - `hinge`: `max(0, score of HR - score of SR)` of each image: only what SR loses against its own
+      HR is charged, so that nothing is gained by pleasing the scorer more than the original does
+      (the margin of a ranking loss, with HR in place of a constant). A scalar within 0..K-1.
+    - `feature`: squared distance of the scorer's pooled features of SR and HR, relative to the
+      squared norm of those of HR (a perceptual loss: Johnson, Alahi, Fei-Fei, ECCV 2016; pooled,
+      since the scorer looks at pooled features only). A scalar, 0 where they are equal.
+
+    Args:
+        scorer: any NIMA; it is copied. K is its number of buckets.
+        mode: see above.
+
+    Raises:
+        ValueError: if the mode is unknown.
+    """
+
+    def __init__(self, scorer: NIMA, mode: Mode = "linear") -> None:
+        super().__init__(scorer)
+        if mode not in get_args(Mode):
+            raise ValueError(f"model.loss.mode={mode}: allowed are {', '.join(get_args(Mode))}")
+        self.mode = mode
+        self._warned = False
+
+    def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
+        """Mean of the term over the batch.
 
         The scorer sees the images clamped to [0, 1], whole, at their own size; below 192 pixels
         they are enlarged to it, bilinearly, with a warning at the first time.
         """
-        images_BCHW = sr_BCHW.clamp(0, 1)
+        sr_BCHW = self.view(sr_BCHW)
+        if self.mode == "linear":
+            return self.scorer.num_buckets - mean_score(self.scorer(sr_BCHW)).mean()
+        with torch.no_grad():
+            hr_BCHW = self.view(hr_BCHW)
+            target = self.scorer.pooled(hr_BCHW) if self.mode == "feature" else self.scorer(hr_BCHW)
+        if self.mode == "hinge":
+            return (mean_score(target) - mean_score(self.scorer(sr_BCHW))).relu().mean()
+        distance_B = (self.scorer.pooled(sr_BCHW) - target).float().square().sum(dim=1)
+        return (distance_B / (target.float().square().sum(dim=1) + EPSILON)).mean()
+
+    def view(self, images_BCHW: Tensor) -> Tensor:
+        """What the scorer sees of a batch of patches."""
+        images_BCHW = images_BCHW.clamp(0, 1)
         side = min(images_BCHW.shape[-2:])
-        if side < MIN_SCORER_SIDE:
-            if not self._warned:
-                self._warned = True
-                log.warning(
-                    "the scorer sees patches of %d pixels enlarged to %d, which look blurred to it "
-                    "(data.patch_size x scale >= %d avoids it)",
-                    side,
-                    MIN_SCORER_SIDE,
-                    MIN_SCORER_SIDE,
-                )
-            size = [round(length * MIN_SCORER_SIDE / side) for length in images_BCHW.shape[-2:]]
-            images_BCHW = F.interpolate(images_BCHW, size=size, mode="bilinear")
-        p_BK = self.scorer(images_BCHW)
-        return self.scorer.num_buckets - mean_score(p_BK).mean()
+        if side >= MIN_SCORER_SIDE:
+            return images_BCHW
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "the scorer sees patches of %d pixels enlarged to %d, which look blurred to it "
+                "(data.patch_size x scale >= %d avoids it)",
+                side,
+                MIN_SCORER_SIDE,
+                MIN_SCORER_SIDE,
+            )
+        size = [round(length * MIN_SCORER_SIDE / side) for length in images_BCHW.shape[-2:]]
+        return F.interpolate(images_BCHW, size=size, mode="bilinear")
 
 
 class LossTerms(NamedTuple):
-    """Scalars: `total = l2 + gamma * aesthetic`; `aesthetic` is None where gamma is 0."""
+    """Scalars: `total = fidelity + weight * aesthetic`; `aesthetic` is None where gamma is 0."""
 
     total: Tensor
-    l2: Tensor
+    fidelity: Tensor
     aesthetic: Tensor | None
 
 
@@ -155,24 +203,71 @@ class HybridLoss(nn.Module):
         gamma: weight of the aesthetic term, 0 or more; with 0 this is the plain L2 loss, and no
             scorer is built.
         scorer: builds the scorer; called once, and only if gamma is above 0.
+        mode: of the aesthetic term, see `AestheticLoss`.
+        fidelity: the other term: `l2` (paper), or `l1`, the mean absolute error in 0..255 units
+            (EDSR).
+        warmup: share of the training over which gamma rises evenly from 0: at first the images are
+            too far from photos for a scorer to say anything.
+
+    Attributes:
+        weight: gamma as it stands now.
 
     Raises:
-        ValueError: if gamma is negative, or above 0 without a scorer.
+        ValueError: if gamma is negative, or above 0 without a scorer, or a word is unknown.
     """
 
-    def __init__(self, gamma: float, scorer: Callable[[], NIMA] | None = None) -> None:
+    def __init__(
+        self,
+        gamma: float,
+        scorer: Callable[[], NIMA] | None = None,
+        *,
+        mode: Mode = "linear",
+        fidelity: Fidelity = "l2",
+        warmup: float = 0.0,
+    ) -> None:
         super().__init__()
         if not gamma >= 0:
             raise ValueError(f"gamma={gamma}: the weight of the aesthetic term is 0 or more")
         if gamma > 0 and scorer is None:
             raise ValueError(f"gamma={gamma} needs a scorer: give scorer.checkpoint=<file>")
+        if fidelity not in FIDELITIES:
+            raise ValueError(f"model.loss.fidelity={fidelity}: allowed are {', '.join(FIDELITIES)}")
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"model.loss.warmup={warmup}: 0 to 1, a share of the training")
         self.gamma = gamma
-        self.aesthetic = AestheticLoss(scorer()) if gamma > 0 and scorer is not None else None
+        self.fidelity = fidelity
+        self.warmup = warmup
+        self.weight = gamma
+        self.aesthetic = AestheticLoss(scorer(), mode) if gamma > 0 and scorer is not None else None
+
+    def at(self, progress: float) -> None:
+        """Sets `weight` for a place in the training, 0..1."""
+        self.weight = self.gamma * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
 
     def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
         """Compares B x 3 x H x W images in [0, 1]; the gradient goes to `sr_BCHW`."""
-        l2 = l2_loss(sr_BCHW, hr_BCHW)
+        fidelity = FIDELITIES[self.fidelity](sr_BCHW, hr_BCHW)
         if self.aesthetic is None:
-            return LossTerms(l2, l2, None)
-        aesthetic = self.aesthetic(sr_BCHW)
-        return LossTerms(l2 + self.gamma * aesthetic, l2, aesthetic)
+            return LossTerms(fidelity, fidelity, None)
+        aesthetic = self.aesthetic(sr_BCHW, hr_BCHW)
+        return LossTerms(fidelity + self.weight * aesthetic, fidelity, aesthetic)
+
+
+def gradient_ratio(terms: LossTerms, weight: float, sr_BCHW: Tensor) -> Tensor:
+    """Norm of the aesthetic term's gradient at the SR pixels over that of the fidelity term.
+
+    Args:
+        terms: computed from `sr_BCHW`, with an aesthetic term.
+        weight: of the aesthetic term.
+        sr_BCHW: the images.
+    """
+    assert terms.aesthetic is not None
+    aesthetic, fidelity = (
+        torch.autograd.grad(term, sr_BCHW, retain_graph=True)[0].float().norm()
+        for term in (terms.aesthetic, terms.fidelity)
+    )
+    ratio: Tensor = weight * aesthetic / (fidelity + EPSILON)
+    return ratio
+
+
+FIDELITIES = {"l2": l2_loss, "l1": l1_loss}

@@ -81,6 +81,29 @@ def image_metrics(sr_BCHW: Tensor, hr_BCHW: Tensor, scale: int) -> dict[str, Ten
         return {"psnr": psnr(sr, hr), "psnr_y": psnr(sr_y, hr_y), "ssim": ssim(sr_y, hr_y)}
 
 
+def drift(sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
+    """How much an enhancer changed what scorers are easily pleased by, relative to HR.
+
+    Args:
+        sr_BCHW: restored images in [0, 1].
+        hr_BCHW: references in [0, 1].
+
+    Returns:
+        `contrast_drift`: standard deviation of BT.601 luma over that of HR, less 1.
+        `saturation_drift`: mean difference of the largest and the smallest colour channel over that
+        of HR, less 1. B values each; 0 where nothing changed.
+    """
+    values = []
+    for image in (sr_BCHW.float(), hr_BCHW.float()):
+        weights = torch.tensor(LUMA, device=image.device).view(1, 3, 1, 1) / sum(LUMA)
+        contrast_B = (image * weights).sum(dim=1).std(dim=(1, 2))
+        saturation_B = (image.amax(dim=1) - image.amin(dim=1)).mean(dim=(1, 2))
+        values.append(torch.stack([contrast_B, saturation_B]))
+    sr, hr = values
+    contrast_B, saturation_B = (sr - hr) / hr.clamp_min(1 / 255)  # HR may be gray, or empty
+    return {"contrast_drift": contrast_B, "saturation_drift": saturation_B}
+
+
 def psnr(levels_BCHW: Tensor, reference_BCHW: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB; the images are in 0..255."""
     return peak_signal_noise_ratio(

@@ -56,6 +56,27 @@ class Exponential:
         return float(self.final**progress)
 
 
+class Steps:
+    """Multiplied by `factor` at each of some places in the training (EDSR, section 4.2).
+
+    Args:
+        places: shares of the training, within 0..1.
+        factor: above 0.
+    """
+
+    def __init__(self, places: Sequence[float] = (0.5,), factor: float = 0.5) -> None:
+        self.places = list(places)
+        if not all(0 <= place <= 1 for place in self.places):
+            raise ValueError(f"optim.schedule.places={self.places}: 0 to 1 each, of the training")
+        if factor <= 0:
+            raise ValueError(f"optim.schedule.factor={factor}: above 0")
+        self.factor = factor
+
+    def __call__(self, progress: float) -> float:
+        """Factor on the learning rate at `progress` (0..1) of the training."""
+        return float(self.factor ** sum(progress >= place for place in self.places))
+
+
 FIRST = 1e-3  # of the training: the first step has some rate too
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -28,7 +29,9 @@ REACH = 2  # source pixels on each side that an enlarged pixel depends on
 
 
 @lru_cache(maxsize=64)
-def contributions(length: int, out_length: int, factor: float) -> tuple[Tensor, Tensor]:
+def contributions(
+    length: int, out_length: int, factor: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Weights and source positions of every output pixel along one side.
 
     Args:
@@ -49,14 +52,13 @@ def contributions(length: int, out_length: int, factor: float) -> tuple[Tensor, 
     mirror = np.concatenate([np.arange(length), np.arange(length)[::-1]])
     index_OT = mirror[(index_OT.astype(np.int64) - 1) % (2 * length)]
     used_T = np.any(weight_OT != 0, axis=0)
-    weights = np.ascontiguousarray(weight_OT[:, used_T])
-    indices = np.ascontiguousarray(index_OT[:, used_T])
-    return torch.from_numpy(weights), torch.from_numpy(indices)
+    # Not as tensors: those made under inference mode could not be used in training later.
+    return weight_OT[:, used_T], index_OT[:, used_T]
 
 
 def resize_side(x: Tensor, out_length: int, factor: float, dim: int) -> Tensor:
-    """Resizes one dimension of a floating-point tensor, differentiably."""
-    weight_OT, index_OT = contributions(x.shape[dim], out_length, factor)
+    """Resizes one dimension of a float64 tensor."""
+    weight_OT, index_OT = map(torch.tensor, contributions(x.shape[dim], out_length, factor))
     shape = [1] * x.ndim
     shape[dim] = out_length
     out = torch.zeros(
@@ -64,7 +66,7 @@ def resize_side(x: Tensor, out_length: int, factor: float, dim: int) -> Tensor:
     )
     for tap in range(weight_OT.shape[1]):
         index_O = index_OT[:, tap].to(x.device)
-        out += x.index_select(dim, index_O) * weight_OT[:, tap].to(x).view(shape)
+        out += x.index_select(dim, index_O) * weight_OT[:, tap].to(x.device).view(shape)
     return out
 
 
@@ -90,20 +92,41 @@ def imresize(image: Tensor, factor: float) -> Tensor:
     return out
 
 
+@lru_cache
+def phases(scale: int) -> NDArray[np.float64]:
+    """Weights of the 5 pixels around each LR pixel, for each of its `scale` enlarged ones."""
+    weight_OT, index_OT = contributions(9, 9 * scale, scale)
+    filters = np.zeros((scale, 2 * REACH + 1))
+    for phase in range(scale):
+        o = 4 * scale + phase  # of the pixel in the middle, which sees no border
+        np.add.at(filters[phase], index_OT[o] - 4 + REACH, weight_OT[o])
+    return filters
+
+
 def upscale(image_BCHW: Tensor, scale: int) -> Tensor:
     """Enlarges as `imresize` does, but in float32 without rounding, and differentiably.
 
+    One convolution that gives the `scale` x `scale` pixels of each LR pixel as channels: the same
+    for every place and every size, so that it can be tiled, compiled and exported.
+
     Args:
-        image_BCHW: floating point, of any range.
+        image_BCHW: floating point, of any range, 2 pixels or more on each side; its memory format
+            is kept.
         scale: a whole number; 1 returns the image as it is.
     """
     if scale == 1:
         return image_BCHW
+    channels = image_BCHW.shape[1]
+    filters = torch.tensor(np.einsum("ak,bl->abkl", phases(scale), phases(scale)))
+    weight = filters.flatten(0, 1)[:, None].repeat(channels, 1, 1, 1).to(image_BCHW.device).float()
     with torch.autocast(image_BCHW.device.type, enabled=False):
-        out = image_BCHW.float()
-        for dim in (-2, -1):
-            out = resize_side(out, out.shape[dim] * scale, scale, out.ndim + dim)
-    return out
+        x = image_BCHW.float()
+        for dim in (2, 3):  # borders are mirrored, the outermost pixel too
+            first, last = x.narrow(dim, 0, REACH), x.narrow(dim, x.shape[dim] - REACH, REACH)
+            x = torch.cat([first.flip(dim), x, last.flip(dim)], dim)
+        out = F.pixel_shuffle(F.conv2d(x, weight, groups=channels), scale)
+    channels_last = image_BCHW.is_contiguous(memory_format=torch.channels_last)
+    return out.contiguous(memory_format=torch.channels_last) if channels_last else out
 
 
 class Bicubic(nn.Module):

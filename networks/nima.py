@@ -116,9 +116,13 @@ class NIMA(nn.Module):
 
         The gradient reaches the pixels.
         """
-        x_BFHW = self.features((images_BCHW - self.mean) / self.std)
-        logits_BK: Tensor = self.head(self.dropout(x_BFHW.mean(dim=(2, 3))))
+        logits_BK: Tensor = self.head(self.dropout(self.pooled(images_BCHW)))
         return logits_BK.float().softmax(dim=1)
+
+    def pooled(self, images_BCHW: Tensor) -> Tensor:
+        """Features averaged over each image as it is: B x 3 x H x W in [0, 1] to B x F."""
+        x_BFHW: Tensor = self.features((images_BCHW - self.mean) / self.std)
+        return x_BFHW.mean(dim=(2, 3))
 
     def prepare(self, images_BCHW: Tensor) -> Tensor:
         """Applies this scorer's rule for whole images: resize, round to 8 bits, centre crop.

@@ -16,6 +16,7 @@ class AtScale(nn.Module):
         self.net = net
         self.scale = scale
         self.margin: int | None = getattr(net, "margin", None)
+        self.train(net.training)
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
         """What the network makes of the images at this scale."""

@@ -107,6 +107,60 @@ def fetch_imagenet(backbone: str, kind: Backbone) -> State:
     return state
 
 
+AUTHORS = "https://cv.snu.ac.kr/research/EDSR/models/"
+MIRROR = "https://github.com/Coloquinte/torchSR/releases/download/v1.0.3/"
+# Files of the authors, with the start of their SHA-256 in the name, and of a mirror, which has
+# trained EDSR anew; by class, residual blocks, features and scale.
+OFFICIAL = {
+    ("EDSR", 16, 64, 2): ("edsr_baseline_x2-1bc95232.pt", "edsr64_x2.pt"),
+    ("EDSR", 16, 64, 3): ("edsr_baseline_x3-abf2a44e.pt", "edsr64_x3.pt"),
+    ("EDSR", 16, 64, 4): ("edsr_baseline_x4-6b446fab.pt", "edsr64_x4.pt"),
+    ("EDSR", 32, 256, 2): ("edsr_x2-0edfb8a3.pt", "edsr_x2.pt"),
+    ("EDSR", 32, 256, 3): ("edsr_x3-ea3ef2c6.pt", "edsr_x3.pt"),
+    ("EDSR", 32, 256, 4): ("edsr_x4-4f62e9ef.pt", "edsr_x4.pt"),
+    ("MDSR", 16, 64, (2, 3, 4)): ("mdsr_baseline-a00cab12.pt", None),
+    ("MDSR", 80, 64, (2, 3, 4)): ("mdsr-4a78bedf.pt", None),
+}
+
+
+def fetch_official(network: nn.Module) -> State:
+    """The published weights of an EDSR or MDSR, from the cache or fetched.
+
+    Raises:
+        ValueError: if there are none for this network, or none could be had; says which file to get
+            and where to put it.
+    """
+    name = type(network).__name__
+    body, head = (getattr(network, part, None) for part in ("body", "head"))
+    key: Any = (name,)
+    if name in ("EDSR", "MDSR"):
+        scale = network.scale if name == "EDSR" else tuple(network.scales)  # type: ignore[arg-type]
+        key = (name, len(body) - 1, head[0].out_channels, scale)  # type: ignore[arg-type, index]
+    if key not in OFFICIAL:
+        raise ValueError(
+            f"init_from=official: there are no published weights of this {name}; there are of "
+            "net=edsr, edsr_full (scale=2, 3, 4), mdsr and mdsr_full as they are"
+        )
+    file, copy = OFFICIAL[key]
+    urls = [AUTHORS + file] + ([MIRROR + copy] if copy else [])
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    reasons = []
+    for url in urls:
+        try:
+            state: State = torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", check_hash=url.startswith(AUTHORS), weights_only=True
+            )
+            check_state(state, url)
+        except (URLError, OSError, RuntimeError, EOFError, UnpicklingError, ValueError) as error:
+            reasons.append(f"{url} ({str(error).partition(chr(10))[0]})")
+        else:
+            return state
+    raise ValueError(
+        f"init_from=official: could not fetch or read {' nor '.join(reasons)}; download one "
+        f"elsewhere and put it into {folder}, or give init_from=FILE"
+    )
+
+
 def packaged(backbone: str, package: str) -> Path:
     """The file of weights inside an installed package.
 

@@ -70,7 +70,7 @@ def test_extensions_work_as_shown(folder: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
     base = [word for word in TINY if not word.startswith("net.")]
-    loss = "model.loss._target_=lightning_modules.myloss.HybridL1"
+    loss = "model.loss._target_=lightning_modules.myloss.Charbonnier"
     run(*base, "net=mynet", "data._target_=datamodules.mydata.MyPhotos", loss)
     (best,) = folder.rglob("best.ckpt")
     run("enhance", "input=photos/coffee.png", f"checkpoint={best.relative_to(folder)}")

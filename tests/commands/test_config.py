@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from commands import cli as command_line
 from commands.config import CONF, check, quote_path
+from networks.scales import scales_of
 from tests.conftest import ROOT, Finished
 
 Cli = Callable[..., Finished]
@@ -31,7 +32,7 @@ def test_every_group_is_tested_here() -> None:
 def test_nets(net: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         built = instantiate(compose("train", [f"net={net}"]).net)
-    assert built.scale == 2
+    assert scales_of(built) == ([2, 3, 4] if net.startswith("mdsr") else [2])
 
 
 @pytest.mark.parametrize("scorer", group_files("scorer"))
@@ -142,6 +143,9 @@ def test_package_line_comes_first(path: Path) -> None:
         (["scorer.checkpoint=null"], ["gamma=0.4 needs a scorer"]),
         (["scorer=mnasnet_1_0"], ["a mnasnet_0_5, but scorer=mnasnet_1_0 was asked for"]),
         (["net=bicubic"], ["nothing to train"]),
+        (["judge.checkpoint=a.ckpt"], ["judge.checkpoint=a.ckpt: no such file"]),
+        (["model.loss.mode=hing"], ["model.loss.mode=hing: should be 'linear', 'hinge' or"]),
+        (["model.loss.fidelity=l3"], ["model.loss.fidelity=l3: should be 'l2' or 'l1'"]),
         (["data=sample_rated"], ["data: SampleRated does not give LR/HR pairs"]),
         (["data.batch_size=9", "trainer=ddp_cpu"], ["must divide by 2"]),
         (["gamma==1"], ["'gamma==1' cannot be parsed"]),

@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from datamodules.images import read_image, to_bytes, to_unit
+from datamodules.sample import SamplePairs
 from lightning_modules.checkpoint import load_network, save_safetensors
+from lightning_modules.metrics import image_metrics
+from networks.can import CAN
 from networks.edsr import EDSR
+from networks.mdsr import MDSR
 from networks.nima import NIMA
+from networks.srcnn import SRCNN
 from tests.conftest import TINY_NIMA, Finished
 
 Cli = Callable[..., Finished]
@@ -103,6 +108,146 @@ def test_enhance_gives_the_networks_pixels(cli: Cli, enhancer: Path, photos: Pat
         assert torch.equal(read_image(f"out/{Path(name).stem}_x2.png"), expected)
 
 
+@pytest.fixture(scope="module")
+def mdsr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("mdsr") / "mdsr.safetensors"
+    arguments: dict[str, Any] = {"scales": [2, 3], "num_blocks": 1, "num_features": 4}
+    spec = {"_target_": "networks.mdsr.MDSR", **arguments}
+    record: dict[str, Any] = {"kind": "enhancer", "net": spec, "data": "nothing", "gamma": 0.1}
+    save_safetensors(path, MDSR(**arguments), record)
+    return path
+
+
+def test_enhance_in_tiles_gives_the_same_file(cli: Cli, enhancer: Path, photos: Path) -> None:
+    for tile in ("null", "16"):
+        words = ["enhance", "input=photos/b.png", f"checkpoint={enhancer}", f"tile={tile}"]
+        assert cli(*words, f"output=out{tile}").code == 0
+    whole, tiled = (read_image(f"out{tile}/b_x2.png") for tile in ("null", "16"))
+    assert torch.equal(whole, tiled)
+
+
+def test_enhance_at_a_scale_of_several(cli: Cli, mdsr: Path, photos: Path) -> None:
+    words = ["enhance", "input=photos/b.png", f"checkpoint={mdsr}", "output=out"]
+    done = cli(*words)
+    assert done.code == 2
+    assert "is for x2, x3: give scale=" in done.err
+    assert "is for x2, x3" in cli(*words, "scale=4").err
+    assert cli(*words, "scale=3").code == 0
+    net, _ = load_network(mdsr)
+    lr = to_unit(read_image(photos / "b.png"))[None]
+    with torch.no_grad():
+        assert torch.equal(read_image("out/b_x3.png"), to_bytes(net(lr, 3)[0]))
+    assert cli(*words, "scale=2", "self_ensemble=true", "precision=bfloat16").code == 0
+    assert read_image("out/b_x2.png").shape == (3, 80, 60)
+
+
+def test_enhance_keeps_orientation_profile_and_alpha(
+    cli: Cli, enhancer: Path, folder: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    lying = Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned right by 90 degrees
+    exif[0x010F] = "A camera"
+    lying.save("lying.jpg", exif=exif, icc_profile=profile)
+    alpha = np.zeros((20, 30), np.uint8)
+    alpha[:, 15:] = 255
+    Image.merge("RGBA", [*lying.split(), Image.fromarray(alpha)]).save("alpha.png")
+    words = ["enhance", f"checkpoint={enhancer}"]
+    for name, suffix in (("lying.jpg", "jpg"), ("lying.jpg", "png"), ("alpha.png", "png")):
+        assert cli(*words, f"input={name}", "output=out", f"format={suffix}").code == 0
+    for suffix in ("jpg", "png"):
+        with Image.open(f"out/lying_x2.{suffix}") as image:
+            assert image.size == (40, 60)
+            assert image.info["icc_profile"] == profile
+            assert image.getexif()[0x010F] == "A camera"
+            assert 0x0112 not in image.getexif()
+    with Image.open("out/alpha_x2.png") as image:
+        assert image.mode == "RGBA"
+        assert image.size == (60, 40)
+        mask = np.array(image)[..., 3]
+    assert (mask[:, :26] == 0).all()
+    assert (mask[:, 34:] == 255).all()
+    assert cli(*words, "input=alpha.png", "output=out", "format=jpg").code == 0
+    with Image.open("out/alpha_x2.jpg") as image:
+        assert image.mode == "RGB"
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_enhance_keeps_sixteen_bits(cli: Cli, enhancer: Path, folder: Path, channels: int) -> None:
+    cv2 = pytest.importorskip("cv2")
+    ramp = np.linspace(3000, 60000, 24 * 32).reshape(24, 32)
+    pixels = np.stack([ramp, ramp[::-1], ramp[:, ::-1], np.full_like(ramp, 65535)], axis=2)
+    pixels = pixels[..., :channels].astype(np.uint16)
+    cv2.imwrite("deep.png", pixels)  # BGR
+    words = ["enhance", f"checkpoint={enhancer}", "input=deep.png", "output=out"]
+    assert cli(*words).code == 0
+    found = cv2.imread("out/deep_x2.png", cv2.IMREAD_UNCHANGED)
+    assert found.dtype == np.uint16
+    assert found.shape == (48, 64, max(3, channels))
+    net, _ = load_network(enhancer)
+    rgb = np.broadcast_to(pixels, (24, 32, 3)) if channels == 1 else pixels[..., 2::-1]
+    lr = torch.from_numpy(rgb.astype(np.float32) / 65535).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        expected = (net(lr)[0].clamp(0, 1) * 65535).round().permute(1, 2, 0).numpy()
+    assert np.abs(found[..., 2::-1] - expected).max() <= 1
+    assert cli(*words, "format=bmp").code == 0  # which has 8
+    eight = np.array(Image.open("out/deep_x2.bmp")).astype(float)
+    assert np.abs(eight - expected / 257).max() <= 0.51
+
+
+def test_evaluate_several_beside_each_other(
+    cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path
+) -> None:
+    scorers = [f"scorer.checkpoint={scorer_file}", f"judge.checkpoint={scorer_file}"]
+    done = cli("evaluate", f"checkpoint=[{enhancer},{mdsr}]", "name=both", *scorers)
+    assert done.code == 0, done.err
+    folder = Path("outputs/evaluate/both")
+    metrics = json.loads((folder / "result.json").read_text())["metrics"]
+    assert {
+        "psnr_gain/EDSR gamma=0",
+        "psnr_gain/MDSR gamma=0.1",
+        "score_judge/HR",
+    } <= metrics.keys()
+    assert "the judge is not independent: it shares backbone and ratings" in done.out
+    single = cli("evaluate", f"checkpoint={mdsr}", "name=one", "scale=2", *scorers)
+    assert single.code == 0, single.err
+    alone = json.loads(Path("outputs/evaluate/one/result.json").read_text())["metrics"]
+    for name in ("psnr", "ssim", "score", "score_judge"):
+        key = f"{name}/MDSR gamma=0.1"
+        assert alone[key] == pytest.approx(metrics[key], abs=1e-6)
+    files = (folder / "images/coffee.png", Path("outputs/evaluate/one/images/coffee.png"))
+    wide, narrow = (Image.open(file).width for file in files)
+    assert wide == pytest.approx(narrow * 5 / 4, rel=0.01)  # LR, bicubic, two networks, HR
+
+
+def test_evaluate_every_scale_of_an_mdsr(cli: Cli, mdsr: Path) -> None:
+    done = cli("evaluate", f"checkpoint={mdsr}", "name=all", "scorer.checkpoint=null")
+    assert done.code == 0, done.err
+    metrics = json.loads(Path("outputs/evaluate/all/result.json").read_text())["metrics"]
+    each = [metrics[f"psnr/bicubic/x{scale}"] for scale in (2, 3)]
+    assert each == pytest.approx([31.36, 29.09], abs=0.01)
+    assert metrics["psnr/bicubic"] == pytest.approx(sum(each) / 2)
+    with open("outputs/evaluate/all/per_image.csv", newline="") as file:
+        assert [row["scale"] for row in csv.DictReader(file)] == ["2"] * 6 + ["3"] * 6
+
+
+def test_evaluate_needs_a_scale_in_common(
+    cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path
+) -> None:
+    for words, message in (
+        ([f"checkpoint={mdsr}", "scale=4"], "is for x2, x3"),
+        ([f"checkpoint=[{scorer_file},{scorer_file}]", "data=sample_rated"], "one at a time"),
+        ([f"checkpoint=[{enhancer},{scorer_file}]"], "checkpoint of kind scorer"),
+        (["checkpoint=[]"], "one or several files"),
+    ):
+        done = cli("evaluate", *words)
+        assert done.code == 2
+        assert message in done.err
+
+
 def test_enhance_goes_on_past_bad_files_and_never_overwrites(
     cli: Cli, enhancer: Path, photos: Path
 ) -> None:
@@ -165,3 +310,76 @@ def test_export_a_training_checkpoint(cli: Cli) -> None:
     done = cli(*words)
     assert done.code == 2
     assert "overwrite=true" in done.err
+
+
+def test_interpolate_measures_between_two_trainings(
+    cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path, tmp_path: Path
+) -> None:
+    first, record = load_network(enhancer)
+    second = EDSR(2, num_blocks=1, num_features=4)
+    other = tmp_path / "other.safetensors"
+    save_safetensors(other, second, record | {"gamma": 0.4})
+    scorers = [f"scorer.checkpoint={scorer_file}", f"judge.checkpoint={scorer_file}"]
+    files = f"checkpoints=[{enhancer},{other}]"
+    done = cli("interpolate", files, "steps=3", "name=c", *scorers)
+    assert done.code == 0, done.err
+    assert "from EDSR gamma=0 to EDSR gamma=0.4" in done.out
+    with open("outputs/interpolate/c/curve.csv", newline="") as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert [row["share"] for row in rows] == [0, 0.5, 1]
+    second, _ = load_network(other)  # in half precision, as the file holds it
+    state = second.state_dict()
+    first.load_state_dict({k: (v + state[k]) / 2 for k, v in first.state_dict().items()})
+    for row, net in zip(rows[::2], (enhancer, other), strict=True):
+        name = f"name={net.stem}"
+        assert cli("evaluate", f"checkpoint={net}", name, *scorers).code == 0
+        result = json.loads(Path(f"outputs/evaluate/{net.stem}/result.json").read_text())
+        for key in ("psnr", "psnr_y", "ssim", "score", "score_judge"):
+            (value,) = (v for k, v in result["metrics"].items() if k.startswith(f"{key}/EDSR"))
+            assert row[key] == pytest.approx(value, abs=1e-5)
+    data = SamplePairs(2)
+    data.setup("validate")
+    expected = []
+    for k in range(2):
+        photo = data.val.pair(k, 2)
+        with torch.no_grad():
+            sr = first(to_unit(photo.lr)[None])
+        expected.append(image_metrics(sr, to_unit(photo.hr)[None], 2)["psnr"].item())
+    assert rows[1]["psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert Image.open("outputs/interpolate/c/curve.png").width > 800
+    again = cli("interpolate", f"checkpoints=[{enhancer},{mdsr}]")
+    assert again.code == 2
+    assert "networks.mdsr.MDSR" in again.err
+    assert "at least 2 items" in cli("interpolate", f"checkpoints=[{enhancer}]").err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["edsr", "mdsr", "srcnn", "can"])
+def test_export_to_onnx_computes_the_same_at_any_size(
+    cli: Cli, enhancer: Path, mdsr: Path, tmp_path: Path, kind: str
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    path, words = {"edsr": (enhancer, []), "mdsr": (mdsr, ["scale=3"])}.get(kind, (None, []))
+    if path is None:
+        net: torch.nn.Module = SRCNN(3) if kind == "srcnn" else CAN(2, num_layers=4)
+        spec = {"_target_": f"networks.{kind}.{kind.upper()}", "scale": net.scale}
+        spec |= {"num_layers": 4} if kind == "can" else {}
+        path = tmp_path / "net.safetensors"
+        save_safetensors(path, net, {"kind": "enhancer", "net": spec, "data": "", "gamma": 0.0})
+    done = cli("export", f"checkpoint={path}", "format=onnx", "output=net.onnx", *words)
+    assert done.code == 0, done.err
+    net, _ = load_network(path)
+    session = runtime.InferenceSession("net.onnx")
+    for size in ((2, 3, 20, 40), (1, 3, 33, 9)):
+        lr = torch.rand(size)
+        with torch.no_grad():
+            expected = net(lr, 3) if kind == "mdsr" else net(lr)
+        (found,) = session.run(["sr"], {"lr": lr.numpy()})
+        assert found.shape == tuple(expected.shape)
+        assert np.abs(found - expected.numpy()).max() < 1e-4
+    again = cli("export", f"checkpoint={path}", "format=onnx", "output=net.onnx", *words)
+    assert "exists: overwrite=true" in again.err
+    assert "name that ends in .onnx" in cli(
+        "export", f"checkpoint={path}", "format=onnx", "output=net.pt", *words
+    ).err  # fmt: skip

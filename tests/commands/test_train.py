@@ -12,7 +12,7 @@ import torch
 
 from commands import run_folder
 from lightning_modules.checkpoint import load_plain
-from tests.conftest import TINY, TINY_NIMA, Finished, kill_when, launch
+from tests.conftest import ROOT, TINY, TINY_NIMA, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]
 
@@ -391,3 +391,37 @@ def test_mdsr_trains_on_two_ranks_like_on_one(cli: Cli, folder: Path) -> None:
     output, _ = double.communicate(timeout=300)
     assert double.returncode == 0, output
     assert_same_curve(single, run_at("two"))
+
+
+def test_the_judge_validates_and_leaves_no_trace_in_the_weights(cli: Cli) -> None:
+    sample = "weights/nima_sample.safetensors"
+    plain = train(cli, "a")
+    options = ["model.loss.mode=hinge", "model.loss.warmup=0.5", "model.grad_ratio_every=1"]
+    run = train(cli, "b", f"judge.checkpoint={ROOT / sample}", *options)
+    result = json.loads((run / "result.json").read_text())
+    metrics = result["metrics"]
+    assert metrics["val/score_judge"] == pytest.approx(metrics["val/score"], abs=1e-6)
+    assert {"val/contrast_drift", "val/saturation_drift", "val/grad_ratio"} <= metrics.keys()
+    assert result["warnings"] == []
+    assert "judge.checkpoint" in json.loads((run / "run.json").read_text())["inputs"]
+    assert weights(run).keys() == weights(plain).keys()
+    ratios = [float(row["train/grad_ratio"]) for row in rows(run) if row["train/grad_ratio"]]
+    assert ratios[0] == 0  # gamma begins at 0
+    assert ratios[-1] > 0
+
+
+@pytest.mark.parametrize("scale", [3, 4])
+def test_edsr_of_another_scale_starts_from_x2(cli: Cli, scale: int) -> None:
+    run = train(cli, "a", "gamma=0", "epochs=1")
+    first = f"init_from={run}/checkpoints/best.ckpt"
+    options = ["gamma=0", "epochs=1", "data.num_steps=1", "optim.optimizer.lr=0"]
+    done = cli(*TINY, first, f"scale={scale}", "paths.output_dir=b", *options)
+    assert done.code == 0, done.err
+    assert "of another scale: the upsampler starts anew" in done.out + done.err
+    two, new = weights(run, "best"), weights(run_at("b"), "best")
+    for name, value in new.items():
+        if not name.startswith("net.tail.0."):
+            assert torch.equal(value, two[name]), name
+    other = cli(*TINY, first, "net.num_features=4", "paths.output_dir=c", *options)
+    assert other.code == 2
+    assert "not the weights of this EDSR" in other.err

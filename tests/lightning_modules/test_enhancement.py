@@ -1,13 +1,19 @@
-"""Twenty steps of hybrid training leave the scorer as it was."""
+"""The training of enhancers: what it leaves alone, what it says, what it saves."""
 
+import shutil
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import torch
 
 from datamodules.sample import SamplePairs
+from lightning_modules.callbacks import AveragedWeights, BeforeAfter, Watch
 from lightning_modules.enhancement import EnhancementModule
 from lightning_modules.losses import HybridLoss
-from lightning_modules.schedules import Constant, Cosine, Exponential
+from lightning_modules.schedules import Constant, Cosine, Exponential, Steps
 from networks.edsr import EDSR
 from networks.nima import NIMA
 from tests.conftest import quiet_trainer
@@ -47,3 +53,91 @@ def test_schedules() -> None:
     assert abs(Cosine(0.2)(0.5) - 0.6) < 1e-12
     assert abs(Cosine(0.2)(1) - 0.2) < 1e-12
     assert abs(Exponential(0.01)(0.5) - 0.1) < 1e-12
+    steps = [Steps([0.25, 0.75], 0.1)(progress) for progress in (0, 0.25, 0.5, 0.75, 1)]
+    assert steps == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+    with pytest.raises(ValueError, match="places"):
+        Steps([1.5])
+
+
+def watched(values: list[dict[str, float]]) -> Watch:
+    """What is said of the metrics of one epoch after the other, interrupted after each."""
+    watch = Watch()
+    for epoch, metrics in enumerate(values):
+        metrics = {f"val/{name}": torch.tensor(value) for name, value in metrics.items()}
+        trainer = SimpleNamespace(
+            callback_metrics=metrics, current_epoch=epoch, is_global_zero=True
+        )
+        watch.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+        again = Watch()
+        again.load_state_dict(watch.state_dict())
+        watch = again
+    return watch
+
+
+def test_a_gain_of_the_scorer_against_psnr_or_judge_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fine = [
+        {"psnr": 30.0, "score": 5.0},
+        {"psnr": 31.0, "score": 5.2},
+        {"psnr": 30.95, "score": 6.0},
+    ]
+    assert watched(fine).warnings == []
+    (warning,) = watched([*fine, {"psnr": 30.5, "score": 5.5}]).warnings
+    assert warning.startswith("epoch 4: since epoch 2 val/score has gained 0.30 while val/psnr has")
+    assert "lost 0.50" in caplog.text
+    assert watched([{"psnr": 30.0}, {"psnr": 20.0}]).warnings == []  # gamma=0: nothing to game
+    judged = [
+        {"psnr": 30.0, "score": 5.0, "score_judge": 5.0},
+        {"psnr": 30.1, "score": 5.2, "score_judge": 4.9},
+    ]
+    (warning,) = watched(judged).warnings
+    assert "val/score_judge has lost 0.10" in warning
+
+
+def module_of(**options: Any) -> EnhancementModule:  # noqa: ANN401
+    torch.manual_seed(0)
+    optimizer = partial(torch.optim.Adam, lr=1e-3)
+    net = EDSR(2, num_blocks=1, num_features=4)
+    return EnhancementModule(net, HybridLoss(0), optimizer, Constant(), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_network_trains_and_saves_the_same() -> None:
+    states = []
+    for compiled in (False, True):
+        module = module_of(compile=compiled)
+        data = SamplePairs(2, patch_size=8, batch_size=2, num_steps=3, limit=1)
+        quiet_trainer(max_epochs=1).fit(module, datamodule=data)
+        states.append(module.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.allclose(value, states[1][name], atol=1e-5), name
+
+
+def test_averaged_weights_are_what_is_validated_saved_and_drawn(tmp_path: Path) -> None:
+    module = module_of()
+    drawn: list[dict[str, torch.Tensor]] = []
+    trained: list[dict[str, torch.Tensor]] = []
+
+    def weights(module: EnhancementModule) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in module.net.state_dict().items()}
+
+    class Look(BeforeAfter):
+        def picture(self, trainer: Any, module: Any, photo: Any) -> None:  # noqa: ANN401
+            drawn.append(weights(module))
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ANN401
+            trained.append(weights(pl_module))
+
+    data = SamplePairs(2, patch_size=8, batch_size=2, num_steps=3, limit=1)
+    # This average stays at the weights of the first step.
+    callbacks = [Look(tmp_path, every=1, num_photos=1), AveragedWeights(decay=1.0)]
+    trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
+    trainer.fit(module, datamodule=data)
+    name = "tail.1.weight"
+    assert len(drawn) == len(trained) == 2
+    assert torch.equal(drawn[0][name], drawn[1][name])
+    assert not torch.equal(trained[0][name], trained[1][name])
+    assert not torch.equal(drawn[0][name], trained[0][name])

@@ -5,15 +5,19 @@ import pytest
 import torch
 from scipy.stats import wasserstein_distance
 
+from lightning_modules.checkpoint import load_scorer
 from lightning_modules.losses import (
     AestheticLoss,
     HybridLoss,
     emd_batch,
     emd_loss,
     emd_per_sample,
+    gradient_ratio,
+    l1_loss,
     l2_loss,
 )
 from networks.nima import NIMA, mean_score
+from tests.conftest import ROOT
 
 
 def distributions(num: int, k: int, seed: int) -> torch.Tensor:
@@ -59,6 +63,13 @@ def test_l2_is_in_units_of_255() -> None:
     assert l2_loss(sr, hr).item() == pytest.approx(4.0, rel=1e-4)
 
 
+def test_l1_is_in_units_of_255() -> None:
+    sr, hr = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    expected = 255 * np.abs(sr.numpy() - hr.numpy()).mean()
+    assert l1_loss(sr, hr).item() == pytest.approx(expected, rel=1e-5)
+    assert HybridLoss(0, fidelity="l1")(sr, hr).total.item() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.fixture(scope="module")
 def scorer() -> NIMA:
     torch.manual_seed(0)
@@ -70,7 +81,7 @@ def test_aesthetic_loss_is_k_minus_the_mean_score(scorer: NIMA) -> None:
     loss = AestheticLoss(scorer)
     with torch.no_grad():
         expected = 7 - mean_score(scorer.eval()(images.clamp(0, 1))).mean()
-        assert torch.allclose(loss(images), expected, atol=1e-4)
+        assert torch.allclose(loss(images, images), expected, atol=1e-4)
 
 
 def test_scorer_is_frozen_unregistered_and_a_copy(scorer: NIMA) -> None:
@@ -90,7 +101,7 @@ def test_gradient_of_the_aesthetic_term_reaches_the_pixels(scorer: NIMA) -> None
     sr = torch.rand(1, 3, 64, 64, requires_grad=True)
     hr = sr.detach().clone()
     terms = HybridLoss(0.5, lambda: scorer)(sr, hr)
-    assert terms.l2.item() == 0
+    assert terms.fidelity.item() == 0
     assert terms.aesthetic is not None
     assert terms.total.item() == pytest.approx(0.5 * terms.aesthetic.item())
     terms.total.backward()
@@ -105,9 +116,8 @@ def test_small_patches_are_enlarged_with_one_warning(
     seen = []
     loss.scorer.features.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2:]))
     with caplog.at_level(logging.WARNING):
-        loss(torch.rand(1, 3, 48, 48))
-        loss(torch.rand(1, 3, 48, 48))
-        loss(torch.rand(1, 3, 192, 256))
+        for size in ((48, 48), (48, 48), (192, 256)):
+            loss(torch.rand(1, 3, *size), torch.rand(1, 3, *size))
     assert seen == [(192, 192), (192, 192), (192, 256)]
     assert len(caplog.records) == 1
 
@@ -131,3 +141,76 @@ def test_negative_gamma_is_refused(gamma: float) -> None:
 def test_gamma_without_scorer_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a scorer"):
         HybridLoss(0.1)
+
+
+def test_hinge_charges_only_what_is_lost_against_hr(scorer: NIMA) -> None:
+    torch.manual_seed(1)
+    sr, hr = torch.rand(4, 3, 192, 192), torch.rand(4, 3, 192, 192) ** 3
+    with torch.no_grad():
+        scores = [mean_score(scorer.eval()(images)).numpy() for images in (sr, hr)]
+        loss = AestheticLoss(scorer, "hinge")
+        for order in (1, -1):
+            a, b = (sr, hr)[::order]
+            lost = (scores[1] - scores[0]) * order
+            assert loss(a, b).item() == pytest.approx(np.maximum(lost, 0).mean(), abs=1e-4)
+        assert loss(sr, sr).item() == 0
+
+
+def test_feature_mode_is_the_relative_distance_of_pooled_features() -> None:
+    torch.manual_seed(1)
+    sr, hr = torch.rand(3, 3, 192, 192), torch.rand(3, 3, 192, 192) ** 2
+    scorer = load_scorer(ROOT / "weights" / "nima_sample.safetensors")
+    with torch.no_grad():
+        x, y = (
+            scorer.features((images - scorer.mean) / scorer.std).numpy().mean(axis=(2, 3))
+            for images in (sr, hr)
+        )
+    expected = (((x - y) ** 2).sum(axis=1) / (y**2).sum(axis=1)).mean()
+    loss = AestheticLoss(scorer, "feature")
+    sr.requires_grad_()
+    assert loss(sr, hr).item() == pytest.approx(expected, rel=1e-3)
+    assert loss(hr, hr).item() == 0
+    loss(sr, hr).backward()
+    assert sr.grad is not None
+    assert sr.grad.any()
+
+
+def test_gamma_warms_up_over_its_share_of_the_training(scorer: NIMA) -> None:
+    loss = HybridLoss(0.4, lambda: scorer, warmup=0.25)
+    weights = []
+    for progress in (0, 0.125, 0.25, 0.9):
+        loss.at(progress)
+        weights.append(loss.weight)
+    assert weights == pytest.approx([0, 0.2, 0.4, 0.4])
+    plain = HybridLoss(0.4, lambda: scorer)
+    plain.at(0)
+    assert plain.weight == 0.4
+
+
+def test_gradient_ratio_by_two_backward_passes(scorer: NIMA) -> None:
+    torch.manual_seed(1)
+    start, hr = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    norms = []
+    for part in ("aesthetic", "fidelity"):
+        sr = start.clone().requires_grad_()
+        getattr(HybridLoss(0.3, lambda: scorer)(sr, hr), part).backward()
+        assert sr.grad is not None
+        norms.append(np.linalg.norm(sr.grad.numpy()))
+    sr = start.clone().requires_grad_()
+    terms = HybridLoss(0.3, lambda: scorer)(sr, hr)
+    ratio = gradient_ratio(terms, 0.3, sr)
+    assert ratio.item() == pytest.approx(0.3 * norms[0] / norms[1], rel=1e-4)
+    terms.total.backward()  # the graph is still there
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "hing"}, "linear, hinge, feature"),
+        ({"fidelity": "l3"}, "l2, l1"),
+        ({"warmup": 2.0}, "0 to 1"),
+    ],
+)
+def test_wrong_options(scorer: NIMA, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HybridLoss(0.1, lambda: scorer, **options)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from lightning_modules.metrics import (
     NIMAScore,
     RatingMetrics,
     baselines,
+    drift,
     image_metrics,
     luma,
     rating_metrics,
@@ -31,6 +32,19 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 def as_uint8(image: torch.Tensor) -> np.ndarray:
     return (image.clamp(0, 1).numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
+
+
+def test_drift_of_contrast_and_saturation_by_hand() -> None:
+    hr = torch.rand(2, 3, 16, 16)
+    for factor in (0.5, 1.0, 1.5):
+        around = hr.mean(dim=(2, 3), keepdim=True)
+        gray = hr.mean(dim=1, keepdim=True)
+        contrast = drift(around + factor * (hr - around), hr)["contrast_drift"]
+        saturation = drift(gray + factor * (hr - gray), hr)["saturation_drift"]
+        assert contrast.tolist() == pytest.approx([factor - 1] * 2, abs=1e-4)
+        assert saturation.tolist() == pytest.approx([factor - 1] * 2, abs=1e-4)
+    flat = torch.full((1, 3, 8, 8), 0.5)
+    assert all(value.item() == 0 for value in drift(flat, flat).values())
 
 
 def test_psnr_in_the_div2k_protocol(pair: tuple[torch.Tensor, torch.Tensor]) -> None:

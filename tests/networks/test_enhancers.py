@@ -23,7 +23,7 @@ def positive(net: nn.Module) -> nn.Module:
 
 def reach(net: nn.Module, scale: int, side: int) -> int:
     """LR pixels on each side that the outputs of one LR pixel depend on."""
-    lr = torch.rand(1, 3, 1, side, dtype=torch.float64).requires_grad_()
+    lr = torch.rand(1, 3, 2, side, dtype=torch.float64).requires_grad_()
     middle = side // 2
     sr = run(net, lr)
     found = 0

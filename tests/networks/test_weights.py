@@ -3,6 +3,7 @@ import pickle
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -11,14 +12,18 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 from scipy.stats import spearmanr
+from torch import nn
 from torch.nn import functional as F
 
 from datamodules.images import to_unit
 from datamodules.sample import photo
 from lightning_modules.scoring import rate_files
 from networks.backbones import BACKBONES, COUNTER, State
+from networks.edsr import EDSR
+from networks.mdsr import MDSR
 from networks.nima import NIMA, keras_nima, mean_score
-from networks.weights import load_pretrained, load_weights
+from networks.srcnn import SRCNN
+from networks.weights import fetch_official, load_pretrained, load_weights
 from tests.conftest import PHOTOS
 from tests.networks.test_backbones import (
     Array,
@@ -268,3 +273,50 @@ def test_weights_are_loaded_strictly() -> None:
             load_weights(layer, wrong, "here.pth")
     load_weights(layer, state, "here.pth")
     assert torch.equal(layer(torch.ones(3)), torch.full((2,), 4.0))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no network."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("network", "file"),
+    [
+        (EDSR(3), "edsr_baseline_x3-abf2a44e.pt"),
+        (EDSR(3), "edsr64_x3.pt"),  # of the mirror
+        (MDSR(), "mdsr_baseline-a00cab12.pt"),
+    ],
+)
+def test_official_weights_come_from_the_cache(hub: Path, network: nn.Module, file: str) -> None:
+    torch.manual_seed(1)
+    expected = {name: torch.rand_like(value) for name, value in network.state_dict().items()}
+    torch.save(expected, hub / file)
+    load_weights(network, fetch_official(network), "official")
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_official_weights_without_a_network_say_where_to_put_them(hub: Path) -> None:
+    with torch.device("meta"):
+        full = EDSR(4, num_blocks=32, num_features=256)
+    with pytest.raises(ValueError, match=r"edsr_x4-4f62e9ef.pt .*no network.*edsr_x4.pt") as error:
+        fetch_official(full)
+    assert f"put it into {hub}" in str(error.value)
+    for other in (EDSR(1), EDSR(2, num_blocks=8), MDSR([2, 3]), SRCNN(2)):
+        with pytest.raises(ValueError, match="no published weights"):
+            fetch_official(other)
+
+
+def test_official_weights_that_are_damaged_are_refused(hub: Path) -> None:
+    (hub / "mdsr_baseline-a00cab12.pt").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"could not fetch or read .*mdsr_baseline"):
+        fetch_official(MDSR())

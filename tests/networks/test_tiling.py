@@ -1,0 +1,112 @@
+import pytest
+import torch
+from torch import nn
+
+from networks.bicubic import Bicubic
+from networks.can import CAN
+from networks.edsr import EDSR
+from networks.mdsr import MDSR
+from networks.scales import at_scale
+from networks.srcnn import SRCNN
+from networks.tiling import SelfEnsemble, restore, spans
+
+CPU = torch.device("cpu")
+
+
+def photo(height: int, width: int, levels: int = 255) -> torch.Tensor:
+    torch.manual_seed(0)
+    dtype = torch.uint8 if levels == 255 else torch.int32
+    return torch.randint(0, levels + 1, (3, height, width)).to(dtype)
+
+
+def network(kind: str, scale: int) -> nn.Module:
+    torch.manual_seed(0)
+    if kind == "edsr":
+        net: nn.Module = EDSR(scale, num_blocks=3, num_features=16)
+    elif kind == "mdsr":
+        net = at_scale(MDSR(num_blocks=2, num_features=16), scale)
+    elif kind == "can":
+        net = CAN(scale, num_layers=5)
+        for layer in net.layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.2)
+    else:
+        net = SRCNN(scale) if kind == "srcnn" else Bicubic(scale)
+    last = [module for module in net.modules() if isinstance(module, nn.Conv2d)][-1:]
+    for layer in last:  # untrained networks give almost nothing
+        layer.weight.data *= 10
+    return net.eval()
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["edsr", "mdsr", "can", "srcnn", "bicubic"])
+def test_tiled_equals_untiled(kind: str, scale: int) -> None:
+    net = network(kind, scale)
+    lr = photo(61, 83)
+    whole = restore(net, lr, device=CPU, tile=None)
+    assert len(whole.unique()) > 50
+    assert whole.shape == (3, 61 * scale, 83 * scale)
+    assert whole.dtype == torch.uint8
+    for tile in (17, 40):
+        tiled = restore(net, lr, device=CPU, tile=tile)
+        if kind != "can":
+            assert (tiled != whole).sum() == 0
+        else:  # its dilated convolutions add up in another order at some widths
+            difference = (tiled.int() - whole.int()).abs()
+            assert difference.max() <= 1
+            assert (difference > 0).float().mean() < 1e-4
+
+
+def test_without_its_margin_tiles_would_differ() -> None:
+    net = network("edsr", 2)
+    lr = photo(40, 40)
+    whole = restore(net, lr, device=CPU, tile=None)
+    net.margin = 3
+    assert (restore(net, lr, device=CPU, tile=20) != whole).sum() > 0
+
+
+def test_spans_cover_a_side_evenly() -> None:
+    found = list(spans(10, 4, 2))
+    assert [(s.start, s.stop) for s in found] == [(0, 3), (3, 6), (6, 10)]
+    assert [(s.first, s.last) for s in found] == [(0, 5), (1, 8), (4, 10)]
+
+
+def test_sixteen_bits() -> None:
+    lr = photo(20, 20, 65535)
+    fine = restore(network("edsr", 2), lr, device=CPU, levels=65535)
+    coarse = restore(network("edsr", 2), lr.div(257, rounding_mode="floor"), device=CPU, levels=255)
+    assert (fine / 257 - coarse).abs().mean() < 1.5  # the input has lost its lower bits
+    inside = fine[(fine > 0) & (fine < 65535)]
+    assert (inside % 257 != 0).float().mean() > 0.9  # more than 8 bits
+
+
+def test_self_ensemble_is_the_mean_over_eight_orientations() -> None:
+    net = network("edsr", 2)
+    lr = torch.rand(1, 3, 9, 14)
+    expected = torch.zeros(1, 3, 18, 28)
+    with torch.no_grad():
+        for mirrored in (False, True):
+            for turned in range(4):
+                x = lr.flip(2) if mirrored else lr
+                y = net(x.rot90(turned, (2, 3))).rot90(-turned, (2, 3))
+                expected += (y.flip(2) if mirrored else y) / 8
+        found = SelfEnsemble(net)(lr)
+        assert torch.allclose(found, expected, atol=1e-6)
+        # It does not matter how the photo lies.
+        turned_result = SelfEnsemble(net)(lr.rot90(1, (2, 3))).rot90(-1, (2, 3))
+    assert torch.allclose(found, turned_result, atol=1e-6)
+
+
+def test_wrong_tiles_and_networks_without_a_margin() -> None:
+    class Plain(nn.Module):
+        scale = 1
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    lr = photo(20, 20)
+    assert torch.equal(restore(Plain(), lr, device=CPU, tile=20), lr)
+    with pytest.raises(ValueError, match=r"margin.*tile=null"):
+        restore(Plain(), lr, device=CPU, tile=10)
+    with pytest.raises(ValueError, match="tile=0"):
+        restore(Plain(), lr, device=CPU, tile=0)
