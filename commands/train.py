@@ -183,7 +183,7 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
             f"trainer.devices={ranks} in a multirun: every rank would run the whole sweep; "
             "start one run per value instead"
         )
-    if cfg.trainer.get("strategy") == "ddp" and cfg.net is not None and "scales" in cfg.net:
+    if cfg.trainer.get("strategy") == "ddp" and "scales" in (cfg.get("net") or {}):
         # A step trains one branch; DDP would wait for the gradients of the others.
         cfg.trainer.strategy = "ddp_find_unused_parameters_true"
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]

@@ -9,7 +9,14 @@ from torchmetrics import MeanMetric
 
 from datamodules.div2k import PairBatch
 from lightning_modules.checkpoint import load_scorer
-from lightning_modules.losses import FIDELITIES, Frozen, HybridLoss, gradient_ratio
+from lightning_modules.losses import (
+    EPSILON,
+    FIDELITIES,
+    Frozen,
+    HybridLoss,
+    LossTerms,
+    gradient_squares,
+)
 from lightning_modules.metrics import MicroBatchMeans, drift, image_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule, apply_schedule, configure
 from networks.nima import NIMA
@@ -45,7 +52,7 @@ class EnhancementModule(L.LightningModule):
         super().__init__()
         if grad_ratio_every < 1:
             raise ValueError(f"model.grad_ratio_every={grad_ratio_every}: 1 or more")
-        self.net = net
+        self.net = net.to(memory_format=torch.channels_last)  # what bf16 convolutions are fast in
         if compile:
             self.net.compile()
         self.scales = scales_of(net)
@@ -60,6 +67,7 @@ class EnhancementModule(L.LightningModule):
         if loss.aesthetic is not None:
             names += ["score", "contrast_drift", "saturation_drift"]
             self.grad_ratio = MeanMetric()
+            self.grad_squares = torch.zeros(2)  # of the micro-batches of a step so far
         if self.judge is not None:
             names += ["score_judge"]
         if self.several:
@@ -85,13 +93,23 @@ class EnhancementModule(L.LightningModule):
         logs = {"train/loss": terms.total, f"train/{self.loss.fidelity}": terms.fidelity}
         if terms.aesthetic is not None:
             logs["train/aesthetic"] = terms.aesthetic
-            if batch_idx == 0 or (batch_idx + 1) % self.grad_ratio_every == 0:
-                ratio = gradient_ratio(terms, self.loss.weight, sr_BCHW)
-                self.grad_ratio.update(ratio)
-                self.log("train/grad_ratio", ratio, sync_dist=True)
+            self.log_grad_ratio(terms, sr_BCHW, batch_idx)
         logs = self.means.add(logs, self.trainer.accumulate_grad_batches)
         self.log_dict(logs, sync_dist=True, batch_size=len(batch.lr_BCHW))
         return terms.total  # type: ignore[no-any-return]
+
+    def log_grad_ratio(self, terms: LossTerms, sr_BCHW: Tensor, batch_idx: int) -> None:
+        """Every so many steps: how much of the gradient at the SR pixels is the scorer's."""
+        step, part = divmod(batch_idx, self.trainer.accumulate_grad_batches)
+        if step > 0 and (step + 1) % self.grad_ratio_every:
+            return
+        squares = gradient_squares(terms, sr_BCHW)
+        self.grad_squares = squares if part == 0 else self.grad_squares + squares
+        if part == self.trainer.accumulate_grad_batches - 1:
+            aesthetic, fidelity = self.trainer.strategy.reduce(self.grad_squares, reduce_op="sum")
+            ratio = self.loss.weight * (aesthetic / (fidelity + EPSILON)).sqrt()
+            self.grad_ratio.update(ratio)
+            self.log("train/grad_ratio", ratio, sync_dist=True)
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Metrics of whole photos, in float32 whatever the training precision.

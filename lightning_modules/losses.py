@@ -253,21 +253,24 @@ class HybridLoss(nn.Module):
         return LossTerms(fidelity + self.weight * aesthetic, fidelity, aesthetic)
 
 
-def gradient_ratio(terms: LossTerms, weight: float, sr_BCHW: Tensor) -> Tensor:
-    """Norm of the aesthetic term's gradient at the SR pixels over that of the fidelity term.
+def gradient_squares(terms: LossTerms, sr_BCHW: Tensor) -> Tensor:
+    """Squared norms of the gradients of the aesthetic and of the fidelity term at the SR pixels.
+
+    They add up over micro-batches and ranks.
 
     Args:
         terms: computed from `sr_BCHW`, with an aesthetic term.
-        weight: of the aesthetic term.
         sr_BCHW: the images.
+
+    Returns:
+        Two values.
     """
     assert terms.aesthetic is not None
-    aesthetic, fidelity = (
-        torch.autograd.grad(term, sr_BCHW, retain_graph=True)[0].float().norm()
+    squares = (
+        torch.autograd.grad(term, sr_BCHW, retain_graph=True)[0].float().square().sum()
         for term in (terms.aesthetic, terms.fidelity)
     )
-    ratio: Tensor = weight * aesthetic / (fidelity + EPSILON)
-    return ratio
+    return torch.stack(list(squares))
 
 
 FIDELITIES = {"l2": l2_loss, "l1": l1_loss}

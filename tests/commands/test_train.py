@@ -396,7 +396,7 @@ def test_mdsr_trains_on_two_ranks_like_on_one(cli: Cli, folder: Path) -> None:
 def test_the_judge_validates_and_leaves_no_trace_in_the_weights(cli: Cli) -> None:
     sample = "weights/nima_sample.safetensors"
     plain = train(cli, "a")
-    options = ["model.loss.mode=hinge", "model.loss.warmup=0.5", "model.grad_ratio_every=1"]
+    options = ["model.loss.fidelity=l1", "model.loss.warmup=0.5", "model.grad_ratio_every=1"]
     run = train(cli, "b", f"judge.checkpoint={ROOT / sample}", *options)
     result = json.loads((run / "result.json").read_text())
     metrics = result["metrics"]
@@ -408,6 +408,9 @@ def test_the_judge_validates_and_leaves_no_trace_in_the_weights(cli: Cli) -> Non
     ratios = [float(row["train/grad_ratio"]) for row in rows(run) if row["train/grad_ratio"]]
     assert ratios[0] == 0  # gamma begins at 0
     assert ratios[-1] > 0
+    assert all(row["train/l1"] for row in rows(run) if row["train/loss"])
+    assert train(cli, "c", "model.loss.mode=hinge", "epochs=1")
+    assert train(cli, "d", "model.loss.mode=feature", "gamma=50", "epochs=1")
 
 
 @pytest.mark.parametrize("scale", [3, 4])

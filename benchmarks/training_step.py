@@ -1,0 +1,186 @@
+"""Measures a training step of EDSR baseline x2: ours, and the official code's.
+
+    python benchmarks/training_step.py [--steps 20] [--output FILE.md]
+
+The official code trains in float32, in PyTorch's default memory format, with L1 and Adam; its loop
+is written down here. Ways are measured step by step in turns, each in a process of its own. Also:
+what the aesthetic term adds, in the same precision, with the scorer run in every step.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+BATCH = 16
+WARM_UP = 3
+# LR side, precision, gamma; None is the official loop.
+WAYS: dict[str, tuple[int, str, float | None]] = {
+    "official loop, float32": (48, "float32", None),
+    "official loop, bfloat16": (48, "bfloat16", None),
+    "ours, float32": (48, "float32", 0),
+    "ours, bfloat16": (48, "bfloat16", 0),
+    "96 -> 192, gamma 0": (96, "bfloat16", 0),
+    "96 -> 192, gamma 0.4": (96, "bfloat16", 0.4),
+    "24 -> 48, gamma 0": (24, "bfloat16", 0),
+    "24 -> 48, gamma 0.4": (24, "bfloat16", 0.4),
+}
+SPEED = list(WAYS)[:4]
+COST = [("96 -> 192", *list(WAYS)[4:6]), ("24 -> 48, enlarged to 192", *list(WAYS)[6:8])]
+
+
+def serve(side: int, precision: str, gamma: float | None) -> None:
+    """Prints the error of the output; then takes a step for each line and prints its seconds."""
+    import torch
+
+    from commands.device import keep_memory
+    from lightning_modules.enhancement import EnhancementModule
+    from lightning_modules.losses import HybridLoss
+    from lightning_modules.schedules import Constant
+    from networks.edsr import EDSR
+    from networks.nima import NIMA
+
+    if gamma is not None:
+        keep_memory()  # as the train command does
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    net = EDSR(2)
+    lr = torch.rand(BATCH, 3, side, side, device=device)
+    hr = torch.rand(BATCH, 3, 2 * side, 2 * side, device=device)
+    module: Any = None
+    if gamma is None:
+        net = net.to(device)
+    else:
+        loss = HybridLoss(gamma, lambda: NIMA("mnasnet_1_0", dropout=0.75).eval())
+        module = EnhancementModule(net, loss, torch.optim.Adam, Constant()).to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+
+    def autocast() -> Any:  # noqa: ANN401
+        mixed = precision == "bfloat16"
+        return torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
+
+    def forward() -> Any:  # noqa: ANN401
+        return net(lr) if module is None else module(lr, 2)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with autocast():
+            sr = forward()
+            if module is None:
+                total = 255 * torch.nn.functional.l1_loss(sr, hr)
+            else:
+                total = module.loss(sr, hr).total
+        total.backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    with torch.no_grad():
+        exact = forward()
+        with autocast():
+            error = (forward() - exact).abs().max().item() * 255
+    print(json.dumps(error), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        print(json.dumps(time.perf_counter() - start), flush=True)
+
+
+class Worker:
+    """A process that takes steps."""
+
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, __file__, "--serve", name]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, text=True, **pipes)
+        self.error = self.answer()
+
+    def answer(self) -> float:
+        """The next number that it prints."""
+        assert self.process.stdout is not None
+        return float(json.loads(self.process.stdout.readline()))
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def end(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.wait()
+
+
+def in_turns(names: list[str], steps: int) -> dict[str, tuple[float, list[float]]]:
+    """Error of the output in grey levels, and seconds of each step, for each way."""
+    workers = {name: Worker(name) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for k in range(WARM_UP + steps):
+        for name, worker in workers.items():
+            taken = worker.step()
+            if k >= WARM_UP:
+                seconds[name].append(taken)
+    for worker in workers.values():
+        worker.end()
+    return {name: (workers[name].error, seconds[name]) for name in names}
+
+
+def shown(values: list[float]) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
+
+
+def main() -> None:
+    """Measures and prints the report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    lines = [
+        f"# Training step of EDSR baseline x2, {date.today()}",
+        "",
+        f"- {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; "
+        f"GPU: {gpu}; PyTorch {torch.__version__}",
+        f"- {BATCH} patches; medians of {options.steps} steps in turns (lowest-highest)",
+        "",
+        "## 48 -> 96 pixels, no scorer",
+        "",
+        "| | seconds | times faster than the official loop | output off by, grey levels |",
+        "|---|---|---|---|",
+    ]
+    found = in_turns(SPEED, options.steps)
+    base = statistics.median(found[SPEED[0]][1])
+    for name, (error, seconds) in found.items():
+        ratio = base / statistics.median(seconds)
+        lines.append(f"| {name} | {shown(seconds)} | {ratio:.2f} | {error:.3f} |")
+    lines += ["", "## What the scorer in the loss adds (MnasNet 1.0, bfloat16)", ""]
+    lines += ["| patches | gamma 0 | gamma 0.4 | ratio |", "|---|---|---|---|"]
+    for title, without, with_scorer in COST:
+        found = in_turns([without, with_scorer], max(5, options.steps // 2))
+        times = [found[name][1] for name in (without, with_scorer)]
+        ratio = statistics.median(times[1]) / statistics.median(times[0])
+        lines.append(f"| {title} | {shown(times[0])} | {shown(times[1])} | {ratio:.2f} |")
+    report = "\n".join(lines) + "\n"
+    print(report)
+    if options.output:
+        options.output.write_text(report)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    if sys.argv[1:2] == ["--serve"]:
+        serve(*WAYS[sys.argv[2]])
+    else:
+        main()
