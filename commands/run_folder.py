@@ -46,6 +46,7 @@ NOT_IN_HASH = NOT_SETTINGS | {
     "trainer.max_epochs",  # the same as `epochs`
     *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.enable_model_summary"),
     *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after", "callbacks.pictures"),
+    *("callbacks.watch", "model.grad_ratio_every"),
     # Where the data lie; their fingerprint counts instead.
     *("data.root", "data.images", "data.ratings", "data.train_list", "data.val_list"),
     "data.test_list",
