@@ -8,14 +8,14 @@ the network as PyTorch makes it. Memory is the peak of the whole process, PyTorc
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
+
+from report import heading, publish, spread
 
 ROUNDS = 3
 HEIGHT, WIDTH = 678, 1020
@@ -66,21 +66,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    import torch
-
     found: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
     for _ in range(ROUNDS):
         for name, runs in found.items():
             command = [sys.executable, __file__, "--measure", name]
             runs.append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     lines = [
-        f"# Enhancing a photo of {WIDTH} x {HEIGHT} by EDSR baseline x2, {date.today()}",
-        "",
-        f"- {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; "
-        f"GPU: {gpu}; PyTorch {torch.__version__}",
-        f"- medians of {ROUNDS} rounds (lowest-highest), each in a process of its own",
-        "",
+        *heading(
+            f"Enhancing a photo of {WIDTH} x {HEIGHT} by EDSR baseline x2",
+            f"medians of {ROUNDS} rounds (lowest-highest), each in a process of its own",
+        ),
         "| | seconds | of plain | peak memory, GB |",
         "|---|---|---|---|",
     ]
@@ -88,13 +83,9 @@ def main() -> None:
     for name, runs in found.items():
         times = [run["seconds"] for run in runs]
         middle = statistics.median(times)
-        spread = f"{middle:.2f} ({min(times):.2f}-{max(times):.2f})"
         memory = statistics.median(run["GB"] for run in runs)
-        lines.append(f"| {name} | {spread} | {middle / base:.2f} | {memory:.2f} |")
-    report = "\n".join(lines) + "\n"
-    print(report)
-    if options.output:
-        options.output.write_text(report)
+        lines.append(f"| {name} | {spread(times)} | {middle / base:.2f} | {memory:.2f} |")
+    publish(lines, options.output)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ medians of several rounds, with the lowest and the highest.
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+from report import heading, publish, spread
 
 BACKBONE, SIDE = "efficientnet_lite0", 224
 TIMM_NAME = "tf_efficientnet_lite0"
@@ -229,11 +229,6 @@ def in_turns(ways: dict[str, tuple[str, ...]]) -> dict[str, list[float]]:
     return found
 
 
-def shown(values: list[float]) -> str:
-    """Median, lowest and highest."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
-
-
 def main() -> None:
     """Measures and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -243,8 +238,6 @@ def main() -> None:
     parser.add_argument("--checkpoint", action="append", default=[])
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    import torch
-
     python = sys.executable
     ways: dict[str, tuple[str, ...]] = {
         "decoding alone": (python, "decode_alone", options.photos),
@@ -255,15 +248,12 @@ def main() -> None:
     if options.pyiqa:
         ways[PYIQA] = (options.pyiqa, "pyiqa_one_by_one", options.photos)
     found = in_turns(ways)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     lines = [
-        f"# Scoring, {date.today()}",
-        "",
-        f"- {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; "
-        f"GPU: {gpu}; PyTorch {torch.__version__}",
-        f"- NIMA on {BACKBONE} at {SIDE} pixels; {len(files(options.photos))} photos",
-        f"- medians of {ROUNDS} rounds (lowest-highest), each way in a process of its own",
-        "",
+        *heading(
+            "Scoring",
+            f"NIMA on {BACKBONE} at {SIDE} pixels; {len(files(options.photos))} photos",
+            f"medians of {ROUNDS} rounds (lowest-highest), each way in a process of its own",
+        ),
         "## Time per photo, decoding included",
         "",
         "| | ms per photo | times faster than pyiqa | than the plain forward |",
@@ -274,7 +264,7 @@ def main() -> None:
         others = [None, None] if name == "decoding alone" else [theirs, found[PLAIN]]
         middle = statistics.median(values)
         ratios = ["-" if o is None else f"{statistics.median(o) / middle:.2f}" for o in others]
-        lines.append(f"| {name} | {shown(values)} | {' | '.join(ratios)} |")
+        lines.append(f"| {name} | {spread(values)} | {' | '.join(ratios)} |")
     if options.large:
         large = in_turns(
             {
@@ -288,7 +278,7 @@ def main() -> None:
         lines += ["", f"## Large PNG files ({len(files(options.large))})", ""]
         lines += ["| | ms per photo | of decoding |", "|---|---|---|"]
         lines += [
-            f"| {name} | {shown(values)} | {statistics.median(values) / base:.2f} |"
+            f"| {name} | {spread(values)} | {statistics.median(values) / base:.2f} |"
             for name, values in large.items()
         ]
     if options.checkpoint:
@@ -305,12 +295,9 @@ def main() -> None:
         "folded, channels-last, memory kept",
     ):
         runs = [measured(python, "gradient", options.photos, variant) for _ in range(ROUNDS)]
-        times = shown([run["ms"] for run in runs])
+        times = spread([run["ms"] for run in runs])
         lines.append(f"| {variant} | {times} | {statistics.median(r['MB'] for r in runs):.0f} |")
-    report = "\n".join(lines) + "\n"
-    print(report)
-    if options.output:
-        options.output.write_text(report)
+    publish(lines, options.output)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ what the aesthetic term adds, in the same precision, with the scorer run in ever
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+from report import heading, publish, spread
 
 BATCH = 16
 WARM_UP = 3
@@ -134,27 +134,17 @@ def in_turns(names: list[str], steps: int) -> dict[str, tuple[float, list[float]
     return {name: (workers[name].error, seconds[name]) for name in names}
 
 
-def shown(values: list[float]) -> str:
-    """Median, lowest and highest."""
-    return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
-
-
 def main() -> None:
     """Measures and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     lines = [
-        f"# Training step of EDSR baseline x2, {date.today()}",
-        "",
-        f"- {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; "
-        f"GPU: {gpu}; PyTorch {torch.__version__}",
-        f"- {BATCH} patches; medians of {options.steps} steps in turns (lowest-highest)",
-        "",
+        *heading(
+            "Training step of EDSR baseline x2",
+            f"{BATCH} patches; medians of {options.steps} steps in turns (lowest-highest)",
+        ),
         "## 48 -> 96 pixels, no scorer",
         "",
         "| | seconds | times faster than the official loop | output off by, grey levels |",
@@ -164,18 +154,15 @@ def main() -> None:
     base = statistics.median(found[SPEED[0]][1])
     for name, (error, seconds) in found.items():
         ratio = base / statistics.median(seconds)
-        lines.append(f"| {name} | {shown(seconds)} | {ratio:.2f} | {error:.3f} |")
+        lines.append(f"| {name} | {spread(seconds, 3)} | {ratio:.2f} | {error:.3f} |")
     lines += ["", "## What the scorer in the loss adds (MnasNet 1.0, bfloat16)", ""]
     lines += ["| patches | gamma 0 | gamma 0.4 | ratio |", "|---|---|---|---|"]
     for title, without, with_scorer in COST:
         found = in_turns([without, with_scorer], max(5, options.steps // 2))
         times = [found[name][1] for name in (without, with_scorer)]
         ratio = statistics.median(times[1]) / statistics.median(times[0])
-        lines.append(f"| {title} | {shown(times[0])} | {shown(times[1])} | {ratio:.2f} |")
-    report = "\n".join(lines) + "\n"
-    print(report)
-    if options.output:
-        options.output.write_text(report)
+        lines.append(f"| {title} | {spread(times[0], 3)} | {spread(times[1], 3)} | {ratio:.2f} |")
+    publish(lines, options.output)
 
 
 if __name__ == "__main__":
