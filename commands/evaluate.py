@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +26,7 @@ from commands.run_folder import (
     start,
 )
 from commands.terminal import metrics_table, table
-from datamodules.images import to_bytes, to_unit, write_image
+from datamodules.images import to_unit, write_image
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
 from lightning_modules.checkpoint import Record, load_network
@@ -36,7 +36,7 @@ from lightning_modules.pictures import comparison, save_before_after, save_ratin
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, VIEW, mean_score, std_score
 from networks.scales import at_scale, scales_of
-from networks.tiling import SelfEnsemble, restore
+from networks.tiling import TILE, SelfEnsemble, restore
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,11 @@ scale pixels ignored. Both on images rounded to 8 bits, averaged over images.
 """
 
 
-class Options(BaseModel):
-    """Keys of conf/evaluate.yaml that are not groups."""
+class Measuring(BaseModel):
+    """Keys of the commands that measure on held-out photos."""
 
     model_config = ConfigDict(strict=True)
 
-    checkpoint: str | list[str]
-    self_ensemble: bool
     scale: Literal[1, 2, 3, 4] | None
     device: str
     name: str | None
@@ -68,14 +66,26 @@ class Options(BaseModel):
     stale: Literal["refuse", "rerun", "accept"]
 
 
+class Options(Measuring):
+    """Keys of conf/evaluate.yaml that are not groups."""
+
+    checkpoint: str | list[str]
+    self_ensemble: bool
+
+
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that neither types nor signatures show."""
-    yield from check_name(cfg)
     paths = checkpoints(cfg)
     if not paths:
         yield "checkpoint=[]: one or several files"
+    yield from measuring_problems(cfg, "checkpoint", paths)
+
+
+def measuring_problems(cfg: DictConfig, key: str, paths: list[str]) -> Iterator[str]:
+    """Mistakes in the keys of `Measuring`, and files that are not there."""
+    yield from check_name(cfg)
     for path in paths:
-        yield from require_file("checkpoint", path)
+        yield from require_file(key, path)
     yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
     yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
 
@@ -87,7 +97,6 @@ def checkpoints(cfg: DictConfig) -> list[str]:
 
 def evaluate(cfg: DictConfig) -> None:
     """Measures, writes result.json, per_image.csv and pictures, and prints a table."""
-    folder = current()
     paths = checkpoints(cfg)
     loaded = [load_network(path) for path in paths]
     for path, (_, record) in zip(paths, loaded, strict=True):
@@ -111,23 +120,57 @@ def evaluate(cfg: DictConfig) -> None:
             if cfg.scorer[name] not in (None, value):
                 raise ValueError(f"scorer.{name}={cfg.scorer[name]}, but {paths[0]} has {value}")
         cfg.scorer = {"checkpoint": None, **sizes}
+
+    raters = load_raters(cfg) if kind == "enhancer" else {}
+
+    def work(data: ShardedDataModule, folder: Path, device: torch.device) -> Result:
+        if kind == "enhancer":
+            return evaluate_enhancers(cfg, named(loaded, paths), raters, data, folder, device)
+        return evaluate_scorer(loaded[0][0], paths[0], data, folder, device)
+
+    # A scorer's constant predictor is the mean of the training data, an enhancer needs none.
+    run_measurement(cfg, files, "val" if kind == "enhancer" else None, work)
+
+
+class Result(NamedTuple):
+    """What a measurement has come to: a table for people, metrics, and files of the run folder."""
+
+    text: str
+    metrics: dict[str, float]
+    files: list[str]
+    note: str = ""
+
+
+def run_measurement(
+    cfg: DictConfig,
+    files: dict[str, str],
+    split: str | None,
+    work: Callable[[ShardedDataModule, Path, torch.device], Result],
+) -> None:
+    """Measures in a run folder, or finds the result there, and prints it.
+
+    Args:
+        cfg: as in `Measuring`, with `data`; resolved when it comes here.
+        files: input files by key.
+        split: whose photos make it another run when they change; None is all.
+        work: measures; called only where there is no result.
+    """
+    folder = current()
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
-    # A scorer's constant predictor is the mean of the training data, an enhancer needs none.
-    data = datamodule.fingerprint("val" if kind == "enhancer" else None)
+    data = datamodule.fingerprint(split)
     identity = Identity({str(key): value for key, value in config.items()}, files, data=data)
     state = decide(folder, identity, resume=False, overwrite=cfg.overwrite, stale=cfg.stale)
     if state is not State.FINISHED:
         device = pick_device(cfg.device)
-        raters = load_raters(cfg, device) if kind == "enhancer" else {}
         with locked(folder):
             start(folder, state, identity, cfg)
-            if kind == "enhancer":
-                nets = named(loaded, paths)
-                evaluate_enhancers(cfg, nets, raters, datamodule, folder, identity, device)
-            else:
-                evaluate_scorer(cfg, loaded[0][0], datamodule, folder, identity, device)
+            datamodule.setup("validate")
+            text, metrics, written, note = work(datamodule, folder, device)
+            (folder / "table.txt").write_text(text)
+            more = {"files": [*written, "result.json"], "device": str(device), "note": note}
+            finish(folder, identity, metrics, **more, world_size=1)
     result = read_json(folder / "result.json")
     assert result is not None
     log.info("\n%s", (folder / "table.txt").read_text())
@@ -164,13 +207,13 @@ def rater_files(cfg: DictConfig) -> dict[str, str]:
     return {key: path for key, path in found.items() if path is not None}
 
 
-def load_raters(cfg: DictConfig, device: torch.device) -> dict[str, "Rater"]:
+def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
     """Scorer and judge, as far as there are any, by the names of their scores."""
     names = {"scorer.checkpoint": "score", "judge.checkpoint": "score_judge"}
     raters = {}
     for key, path in rater_files(cfg).items():
         net, record = load_network(path, kind="scorer")
-        raters[names[key]] = Rater(net.to(device), record, path)
+        raters[names[key]] = Rater(net, record, path)
     return raters
 
 
@@ -208,6 +251,12 @@ def describe(raters: dict[str, Rater]) -> str:
     return "\n".join(lines)
 
 
+def whole_photo(net: nn.Module, lr_CHW: Tensor, device: torch.device) -> Tensor:
+    """A photo enhanced, uint8; in tiles unless the network does not say by `margin` how."""
+    tile = TILE if getattr(net, "margin", None) is not None else None
+    return restore(net, lr_CHW, device=device, tile=tile)
+
+
 def measure(
     image_CHW: Tensor, hr_CHW: Tensor | None, scale: int, raters: dict[str, Rater]
 ) -> dict[str, float]:
@@ -224,15 +273,13 @@ def evaluate_enhancers(
     raters: dict[str, Rater],
     datamodule: ShardedDataModule,
     folder: Path,
-    identity: Identity,
     device: torch.device,
-) -> None:
+) -> Result:
     """PSNR, SSIM and score of bicubic, the networks and HR on every validation photo."""
-    for module in own.values():
+    for module in (*own.values(), *(rater.net for rater in raters.values())):
         module.to(device)
     scorer = raters["score"].net if "score" in raters else None
     note = describe(raters)
-    datamodule.setup("validate")
     photos: Any = datamodule.val  # type: ignore[attr-defined]
     scales = list(photos.lr)
     several = len(scales) > 1
@@ -246,20 +293,18 @@ def evaluate_enhancers(
             if cfg.self_ensemble:
                 nets[name] = SelfEnsemble(nets[name])
         hr = to_unit(photo.hr).to(device)
-        results = {
-            name: to_unit(restore(net, photo.lr, device=device)).to(device)
-            for name, net in nets.items()
-        }
+        made = {name: whole_photo(net, photo.lr, device) for name, net in nets.items()}
+        results = {name: to_unit(image).to(device) for name, image in made.items()}
         for name, image in {**results, "HR": hr}.items():
             row = {"image": photo.name, "scale": scale, "net": name}
             rows.append(row | measure(image, None if name == "HR" else hr, scale, raters))
         stem = f"{photo.name}_x{scale}" if several else photo.name
         images = folder / "images"
         write_image(images / f"{stem}_lr.png", photo.lr, overwrite=True)
-        shown = {name: image for name, image in results.items() if name != "bicubic"}
-        for k, image in enumerate(shown.values(), 1):
-            which = f"sr{k}" if len(shown) > 1 else "sr"
-            write_image(images / f"{stem}_{which}.png", to_bytes(image), overwrite=True)
+        for k, name in enumerate(own, 1):
+            which = f"sr{k}" if len(own) > 1 else "sr"
+            write_image(images / f"{stem}_{which}.png", made[name], overwrite=True)
+        shown = {name: results[name] for name in own}
         path = images / f"{stem}.png"
         lr = to_unit(photo.lr).to(device)
         save_before_after(comparison(lr, hr, shown, scale, scorer), path, note)
@@ -282,8 +327,7 @@ def evaluate_enhancers(
     ]
     lines = []
     for label, at, name, values in listed:
-        digits = (f"{values[k]:.{4 if k == 'ssim' else 2}f}" if k in values else "-" for k in keys)
-        lines.append([label, *[at] * several, name, *digits])
+        lines.append([label, *[at] * several, name, *digits(values, keys)])
     which = ", ".join(str(shorter(path)) for path in checkpoints(cfg))
     which += " with self-ensemble" if cfg.self_ensemble else ""
     title = f"{which} (x{', x'.join(map(str, scales))}) on {datamodule.description}"
@@ -298,22 +342,14 @@ def evaluate_enhancers(
             metrics[f"psnr_gain/{name}{suffix}" if len(own) > 1 else f"psnr_gain{suffix}"] = gain
             where = f" at x{scale}" if suffix else ""
             text += f"{name} over bicubic{where}: {gain:+.2f} dB PSNR (DIV2K)\n"
-    (folder / "table.txt").write_text(f"{text}{PROTOCOLS}{note}\n")
-    files = [*files, "per_image.csv", "result.json"]
-    finish(folder, identity, metrics, files=files, device=str(device), world_size=1, note=note)
+    return Result(f"{text}{PROTOCOLS}{note}\n", metrics, [*files, "per_image.csv"], note)
 
 
 def evaluate_scorer(
-    cfg: DictConfig,
-    net: nn.Module,
-    datamodule: ShardedDataModule,
-    folder: Path,
-    identity: Identity,
-    device: torch.device,
-) -> None:
+    net: nn.Module, path: str, datamodule: ShardedDataModule, folder: Path, device: torch.device
+) -> Result:
     """EMD, correlations and accuracy beside the baselines, per photo too, and in pictures."""
     net = net.to(device)
-    datamodule.setup("validate")
     batches = datamodule.val_dataloader()
     with torch.inference_mode():
         pairs = [
@@ -324,8 +360,7 @@ def evaluate_scorer(
     metrics = {name: value.item() for name, value in rating_metrics(p_NK, q_NK).items()}
     data: Any = datamodule
     metrics |= baselines(data.train.p_NK, data.val.p_NK, data.val.num_votes_N)
-    title = f"{shorter(cfg.checkpoint)} on {len(p_NK)} images: {datamodule.description}"
-    (folder / "table.txt").write_text(metrics_table(title, metrics))
+    title = f"{shorter(path)} on {len(p_NK)} images: {datamodule.description}"
     values = {
         "mean": mean_score(p_NK),
         "std": std_score(p_NK),
@@ -340,11 +375,15 @@ def evaluate_scorer(
     write_csv(folder / "per_image.csv", ["image", *values], per_image)
     items = torch.arange(len(p_NK))
     pictures = save_rating_pictures(
-        Predictions(p_NK, q_NK, items), data.val, folder / "images", str(shorter(cfg.checkpoint))
+        Predictions(p_NK, q_NK, items), data.val, folder / "images", str(shorter(path))
     )
-    files = [str(path.relative_to(folder)) for path in pictures.values()]
-    files += ["per_image.csv", "result.json"]
-    finish(folder, identity, metrics, files=files, device=str(device), world_size=1)
+    files = [str(picture.relative_to(folder)) for picture in pictures.values()]
+    return Result(metrics_table(title, metrics), metrics, [*files, "per_image.csv"])
+
+
+def digits(values: dict[str, Any], keys: list[str]) -> list[str]:
+    """The cells of a table."""
+    return [f"{values[k]:.{4 if k == 'ssim' else 2}f}" if k in values else "-" for k in keys]
 
 
 def record_name(record: Record) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from commands import evaluate
 from datamodules.images import read_image, to_bytes, to_unit
 from datamodules.sample import SamplePairs
 from lightning_modules.checkpoint import load_network, save_safetensors
@@ -383,3 +384,24 @@ def test_export_to_onnx_computes_the_same_at_any_size(
     assert "name that ends in .onnx" in cli(
         "export", f"checkpoint={path}", "format=onnx", "output=net.pt", *words
     ).err  # fmt: skip
+
+
+def test_evaluate_takes_a_list_of_one_and_networks_without_a_margin(
+    cli: Cli, scorer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["data=sample_rated", "data.limit=8", "name=one"]
+    assert cli("evaluate", f"checkpoint=[{scorer_file}]", *words).code == 0
+    # What README shows as a network of one's own need not declare how far its pixels see.
+    monkeypatch.setattr(evaluate, "TILE", 16)
+    net = EDSR(2, num_blocks=1, num_features=4).eval()
+    lr = torch.randint(0, 256, (3, 20, 40), dtype=torch.uint8)
+    tiled = evaluate.whole_photo(net, lr, torch.device("cpu"))
+    del net.margin
+    assert torch.equal(evaluate.whole_photo(net, lr, torch.device("cpu")), tiled)
+
+
+def test_a_wrong_scorer_leaves_no_folder_behind(cli: Cli, enhancer: Path) -> None:
+    done = cli("evaluate", f"checkpoint={enhancer}", f"scorer.checkpoint={enhancer}", "name=x")
+    assert done.code == 2
+    assert "needs a scorer" in done.err
+    assert not Path("outputs").exists()
