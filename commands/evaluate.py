@@ -29,7 +29,7 @@ from commands.terminal import metrics_table, table
 from datamodules.images import to_unit, write_image
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
-from lightning_modules.checkpoint import Record, load_network
+from lightning_modules.checkpoint import Record, dependence, load_network
 from lightning_modules.losses import emd_per_sample
 from lightning_modules.metrics import Predictions, baselines, image_metrics, rating_metrics
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
@@ -243,11 +243,7 @@ def describe(raters: dict[str, Rater]) -> str:
         for name, rater in raters.items()
     ]
     if len(raters) == 2:
-        scorer, judge = (rater.record for rater in raters.values())
-        shared = ["backbone"] * (scorer["net"]["backbone"] == judge["net"]["backbone"])
-        shared += ["ratings"] * (scorer["data"] == judge["data"])
-        if shared:
-            lines.append(f"the judge is not independent: it shares {' and '.join(shared)}")
+        lines += dependence(*(rater.record for rater in raters.values()))
     return "\n".join(lines)
 
 

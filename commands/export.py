@@ -68,6 +68,8 @@ def export_onnx(net: nn.Module, path: Path) -> None:
         raise ValueError(
             f"format=onnx needs {error.name}: pip install onnx onnxscript onnxruntime"
         ) from error
+    for name in ("onnxscript", "onnx_ir"):  # they tell of every pass
+        logging.getLogger(name).setLevel(logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     sides = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=2)}

@@ -25,7 +25,7 @@ from commands.run_folder import Identity, State, current, decide, finish, locked
 from commands.terminal import metrics_table
 from datamodules.sampling import ShardedDataModule
 from lightning_modules.callbacks import Watch
-from lightning_modules.checkpoint import WriteRecord, read_checkpoint
+from lightning_modules.checkpoint import WriteRecord, dependence, load_network, read_checkpoint
 from lightning_modules.loggers import RunCSV
 from networks.backbones import BACKBONES
 from networks.edsr import EDSR
@@ -262,6 +262,10 @@ def fit(
     trainer.loggers = build_loggers(cfg, folder, identity, first_step)
     verb = "continuing" if ckpt_path else "training"
     log.info("%s in %s: %s", verb, folder, datamodule.description)
+    if not trains_scorer(cfg) and cfg.gamma and cfg.judge.checkpoint is not None:
+        paths = (cfg.scorer.checkpoint, cfg.judge.checkpoint)
+        for line in dependence(*(load_network(path, kind="scorer")[1] for path in paths)):
+            log.info("%s", line)
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     if trainer.is_global_zero:
         write_result(trainer, folder, identity, writer)

@@ -36,11 +36,11 @@ from datamodules.sampling import (
     orient,
     random_stream,
 )
+from networks.scales import SCALES
 
 log = logging.getLogger(__name__)
 
 PER_SHARD = 64  # photos per file of the store: half a gigabyte of DIV2K
-SCALES = (1, 2, 3, 4)
 
 
 class Pair(NamedTuple):

@@ -97,8 +97,8 @@ def read_photo(path: str | Path) -> Photo:
     """Reads a photo upright with its alpha channel, 16 bits, ICC profile and EXIF data.
 
     Raises:
-        ValueError: if the file is missing, unreadable or no image; the message names it. 16-bit
-            colour needs OpenCV.
+        ValueError: if the file is missing, unreadable or no image; the message names it. 16 bits
+            need OpenCV.
     """
     image, deep = open_upright(path)
     info: dict[str, Any] = {}
@@ -110,6 +110,7 @@ def read_photo(path: str | Path) -> Photo:
     if deep:
         return deep_photo(path, info)
     if image.mode.startswith("I"):
+        opencv(path)  # would be missed when the result is written
         gray = torch.from_numpy(deep_gray(image, path)).int()
         return Photo(gray.expand(3, *gray.shape).contiguous(), None, 65535, info)
     if image.has_transparency_data:
@@ -118,17 +119,25 @@ def read_photo(path: str | Path) -> Photo:
     return Photo(to_tensor(np.array(image.convert("RGB"))), None, 255, info)
 
 
-def deep_photo(path: str | Path, info: dict[str, Any]) -> Photo:
-    """A 16-bit colour image, which Pillow cannot hold."""
+def opencv(path: str | Path) -> Any:  # noqa: ANN401
+    """OpenCV, which reads and writes 16-bit colour.
+
+    Raises:
+        ValueError: if it is not installed.
+    """
     try:
         import cv2
     except ImportError as error:
         raise ValueError(
-            f"{path}: 16-bit colour needs OpenCV: pip install opencv-python-headless"
+            f"{path}: 16 bits need OpenCV: pip install opencv-python-headless"
         ) from error
-    found = cv2.imdecode(
-        np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    )
+    return cv2
+
+
+def deep_photo(path: str | Path, info: dict[str, Any]) -> Photo:
+    """A 16-bit colour image, which Pillow cannot hold."""
+    cv2 = opencv(path)
+    found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)  # as it lies
     if found is None or found.dtype != np.uint16:
         raise ValueError(f"{path}: OpenCV cannot read this 16-bit image")
     if found.ndim == 2:
@@ -198,7 +207,7 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> None:
     os.close(handle)
     try:
         if photo.levels > 255 and suffix == ".png":
-            Path(temporary).write_bytes(deep_png(image, photo.info))
+            Path(temporary).write_bytes(deep_png(path, image, photo.info))
         else:
             if photo.levels > 255:
                 image = (image / (photo.levels / 255)).round().to(torch.uint8)
@@ -210,13 +219,12 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> None:
         raise
 
 
-def deep_png(image: Tensor, info: dict[str, Any]) -> bytes:
+def deep_png(path: Path, image: Tensor, info: dict[str, Any]) -> bytes:
     """A PNG file of 16 bits: 3 or 4 x H x W values up to 65535, with profile and EXIF data."""
-    import cv2
-
+    cv2 = opencv(path)
     order = [2, 1, 0, 3][: len(image)]  # OpenCV's is BGR
     pixels = np.ascontiguousarray(image[order].permute(1, 2, 0).numpy().astype(np.uint16))
-    encoded = cv2.imencode(".png", pixels)[1].tobytes()
+    encoded: bytes = cv2.imencode(".png", pixels)[1].tobytes()
     chunks = b""
     if "icc_profile" in info:
         chunks += png_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(info["icc_profile"]))

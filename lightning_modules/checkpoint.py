@@ -294,3 +294,10 @@ def save_safetensors(
         raise ValueError(f"{path}: cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def dependence(scorer: Record, judge: Record) -> list[str]:
+    """One line where a judge has something in common with the scorer, whose faults it may share."""
+    shared = ["backbone"] * (scorer["net"]["backbone"] == judge["net"]["backbone"])
+    shared += ["ratings"] * (scorer["data"] == judge["data"])
+    return [f"the judge is not independent: it shares {' and '.join(shared)}"] if shared else []

@@ -140,7 +140,8 @@ class EnhancementModule(L.LightningModule):
         """Logs the means over the photos of all ranks."""
         for name, metric in self.val_metrics.items():
             assert isinstance(metric, MeanMetric)
-            value = metric.compute()
+            with metric.sync_context():  # of all ranks; `compute` would warn where there is none
+                value = metric.mean_value / metric.weight
             metric.reset()
             if not value.isnan():  # a scale of which limit_val_batches has left no photo
                 # The same on all ranks already; saying so keeps Lightning from warning.

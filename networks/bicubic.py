@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from networks.scales import check_scale
+
 
 def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keys' kernel with a = -0.5; zero outside [-2, 2]."""
@@ -110,8 +112,7 @@ def upscale(image_BCHW: Tensor, scale: int) -> Tensor:
     for every place and every size, so that it can be tiled, compiled and exported.
 
     Args:
-        image_BCHW: floating point, of any range, 2 pixels or more on each side; its memory format
-            is kept.
+        image_BCHW: floating point, of any range; its memory format is kept.
         scale: a whole number; 1 returns the image as it is.
     """
     if scale == 1:
@@ -122,6 +123,9 @@ def upscale(image_BCHW: Tensor, scale: int) -> Tensor:
     with torch.autocast(image_BCHW.device.type, enabled=False):
         x = image_BCHW.float()
         for dim in (2, 3):  # borders are mirrored, the outermost pixel too
+            if x.shape[dim] == 1:  # has no second pixel to mirror
+                x = x.repeat_interleave(2 * REACH + 1, dim)
+                continue
             first, last = x.narrow(dim, 0, REACH), x.narrow(dim, x.shape[dim] - REACH, REACH)
             x = torch.cat([first.flip(dim), x, last.flip(dim)], dim)
         out = F.pixel_shuffle(F.conv2d(x, weight, groups=channels), scale)
@@ -143,8 +147,7 @@ class Bicubic(nn.Module):
 
     def __init__(self, scale: int = 2) -> None:
         super().__init__()
-        if scale not in (1, 2, 3, 4):
-            raise ValueError(f"scale={scale}: Bicubic has the scales 1, 2, 3 and 4")
+        check_scale(self, scale)
         self.scale = scale
         self.margin = REACH if scale > 1 else 0
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.bicubic import REACH, upscale
+from networks.scales import check_scale
 
 
 class AdaptiveNorm(nn.Module):
@@ -58,8 +59,7 @@ class CAN(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        if scale not in (1, 2, 3, 4):
-            raise ValueError(f"scale={scale}: CAN has the scales 1, 2, 3 and 4")
+        check_scale(self, scale)
         if num_layers < 3 or num_features < 3:
             raise ValueError(
                 f"num_layers={num_layers}, num_features={num_features}: both must be 3 or more"

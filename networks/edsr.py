@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from networks.scales import check_scale
+
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB means of the 800 training photos, in [0, 1]
 FACTORS: dict[int, list[int]] = {1: [], 2: [2], 3: [3], 4: [2, 2]}  # steps of the upsampler
 
@@ -94,8 +96,7 @@ class EDSR(nn.Module):
         res_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if scale not in (1, 2, 3, 4):
-            raise ValueError(f"scale={scale}: EDSR has the scales 1, 2, 3 and 4")
+        check_scale(self, scale)
         if num_blocks < 1 or num_features < 1:
             raise ValueError(
                 f"num_blocks={num_blocks}, num_features={num_features}: both must be 1 or more"

@@ -2,6 +2,14 @@
 
 from torch import Tensor, nn
 
+SCALES = (1, 2, 3, 4)
+
+
+def check_scale(network: nn.Module, scale: int) -> None:
+    """Raises a ValueError unless it is a scale that networks have; 1 restores at the same size."""
+    if scale not in SCALES:
+        raise ValueError(f"scale={scale}: {type(network).__name__} has the scales 1, 2, 3 and 4")
+
 
 class AtScale(nn.Module):
     """A network of several scales used at one of them.

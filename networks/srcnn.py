@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from networks.bicubic import REACH, upscale
 from networks.edsr import same_conv
+from networks.scales import check_scale
 
 
 class SRCNN(nn.Module):
@@ -40,8 +41,7 @@ class SRCNN(nn.Module):
         num_features: Sequence[int] = (64, 32),
     ) -> None:
         super().__init__()
-        if scale not in (1, 2, 3, 4):
-            raise ValueError(f"scale={scale}: SRCNN has the scales 1, 2, 3 and 4")
+        check_scale(self, scale)
         kernels, widths = list(kernel_sizes), list(num_features)
         if len(kernels) != 3 or min(kernels) < 1 or any(size % 2 == 0 for size in kernels):
             raise ValueError(f"kernel_sizes={kernels}: three odd numbers")

@@ -50,6 +50,13 @@ def train(cli: Cli, output: str, *words: str) -> Path:
     return run_at(output)
 
 
+def on_two_ranks(folder: Path, *words: str) -> Path:
+    process = launch(folder, *TINY, *words, "trainer=ddp_cpu", "paths.output_dir=two")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return run_at("two")
+
+
 def test_run_folder_holds_everything(cli: Cli) -> None:
     run = train(cli, "a")
     result = json.loads((run / "result.json").read_text())
@@ -254,10 +261,7 @@ def test_wandb_offline_needs_no_account(
 @pytest.mark.ddp
 def test_two_ranks_train_like_one(cli: Cli, folder: Path) -> None:
     single = train(cli, "one", *FIFTY)
-    double = launch(folder, *TINY, *FIFTY, "trainer=ddp_cpu", "paths.output_dir=two")
-    output, _ = double.communicate(timeout=300)
-    assert double.returncode == 0, output
-    run = run_at("two")
+    run = on_two_ranks(folder, *FIFTY)
     assert json.loads((run / "result.json").read_text())["world_size"] == 2
     assert len(rows(run)) == len(rows(single))
     assert_same_curve(single, run)
@@ -387,18 +391,17 @@ def test_mdsr_does_not_read_scale(cli: Cli) -> None:
 
 @pytest.mark.ddp
 def test_mdsr_trains_on_two_ranks_like_on_one(cli: Cli, folder: Path) -> None:
-    single = train(cli, "one", *MULTI)
-    double = launch(folder, *TINY, *MULTI, "trainer=ddp_cpu", "paths.output_dir=two")
-    output, _ = double.communicate(timeout=300)
-    assert double.returncode == 0, output
-    assert_same_curve(single, run_at("two"))
+    assert_same_curve(train(cli, "one", *MULTI), on_two_ranks(folder, *MULTI))
 
 
 def test_the_judge_validates_and_leaves_no_trace_in_the_weights(cli: Cli) -> None:
     sample = "weights/nima_sample.safetensors"
     plain = train(cli, "a")
     options = ["model.loss.fidelity=l1", "model.loss.warmup=0.5", "model.grad_ratio_every=1"]
-    run = train(cli, "b", f"judge.checkpoint={ROOT / sample}", *options)
+    done = cli(*TINY, "paths.output_dir=b", f"judge.checkpoint={ROOT / sample}", *options)
+    assert done.code == 0, done.err
+    assert "the judge is not independent: it shares backbone and ratings" in done.out + done.err
+    run = run_at("b")
     result = json.loads((run / "result.json").read_text())
     metrics = result["metrics"]
     assert metrics["val/score_judge"] == pytest.approx(metrics["val/score"], abs=1e-6)

@@ -1,5 +1,6 @@
 import os
 import struct
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -7,9 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
-from datamodules.images import find_images, probe, read_image, write_image
+from datamodules.images import (
+    Photo,
+    find_images,
+    probe,
+    read_image,
+    read_photo,
+    write_image,
+    write_photo,
+)
 
 RAMP = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -160,3 +169,58 @@ def test_finding_images(tmp_path: Path) -> None:
     for where in ("empty", "absent.png", "*.webp"):
         with pytest.raises(ValueError, match="no "):
             find_images(str(tmp_path / where))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_of_sixteen_bits_come_upright_and_keep_what_goes_with_them(
+    tmp_path: Path, orientation: int
+) -> None:
+    pytest.importorskip("cv2")
+    pixels = torch.randint(0, 65536, (4, 5, 7), dtype=torch.int32)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "A camera"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    info = {"exif": exif.tobytes(), "icc_profile": profile}
+    write_photo(tmp_path / "a.png", Photo(pixels[:3], pixels[3:], 65535, info))
+    with Image.open(tmp_path / "a.png") as file:  # in 8 bits
+        expected = np.array(ImageOps.exif_transpose(file).convert("RGBA"))
+    found = read_photo(tmp_path / "a.png")
+    assert found.levels == 65535
+    assert found.info["icc_profile"] == profile
+    assert found.alpha is not None
+    values = torch.cat([found.pixels, found.alpha]).permute(1, 2, 0).numpy()
+    assert values.shape == expected.shape
+    assert np.abs(values / 257 - expected).max() < 1.01
+    again = Image.Exif()
+    again.load(found.info["exif"])
+    assert again[0x010F] == "A camera"
+    assert again.get(0x0112, 1) == 1
+    write_photo(tmp_path / "b.png", found)
+    twice = read_photo(tmp_path / "b.png")
+    assert torch.equal(twice.pixels, found.pixels)
+    assert torch.equal(twice.alpha, found.alpha)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGB"])
+def test_sixteen_bits_without_opencv_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    pytest.importorskip("cv2")
+    path = tmp_path / "a.png"
+    if mode == "RGB":
+        deep = torch.randint(0, 65536, (3, 5, 7), dtype=torch.int32)
+        write_photo(path, Photo(deep, None, 65535, {}))
+    else:
+        Image.fromarray(np.full((5, 7), 40_000, np.uint16)).save(path)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ValueError, match=r"a\.png: 16 bits need OpenCV: pip install"):
+        read_photo(path)
+    assert read_image(path).shape == (3, 5, 7)  # in 8 bits
+
+
+def test_profiles_of_other_colours_do_not_stay_with_rgb(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for mode, kept in (("RGB", True), ("L", False), ("CMYK", False)):
+        Image.new(mode, (4, 4)).save(tmp_path / f"{mode}.jpg", icc_profile=profile)
+        assert ("icc_profile" in read_photo(tmp_path / f"{mode}.jpg").info) == kept

@@ -110,6 +110,7 @@ def test_a_compiled_network_trains_and_saves_the_same() -> None:
         module = module_of(compile=compiled)
         data = SamplePairs(2, patch_size=8, batch_size=2, num_steps=3, limit=1)
         quiet_trainer(max_epochs=1).fit(module, datamodule=data)
+        assert (module.net._compiled_call_impl is not None) == compiled
         states.append(module.state_dict())
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():

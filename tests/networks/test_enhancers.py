@@ -95,6 +95,12 @@ def test_upscale_is_matlabs_before_rounding(scale: int) -> None:
     assert (exact.round() != rounded).float().mean() < 0.4
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (2, 3)])
+def test_upscale_takes_images_of_one_pixel(size: tuple[int, int]) -> None:
+    levels = torch.from_numpy(np.random.default_rng(0).integers(40, 216, (1, 3, *size), np.uint8))
+    assert (upscale(levels.float(), 2) - imresize(levels, 2)).abs().max() < 1.3
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 def test_can_starts_as_the_identity_and_all_of_it_learns(normalize: bool) -> None:
     torch.manual_seed(0)
