@@ -276,6 +276,7 @@ def evaluate_enhancers(
         module.to(device)
     scorer = raters["score"].net if "score" in raters else None
     note = describe(raters)
+    source = describe({"score": raters["score"]}) if scorer is not None else ""  # in the pictures
     photos: Any = datamodule.val  # type: ignore[attr-defined]
     scales = list(photos.lr)
     several = len(scales) > 1
@@ -303,7 +304,7 @@ def evaluate_enhancers(
         shown = {name: results[name] for name in own}
         path = images / f"{stem}.png"
         lr = to_unit(photo.lr).to(device)
-        save_before_after(comparison(lr, hr, shown, scale, scorer), path, note)
+        save_before_after(comparison(lr, hr, shown, scale, scorer), path, source)
         files.append(str(path.relative_to(folder)))
     names = ["bicubic", *own, "HR"]
     keys = [key for key in HEADINGS if any(key in row for row in rows)]

@@ -54,7 +54,9 @@ class Options(Measuring):
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that neither types nor signatures show."""
     yield from require_kind(cfg, "pairs")
-    yield from measuring_problems(cfg, "checkpoints", list(cfg.checkpoints))
+    # A single file, which is no list, is `Options`' to refuse.
+    paths = [] if isinstance(cfg.checkpoints, str) else list(cfg.checkpoints)
+    yield from measuring_problems(cfg, "checkpoints", paths)
 
 
 def interpolate(cfg: DictConfig) -> None:

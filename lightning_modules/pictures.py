@@ -89,7 +89,7 @@ def save_before_after(panels: list[Panel], path: Path, note: str = "") -> None:
     Args:
         panels: the columns; the last one is the reference that the detail is chosen on.
         path: a .png file; replaced if it exists.
-        note: a line at the bottom, such as what the scores are.
+        note: one line at the bottom, such as what the scores are.
     """
     reference = panels[-1].image
     height, width = reference.shape[:2]

@@ -16,6 +16,7 @@ from datamodules.images import read_image, to_bytes, to_unit
 from datamodules.sample import SamplePairs
 from lightning_modules.checkpoint import load_network, save_safetensors
 from lightning_modules.metrics import image_metrics
+from lightning_modules.pictures import save_before_after
 from networks.can import CAN
 from networks.edsr import EDSR
 from networks.mdsr import MDSR
@@ -200,10 +201,18 @@ def test_enhance_keeps_sixteen_bits(cli: Cli, enhancer: Path, folder: Path, chan
 
 
 def test_evaluate_several_beside_each_other(
-    cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path
+    cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorers = [f"scorer.checkpoint={scorer_file}", f"judge.checkpoint={scorer_file}"]
-    done = cli("evaluate", f"checkpoint=[{enhancer},{mdsr}]", "name=both", *scorers)
+    notes: list[str] = []
+
+    def draw(panels: list[Any], path: Path, note: str = "") -> None:
+        notes.append(note)
+        save_before_after(panels, path, note)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "save_before_after", draw)
+        done = cli("evaluate", f"checkpoint=[{enhancer},{mdsr}]", "name=both", *scorers)
     assert done.code == 0, done.err
     folder = Path("outputs/evaluate/both")
     metrics = json.loads((folder / "result.json").read_text())["metrics"]
@@ -213,6 +222,8 @@ def test_evaluate_several_beside_each_other(
         "score_judge/HR",
     } <= metrics.keys()
     assert "the judge is not independent: it shares backbone and ratings" in done.out
+    assert len(notes) == 2
+    assert all("\n" not in note and note.startswith("scorer: ") for note in notes)  # one line fits
     single = cli("evaluate", f"checkpoint={mdsr}", "name=one", "scale=2", *scorers)
     assert single.code == 0, single.err
     alone = json.loads(Path("outputs/evaluate/one/result.json").read_text())["metrics"]
@@ -352,6 +363,8 @@ def test_interpolate_measures_between_two_trainings(
     assert again.code == 2
     assert "networks.mdsr.MDSR" in again.err
     assert "at least 2 items" in cli("interpolate", f"checkpoints=[{enhancer}]").err
+    alone = cli("interpolate", f"checkpoints={enhancer}").err
+    assert alone.strip() == f"error: checkpoints={enhancer}: should be a valid list"
 
 
 @pytest.mark.slow
