@@ -11,6 +11,7 @@ input.
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from networks.bicubic import REACH, upscale
@@ -60,5 +61,7 @@ class SRCNN(nn.Module):
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
         """Maps B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32, not clamped."""
-        sr_BCHW: Tensor = self.layers(upscale(lr_BCHW, self.scale)).float()
+        x_BCHW = self.layers[:-1](upscale(lr_BCHW, self.scale))
+        with torch.autocast(lr_BCHW.device.type, enabled=False):  # bf16 has 8 bits, as the image
+            sr_BCHW: Tensor = self.layers[-1](x_BCHW.float())
         return sr_BCHW

@@ -86,6 +86,14 @@ def test_every_scale_gives_its_size_in_float32(kind: type[nn.Module], scale: int
         kind(5)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("kind", [EDSR, SRCNN, CAN])
+def test_the_last_convolution_stays_in_float32_under_autocast(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        sr = kind(2).eval()(torch.rand(1, 3, 16, 16))  # type: ignore[call-arg]
+    assert (sr == sr.bfloat16()).float().mean() < 0.1
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_upscale_is_matlabs_before_rounding(scale: int) -> None:
     levels = torch.from_numpy(np.random.default_rng(0).integers(40, 216, (1, 3, 9, 7), np.uint8))
