@@ -328,6 +328,8 @@ def build_loggers(cfg: DictConfig, folder: Path, identity: Identity, first_step:
         if name == "wandb":  # the same run goes on in the same W&B run
             run = read_json(folder / "run.json") or {}
             more = {"id": run.get("run_id"), "name": folder.name, "resume": "allow"}
+            # Its service may have been started elsewhere, and looks from there.
+            more["save_dir"] = str(folder.absolute())
         logger = instantiate(node, **more)
         logger.log_hyperparams(identity.config)
         loggers.append(logger)
