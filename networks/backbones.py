@@ -61,7 +61,9 @@ def conv_norm(
     same: bool = False,
 ) -> list[nn.Module]:
     """Convolution and batch norm; padded on all sides alike, or as TensorFlow's `SAME`."""
-    kind = SameConv2d if same and stride > 1 else nn.Conv2d
+    kind: type[nn.Conv2d] = nn.Conv2d
+    if stride > 1:
+        kind = SameConv2d if same else StridedConv2d
     conv = kind(
         in_channels,
         out_channels,
@@ -74,7 +76,22 @@ def conv_norm(
     return [conv, nn.BatchNorm2d(out_channels, eps=epsilon)]
 
 
-class SameConv2d(nn.Conv2d):
+class StridedConv2d(nn.Conv2d):
+    """A strided convolution; CPUs compute the depthwise ones in float32, also under autocast.
+
+    Their gradient in bfloat16 has no fast code there: it takes ten to a hundred times as long as in
+    float32, two thirds of a training step of a MnasNet.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W to B x C' x H / stride x W / stride."""
+        if self.groups == 1 or x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
+class SameConv2d(StridedConv2d):
     """A strided convolution padded as TensorFlow's `SAME`: more at the right and at the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -277,6 +294,8 @@ def torchvision_backbone(name: str, attribute: str, num_features: int) -> Backbo
     def build() -> nn.Module:
         features: nn.Module = getattr(torchvision.models.get_model(name, weights=None), attribute)
         for module in features.modules():
+            if type(module) is nn.Conv2d and module.stride != (1, 1):
+                module.__class__ = StridedConv2d  # which has the same attributes
             if isinstance(module, nn.BatchNorm2d):
                 # MnasNet's 3e-4 needs ten thousand steps before the running statistics mean
                 # anything; short trainings would be worse than the constant predictor.

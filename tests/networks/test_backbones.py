@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from datamodules.images import to_unit
 from datamodules.sample import photo
-from networks.backbones import BACKBONES, HalvingPool, Inception, SameConv2d, State
+from networks.backbones import (
+    BACKBONES,
+    HalvingPool,
+    Inception,
+    SameConv2d,
+    State,
+    StridedConv2d,
+)
 from networks.nima import NIMA, BFloat16Conv2d, fold_batch_norms, inference_copy, mean_score
 
 Array = NDArray[np.floating[Any]]
@@ -228,6 +235,31 @@ def test_strided_layers_of_efficientnet_pad_as_tensorflow() -> None:
     convs = [m for m in BACKBONES["efficientnet_lite0"].build().modules() if hasattr(m, "stride")]
     strided = [conv for conv in convs if conv.stride == (2, 2)]
     assert [type(conv) for conv in strided] == [SameConv2d] * 5
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_strided_depthwise_layers_stay_in_float32_on_a_cpu(backbone: str) -> None:
+    """Their bfloat16 gradient is ten to a hundred times slower there."""
+    scorer = inference_copy(random_scorer(backbone))
+    dtypes: dict[str, torch.dtype] = {}
+    for name, module in scorer.named_modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.stride == (2, 2):
+            module.register_forward_hook(lambda _, __, y, name=name: dtypes.update({name: y.dtype}))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scorer(images(1, 64, 64))
+    num_strided = {"vgg16": 0, "inception_v2": 0}.get(backbone, 4)  # after the first layer
+    assert list(dtypes.values()) == [torch.float32] * num_strided
+
+
+def test_strided_depthwise_layer_computes_what_pytorch_does() -> None:
+    torch.manual_seed(0)
+    conv = StridedConv2d(8, 8, 5, stride=2, padding=2, groups=8)
+    x = torch.randn(2, 8, 9, 12, requires_grad=True)
+    (gradient,) = torch.autograd.grad(conv(x).square().sum(), x)
+    plain = nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8)
+    plain.load_state_dict(conv.state_dict())
+    assert torch.equal(conv(x), plain(x))
+    assert torch.equal(gradient, torch.autograd.grad(plain(x).square().sum(), x)[0])
 
 
 def test_mobilenet_equals_the_one_written_in_numpy() -> None:
