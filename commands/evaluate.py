@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from commands.config import check_name, require_file, require_kind
@@ -26,6 +26,7 @@ from commands.run_folder import (
     start,
 )
 from commands.terminal import metrics_table, table
+from datamodules.div2k import Pair
 from datamodules.images import to_unit, write_image
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
@@ -71,6 +72,8 @@ class Options(Measuring):
 
     checkpoint: str | list[str]
     self_ensemble: bool
+    pictures: NonNegativeInt | None
+    rows: PositiveInt | None
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
@@ -280,11 +283,13 @@ def evaluate_enhancers(
     photos: Any = datamodule.val  # type: ignore[attr-defined]
     scales = list(photos.lr)
     several = len(scales) > 1
+    baseline = "bicubic" if scales != [1] else "input"  # the same at scale 1
     rows: list[dict[str, Any]] = []
-    files = []
-    for photo in progress((photos[k] for k in range(len(photos))), "evaluating", len(photos)):
+    files = ["per_image.csv"]
+    for k in progress(range(len(photos)), "evaluating", len(photos)):
+        photo = photos[k]
         scale = photo.scale
-        nets: dict[str, nn.Module] = {"bicubic": Bicubic(scale)}
+        nets: dict[str, nn.Module] = {baseline: Bicubic(scale)}
         for name, net in own.items():
             nets[name] = at_scale(net, scale)
             if cfg.self_ensemble:
@@ -295,18 +300,11 @@ def evaluate_enhancers(
         for name, image in {**results, "HR": hr}.items():
             row = {"image": photo.name, "scale": scale, "net": name}
             rows.append(row | measure(image, None if name == "HR" else hr, scale, raters))
-        stem = f"{photo.name}_x{scale}" if several else photo.name
-        images = folder / "images"
-        write_image(images / f"{stem}_lr.png", photo.lr, overwrite=True)
-        for k, name in enumerate(own, 1):
-            which = f"sr{k}" if len(own) > 1 else "sr"
-            write_image(images / f"{stem}_{which}.png", made[name], overwrite=True)
-        shown = {name: results[name] for name in own}
-        path = images / f"{stem}.png"
-        lr = to_unit(photo.lr).to(device)
-        save_before_after(comparison(lr, hr, shown, scale, scorer), path, source)
-        files.append(str(path.relative_to(folder)))
-    names = ["bicubic", *own, "HR"]
+        if cfg.pictures is None or k % len(photos.hr) < cfg.pictures:
+            stem = f"{photo.name}_x{scale}" if several else photo.name
+            sr = {name: made[name] for name in own}
+            files.append(save_images(folder, stem, photo, sr, scorer, source))
+    names = [baseline, *own, "HR"]
     keys = [key for key in HEADINGS if any(key in row for row in rows)]
     write_csv(folder / "per_image.csv", ["image", "scale", "net", *keys], rows)
     # Means over photos, by scale and net; and over the scales where there are several.
@@ -317,7 +315,8 @@ def evaluate_enhancers(
         for scale in ([*scales, None] if several else scales)
         for name in names
     }
-    listed = [(r["image"], f"x{r['scale']}", r["net"], r) for r in rows]
+    shown = rows if cfg.rows is None or len(rows) <= cfg.rows else []
+    listed = [(r["image"], f"x{r['scale']}", r["net"], r) for r in shown]
     listed += [
         ("mean", "all" if scale is None else f"x{scale}", name, values)
         for (scale, name), values in means.items()
@@ -330,16 +329,40 @@ def evaluate_enhancers(
     title = f"{which} (x{', x'.join(map(str, scales))}) on {datamodule.description}"
     columns = ["photo", *["scale"] * several, "net", *(HEADINGS[key] for key in keys)]
     text = table(title, columns, lines) + "\n"
+    if not shown:
+        text += f"means of {len(photos.hr)} photos; each is in per_image.csv (rows=null: here)\n"
     metrics: dict[str, float] = {}
     for (scale, name), mean in means.items():
         suffix = f"/x{scale}" if several and scale is not None else ""
         metrics |= {f"{key}/{name}{suffix}": value for key, value in mean.items()}
         if name in own:
-            gain = mean["psnr"] - means[scale, "bicubic"]["psnr"]
+            gain = mean["psnr"] - means[scale, baseline]["psnr"]
             metrics[f"psnr_gain/{name}{suffix}" if len(own) > 1 else f"psnr_gain{suffix}"] = gain
             where = f" at x{scale}" if suffix else ""
-            text += f"{name} over bicubic{where}: {gain:+.2f} dB PSNR (DIV2K)\n"
-    return Result(f"{text}{PROTOCOLS}{note}\n", metrics, [*files, "per_image.csv"], note)
+            text += f"{name} over {baseline}{where}: {gain:+.2f} dB PSNR (DIV2K)\n"
+    return Result(f"{text}{PROTOCOLS}{note}\n", metrics, files, note)
+
+
+def save_images(
+    folder: Path,
+    stem: str,
+    photo: Pair,
+    sr: dict[str, Tensor],
+    scorer: NIMA | None,
+    source: str,
+) -> str:
+    """Writes LR, the networks' uint8 images and the picture of them all; returns its place."""
+    images = folder / "images"
+    write_image(images / f"{stem}_lr.png", photo.lr, overwrite=True)
+    for k, image in enumerate(sr.values(), 1):
+        which = f"sr{k}" if len(sr) > 1 else "sr"
+        write_image(images / f"{stem}_{which}.png", image, overwrite=True)
+    device = "cpu" if scorer is None else scorer.mean.device
+    lr, hr, *made = (to_unit(image).to(device) for image in (photo.lr, photo.hr, *sr.values()))
+    panels = comparison(lr, hr, dict(zip(sr, made, strict=True)), photo.scale, scorer)
+    path = images / f"{stem}.png"
+    save_before_after(panels, path, source)
+    return str(path.relative_to(folder))
 
 
 def evaluate_scorer(

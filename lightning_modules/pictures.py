@@ -46,6 +46,8 @@ def comparison(
 ) -> list[Panel]:
     """Panels LR, bicubic, each result and HR, with PSNR and score in the captions.
 
+    At scale 1 LR, which is blurred only, is the input, and bicubic would be the same.
+
     Args:
         lr_CHW: LR image in [0, 1].
         hr_CHW: HR image in [0, 1].
@@ -53,8 +55,11 @@ def comparison(
         scale: HR pixels per LR pixel.
         scorer: rates every image; no scores if None.
     """
-    bicubic = {"bicubic": Bicubic(scale)(lr_CHW[None])[0]}
-    images = {"LR": lr_CHW, **bicubic, **results, "HR": hr_CHW}
+    if scale == 1:
+        images = {"input": lr_CHW}
+    else:
+        images = {"LR": lr_CHW, "bicubic": Bicubic(scale)(lr_CHW[None])[0]}
+    images |= {**results, "HR": hr_CHW}
     panels = []
     for title, image in images.items():
         lines = []

@@ -47,6 +47,7 @@ def test_scorers(scorer: str) -> None:
 NEEDS = {
     "div2k_edsr": ["gamma=0"],
     "div2k_deblur": ["gamma=0"],
+    "div2k_deblur_x1": ["gamma=0"],
     "nima_mnasnet": ["scorer.pretrained=null"],
     "nima_finetune": ["scorer.pretrained=null"],
     "photos": ["data.val_hr=photos"],

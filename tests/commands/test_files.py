@@ -235,6 +235,23 @@ def test_evaluate_several_beside_each_other(
     assert wide == pytest.approx(narrow * 5 / 4, rel=0.01)  # LR, bicubic, two networks, HR
 
 
+def test_evaluate_many_photos_shows_means_and_draws_the_first(cli: Cli, mdsr: Path) -> None:
+    words = ["evaluate", f"checkpoint={mdsr}", "scorer.checkpoint=null"]
+    done = cli(*words, "name=few", "rows=11", "pictures=1")  # 2 photos x 2 scales x 3 nets
+    assert done.code == 0, done.err
+    table = Path("outputs/evaluate/few/table.txt").read_text()
+    assert "\nchelsea " not in table
+    assert "\nmean " in table
+    assert "means of 2 photos; each is in per_image.csv" in done.out
+    with open("outputs/evaluate/few/per_image.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 12
+    drawn = sorted(path.name for path in Path("outputs/evaluate/few/images").iterdir())
+    assert drawn == [f"chelsea_x{s}{end}.png" for s in (2, 3) for end in ("", "_lr", "_sr")]
+    assert cli(*words, "name=none", "pictures=0").code == 0
+    assert not Path("outputs/evaluate/none/images").exists()
+    assert "\nchelsea " in Path("outputs/evaluate/none/table.txt").read_text()
+
+
 def test_evaluate_every_scale_of_an_mdsr(cli: Cli, mdsr: Path) -> None:
     done = cli("evaluate", f"checkpoint={mdsr}", "name=all", "scorer.checkpoint=null")
     assert done.code == 0, done.err
