@@ -11,21 +11,26 @@ import hydra
 from hydra.errors import HydraException
 
 from commands import cli, config
+from commands.jobs import follow_sweep
 
 ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str]) -> int:
     """Runs one command line and returns the exit code: 0 done, 1 failed, 2 wrong input."""
+    follow_sweep()
     try:
         call = cli.parse(arguments)
         if call.help:
             print(cli.help_text(call.command))
             return 0
         if call.is_plain:
-            config.check(call.command, call.overrides)
+            config.check(call.command, call.overrides, multirun=call.is_multirun)
     except (ValueError, HydraException) as error:
         return cli.refuse(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
     sys.argv = [str(ROOT / "run.py"), *call.flags, *call.overrides]
     run = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=call.command)

@@ -50,6 +50,14 @@ class Call:
         """Whether it runs the command, rather than asking Hydra to print something."""
         return set(self.flags) <= PLAIN_FLAGS
 
+    @property
+    def is_multirun(self) -> bool:
+        """Whether it is a sweep."""
+        if "hydra.mode=RUN" in self.overrides:  # a job of one
+            return False
+        files = [word for word in self.overrides if re.match("sweep=(?!null$)", word)]
+        return bool(files) or bool(set(self.flags) & PLAIN_FLAGS)
+
 
 def parse(arguments: list[str]) -> Call:
     """Takes a command line apart.
@@ -78,10 +86,11 @@ def parse(arguments: list[str]) -> Call:
         listing = "\n".join(f"  {name:<16}{what}" for name, what in COMMANDS.items())
         raise ValueError(f"unknown command {command!r}{hint}; the commands are\n{listing}")
     overrides = [config.quote_path(word) for word in words]
+    call = Call(command, overrides, flags, wants_help)
     named = [word for word in words if word.startswith("name=")]
-    if named and set(flags) & PLAIN_FLAGS:
+    if named and call.is_multirun:
         raise ValueError(f"{named[0]} in a multirun: the runs would share one folder")
-    return Call(command, overrides, flags, wants_help)
+    return call
 
 
 def help_text(command: str) -> str:
@@ -98,7 +107,7 @@ def help_text(command: str) -> str:
         "",
         "python run.py COMMAND --help         the same for another command",
         "python run.py COMMAND --cfg job      the whole configuration that would run",
-        "python run.py -m gamma=0,0.1,0.4     one run for each value",
+        "python run.py -m gamma=0,0.1,0.4     one run for each value; sweep=gamma: those of a file",
     ]
     return "\n".join(lines)
 

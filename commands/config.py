@@ -5,6 +5,7 @@ name), what a class under construction would refuse (arguments it does not have 
 read off its signature), and what the command itself refuses (its `Options` and `problems`).
 """
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -29,10 +30,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from commands.run_folder import flatten, run_name
+from commands.run_folder import flatten, not_read, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+FOLDER_COMMANDS = ("train", "evaluate", "interpolate")  # those with run folders
 PATH_KEYS = (
     *(
         "input",
@@ -54,7 +56,21 @@ PATH_KEYS = (
 
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda task: run_name(task), replace=True)
-OmegaConf.register_new_resolver("sweep_name", lambda task: run_name(task, sweep=True), replace=True)
+
+
+def sweep_name(task: list[str], *, _root_: DictConfig) -> str:
+    """Name of a sweep's job, made from what it reads of the overrides."""
+    return run_name(task, sweep=True, unread=not_read(_root_))
+
+
+def sweep_group(*, _root_: DictConfig) -> str:
+    """Name of a sweep: that of its file, or of the experiment."""
+    choices = _root_.hydra.runtime.choices
+    return str(choices.get("sweep") or choices.experiment)
+
+
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+OmegaConf.register_new_resolver("sweep_group", sweep_group, replace=True)
 
 
 def quote_path(text: str) -> str:
@@ -84,12 +100,13 @@ def parses(text: str) -> bool:
     return True
 
 
-def check(command: str, overrides: list[str]) -> None:
+def check(command: str, overrides: list[str], *, multirun: bool = True) -> None:
     """Checks everything that can be checked before work starts.
 
     Args:
         command: name of the command.
         overrides: `key=value` words of the command line; sweeps (`a,b`) are checked per value.
+        multirun: whether there may be any.
 
     Raises:
         ValueError: listing all mistakes.
@@ -97,7 +114,14 @@ def check(command: str, overrides: list[str]) -> None:
     problems: list[str] = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        parsed = parse_overrides(overrides, problems)
+        parsed = parse_overrides([*swept(command, overrides), *overrides], problems)
+        if not multirun:
+            problems += [
+                f"{override.input_line}: several values need -m, for one run each, or brackets, "
+                "for a list"
+                for override in parsed
+                if override.is_sweep_override()
+            ]
         valid = check_groups(loader, parsed, problems)
         valid = check_keys(command, loader, valid, problems)
         for words in variants(valid):
@@ -107,6 +131,19 @@ def check(command: str, overrides: list[str]) -> None:
         raise ValueError(unique[0] if len(unique) == 1 else "\n  ".join([
             f"{len(unique)} mistakes in the configuration:", *unique
         ]))  # fmt: skip
+
+
+def swept(command: str, overrides: list[str]) -> list[str]:
+    """The overrides that a sweep's file stands for, less those that the command line gives."""
+    files = [word for word in overrides if word.partition("=")[0] == "sweep"]
+    if not files:
+        return []
+    try:
+        params = compose(command, files, return_hydra_config=True).hydra.sweeper.params or {}
+    except (HydraException, OmegaConfBaseException):
+        return []  # `check_groups` says what there is
+    given = {word.partition("=")[0] for word in overrides}
+    return [f"{key}={value}" for key, value in params.items() if key not in given]
 
 
 def group_options(command: str) -> dict[str, list[str]]:
@@ -200,7 +237,7 @@ def check_keys(
         key = override.key_or_group
         added = override.is_add() or override.is_force_add()
         known = override in chosen or (added and "." in key)  # classes refuse what they lack
-        if known or key.split(".")[0] == "hydra" or key in keys:
+        if known or re.match("hydra[./]", key) or key in keys:
             valid.append(override)
         else:
             names = keys + [g for g in groups if g != "hydra"]
@@ -250,13 +287,15 @@ def check_composed(command: str, words: list[str]) -> list[str]:
         cfg = compose(command, words)
     except (HydraException, OmegaConfBaseException) as error:
         return [str(error).partition("\n")[0]]
-    problems = [
-        f"{key}: is required; give {key}=..." for key in sorted(OmegaConf.missing_keys(cfg))
-    ]
+    problems: list[str] = []
     try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        problems += [f"{key}: is required; give {key}=..." for key in missing]
         values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        return [*problems, str(error).partition("\n")[0]]
+        with contextlib.suppress(Exception):  # data of the wrong kind need keys that are not there
+            problems += importlib.import_module(f"commands.{command}").problems(cfg)
+        return problems or [str(error).partition("\n")[0]]
     module = importlib.import_module(f"commands.{command}")
     try:
         module.Options.model_validate(values)
@@ -271,7 +310,11 @@ def check_composed(command: str, words: list[str]) -> list[str]:
         for key, value in flatten(values).items()
         if isinstance(value, float) and not math.isfinite(value)
     ]
-    if not cfg.paths.output_dir:
+    if isinstance(cfg.get("scale"), float):  # 2.0 is 2 to pydantic, but no index
+        problems.append(f"scale={cfg.scale}: should be 1, 2, 3 or 4")
+    if command not in FOLDER_COMMANDS:
+        pass  # its `output` is what it writes
+    elif not cfg.paths.output_dir:
         problems.append("paths.output_dir: has to be a folder's name")
     else:
         problems += require_folder("paths.output_dir", cfg.paths.output_dir)
@@ -317,6 +360,8 @@ def check_node(path: str, node: Any) -> Iterator[str]:  # noqa: ANN401
         yield f"{prefix}_target_={node['_target_']}: cannot be imported ({error})"
         return
     special = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+    if path == "trainer":
+        special.add("precision")  # the command says which
     if path == "scorer":
         special.add("checkpoint")  # read by the command, not by the network
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) or not parameters

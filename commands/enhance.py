@@ -11,12 +11,12 @@ from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import nn
 
-from commands.config import require_file
+from commands.config import require_file, require_folder
 from commands.device import pick_device
 from datamodules.images import SUFFIXES, Photo, find_images, read_photo, write_photo
 from datamodules.parallel import progress
 from lightning_modules.checkpoint import load_network
-from networks.bicubic import upscale
+from networks.bicubic import Upscale
 from networks.scales import at_scale, scales_of
 from networks.tiling import SelfEnsemble, restore
 
@@ -32,7 +32,7 @@ class Options(BaseModel):
     checkpoint: str
     output: str = Field(min_length=1)
     scale: Literal[1, 2, 3, 4] | None
-    tile: PositiveInt | None
+    tile: PositiveInt | Literal["auto"] | None
     self_ensemble: bool
     precision: Literal["float32", "bfloat16", "float16"]
     format: str
@@ -45,8 +45,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from require_file("checkpoint", cfg.checkpoint)
     if f".{cfg.format}" not in SUFFIXES:
         yield f"format={cfg.format}: allowed are {', '.join(s[1:] for s in SUFFIXES)}"
-    if Path(cfg.output).expanduser().is_file():
-        yield f"output={cfg.output}: is a file; a folder is needed"
+    yield from require_folder("output", cfg.output)
     try:
         find_images(cfg.input)
     except ValueError as error:
@@ -84,7 +83,8 @@ def enhance(cfg: DictConfig) -> None:
             write_photo(target, result, overwrite=cfg.overwrite)
         except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory
             reason = str(error).partition("\n")[0]
-            bad.append(reason if isinstance(error, ValueError) else f"{path}: {reason}")
+            named = str(path) in reason or str(target) in reason
+            bad.append(reason if named else f"{path}: {reason}")
             continue
         log.info("%s  %d x %d", target, sr.shape[-1], sr.shape[-2])
     if bad:
@@ -112,5 +112,4 @@ def enlarged_alpha(photo: Photo, scale: int) -> torch.Tensor | None:
     """The alpha channel, enlarged bicubically: the networks know colours only."""
     if photo.alpha is None:
         return None
-    alpha = upscale(photo.alpha[None].float(), scale)[0]
-    return alpha.round().clamp(0, photo.levels).to(photo.alpha.dtype)
+    return restore(Upscale(scale), photo.alpha, device=torch.device("cpu"), levels=photo.levels)

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,7 +38,7 @@ from lightning_modules.pictures import comparison, save_before_after, save_ratin
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, VIEW, mean_score, std_score
 from networks.scales import at_scale, scales_of
-from networks.tiling import TILE, SelfEnsemble, restore
+from networks.tiling import SelfEnsemble, restore
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,8 @@ def evaluate(cfg: DictConfig) -> None:
     """Measures, writes result.json, per_image.csv and pictures, and prints a table."""
     paths = checkpoints(cfg)
     loaded = [load_network(path) for path in paths]
+    if len({record["kind"] for _, record in loaded}) > 1:
+        raise ValueError("checkpoint: enhancers and scorers are measured apart")
     for path, (_, record) in zip(paths, loaded, strict=True):
         for problem in require_kind(cfg, "pairs" if record["kind"] == "enhancer" else "rated"):
             raise ValueError(f"{path} is a checkpoint of kind {record['kind']}; {problem}")
@@ -125,14 +128,52 @@ def evaluate(cfg: DictConfig) -> None:
         cfg.scorer = {"checkpoint": None, **sizes}
 
     raters = load_raters(cfg) if kind == "enhancer" else {}
+    remarks = degradation_remarks(cfg, [record for _, record in loaded])
 
     def work(data: ShardedDataModule, folder: Path, device: torch.device) -> Result:
         if kind == "enhancer":
-            return evaluate_enhancers(cfg, named(loaded, paths), raters, data, folder, device)
+            nets = named(loaded, paths)
+            return evaluate_enhancers(cfg, nets, raters, remarks, data, folder, device)
         return evaluate_scorer(loaded[0][0], paths[0], data, folder, device)
 
     # A scorer's constant predictor is the mean of the training data, an enhancer needs none.
     run_measurement(cfg, files, "val" if kind == "enhancer" else None, work)
+
+
+def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
+    """What to know where networks have trained on LR photos that were degraded in another way.
+
+    Raises:
+        ValueError: if LR would be HR, at scale 1.
+    """
+    names = ("blur", "noise", "jpeg")
+    node = cfg.data.get("degradation")
+    given = node and {name: node[name] or 0 for name in names}  # null is none
+    made = not (cfg.data.get("val_lr") or cfg.data.get("root"))
+    if cfg.scale == 1 and made and given and not any(given.values()):
+        raise ValueError("scale 1: LR would be HR; give the data.degradation that is to be undone")
+    remarks = []
+    for record in records:
+        trained = record.get("config", {}).get("data", {}).get("degradation")
+        if not trained or not given:
+            continue
+        differing = [name for name in names if (trained[name] or 0) != given[name]]
+        if differing:
+            shown = " ".join(f"data.degradation.{name}={trained[name]}" for name in differing)
+            remarks.append(f"{record_name(record)} was trained with {shown}, not measured so here")
+    return remarks
+
+
+def check_names(names: list[str]) -> None:
+    """Refuses photos whose pictures would be written over each other.
+
+    Raises:
+        ValueError: naming the photos.
+    """
+    for name in names:
+        stem = re.sub(r"_(lr|sr\d*)$", "", name)
+        if stem != name and stem in names:
+            raise ValueError(f"photos {stem} and {name}: {stem}'s results would have {name}'s name")
 
 
 class Result(NamedTuple):
@@ -250,12 +291,6 @@ def describe(raters: dict[str, Rater]) -> str:
     return "\n".join(lines)
 
 
-def whole_photo(net: nn.Module, lr_CHW: Tensor, device: torch.device) -> Tensor:
-    """A photo enhanced, uint8; in tiles unless the network does not say by `margin` how."""
-    tile = TILE if getattr(net, "margin", None) is not None else None
-    return restore(net, lr_CHW, device=device, tile=tile)
-
-
 def measure(
     image_CHW: Tensor, hr_CHW: Tensor | None, scale: int, raters: dict[str, Rater]
 ) -> dict[str, float]:
@@ -270,6 +305,7 @@ def evaluate_enhancers(
     cfg: DictConfig,
     own: dict[str, nn.Module],
     raters: dict[str, Rater],
+    remarks: list[str],
     datamodule: ShardedDataModule,
     folder: Path,
     device: torch.device,
@@ -278,9 +314,10 @@ def evaluate_enhancers(
     for module in (*own.values(), *(rater.net for rater in raters.values())):
         module.to(device)
     scorer = raters["score"].net if "score" in raters else None
-    note = describe(raters)
+    note = "\n".join(filter(None, [*remarks, describe(raters)]))
     source = describe({"score": raters["score"]}) if scorer is not None else ""  # in the pictures
     photos: Any = datamodule.val  # type: ignore[attr-defined]
+    check_names(photos.hr.names.tolist())
     scales = list(photos.lr)
     several = len(scales) > 1
     baseline = "bicubic" if scales != [1] else "input"  # the same at scale 1
@@ -295,15 +332,16 @@ def evaluate_enhancers(
             if cfg.self_ensemble:
                 nets[name] = SelfEnsemble(nets[name])
         hr = to_unit(photo.hr).to(device)
-        made = {name: whole_photo(net, photo.lr, device) for name, net in nets.items()}
+        made = {name: restore(net, photo.lr, device=device) for name, net in nets.items()}
         results = {name: to_unit(image).to(device) for name, image in made.items()}
         for name, image in {**results, "HR": hr}.items():
             row = {"image": photo.name, "scale": scale, "net": name}
             rows.append(row | measure(image, None if name == "HR" else hr, scale, raters))
-        if cfg.pictures is None or k % len(photos.hr) < cfg.pictures:
+        if cfg.pictures is None or k // len(scales) < cfg.pictures:
             stem = f"{photo.name}_x{scale}" if several else photo.name
             sr = {name: made[name] for name in own}
             files.append(save_images(folder, stem, photo, sr, scorer, source))
+    rows.sort(key=lambda row: row["scale"])
     names = [baseline, *own, "HR"]
     keys = [key for key in HEADINGS if any(key in row for row in rows)]
     write_csv(folder / "per_image.csv", ["image", "scale", "net", *keys], rows)

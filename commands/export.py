@@ -35,7 +35,10 @@ class Options(BaseModel):
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that types do not show."""
     yield from require_file("checkpoint", cfg.checkpoint)
-    yield from check_output(cfg, f".{cfg.format}")
+    if cfg.format == "safetensors" and Path(cfg.output).suffix == ".onnx":
+        yield f"output={cfg.output}: an .onnx file needs format=onnx"
+    else:
+        yield from check_output(cfg, f".{cfg.format}")
     if cfg.format != "onnx" and cfg.scale is not None:
         yield f"scale={cfg.scale}: is for format=onnx; a safetensors file holds all scales"
 

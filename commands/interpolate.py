@@ -32,7 +32,6 @@ from commands.evaluate import (
     record_name,
     run_measurement,
     set_scale,
-    whole_photo,
     write_csv,
 )
 from commands.terminal import table
@@ -42,13 +41,14 @@ from datamodules.sampling import ShardedDataModule
 from lightning_modules.checkpoint import load_network
 from lightning_modules.pictures import save_figure
 from networks.scales import at_scale
+from networks.tiling import restore
 
 
 class Options(Measuring):
     """Keys of conf/interpolate.yaml that are not groups."""
 
     checkpoints: list[str] = Field(min_length=2, max_length=2)
-    steps: int = Field(ge=2)
+    steps: int = Field(ge=2, le=101)  # shares have two digits
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
@@ -65,7 +65,13 @@ def interpolate(cfg: DictConfig) -> None:
     loaded = [load_network(path, kind="enhancer") for path in paths]
     (first, one), (second, two) = loaded
     if one["net"] != two["net"]:
-        raise ValueError(f"checkpoints: {paths[0]} is {one['net']}, {paths[1]} {two['net']}")
+        differing = {
+            key: [net.get(key) for net in (one["net"], two["net"])]
+            for key in one["net"] | two["net"]
+            if one["net"].get(key) != two["net"].get(key)
+        }
+        shown = ", ".join(f"{key}: {a} and {b}" for key, (a, b) in differing.items())
+        raise ValueError(f"checkpoints: need two trainings of the same network, not {shown}")
     set_scale(cfg, [first, second], paths)
     files = {f"checkpoints.{k}": path for k, path in enumerate(paths)} | rater_files(cfg)
     names = [record_name(record) for _, record in loaded]
@@ -82,6 +88,8 @@ def interpolate(cfg: DictConfig) -> None:
         lines = [[f"{row['share']:.2f}", *digits(row, keys)] for row in rows]
         text = table(title, ["share", *(HEADINGS[key] for key in keys)], lines)
         note = describe(raters)
+        if any(isinstance(module, nn.BatchNorm2d) for module in first.modules()):
+            note = f"batch norms are mixed too: points between the ends are approximate\n{note}"
         metrics = {f"{key}/{row['share']:.2f}": row[key] for row in rows for key in keys}
         return Result(f"{text}\n{PROTOCOLS}{note}\n", metrics, ["curve.csv", "curve.png"], note)
 
@@ -118,7 +126,7 @@ def measured(
             net.load_state_dict(mixed(start, end, shares[s]))
             loaded = s
         photo = photos[k]
-        sr = to_unit(whole_photo(at_scale(net, photo.scale), photo.lr, device)).to(device)
+        sr = to_unit(restore(at_scale(net, photo.scale), photo.lr, device=device)).to(device)
         rows[s].append(measure(sr, to_unit(photo.hr).to(device), photo.scale, raters))
     keys = list(rows[0][0])
     return [

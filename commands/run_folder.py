@@ -54,14 +54,29 @@ NOT_IN_HASH = NOT_SETTINGS | {
 }
 
 # What a run writes, and a new run in its place replaces; run.json goes last.
-FILES = ("result.json", "metrics.csv", "run.json")
+FILES = ("result.json", "metrics.csv", "progress.json", "run.json")
 FOLDERS = ("checkpoints", "images", "wandb", "tensorboard")
 
 MAX_NAME = 120  # characters of a folder name
 VERSIONED = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
 
 
-def run_name(task: Iterable[str], *, sweep: bool = False) -> str:
+def not_read(config: DictConfig) -> set[str]:
+    """Keys of a training's configuration that it does not read, as its other keys are."""
+    keys = set()
+    if "scales" in (config.get("net") or {}):  # has its own
+        keys.add("scale")
+    if config.get("gamma") == 0:  # no scorer in the loss
+        keys |= {"scorer", "model.loss.scorer", "model.loss.mode", "model.loss.warmup"}
+    return keys
+
+
+def within(key: str, keys: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these, or below one."""
+    return any(key == other or key.startswith(f"{other}.") for other in keys)
+
+
+def run_name(task: Iterable[str], *, sweep: bool = False, unread: Iterable[str] = ()) -> str:
     """Folder name of a run: `gamma-0.1_net-edsr`, or `default` without overrides.
 
     Sorted; numbers normalised (`.1` and `1e-1` are `0.1`); a path becomes its stem and six digits
@@ -72,6 +87,8 @@ def run_name(task: Iterable[str], *, sweep: bool = False) -> str:
     Args:
         task: the overrides, as typed.
         sweep: whether this is a job of a sweep.
+        unread: keys that the run does not read, which do not count either: jobs that differ in
+            nothing else are one.
     """
     given = {override.key_or_group: override for override in parse_task(task)}
     if "name" in given and given["name"].value() is not None:
@@ -79,7 +96,7 @@ def run_name(task: Iterable[str], *, sweep: bool = False) -> str:
     ignored = NOT_IN_NAME if sweep else NOT_IN_NAME | {"epochs"}
     items = []
     for key, override in given.items():
-        if key in ignored or key.split(".")[0] in NOT_SETTINGS:
+        if key in ignored or key.split(".")[0] in NOT_SETTINGS or within(key, unread):
             continue
         value = "deleted" if override.is_delete() else override.get_value_element_as_str()
         items.append(f"{key}-{name_value(value)}")
@@ -138,7 +155,7 @@ def shorter(path: str | Path) -> Path:
 
 def is_setting(key: str) -> bool:
     """Whether a dotted key can change a result."""
-    return not any(key == skip or key.startswith(f"{skip}.") for skip in NOT_IN_HASH)
+    return not within(key, NOT_IN_HASH)
 
 
 class State(Enum):

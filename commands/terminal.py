@@ -1,11 +1,12 @@
 """What people see on the terminal: messages and tables."""
 
+import contextlib
 import logging
 import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -38,6 +39,21 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
     @stream.setter
     def stream(self, value: TextIO) -> None:
         pass
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[None]:
+    """Shows what the commands say, where Hydra has not set that up: in a sweep's own process."""
+    logger, handler = logging.getLogger(), TerminalHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before, level = logger.handlers, logger.level
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers = before
+        logger.setLevel(level)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

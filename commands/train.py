@@ -1,6 +1,7 @@
 """python run.py [train]: trains what the experiment says, in a run folder that can be resumed."""
 
 import contextlib
+import copy
 import logging
 import sys
 from collections.abc import Iterator
@@ -21,10 +22,20 @@ from torch import nn
 
 from commands.config import check_name, locate, require_file, require_kind
 from commands.device import keep_memory
-from commands.run_folder import Identity, State, current, decide, finish, locked, read_json, start
+from commands.run_folder import (
+    Identity,
+    State,
+    current,
+    decide,
+    finish,
+    locked,
+    not_read,
+    read_json,
+    start,
+)
 from commands.terminal import metrics_table
 from datamodules.sampling import ShardedDataModule
-from lightning_modules.callbacks import Watch
+from lightning_modules.callbacks import ProgressFile, Watch
 from lightning_modules.checkpoint import WriteRecord, dependence, load_network, read_checkpoint
 from lightning_modules.loggers import RunCSV
 from networks.backbones import BACKBONES
@@ -35,6 +46,8 @@ from networks.weights import fetch_official, load_plain, load_weights, packaged
 log = logging.getLogger(__name__)
 
 Weights = dict[str, torch.Tensor]
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights and metrics are float32 in all
 
 
 class Options(BaseModel):
@@ -67,6 +80,16 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield f"data: {data.__name__} has no photos to train on; it is for evaluate"
     if cfg.data.get("train_hr", "") is None:
         yield "data.train_hr=null: there are no photos to train on"
+    if cfg.trainer.accelerator not in ("cpu", "gpu"):
+        yield f"trainer.accelerator={cfg.trainer.accelerator}: cpu or gpu"
+    if cfg.trainer.precision not in PRECISIONS:
+        yield f"trainer.precision={cfg.trainer.precision}: {', '.join(PRECISIONS)}"
+    if cfg.trainer.precision == "16-mixed" and cfg.trainer.accelerator == "cpu":
+        yield "trainer.precision=16-mixed: is for GPUs; a CPU has bf16-mixed"
+    clip = cfg.trainer.gradient_clip_val
+    if isinstance(clip, int | float) and clip <= 0:
+        yield f"trainer.gradient_clip_val={clip}: above 0, or null for none"
+    yield from check_callbacks(cfg)
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu runs without"
     for name in ("checkpoint", "reseed"):
@@ -100,6 +123,12 @@ def problems(cfg: DictConfig) -> Iterator[str]:
             yield "scorer.checkpoint is for the loss of enhancers; init_from= starts from a scorer"
     elif cfg.net is None:
         yield "net=null: an enhancer needs a network"
+    elif "scales" not in cfg.net and cfg.net.get("scale", cfg.scale) != cfg.scale:
+        yield f"net.scale={cfg.net.scale}: set scale, which data and network follow"
+    elif cfg.model.loss.get("gamma", cfg.gamma) != cfg.gamma:
+        yield f"model.loss.gamma={cfg.model.loss.gamma}: set gamma, which the loss follows"
+    elif cfg.scale == 1 and "scales" not in cfg.net and undegraded(cfg):
+        yield "scale=1: LR would be HR; data.degradation.blur, .noise or .jpeg makes it worth it"
     elif "scale" in cfg.data and cfg.data.scale != cfg.net.get("scales", cfg.scale):
         yield f"data.scale={cfg.data.scale}: set scale, which data and network follow"
     elif cfg.net._target_.endswith(".Bicubic"):
@@ -115,6 +144,27 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield from missing
         if not missing:
             yield from check_scorer(cfg)
+
+
+def undegraded(cfg: DictConfig) -> bool:
+    """Whether LR photos are made from HR, and nothing is done to them."""
+    degradation = cfg.data.get("degradation")
+    given = cfg.data.get("train_lr") or cfg.data.get("root")
+    return (
+        degradation is not None
+        and not given
+        and not any(degradation.get(name) for name in ("blur", "noise", "jpeg"))
+    )
+
+
+def check_callbacks(cfg: DictConfig) -> Iterator[str]:
+    """One problem if the callbacks are those of the other kind of training."""
+    other, choice = (
+        ("BeforeAfter", "nima") if trains_scorer(cfg) else ("RatingPictures", "enhancement")
+    )
+    targets = [node._target_ for node in cfg.callbacks.values() if node is not None]
+    if any(str(target).endswith(f".{other}") for target in targets):
+        yield f"callbacks: {other} goes with another model; callbacks={choice} goes with this one"
 
 
 def check_scorer(cfg: DictConfig) -> Iterator[str]:
@@ -149,12 +199,12 @@ def train(cfg: DictConfig) -> float | None:
     """
     keep_memory()
     folder = current()
-    config, files = read_settings(cfg)  # before run_dir is known: where a run lies does not count
+    unplaced = copy.deepcopy(cfg)  # without run_dir: where a run lies does not count
     cfg.paths.run_dir = str(folder)
     trainer = build_trainer(cfg)
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
     # The data come last: it may take an hour to pack them.
-    identity = Identity(config, files, data=datamodule.fingerprint())
+    identity = identify(unplaced, datamodule.fingerprint())
     # The other ranks come to the same answer, but only rank 0 holds and changes the folder.
     with locked(folder) if trainer.is_global_zero else contextlib.nullcontext():
         state = decide(
@@ -175,19 +225,33 @@ def train(cfg: DictConfig) -> float | None:
         return report(folder) if trainer.is_global_zero else None
 
 
+def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
+    """What makes a run the one that it is.
+
+    Args:
+        cfg: as composed.
+        fingerprint: of its data.
+    """
+    config, files = read_settings(cfg)
+    return Identity(config, files, data=fingerprint)
+
+
 def build_trainer(cfg: DictConfig) -> L.Trainer:
     """The Lightning trainer, without loggers, which come when the run is known to start."""
     ranks = cfg.trainer.get("devices", 1)
     if HydraConfig.get().mode == RunMode.MULTIRUN and ranks != 1:
         raise ValueError(
-            f"trainer.devices={ranks} in a multirun: every rank would run the whole sweep; "
-            "start one run per value instead"
+            f"trainer.devices={ranks} in a multirun by this launcher: every rank would run the "
+            "whole sweep; hydra/launcher=pool starts each job in a process of its own"
         )
     if cfg.trainer.get("strategy") == "ddp" and "scales" in (cfg.get("net") or {}):
         # A step trains one branch; DDP would wait for the gradients of the others.
         cfg.trainer.strategy = "ddp_find_unused_parameters_true"
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
-    trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=False)
+    shown = cfg.callbacks.get("progress") is not None  # else Lightning adds one of its own
+    trainer: L.Trainer = instantiate(
+        cfg.trainer, callbacks=callbacks, logger=False, enable_progress_bar=shown
+    )
     return trainer
 
 
@@ -195,16 +259,20 @@ def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings that this run reads, and its input files by key."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    files = {} if config["init_from"] == "official" else {"init_from": config["init_from"]}
+    files = {"init_from": config["init_from"]}
+    if config["init_from"] == "official":
+        files = {"init_from": str(official_file(cfg))}
+    unread = not_read(cfg)  # runs that differ in nothing else are the same run
     if not trains_scorer(cfg):
-        if "scales" in config["net"]:  # has its own
+        if "scale" in unread:
             config["scale"] = None
-        if cfg.gamma:
+        if "scorer" in unread:
+            del config["scorer"]
+            for name in ("scorer", "mode", "warmup"):
+                config["model"]["loss"].pop(name, None)
+        else:
             files["scorer.checkpoint"] = config["scorer"]["checkpoint"]
             config["scorer"] = {"checkpoint": config["scorer"]["checkpoint"]}
-        else:  # runs that differ only in a scorer they do not read are the same run
-            del config["scorer"]
-            config["model"]["loss"].pop("scorer", None)
         files["judge.checkpoint"] = config["judge"]["checkpoint"]
     else:
         del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"], config["judge"]
@@ -232,13 +300,18 @@ def fit(
     spec["net"].pop("checkpoint", None)
     last = folder / "checkpoints" / "last.ckpt"
     ckpt_path = last if state is State.CONTINUE and last.exists() else None
+    if state is State.CONTINUE and ckpt_path is None and any(last.parent.glob("*")):
+        raise ValueError(f"{last}: is gone, so the run cannot go on; overwrite=true trains again")
     if cfg.init_from is not None or ckpt_path is not None:
         spec["net"].pop("pretrained", None)  # all weights come from there
     module: L.LightningModule = instantiate(
         spec, _convert_="all"
     )  # no ListConfig may reach a checkpoint
     if cfg.init_from is not None:
-        start_from(module.net, cfg.init_from)  # type: ignore[arg-type]
+        path = identity.files["init_from"]
+        if cfg.init_from == "official":
+            log.info("init_from=official: %s", path)
+        start_from(module.net, path)  # type: ignore[arg-type]
         module.constant_start = False  # type: ignore[assignment]  # its head knows more
     module.optimizer(list(module.net.parameters()))  # type: ignore[operator, union-attr]
     if trainer.is_global_zero:  # nothing is touched before everything could be built
@@ -258,7 +331,8 @@ def fit(
         first_step, seconds = earlier["global_step"], earlier["record"]["wall_time_s"]
         del earlier
     writer = WriteRecord(record, seconds)
-    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    progress = ProgressFile(folder / "progress.json", checkpoint_of(trainer).monitor or "")
+    trainer.callbacks += [progress, writer]  # type: ignore[attr-defined]
     trainer.loggers = build_loggers(cfg, folder, identity, first_step)
     verb = "continuing" if ckpt_path else "training"
     log.info("%s in %s: %s", verb, folder, datamodule.description)
@@ -271,6 +345,14 @@ def fit(
         write_result(trainer, folder, identity, writer)
 
 
+def official_file(cfg: DictConfig) -> Path:
+    """The published weights of the network that is configured."""
+    net = cfg.net
+    scale = tuple(net.scales) if "scales" in net else cfg.scale
+    name = net._target_.rpartition(".")[2]
+    return fetch_official(name, net.get("num_blocks"), net.get("num_features"), scale)
+
+
 def start_from(network: nn.Module, path: str) -> None:
     """Loads the weights of `init_from`.
 
@@ -279,9 +361,6 @@ def start_from(network: nn.Module, path: str) -> None:
     Raises:
         ValueError: if they are of another network; says which.
     """
-    if path == "official":
-        load_weights(network, fetch_official(network), path)
-        return
     state, record = read_checkpoint(path)
     if isinstance(network, EDSR):
         own, theirs = (split_upsampler(weights) for weights in (network.state_dict(), state))
@@ -346,7 +425,7 @@ def close_loggers(trainer: L.Trainer) -> None:
 
 def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: WriteRecord) -> None:
     """result.json: the metrics of the best checkpoint, and everything needed to make it again."""
-    checkpoint = next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint))  # type: ignore[attr-defined]
+    checkpoint = checkpoint_of(trainer)
     best = folder / "checkpoints" / "best.ckpt"
     record = load_plain(best)["record"]
     finish(
@@ -364,6 +443,11 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
         world_size=trainer.world_size,
         wall_time_s=round(writer.elapsed(), 1),
     )
+
+
+def checkpoint_of(trainer: L.Trainer) -> ModelCheckpoint:
+    """The callback that keeps best.ckpt and last.ckpt."""
+    return next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint))  # type: ignore[attr-defined]
 
 
 def report(folder: Path) -> float | None:

@@ -243,7 +243,7 @@ class Resident:
 
 
 class PhotoDataset(BatchDataset):
-    """Whole photos in their order, for validation; with several scales, all of one before the next.
+    """Whole photos in their order, for validation; with several scales, a photo at each of them.
 
     Args:
         hr: the photos.
@@ -259,8 +259,8 @@ class PhotoDataset(BatchDataset):
 
     def __getitem__(self, item: int) -> Pair:
         """One photo, HR cropped to a multiple of its scale."""
-        scale = list(self.lr)[item // len(self.hr)]
-        return self.pair(item % len(self.hr), scale)
+        photo, scale = divmod(item, len(self.lr))
+        return self.pair(photo, list(self.lr)[scale])
 
     def pair(self, item: int, scale: int) -> Pair:
         """A photo at a scale."""
@@ -601,9 +601,8 @@ class PhotoFolders(FolderPairs):
         self.lr = {"train": train_lr, "val": val_lr}
         made = "" if train_lr and val_lr else "; LR made by bicubic shrinking"
         label = self.degradation.label()
-        self.description = f"photos of {train_hr}, validated on {val_hr}{made}" + (
-            f"; LR with {label}" if label else ""
-        )
+        photos = f"photos of {train_hr}, validated on" if train_hr else "photos of"
+        self.description = f"{photos} {val_hr}{made}" + (f"; LR with {label}" if label else "")
 
     def hr_folder(self, split: str) -> Path:
         """Where the HR photos are."""

@@ -105,7 +105,7 @@ def read_photo(path: str | Path) -> Photo:
     # A profile of gray or of printing inks would be wrong for what becomes RGB.
     if image.info.get("icc_profile") and image.mode in ("RGB", "RGBA", "P"):
         info["icc_profile"] = image.info["icc_profile"]
-    if exif := image.getexif():
+    if exif := upright_exif(path, image):
         info["exif"] = exif.tobytes()
     if deep:
         return deep_photo(path, info)
@@ -117,6 +117,25 @@ def read_photo(path: str | Path) -> Photo:
         pixels = to_tensor(np.array(image.convert("RGBA")))
         return Photo(pixels[:3], pixels[3:], 255, info)
     return Photo(to_tensor(np.array(image.convert("RGB"))), None, 255, info)
+
+
+def upright_exif(path: str | Path, image: Image.Image) -> Image.Exif:
+    """The EXIF data of a photo that has been turned upright.
+
+    Those of a TIFF file are among the tags that say how its pixels lie, which are left out.
+    """
+    if exif := image.getexif():
+        return exif
+    with Image.open(path) as file:
+        found = file.getexif()
+        exif = Image.Exif()
+        for tag in DESCRIPTIVE:
+            if tag in found:
+                exif[tag] = found[tag]
+        for pointer in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            if entries := found.get_ifd(pointer):
+                exif.get_ifd(pointer).update(entries)
+    return exif
 
 
 def opencv(path: str | Path) -> Any:  # noqa: ANN401
@@ -150,6 +169,17 @@ def deep_photo(path: str | Path, info: dict[str, Any]) -> Photo:
     alpha = channels[-1:].contiguous() if len(channels) in (2, 4) else None
     return Photo(color.contiguous(), alpha, 65535, info)
 
+
+# EXIF tags that TIFF files have beside those of their pixels.
+DESCRIPTIVE = (
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Make,
+    ExifTags.Base.Model,
+    ExifTags.Base.Software,
+    ExifTags.Base.DateTime,
+    ExifTags.Base.Artist,
+    ExifTags.Base.Copyright,
+)
 
 # From the values of the EXIF tag to upright H x W x C arrays.
 UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -262,8 +292,16 @@ def find_images(where: str) -> list[Path]:
     if not where:
         raise ValueError("input= is empty: a file, a folder or a glob is needed")
     path = Path(where).expanduser()
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass  # a glob
+    except OSError as error:
+        raise ValueError(f"input={where}: cannot be read ({error.strerror})") from error
     if path.is_file():
         return [path]
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"input={where}: is no file, folder or glob")
     if path.is_dir():
         found = list_images(path)
         if not found:

@@ -1,5 +1,6 @@
 """What happens around the training loop: seeds, a line per epoch, before/after pictures."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -60,6 +61,82 @@ class EpochLine(Callback):
             "  ".join(f"{name} {value:.4g}" for name, value in values.items()),
             time.monotonic() - self.start,
         )
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's best and last checkpoints, also of a run folder that was moved or copied.
+
+    Lightning would forget which epoch was the best one where the folder has another name.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the paths of the run that is continued for those of this folder."""
+        assert self.dirpath is not None
+        here = Path(self.dirpath)
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        state = state_dict | {"dirpath": self.dirpath}
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[name] = moved(state.get(name, ""))
+        best = state.get("best_k_models", {})
+        state["best_k_models"] = {moved(path): score for path, score in best.items()}
+        super().load_state_dict(state)
+
+
+class ProgressFile(Callback):
+    """Keeps a small file that says how far the training is, for who watches it from elsewhere.
+
+    It holds `epoch`, `epochs`, `step`, `steps`, `left_s` (seconds that are left, None at first),
+    `monitor` and `value` (the metric that is watched, None before the first validation).
+
+    Args:
+        path: a .json file; replaced every few seconds.
+        monitor: name of the metric.
+        every: seconds between two writes.
+    """
+
+    def __init__(self, path: Path, monitor: str, every: float = 2.0) -> None:
+        self.path = path
+        self.monitor = monitor
+        self.every = every
+        self.written = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self.began, self.first = time.monotonic(), trainer.global_step
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object
+    ) -> None:
+        """Writes the file, if it is time."""
+        if time.monotonic() - self.written > self.every:
+            self.write(trainer)
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the file with the validation's metric."""
+        self.write(trainer)
+
+    def write(self, trainer: L.Trainer) -> None:
+        """Writes the file; it is whole or the one before."""
+        self.written = time.monotonic()
+        step, steps = trainer.global_step, int(trainer.estimated_stepping_batches)
+        done, value = step - self.first, trainer.callback_metrics.get(self.monitor)
+        content = {
+            "epoch": trainer.current_epoch + 1,
+            "epochs": trainer.max_epochs,
+            "step": step,
+            "steps": steps,
+            "left_s": round((self.written - self.began) / done * (steps - step)) if done else None,
+            "monitor": self.monitor,
+            "value": None if value is None or not value.isfinite() else float(value),
+        }
+        temporary = self.path.with_name(f".{self.path.name}")
+        temporary.write_text(json.dumps(content))
+        temporary.replace(self.path)
 
 
 class Pictures(Callback):
@@ -120,12 +197,12 @@ class AveragedWeights(EMAWeightAveraging):
     Lightning makes the copy before the module is moved, so it would stay on the CPU.
 
     Args:
-        decay: share of the average that each step keeps, 0 to 1.
+        decay: share of the average that each step keeps, 0 to below 1.
     """
 
     def __init__(self, decay: float) -> None:
-        if not 0 <= decay <= 1:
-            raise ValueError(f"callbacks.ema.decay={decay}: 0 to 1")
+        if not 0 <= decay < 1:
+            raise ValueError(f"callbacks.ema.decay={decay}: 0 to below 1")
         super().__init__(decay=decay)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -232,7 +232,9 @@ def load_network(path: str | Path, kind: str | None = None) -> tuple[nn.Module, 
     if record is None:
         raise ValueError(f"{path}: bare weights; this needs a checkpoint that says its network")
     if kind is not None and record["kind"] != kind:
-        raise ValueError(f"{path}: a checkpoint of kind {record['kind']}; this needs a {kind}")
+        raise ValueError(
+            f"{path}: a checkpoint of kind {record['kind']}; needed is a checkpoint of kind {kind}"
+        )
     try:
         network = build_network(record["net"])
     except ValueError as error:

@@ -65,11 +65,13 @@ class EnhancementModule(L.LightningModule):
         )
         names = ["loss", "psnr", "psnr_y", "ssim"]
         if loss.aesthetic is not None:
-            names += ["score", "contrast_drift", "saturation_drift"]
+            names += ["score"]
             self.grad_ratio = MeanMetric()
             self.grad_squares = torch.zeros(2)  # of the micro-batches of a step so far
         if self.judge is not None:
             names += ["score_judge"]
+        if self.judge is not None or loss.aesthetic is not None:
+            names += ["contrast_drift", "saturation_drift"]
         if self.several:
             names += [f"{name}/x{scale}" for scale in self.scales for name in names[1:]]
         self.means = MicroBatchMeans()
@@ -100,8 +102,8 @@ class EnhancementModule(L.LightningModule):
 
     def log_grad_ratio(self, terms: LossTerms, sr_BCHW: Tensor, batch_idx: int) -> None:
         """Every so many steps: how much of the gradient at the SR pixels is the scorer's."""
-        step, part = divmod(batch_idx, self.trainer.accumulate_grad_batches)
-        if step > 0 and (step + 1) % self.grad_ratio_every:
+        part = batch_idx % self.trainer.accumulate_grad_batches
+        if self.trainer.global_step % self.grad_ratio_every:
             return
         squares = gradient_squares(terms, sr_BCHW)
         self.grad_squares = squares if part == 0 else self.grad_squares + squares
@@ -109,7 +111,9 @@ class EnhancementModule(L.LightningModule):
             aesthetic, fidelity = self.trainer.strategy.reduce(self.grad_squares, reduce_op="sum")
             ratio = self.loss.weight * (aesthetic / (fidelity + EPSILON)).sqrt()
             self.grad_ratio.update(ratio)
-            self.log("train/grad_ratio", ratio, sync_dist=True)
+            row = {"train/grad_ratio": ratio.item(), "epoch": self.trainer.current_epoch}
+            for logger in self.loggers:  # by `self.log` other steps would show it again
+                logger.log_metrics(row, step=self.trainer.global_step)
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Metrics of whole photos, in float32 whatever the training precision.
@@ -125,13 +129,20 @@ class EnhancementModule(L.LightningModule):
             if self.loss.aesthetic is not None:
                 scorer = self.loss.aesthetic.scorer
                 values["score"] = scorer.score(clamped_BCHW)
-                values |= drift(clamped_BCHW, batch.hr_BCHW)
                 values["loss"] = values["loss"] + self.loss.gamma * (
                     scorer.num_buckets - values["score"].mean()
                 )
             if self.judge is not None:
                 values["score_judge"] = self.judge.scorer.score(clamped_BCHW)
+            if "contrast_drift" in self.val_metrics:
+                values |= drift(clamped_BCHW, batch.hr_BCHW)
         for name, value in values.items():
+            if value.isnan().any():
+                raise ValueError(
+                    f"val/{name} of photo {batch_idx + 1} in epoch {self.trainer.current_epoch + 1}"
+                    " is not a number: a lower optim.optimizer.lr or trainer.gradient_clip_val=1 "
+                    "may help"
+                )
             for key in (name, f"{name}/x{batch.scale}"):
                 if key in self.val_metrics:
                     self.val_metrics[key].update(value)  # type: ignore[operator]

@@ -10,6 +10,7 @@ Images are RGB in [0, 1]. The L2 term is the mean squared error in 0..255 units,
 Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 """
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -117,6 +118,14 @@ class Frozen(nn.Module):
     def scorer(self) -> NIMA:
         """The frozen scorer."""
         return self._unregistered[0]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies of the module around it, such as averages of its weights, share the scorer."""
+        memo[id(self.scorer)] = self.scorer
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self.scorer._apply(fn)  # type: ignore[no-untyped-call]

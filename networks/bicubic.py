@@ -133,6 +133,26 @@ def upscale(image_BCHW: Tensor, scale: int) -> Tensor:
     return out.contiguous(memory_format=torch.channels_last) if channels_last else out
 
 
+class Upscale(nn.Module):
+    """`upscale` as a network.
+
+    Args:
+        scale: a whole number.
+
+    Attributes:
+        margin: pixels on each side that an output pixel depends on.
+    """
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.margin = REACH
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Maps B x C x H x W to B x C x scale*H x scale*W."""
+        return upscale(image_BCHW, self.scale)
+
+
 class Bicubic(nn.Module):
     """MATLAB's bicubic upscaling as a network without parameters: the baseline of every table.
 

@@ -5,12 +5,15 @@ Shape suffixes: B batch, C channels, H and W height and width of the input.
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-TILE = 512  # LR pixels a side: half a gigabyte for EDSR baseline, a fifth more work than untiled
+# What a tile may have at its largest, at 64 channels: half a gigabyte for EDSR baseline, where it
+# is 512 LR pixels a side at x2 and a fifth more work than untiled.
+TILE_SR = 1024  # SR pixels a side
+MIN_TILE = 128  # LR pixels a side: with smaller ones the margins are most of the work
 
 
 class SelfEnsemble(nn.Module):
@@ -54,12 +57,19 @@ def spans(length: int, tile: int, margin: int) -> Iterator[Span]:
         yield Span(start, stop, max(0, start - margin), min(length, stop + margin))
 
 
+def auto_tile(net: nn.Module) -> int:
+    """LR pixels a side of a tile that bounds the memory, whatever the scale and the width."""
+    channels = [p.shape[1] for p in net.parameters() if p.ndim == 4]
+    wide = max([64, *channels]) / 64
+    return max(MIN_TILE, int(TILE_SR / int(net.scale) / wide**0.5))  # type: ignore[arg-type]
+
+
 def restore(
     net: nn.Module,
     lr_CHW: Tensor,
     *,
     device: torch.device,
-    tile: int | None = TILE,
+    tile: int | Literal["auto"] | None = "auto",
     precision: torch.dtype = torch.float32,
     levels: int = 255,
 ) -> Tensor:
@@ -72,18 +82,21 @@ def restore(
     Args:
         net: an enhancer of one scale, on the device; it is put into channels-last, where PyTorch's
             convolutions on a CPU add up in the same order whatever the size of a tile.
-        lr_CHW: 3 x H x W whole numbers from 0 to `levels`, on the CPU, where the result goes too.
+        lr_CHW: C x H x W whole numbers from 0 to `levels`, on the CPU, where the result goes too.
         device: where the network is.
-        tile: LR pixels a side that are enhanced at once; None takes the photo in one piece.
+        tile: LR pixels a side that are enhanced at once, `auto` is `auto_tile`'s; None takes the
+            photo in one piece.
         precision: float32, or what is computed in under autocast.
         levels: the largest value, 255 or 65535.
 
     Returns:
-        3 x scale*H x scale*W, of the same range and type.
+        C x scale*H x scale*W, of the same range and type.
 
     Raises:
         ValueError: if there are to be tiles and the network has no `margin`, or `tile` is below 1.
     """
+    if tile == "auto":
+        tile = auto_tile(net) if getattr(net, "margin", None) is not None else None
     if tile is not None and tile < 1:
         raise ValueError(f"tile={tile}: 1 or more, or null for the photo in one piece")
     net.to(memory_format=torch.channels_last)
@@ -98,7 +111,7 @@ def restore(
                 "tile=null enhances the photo in one piece"
             )
         margin = 0
-    sr_CHW = torch.empty(3, height * scale, width * scale, dtype=lr_CHW.dtype)
+    sr_CHW = torch.empty(len(lr_CHW), height * scale, width * scale, dtype=lr_CHW.dtype)
     mixed = precision != torch.float32
     for rows in spans(height, side, margin):
         for columns in spans(width, side, margin):

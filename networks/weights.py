@@ -4,6 +4,7 @@ Nothing here runs code from a file: PyTorch files are read as plain tensors, Ker
 """
 
 import importlib
+import socket
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from datamodules.images import file_sha256
 from networks.backbones import BACKBONES, COUNTER, Backbone, State
 
 KERAS_SUFFIXES = (".h5", ".hdf5")
@@ -107,11 +109,12 @@ def fetch_imagenet(backbone: str, kind: Backbone) -> State:
     return state
 
 
+TIMEOUT = 20.0  # seconds without a byte, after which the next server has its turn
 AUTHORS = "https://cv.snu.ac.kr/research/EDSR/models/"
 MIRROR = "https://github.com/Coloquinte/torchSR/releases/download/v1.0.3/"
 # Files of the authors, with the start of their SHA-256 in the name, and of a mirror, which has
 # trained EDSR anew; by class, residual blocks, features and scale.
-OFFICIAL = {
+OFFICIAL: dict[tuple[Any, ...], tuple[str, str | None]] = {
     ("EDSR", 16, 64, 2): ("edsr_baseline_x2-1bc95232.pt", "edsr64_x2.pt"),
     ("EDSR", 16, 64, 3): ("edsr_baseline_x3-abf2a44e.pt", "edsr64_x3.pt"),
     ("EDSR", 16, 64, 4): ("edsr_baseline_x4-6b446fab.pt", "edsr64_x4.pt"),
@@ -123,38 +126,49 @@ OFFICIAL = {
 }
 
 
-def fetch_official(network: nn.Module) -> State:
-    """The published weights of an EDSR or MDSR, from the cache or fetched.
+def fetch_official(
+    name: str, num_blocks: int | None, num_features: int | None, scale: int | tuple[int, ...]
+) -> Path:
+    """The file of published weights of an EDSR or MDSR, from the cache or fetched.
+
+    Args:
+        name: `EDSR` or `MDSR`.
+        num_blocks: its residual blocks.
+        num_features: its channels.
+        scale: of EDSR; the scales of MDSR.
 
     Raises:
         ValueError: if there are none for this network, or none could be had; says which file to get
             and where to put it.
     """
-    name = type(network).__name__
-    body, head = (getattr(network, part, None) for part in ("body", "head"))
-    key: Any = (name,)
-    if name in ("EDSR", "MDSR"):
-        scale = network.scale if name == "EDSR" else tuple(network.scales)  # type: ignore[arg-type]
-        key = (name, len(body) - 1, head[0].out_channels, scale)  # type: ignore[arg-type, index]
-    if key not in OFFICIAL:
+    key = (name, num_blocks, num_features, scale)
+    if name not in ("EDSR", "MDSR") or key not in OFFICIAL:  # others may not even be hashable
         raise ValueError(
             f"init_from=official: there are no published weights of this {name}; there are of "
             "net=edsr, edsr_full (scale=2, 3, 4), mdsr and mdsr_full as they are"
         )
-    file, copy = OFFICIAL[key]
-    urls = [AUTHORS + file] + ([MIRROR + copy] if copy else [])
+    file, twin = OFFICIAL[key]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    sources = [(AUTHORS + file, folder / file, file.rpartition("-")[2].removesuffix(".pt"))]
+    sources += [(MIRROR + twin, folder / twin, "")] if twin else []
     reasons = []
-    for url in urls:
+    for _, path, start in sources:  # what is there already is better than a server
+        if path.is_file():
+            if file_sha256(path).startswith(start):
+                return path
+            reasons.append(f"{path} (its checksum is not the one in its name)")
+    for url, path, start in sources:
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(TIMEOUT)
         try:
-            state: State = torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", check_hash=url.startswith(AUTHORS), weights_only=True
-            )
-            check_state(state, url)
-        except (URLError, OSError, RuntimeError, EOFError, UnpicklingError, ValueError) as error:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=start or None)
+        except (URLError, OSError, RuntimeError, EOFError) as error:
             reasons.append(f"{url} ({str(error).partition(chr(10))[0]})")
         else:
-            return state
+            return path
+        finally:
+            socket.setdefaulttimeout(before)
     raise ValueError(
         f"init_from=official: could not fetch or read {' nor '.join(reasons)}; download one "
         f"elsewhere and put it into {folder}, or give init_from=FILE"

@@ -122,7 +122,7 @@ def launch(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
     """Sends SIGKILL as soon as the condition holds."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the condition never came true"

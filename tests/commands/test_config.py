@@ -23,7 +23,7 @@ def group_files(group: str) -> list[str]:
 
 def test_every_group_is_tested_here() -> None:
     tested = {"model", "data", "net", "scorer", "optim", "trainer", "logger", "callbacks"}
-    tested |= {"experiment", "debug"}
+    tested |= {"experiment", "debug", "sweep"}  # the last in test_sweep
     assert {p.name for p in CONF.iterdir() if p.is_dir()} == tested | {"hydra", "paths"}
     assert {p.stem for p in CONF.glob("*.yaml")} == set(command_line.COMMANDS)
 
@@ -105,7 +105,7 @@ def test_package_line_comes_first(path: Path) -> None:
     lines = path.read_text().splitlines()
     where = [i for i, line in enumerate(lines) if "@package" in line]
     assert where in ([], [0])  # Hydra ignores it below another comment
-    assert (where == [0]) == (path.parent.name in ("experiment", "debug"))
+    assert (where == [0]) == (path.parent.name in ("experiment", "debug", "sweep"))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,24 @@ def test_package_line_comes_first(path: Path) -> None:
         (["prepare", "dataset=div2k", "download=false"], ["DIV2K_train_HR: no such folder"]),
         (["prepare", "dataset=div2k", "scales=[2,7]"], ["scales.1=7: should be 1, 2, 3 or 4"]),
         (["export", "checkpoint=a.ckpt", "output=b.pt"], ["ends in .safetensors"]),
+        (["export", "checkpoint=a.ckpt", "output=b.onnx"], ["needs format=onnx"]),
+        (["scale=2.0"], ["scale=2.0: should be 1, 2, 3 or 4"]),
+        (["scale=2,3"], ["scale=2,3: several values need -m"]),
+        (["evaluate", "checkpoint=a.ckpt,b.ckpt"], ["several values need -m", "brackets"]),
+        (["scale=1"], ["scale=1: LR would be HR"]),
+        (["net.scale=3"], ["net.scale=3: set scale"]),
+        (["model.loss.gamma=0.3"], ["model.loss.gamma=0.3: set gamma"]),
+        (["trainer.precision=64-true"], ["64-true: 32-true, bf16-mixed, 16-mixed"]),
+        (["trainer.precision=16-mixed"], ["is for GPUs; a CPU has bf16-mixed"]),
+        (["trainer.gradient_clip_val=-1"], ["gradient_clip_val=-1: above 0, or null"]),
+        (["trainer.accelerator=tpu"], ["trainer.accelerator=tpu: cpu or gpu"]),
+        (["callbacks=nima"], ["RatingPictures goes with another model; callbacks=enhancement"]),
+        (["experiment=sample_nima", "callbacks=enhancement"], ["callbacks=nima goes with this"]),
+        (["sweep=gama"], ["sweep=gama: no such sweep; did you mean gamma?"]),
+        (["sweep=gamma", "net=edsr,srcn"], ["net=srcn: no such net"]),
+        (["sweep=scale", "name=x"], ["would share one folder"]),
+        (["interpolate", "checkpoints=[a,b]", "data=ava"], ["AVA does not give LR/HR pairs"]),
+        (["interpolate", "checkpoints=[a,b]", "steps=102"], ["steps=102: "]),
     ],
 )
 def test_mistakes(cli: Cli, folder: Path, words: list[str], messages: list[str]) -> None:

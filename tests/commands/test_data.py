@@ -107,7 +107,7 @@ def test_deblurring_and_scale_one(cli: Cli) -> None:
         *("data.degradation.blur=1.6", "scorer.checkpoint=null"),
     )
     assert done.code == 0, done.err
-    assert "over bicubic" in done.out
+    assert "over input" in done.out
 
 
 def test_evaluating_on_a_benchmark_and_on_rated_photos(cli: Cli, folder: Path) -> None:

@@ -14,15 +14,17 @@ from PIL import Image, ImageCms
 from commands import evaluate
 from datamodules.images import read_image, to_bytes, to_unit
 from datamodules.sample import SamplePairs
-from lightning_modules.checkpoint import load_network, save_safetensors
+from lightning_modules.checkpoint import load_network, load_scorer, save_safetensors
 from lightning_modules.metrics import image_metrics
 from lightning_modules.pictures import save_before_after
+from networks.bicubic import upscale
 from networks.can import CAN
 from networks.edsr import EDSR
 from networks.mdsr import MDSR
 from networks.nima import NIMA
 from networks.srcnn import SRCNN
-from tests.conftest import TINY_NIMA, Finished
+from networks.tiling import SelfEnsemble
+from tests.conftest import ROOT, TINY, TINY_NIMA, Finished
 
 Cli = Callable[..., Finished]
 
@@ -140,8 +142,37 @@ def test_enhance_at_a_scale_of_several(cli: Cli, mdsr: Path, photos: Path) -> No
     lr = to_unit(read_image(photos / "b.png"))[None]
     with torch.no_grad():
         assert torch.equal(read_image("out/b_x3.png"), to_bytes(net(lr, 3)[0]))
-    assert cli(*words, "scale=2", "self_ensemble=true", "precision=bfloat16").code == 0
-    assert read_image("out/b_x2.png").shape == (3, 80, 60)
+
+
+def test_enhance_as_an_ensemble_and_in_half_precision(
+    cli: Cli, enhancer: Path, photos: Path
+) -> None:
+    net, _ = load_network(enhancer)
+    net.to(memory_format=torch.channels_last)
+    lr = to_unit(read_image(photos / "b.png"))[None].contiguous(memory_format=torch.channels_last)
+    words = ["enhance", "input=photos/b.png", f"checkpoint={enhancer}"]
+    with torch.no_grad():
+        plain, ensemble = to_bytes(net(lr)[0]), to_bytes(SelfEnsemble(net)(lr)[0])
+        with torch.autocast("cpu", torch.bfloat16):
+            half = to_bytes(net(lr)[0])
+    assert not torch.equal(plain, ensemble)
+    assert not torch.equal(plain, half)
+    assert cli(*words, "output=ensemble", "self_ensemble=true").code == 0
+    assert torch.equal(read_image("ensemble/b_x2.png"), ensemble)
+    assert cli(*words, "output=half", "precision=bfloat16").code == 0
+    assert torch.equal(read_image("half/b_x2.png"), half)
+
+
+def test_evaluate_as_an_ensemble(cli: Cli, enhancer: Path) -> None:
+    words = ["evaluate", f"checkpoint={enhancer}", "scorer.checkpoint=null", "data.limit=1"]
+    assert cli(*words, "self_ensemble=true", "name=plus").code == 0
+    net, _ = load_network(enhancer)
+    lr = to_unit(read_image("outputs/evaluate/plus/images/chelsea_lr.png"))
+    with torch.no_grad():
+        expected = to_bytes(SelfEnsemble(net)(lr[None])[0])
+    found = read_image("outputs/evaluate/plus/images/chelsea_sr.png")
+    assert (found.int() - expected.int()).abs().max() <= 1  # of another memory format
+    assert (found != expected).float().mean() < 1e-3
 
 
 def test_enhance_keeps_orientation_profile_and_alpha(
@@ -172,6 +203,8 @@ def test_enhance_keeps_orientation_profile_and_alpha(
         mask = np.array(image)[..., 3]
     assert (mask[:, :26] == 0).all()
     assert (mask[:, 34:] == 255).all()
+    smooth = upscale(torch.from_numpy(alpha)[None, None].float(), 2)[0, 0]
+    assert np.array_equal(mask, smooth.round().clamp(0, 255).numpy().astype(np.uint8))
     assert cli(*words, "input=alpha.png", "output=out", "format=jpg").code == 0
     with Image.open("out/alpha_x2.jpg") as image:
         assert image.mode == "RGB"
@@ -203,7 +236,8 @@ def test_enhance_keeps_sixteen_bits(cli: Cli, enhancer: Path, folder: Path, chan
 def test_evaluate_several_beside_each_other(
     cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scorers = [f"scorer.checkpoint={scorer_file}", f"judge.checkpoint={scorer_file}"]
+    sample = ROOT / "weights/nima_sample.safetensors"
+    scorers = [f"scorer.checkpoint={scorer_file}", f"judge.checkpoint={sample}"]
     notes: list[str] = []
 
     def draw(panels: list[Any], path: Path, note: str = "") -> None:
@@ -221,7 +255,12 @@ def test_evaluate_several_beside_each_other(
         "psnr_gain/MDSR gamma=0.1",
         "score_judge/HR",
     } <= metrics.keys()
-    assert "the judge is not independent: it shares backbone and ratings" in done.out
+    assert "the judge is not independent: it shares backbone" in done.out
+    data = SamplePairs(2)
+    data.setup("validate")
+    for name, path in (("score", scorer_file), ("score_judge", sample)):
+        scores = [load_scorer(path).score(to_unit(hr)[None]) for _, hr, _ in data.val]
+        assert metrics[f"{name}/HR"] == pytest.approx(float(sum(scores)) / 2, abs=1e-4)
     assert len(notes) == 2
     assert all("\n" not in note and note.startswith("scorer: ") for note in notes)  # one line fits
     single = cli("evaluate", f"checkpoint={mdsr}", "name=one", "scale=2", *scorers)
@@ -252,6 +291,36 @@ def test_evaluate_many_photos_shows_means_and_draws_the_first(cli: Cli, mdsr: Pa
     assert "\nchelsea " in Path("outputs/evaluate/none/table.txt").read_text()
 
 
+def test_evaluate_says_how_networks_were_trained_to_deblur(cli: Cli, folder: Path) -> None:
+    words = [*TINY, "epochs=1", "gamma=0", "data.degradation.blur=1.6"]
+    for scale in (1, 2):
+        assert cli(*words, f"scale={scale}", f"paths.output_dir=x{scale}").code == 0
+    (x1,), (x2,) = (list(Path(f"x{scale}").rglob("best.ckpt")) for scale in (1, 2))
+    done = cli("evaluate", f"checkpoint={x2}", "scorer.checkpoint=null", "data.limit=1")
+    assert "EDSR gamma=0 was trained with data.degradation.blur=1.6, not measured so" in done.out
+    done = cli("evaluate", f"checkpoint={x1}", "scorer.checkpoint=null", "data.limit=1")
+    assert done.code == 2
+    assert "LR would be HR; give the data.degradation" in done.err
+    same = ["data.degradation.blur=1.6", "name=same"]
+    done = cli("evaluate", f"checkpoint={x1}", "scorer.checkpoint=null", "data.limit=1", *same)
+    assert done.code == 0, done.err
+    assert "was trained with" not in done.out
+    assert "EDSR gamma=0 over input: " in done.out
+    metrics = json.loads(Path("outputs/evaluate/same/result.json").read_text())["metrics"]
+    assert 20 < metrics["psnr/input"] < 32
+
+
+def test_evaluate_refuses_photos_whose_results_would_share_a_name(
+    cli: Cli, enhancer: Path, folder: Path
+) -> None:
+    (folder / "val").mkdir()
+    for name in ("cat.png", "cat_sr.png"):
+        Image.new("RGB", (64, 64), "gray").save(folder / "val" / name)
+    done = cli("evaluate", f"checkpoint={enhancer}", "data=photos", "data.val_hr=val")
+    assert done.code == 2
+    assert "photos cat and cat_sr: " in done.err
+
+
 def test_evaluate_every_scale_of_an_mdsr(cli: Cli, mdsr: Path) -> None:
     done = cli("evaluate", f"checkpoint={mdsr}", "name=all", "scorer.checkpoint=null")
     assert done.code == 0, done.err
@@ -269,7 +338,7 @@ def test_evaluate_needs_a_scale_in_common(
     for words, message in (
         ([f"checkpoint={mdsr}", "scale=4"], "is for x2, x3"),
         ([f"checkpoint=[{scorer_file},{scorer_file}]", "data=sample_rated"], "one at a time"),
-        ([f"checkpoint=[{enhancer},{scorer_file}]"], "checkpoint of kind scorer"),
+        ([f"checkpoint=[{enhancer},{scorer_file}]"], "enhancers and scorers are measured apart"),
         (["checkpoint=[]"], "one or several files"),
     ):
         done = cli("evaluate", *words)
@@ -378,7 +447,7 @@ def test_interpolate_measures_between_two_trainings(
     assert Image.open("outputs/interpolate/c/curve.png").width > 800
     again = cli("interpolate", f"checkpoints=[{enhancer},{mdsr}]")
     assert again.code == 2
-    assert "networks.mdsr.MDSR" in again.err
+    assert "_target_: networks.edsr.EDSR and networks.mdsr.MDSR" in again.err
     assert "at least 2 items" in cli("interpolate", f"checkpoints=[{enhancer}]").err
     alone = cli("interpolate", f"checkpoints={enhancer}").err
     assert alone.strip() == f"error: checkpoints={enhancer}: should be a valid list"
@@ -416,22 +485,13 @@ def test_export_to_onnx_computes_the_same_at_any_size(
     ).err  # fmt: skip
 
 
-def test_evaluate_takes_a_list_of_one_and_networks_without_a_margin(
-    cli: Cli, scorer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate_takes_a_list_of_one(cli: Cli, scorer_file: Path) -> None:
     words = ["data=sample_rated", "data.limit=8", "name=one"]
     assert cli("evaluate", f"checkpoint=[{scorer_file}]", *words).code == 0
-    # What README shows as a network of one's own need not declare how far its pixels see.
-    monkeypatch.setattr(evaluate, "TILE", 16)
-    net = EDSR(2, num_blocks=1, num_features=4).eval()
-    lr = torch.randint(0, 256, (3, 20, 40), dtype=torch.uint8)
-    tiled = evaluate.whole_photo(net, lr, torch.device("cpu"))
-    del net.margin
-    assert torch.equal(evaluate.whole_photo(net, lr, torch.device("cpu")), tiled)
 
 
 def test_a_wrong_scorer_leaves_no_folder_behind(cli: Cli, enhancer: Path) -> None:
     done = cli("evaluate", f"checkpoint={enhancer}", f"scorer.checkpoint={enhancer}", "name=x")
     assert done.code == 2
-    assert "needs a scorer" in done.err
+    assert "needed is a checkpoint of kind scorer" in done.err
     assert not Path("outputs").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from datamodules.images import (
     Photo,
@@ -54,6 +54,25 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert read.dtype == torch.uint8
     if mode != "1":
         assert (read.int() - 128).abs().max() <= 1
+
+
+def test_exif_data_of_a_tiff_are_kept_without_those_of_its_pixels(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "someone"
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 200
+    Image.new("RGB", (4, 6)).save(tmp_path / "a.tif", exif=exif.tobytes())
+    found = read_photo(tmp_path / "a.tif")
+    assert found.pixels.shape == (3, 4, 6)
+    for suffix in ("png", "jpg", "webp", "tif"):
+        write_photo(tmp_path / f"b.{suffix}", found)
+        with Image.open(tmp_path / f"b.{suffix}") as file:
+            again = file.getexif()
+            assert file.size == (6, 4)
+            inner = again.get_ifd(ExifTags.IFD.Exif)
+        assert again[ExifTags.Base.Artist] == "someone"
+        assert inner[ExifTags.Base.ISOSpeedRatings] == 200
+        assert again.get(ExifTags.Base.Orientation, 1) == 1
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:

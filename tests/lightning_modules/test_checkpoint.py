@@ -132,7 +132,7 @@ def test_wrong_weights_are_listed(net: EDSR) -> None:
 
 def test_wrong_kind_is_refused(tmp_path: Path, net: EDSR) -> None:
     save_safetensors(tmp_path / "a.safetensors", net, RECORD)
-    with pytest.raises(ValueError, match="kind enhancer; this needs a scorer"):
+    with pytest.raises(ValueError, match="kind enhancer; needed is a checkpoint of kind scorer"):
         load_scorer(tmp_path / "a.safetensors")
 
 

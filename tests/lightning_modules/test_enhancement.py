@@ -1,5 +1,6 @@
 """The training of enhancers: what it leaves alone, what it says, what it saves."""
 
+import copy
 import shutil
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from datamodules.sample import SamplePairs
-from lightning_modules.callbacks import AveragedWeights, BeforeAfter, Watch
+from lightning_modules.callbacks import AveragedWeights, BeforeAfter, Checkpoints, Watch
 from lightning_modules.enhancement import EnhancementModule
 from lightning_modules.losses import HybridLoss
 from lightning_modules.schedules import Constant, Cosine, Exponential, Steps
@@ -134,11 +135,55 @@ def test_averaged_weights_are_what_is_validated_saved_and_drawn(tmp_path: Path) 
 
     data = SamplePairs(2, patch_size=8, batch_size=2, num_steps=3, limit=1)
     # This average stays at the weights of the first step.
-    callbacks = [Look(tmp_path, every=1, num_photos=1), AveragedWeights(decay=1.0)]
+    callbacks = [Look(tmp_path, every=1, num_photos=1), AveragedWeights(decay=1 - 1e-12)]
     trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
     trainer.fit(module, datamodule=data)
     name = "tail.1.weight"
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(saved[f"net.{name}"], drawn[0][name])
     assert len(drawn) == len(trained) == 2
     assert torch.equal(drawn[0][name], drawn[1][name])
     assert not torch.equal(trained[0][name], trained[1][name])
     assert not torch.equal(drawn[0][name], trained[0][name])
+
+
+def test_a_judge_alone_brings_the_drift_too() -> None:
+    names = set(module_of(judge=NIMA("mnasnet_0_5")).val_metrics)
+    assert {"score_judge", "contrast_drift", "saturation_drift"} <= names
+    assert not {"score_judge", "contrast_drift"} & set(module_of().val_metrics)
+
+
+def test_a_photo_without_a_number_ends_the_validation() -> None:
+    module = module_of()
+    torch.nn.init.constant_(module.net.tail[1].bias, float("nan"))
+    data = SamplePairs(2, limit=1)
+    with pytest.raises(ValueError, match=r"val/psnr of photo 1 in epoch 1 is not a number"):
+        quiet_trainer().validate(module, datamodule=data, verbose=False)
+
+
+def test_copies_of_a_module_share_the_scorer() -> None:
+    loss = HybridLoss(0.4, lambda: NIMA("mnasnet_0_5"))
+    assert loss.aesthetic is not None
+    loss.register_buffer("own", torch.zeros(1))
+    twin = copy.deepcopy(loss)
+    assert twin.aesthetic is not None
+    assert twin.aesthetic is not loss.aesthetic
+    assert twin.aesthetic.scorer is loss.aesthetic.scorer
+    assert twin.own is not loss.own
+
+
+def test_a_moved_run_remembers_its_best_epoch(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"filename": "best", "monitor": "val/psnr", "mode": "max"}
+    before = Checkpoints(tmp_path / "before", **options)
+    path = str(tmp_path / "before" / "best.ckpt")
+    score = torch.tensor(30.0)
+    before.best_model_path = before.kth_best_model_path = path
+    before.best_model_score = before.kth_value = score
+    before.best_k_models = {path: score}
+    after = Checkpoints(tmp_path / "after", **options)
+    after.load_state_dict(before.state_dict())
+    assert after.best_model_path == str(tmp_path / "after" / "best.ckpt")
+    assert after.best_k_models == {after.best_model_path: score}
+    assert after.best_model_score == after.kth_value == 30
+    assert not after.check_monitor_top_k(quiet_trainer(), torch.tensor(25.0))

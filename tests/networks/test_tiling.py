@@ -2,13 +2,14 @@ import pytest
 import torch
 from torch import nn
 
+from networks import tiling
 from networks.bicubic import Bicubic
 from networks.can import CAN
 from networks.edsr import EDSR
 from networks.mdsr import MDSR
 from networks.scales import at_scale
 from networks.srcnn import SRCNN
-from networks.tiling import SelfEnsemble, restore, spans
+from networks.tiling import SelfEnsemble, auto_tile, restore, spans
 
 CPU = torch.device("cpu")
 
@@ -110,3 +111,31 @@ def test_wrong_tiles_and_networks_without_a_margin() -> None:
         restore(Plain(), lr, device=CPU, tile=10)
     with pytest.raises(ValueError, match="tile=0"):
         restore(Plain(), lr, device=CPU, tile=0)
+
+
+def test_tiles_are_smaller_where_a_pixel_takes_more_memory() -> None:
+    assert auto_tile(EDSR(2)) == 512
+    assert auto_tile(EDSR(4)) == 256
+    assert auto_tile(at_scale(MDSR(), 3)) == 341
+    with torch.device("meta"):
+        assert auto_tile(EDSR(2, num_blocks=1, num_features=256)) == 256
+        assert auto_tile(EDSR(4, num_blocks=1, num_features=256)) == 128
+
+
+def test_an_ensemble_in_tiles_equals_one_in_one_piece() -> None:
+    net = SelfEnsemble(network("edsr", 2))
+    lr = photo(45, 61)
+    whole, tiled = (restore(net, lr, device=CPU, tile=tile) for tile in (None, 20))
+    assert torch.equal(whole, tiled)
+
+
+def test_a_network_that_does_not_say_its_margin_is_used_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tiling, "TILE_SR", 32)  # 16 LR pixels a side
+    monkeypatch.setattr(tiling, "MIN_TILE", 1)
+    net = EDSR(2, num_blocks=1, num_features=4).eval()
+    lr = photo(20, 40)
+    tiled = restore(net, lr, device=CPU)
+    del net.margin
+    assert torch.equal(restore(net, lr, device=CPU), tiled)

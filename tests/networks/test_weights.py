@@ -1,7 +1,10 @@
 import csv
+import hashlib
+import io
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -12,7 +15,6 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 from scipy.stats import spearmanr
-from torch import nn
 from torch.nn import functional as F
 
 from datamodules.images import to_unit
@@ -20,10 +22,16 @@ from datamodules.sample import photo
 from lightning_modules.scoring import rate_files
 from networks.backbones import BACKBONES, COUNTER, State
 from networks.edsr import EDSR
-from networks.mdsr import MDSR
 from networks.nima import NIMA, keras_nima, mean_score
-from networks.srcnn import SRCNN
-from networks.weights import fetch_official, load_pretrained, load_weights
+from networks.weights import (
+    AUTHORS,
+    MIRROR,
+    OFFICIAL,
+    fetch_official,
+    load_pretrained,
+    load_weights,
+    read_weights,
+)
 from tests.conftest import PHOTOS
 from tests.networks.test_backbones import (
     Array,
@@ -288,35 +296,63 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "checkpoints"
 
 
-@pytest.mark.parametrize(
-    ("network", "file"),
-    [
-        (EDSR(3), "edsr_baseline_x3-abf2a44e.pt"),
-        (EDSR(3), "edsr64_x3.pt"),  # of the mirror
-        (MDSR(), "mdsr_baseline-a00cab12.pt"),
-    ],
-)
-def test_official_weights_come_from_the_cache(hub: Path, network: nn.Module, file: str) -> None:
+BASELINE_X3 = ("EDSR", 16, 64, 3)
+
+
+def test_official_weights_of_the_mirror_come_from_the_cache(hub: Path) -> None:
     torch.manual_seed(1)
+    network = EDSR(3)
     expected = {name: torch.rand_like(value) for name, value in network.state_dict().items()}
-    torch.save(expected, hub / file)
-    load_weights(network, fetch_official(network), "official")
+    torch.save(expected, hub / "edsr64_x3.pt")
+    path = fetch_official(*BASELINE_X3)
+    assert path == hub / "edsr64_x3.pt"
+    load_weights(network, read_weights(path), path)
     for name, value in network.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
 
+def test_official_weights_of_the_authors_have_to_match_their_checksum(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"some weights"
+    start = hashlib.sha256(content).hexdigest()[:8]
+    monkeypatch.setitem(OFFICIAL, BASELINE_X3, (f"edsr-{start}.pt", None))
+    (hub / f"edsr-{start}.pt").write_bytes(content)
+    assert fetch_official(*BASELINE_X3).read_bytes() == content
+    (hub / f"edsr-{start}.pt").write_bytes(b"other weights")
+    with pytest.raises(ValueError, match="its checksum is not the one in its name"):
+        fetch_official(*BASELINE_X3)
+
+
+def test_official_weights_are_fetched_from_the_authors_first(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, asked = b"fetched", []
+    start = hashlib.sha256(content).hexdigest()[:8]
+
+    def answer(request: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401
+        asked.append(request.full_url)
+        body = b"damaged" if "kept" not in asked and "cv.snu" in request.full_url else content
+        response = io.BytesIO(body)
+        response.info = lambda: SimpleNamespace(get_all=lambda _: [str(len(body))])  # type: ignore[attr-defined]
+        response.headers = {}  # type: ignore[attr-defined]
+        return response
+
+    monkeypatch.setattr(torch.hub, "urlopen", answer)
+    monkeypatch.setitem(OFFICIAL, BASELINE_X3, (f"edsr-{start}.pt", "edsr64_x3.pt"))
+    assert fetch_official(*BASELINE_X3) == hub / "edsr64_x3.pt"  # the authors' was damaged
+    assert [url.rpartition("/")[0] + "/" for url in asked] == [AUTHORS, MIRROR]
+    (hub / "edsr64_x3.pt").unlink()
+    asked[:] = ["kept"]
+    assert fetch_official(*BASELINE_X3) == hub / f"edsr-{start}.pt"
+    assert asked[1:] == [f"{AUTHORS}edsr-{start}.pt"]
+
+
 def test_official_weights_without_a_network_say_where_to_put_them(hub: Path) -> None:
-    with torch.device("meta"):
-        full = EDSR(4, num_blocks=32, num_features=256)
     with pytest.raises(ValueError, match=r"edsr_x4-4f62e9ef.pt .*no network.*edsr_x4.pt") as error:
-        fetch_official(full)
+        fetch_official("EDSR", 32, 256, 4)
     assert f"put it into {hub}" in str(error.value)
-    for other in (EDSR(1), EDSR(2, num_blocks=8), MDSR([2, 3]), SRCNN(2)):
+    keys: list[tuple[Any, ...]] = [("EDSR", 16, 64, 1), ("EDSR", 8, 64, 2)]
+    for key in (*keys, ("MDSR", 16, 64, (2, 3)), ("SRCNN", None, [64, 32], 2)):
         with pytest.raises(ValueError, match="no published weights"):
-            fetch_official(other)
-
-
-def test_official_weights_that_are_damaged_are_refused(hub: Path) -> None:
-    (hub / "mdsr_baseline-a00cab12.pt").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"could not fetch or read .*mdsr_baseline"):
-        fetch_official(MDSR())
+            fetch_official(*key)

@@ -1,0 +1,368 @@
+"""Jobs of a sweep: fresh processes in single-run mode, side by side on a pool of devices.
+
+Lightning starts the other ranks of a job by running `sys.argv` again. In a multirun that would be
+the whole sweep, on every rank, so that each job is a process of its own here, with its own
+environment, and a sweep's process only starts, watches and stops them.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from commands.run_folder import ROOT, read_json, shorter
+from commands.terminal import table
+
+log = logging.getLogger(__name__)
+
+LIFELINE = "SWEEP_LIFELINE"  # a pipe that ends when the sweep's process does
+GRACE = 20.0  # seconds that a job has to end by itself
+# Of the process that starts the sweep, which may itself be a rank or a cluster's task.
+NOT_INHERITED = ("SLURM_", "TORCHELASTIC_", "PMI_", "OMPI_")
+RANK_VARIABLES = {
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "WANDB_RUN_ID", "WANDB_SERVICE"),
+}
+
+
+class State(StrEnum):
+    """How a job stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FOUND = "found finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        words: the command line behind `run.py`, in single-run mode.
+        folder: its run folder.
+        name: what people call it.
+        devices: how many devices of the pool it needs.
+        state: how it stands.
+        note: what a table says of it beside its state.
+    """
+
+    words: list[str]
+    folder: Path
+    name: str = ""
+    devices: int = 1
+    state: State = State.WAITING
+    note: str = ""
+    began: float = 0.0
+    seconds: float = 0.0
+    deadline: float | None = None  # when it is killed, once it has been asked to stop
+    taken: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def metric(self) -> tuple[str, float] | None:
+        """Name and value of what a finished training is judged by."""
+        result = read_json(self.folder / "result.json") or {}
+        name = result.get("monitor")
+        value = result.get("metrics", {}).get(name)
+        return None if name is None or value is None else (name, float(value))
+
+
+class Slots:
+    """Which devices are free.
+
+    Args:
+        devices: their names, each once.
+        share: jobs that may use a device at a time.
+    """
+
+    def __init__(self, devices: Sequence[str], share: int = 1) -> None:
+        self.free = dict.fromkeys(devices, share)
+
+    def take(self, count: int) -> tuple[str, ...] | None:
+        """`count` different devices, the freest first; None while there are not so many."""
+        order = sorted((name for name, n in self.free.items() if n), key=lambda d: -self.free[d])
+        if count > len(order):
+            return None
+        taken = tuple(order[:count])
+        for name in taken:
+            self.free[name] -= 1
+        return taken
+
+    def give(self, taken: Sequence[str]) -> None:
+        """Gives devices back."""
+        for name in taken:
+            self.free[name] += 1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What jobs run on.
+
+    Args:
+        devices: GPUs, as CUDA_VISIBLE_DEVICES names them, or places for jobs on the CPU.
+        on_gpu: which of the two.
+        share: jobs that may use a device at a time.
+        threads: CPU threads of each job.
+        stop_at_failure: whether jobs that wait are given up when one fails.
+    """
+
+    devices: Sequence[str]
+    on_gpu: bool
+    share: int = 1
+    threads: int = 1
+    stop_at_failure: bool = False
+
+    def run(self, jobs: Sequence[Job]) -> int | None:
+        """Runs the jobs that wait, each as soon as there is room for it, and sees them end.
+
+        Ctrl-C and SIGTERM stop them all; a second one does not wait for them.
+
+        Returns:
+            The signal that stopped them, if one did.
+        """
+        slots = Slots(self.devices, self.share)
+        reader, writer = os.pipe()  # the jobs read; nobody writes
+        try:
+            with caught_signals() as signals, live_lines(jobs) as refresh:
+                while pending(jobs):
+                    if signals or (self.stop_at_failure and failed(jobs)):
+                        give_up(jobs)
+                    for job in jobs:
+                        if job.state is State.WAITING:
+                            self.start(job, slots, reader)
+                    if signals:
+                        stop(jobs, impatient=len(signals) > 1)
+                    self.watch(jobs, slots)
+                    refresh()
+                    time.sleep(0.1)
+        finally:
+            for job in jobs:
+                end_group(job)
+            os.close(writer)
+            os.close(reader)
+        return signals[0] if signals else None
+
+    def start(self, job: Job, slots: Slots, lifeline: int) -> None:
+        """Starts a job if there is room."""
+        taken = slots.take(job.devices)
+        if taken is None:
+            return
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with open(job.folder / "console.log", "wb") as console:
+            job.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "run.py"), *job.words],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env=self.environment(os.environ, taken, lifeline),
+                pass_fds=(lifeline,),
+                start_new_session=True,  # its ranks are in its group, and Ctrl-C comes from us
+            )
+        job.taken, job.state, job.began = taken, State.RUNNING, time.monotonic()
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        where = f"GPU {', '.join(taken)}" if self.on_gpu else threads
+        log.info("started   %s  (%s)", job.name, where)
+
+    def environment(
+        self, outer: Mapping[str, str], taken: Sequence[str], lifeline: int
+    ) -> dict[str, str]:
+        """A job's environment: nothing of other ranks or clusters, its own devices and port."""
+        cleaned = {
+            name: value
+            for name, value in outer.items()
+            if name not in RANK_VARIABLES and not name.startswith(NOT_INHERITED)
+        }
+        threads = str(self.threads)
+        own = {"MASTER_PORT": str(free_port()), LIFELINE: str(lifeline), "OMP_NUM_THREADS": threads}
+        return cleaned | own | {"CUDA_VISIBLE_DEVICES": ",".join(taken) if self.on_gpu else ""}
+
+    def watch(self, jobs: Sequence[Job], slots: Slots) -> None:
+        """Sees which jobs have ended."""
+        for job in jobs:
+            if job.process is None or job.state is not State.RUNNING:
+                continue
+            code = job.process.poll()
+            if code is None:
+                continue
+            end_group(job)  # ranks that outlived the first one
+            slots.give(job.taken)
+            job.seconds = time.monotonic() - job.began
+            metric = job.metric() if code == 0 else None
+            if code == 0:
+                job.state = State.DONE
+            elif job.deadline is not None:
+                job.state = State.STOPPED
+            else:
+                job.state, job.note = State.FAILED, last_line(job.folder / "console.log", code)
+            shown = f"  {metric[0]} {metric[1]:.4g}" if metric else f"  {job.note}" * bool(job.note)
+            log.info("%-9s %s  %s%s", job.state, job.name, clock(job.seconds), shown)
+
+
+def pending(jobs: Sequence[Job]) -> bool:
+    """Whether there is anything left to wait for."""
+    return any(job.state in (State.WAITING, State.RUNNING) for job in jobs)
+
+
+def give_up(jobs: Sequence[Job]) -> None:
+    """Does not start what waits."""
+    for job in jobs:
+        if job.state is State.WAITING:
+            job.state = State.STOPPED
+
+
+def failed(jobs: Sequence[Job]) -> list[Job]:
+    """Those that ended with an error."""
+    return [job for job in jobs if job.state is State.FAILED]
+
+
+def stop(jobs: Sequence[Job], *, impatient: bool) -> None:
+    """Interrupts what runs, all ranks of it; kills it after a while, or now."""
+    for job in jobs:
+        if job.state is not State.RUNNING:
+            continue
+        if job.deadline is None:
+            job.deadline = time.monotonic() + GRACE
+            signal_group(job, signal.SIGINT)
+        if impatient or time.monotonic() > job.deadline:
+            signal_group(job, signal.SIGKILL)
+
+
+def signal_group(job: Job, number: int) -> None:
+    """Sends a signal to a job and to its ranks."""
+    assert job.process is not None
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(job.process.pid, number)
+
+
+def end_group(job: Job) -> None:
+    """Leaves nothing of a job running."""
+    if job.process is not None:
+        signal_group(job, signal.SIGKILL)
+        job.process.wait()
+
+
+@contextlib.contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of ending this process."""
+    seen: list[int] = []
+
+    def remember(number: int, _: FrameType | None) -> None:
+        seen.append(number)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def follow_sweep() -> None:
+    """Ends this job, with its ranks, as soon as the sweep's process is gone, however it went."""
+    text = os.environ.pop(LIFELINE, None)
+    if text is None or os.getpgrp() != os.getpid():
+        return
+
+    def wait(pipe: int) -> None:
+        os.read(pipe, 1)  # returns when the last writer has gone
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=wait, args=(int(text),), daemon=True).start()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def last_line(path: Path, code: int) -> str:
+    """What a job said at its end, or how it ended."""
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    said = errors[-1] if errors else lines[-1] if lines else ""
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{how}: {said}" if said else how
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextlib.contextmanager
+def live_lines(jobs: Sequence[Job]) -> Iterator[Any]:
+    """On a terminal, a line for each job that runs; what is returned draws them anew."""
+    console = Console()
+    if not console.is_terminal:
+        yield lambda: None
+        return
+    drawn = 0.0
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+
+        def refresh() -> None:
+            nonlocal drawn
+            if time.monotonic() - drawn > 0.5:
+                drawn = time.monotonic()
+                live.update(running_table(jobs), refresh=True)
+
+        yield refresh
+
+
+def running_table(jobs: Sequence[Job]) -> Table:
+    """How far each running job is, from the file that trainings leave in their folder."""
+    lines = Table(box=None, pad_edge=False, show_header=False)
+    for job in jobs:
+        if job.state is State.RUNNING:
+            at: dict[str, Any] = {}
+            with contextlib.suppress(ValueError):  # not of our making
+                at = read_json(job.folder / "progress.json") or {}
+            lines.add_row(job.name, clock(time.monotonic() - job.began), progress_line(at))
+    ended = sum(job.state not in (State.WAITING, State.RUNNING) for job in jobs)
+    lines.add_row(f"{ended} of {len(jobs)} jobs have ended")
+    return lines
+
+
+def progress_line(at: Mapping[str, Any]) -> str:
+    """Epoch, metric and the time that is left."""
+    if not {"epoch", "epochs", "left_s"} <= at.keys():
+        return "starting"
+    line = f"epoch {at['epoch']}/{at['epochs']}"
+    if at.get("value") is not None:
+        line += f"  {at['monitor']} {at['value']:.4g}"
+    return line + (f"  {clock(at['left_s'])} left" if at["left_s"] is not None else "")
+
+
+def summary(jobs: Sequence[Job]) -> str:
+    """The table at the end of a sweep."""
+    rows = []
+    names = set()
+    for job in jobs:
+        metric = job.metric() if job.state in (State.DONE, State.FOUND) else None
+        names |= {metric[0]} if metric else set()
+        value = f"{metric[1]:.4f}" if metric else "-"
+        took = clock(job.seconds) if job.state in (State.DONE, State.FAILED) else "-"
+        rows.append([job.name, job.state.value, value, took, str(shorter(job.folder))])
+    heading = names.pop() if len(names) == 1 else "metric"
+    text = table(f"{len(jobs)} jobs", ["job", "state", heading, "time", "folder"], rows)
+    return "\n".join([text, *(f"{job.name}: {job.note}" for job in failed(jobs))])

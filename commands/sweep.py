@@ -1,0 +1,222 @@
+"""Sweeps: which jobs there are to do, and their results for Hydra's sweepers."""
+
+import copy
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from commands.jobs import Job, Pool, State, failed, summary
+from commands.run_folder import State as Found
+from commands.run_folder import decide, not_read, parse_task, shorter, within
+from datamodules.parallel import num_cores
+
+log = logging.getLogger(__name__)
+
+
+def run_sweep(
+    command: str,
+    configs: Sequence[DictConfig],
+    *,
+    jobs: int,
+    gpus: list[int] | None,
+    share: int,
+    threads: int | None,
+    stop_at_failure: bool,
+) -> list[JobReturn]:
+    """Runs what is left to do of a sweep, and prints a table.
+
+    Jobs that are equal in all that they read have one folder and are run once; finished ones are
+    found, and half finished ones go on.
+
+    Args:
+        command: name of the command.
+        configs: one for each job, as Hydra composes them.
+        jobs: on the CPU, how many run at a time.
+        gpus: which GPUs, by their place among the visible ones; None is all.
+        share: jobs that may use a GPU at a time.
+        threads: CPU threads of each job; None shares the cores among the jobs at a time.
+        stop_at_failure: whether jobs that wait are given up when one fails.
+
+    Returns:
+        For each config its metric, or that it failed.
+
+    Raises:
+        ValueError: if a folder holds what must not be touched, or a job needs more than there is.
+    """
+    if min(jobs, share, threads or 1) < 1:
+        raise ValueError("hydra.launcher.jobs, .share, .threads: 1 or more each")
+    visible = visible_gpus()
+    chosen = visible if gpus is None else [visible[k] for k in gpus if 0 <= k < len(visible)]
+    if gpus is not None and len(chosen) < len(gpus):
+        raise ValueError(f"hydra.launcher.gpus={gpus}: {len(visible)} GPUs are visible")
+    unique: dict[Path, Job] = {}
+    own: dict[Path, DictConfig] = {}
+    planned = []  # a job for each config; equal ones are one
+    for config in configs:
+        job = plan(command, config, chosen)
+        planned.append(unique.setdefault(job.folder, job))
+        own.setdefault(job.folder, config)
+    label(list(unique.values()))
+    continued = look(command, unique, own)
+    folder = shorter(Path(configs[0].hydra.sweep.dir).absolute())
+    log.info("%s in %s", "1 job" if len(unique) == 1 else f"{len(unique)} jobs", folder)
+    if len(planned) > len(unique):
+        log.info(
+            "%d of the %d combinations are equal to another in all that they read: run once",
+            len(planned) - len(unique),
+            len(planned),
+        )
+    finished = [job for job in unique.values() if job.state is State.FOUND]
+    for what, found in (("finished already", finished), ("to be continued", continued)):
+        if found:
+            log.info("%s: %s", what, ", ".join(job.name for job in found))
+    on_gpu = any(job.devices > 0 for job in unique.values())
+    places = chosen if on_gpu else [f"cpu{k}" for k in range(jobs)]
+    at_a_time = max(1, len(places) * share)
+    pool = Pool(
+        devices=places,
+        on_gpu=on_gpu,
+        share=share if on_gpu else 1,
+        threads=threads or max(1, num_cores() // at_a_time),
+        stop_at_failure=stop_at_failure,
+    )
+    for job in unique.values():
+        job.devices = max(1, job.devices)
+    stopped_by = pool.run(list(unique.values()))
+    log.info("\n%s", summary(list(unique.values())))
+    if stopped_by is not None:
+        log.info("interrupted; the same command goes on")
+        sys.exit(128 + stopped_by)
+    grid = "BasicSweeper" in configs[0].hydra.sweeper._target_
+    if grid and failed(planned):
+        sys.exit(1)
+    return [outcome(job, config) for job, config in zip(planned, configs, strict=True)]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES would name them."""
+    num = torch.cuda.device_count()
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return names[:num] if names else [str(k) for k in range(num)]
+
+
+def plan(command: str, config: DictConfig, gpus: Sequence[str]) -> Job:
+    """The job of a configuration: its command line, its folder, and the GPUs that it needs.
+
+    Raises:
+        ValueError: if it needs more than there are.
+    """
+    folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+    place = str(folder.absolute()).replace("\\", "\\\\").replace('"', '\\"')
+    unread = not_read(config)
+    given = [str(word) for word in config.hydra.overrides.task]
+    keys = [override.key_or_group for override in parse_task(given)]
+    task = [word for word, key in zip(given, keys, strict=True) if not within(key, unread)]
+    words = [command, *task, "hydra.mode=RUN", f'hydra.run.dir="{place}"']
+    return Job(words, shorter(folder.absolute()), devices=num_gpus(config, gpus))
+
+
+def num_gpus(config: DictConfig, gpus: Sequence[str]) -> int:
+    """How many GPUs a job needs; 0 if it runs on the CPU.
+
+    Raises:
+        ValueError: if it needs more than there are, or several machines.
+    """
+    trainer = config.get("trainer")
+    if trainer is None:
+        return int(bool(gpus) and config.get("device", "cpu") != "cpu")
+    if trainer.get("num_nodes", 1) != 1:
+        raise ValueError(
+            f"trainer.num_nodes={trainer.num_nodes}: this launcher has one machine; "
+            "start such jobs one by one with torchrun"
+        )
+    if trainer.accelerator != "gpu":
+        return 0
+    asked = trainer.devices
+    needed = asked if isinstance(asked, int) and asked > 0 else len(gpus)
+    if needed > len(gpus):
+        raise ValueError(f"trainer.devices={asked}: the sweep has {len(gpus)} GPUs")
+    return int(needed)
+
+
+def label(jobs: Sequence[Job]) -> None:
+    """Names jobs by the overrides in which they differ."""
+    shared = set.intersection(*(set(job.words) for job in jobs))
+    for job in jobs:
+        own = [word for word in job.words if word not in shared and not word.startswith("hydra.")]
+        job.name = " ".join(own) or job.folder.name
+
+
+def look(command: str, jobs: dict[Path, Job], configs: dict[Path, DictConfig]) -> list[Job]:
+    """Looks what the folders hold already.
+
+    Args:
+        command: name of the command.
+        jobs: by their folders; finished ones are marked.
+        configs: of the jobs.
+
+    Returns:
+        The jobs that go on where they were interrupted.
+
+    Raises:
+        ValueError: if any folder holds what must not be touched; lists them all.
+    """
+    module = importlib.import_module(f"commands.{command}")
+    if not hasattr(module, "identify"):
+        return []  # the jobs look by themselves
+    problems: list[str] = []
+    continued: list[Job] = []
+    fingerprints: dict[str, str] = {}
+    for folder, job in jobs.items():
+        cfg = task_config(configs[folder])
+        key = json.dumps(OmegaConf.to_container(cfg.data, resolve=True))
+        if key not in fingerprints:  # packs the data before several jobs would
+            fingerprints[key] = instantiate(cfg.data, _convert_="all").fingerprint()
+        options = {name: cfg[name] for name in ("resume", "overwrite", "stale")}
+        try:
+            found = decide(folder, module.identify(cfg, fingerprints[key]), **options)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if found is Found.FINISHED:
+            job.state = State.FOUND
+        elif found is Found.CONTINUE:
+            continued.append(job)
+    if problems:
+        raise ValueError("\n  ".join(problems))
+    return continued
+
+
+def task_config(config: DictConfig) -> DictConfig:
+    """What a job's command is given: the configuration without Hydra's own."""
+    cfg = copy.deepcopy(config)
+    with read_write(cfg), open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def outcome(job: Job, config: DictConfig) -> JobReturn:
+    """What a sweeper is told of a job."""
+    done = job.state in (State.DONE, State.FOUND)
+    value: Any = RuntimeError(f"{job.name}: {job.note or job.state}")
+    if done:
+        metric = job.metric()
+        value = metric[1] if metric else None
+    return JobReturn(
+        overrides=list(config.hydra.overrides.task),
+        cfg=task_config(config),
+        working_dir=str(job.folder),
+        task_name=config.hydra.job.name,
+        status=JobStatus.COMPLETED if done else JobStatus.FAILED,
+        _return_value=value,
+    )

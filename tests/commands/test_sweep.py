@@ -1,0 +1,288 @@
+"""Sweeps: jobs as processes of their own on a pool of devices."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from commands import jobs, sweep
+from commands.config import CONF
+from commands.jobs import Job, Pool, Slots, State
+from tests.conftest import ROOT, TINY, Finished, kill_when, launch
+
+Cli = Callable[..., Finished]
+QUIET = ["callbacks.epoch_line=null", "callbacks.watch=null"]
+
+
+def results(folder: str = "outputs/sweeps") -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(Path(folder).rglob("result.json"))]
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of processes that work in a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").resolve() == folder.resolve():
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return [line for line in found if "run.py" in line]
+
+
+def test_slots_of_four_gpus_hold_jobs_of_one_two_and_three() -> None:
+    slots = Slots(["0", "1", "2", "3"])
+    three = slots.take(3)
+    assert three == ("0", "1", "2")
+    assert slots.take(2) is None
+    one = slots.take(1)
+    assert one == ("3",)
+    assert slots.take(1) is None
+    slots.give(three)
+    two = slots.take(2)
+    assert two == ("0", "1")
+    slots.give(one)
+    assert slots.take(3) is None
+    assert slots.take(2) == ("2", "3")
+
+
+def test_slots_that_are_shared_fill_the_freest_device_first() -> None:
+    slots = Slots(["a", "b"], share=2)
+    assert [slots.take(1) for _ in range(4)] == [("a",), ("b",), ("a",), ("b",)]
+    assert slots.take(1) is None
+    slots.give(("b",))
+    assert slots.take(2) is None
+    assert slots.take(1) == ("b",)
+
+
+def test_a_job_sees_its_own_devices_and_nothing_of_other_ranks() -> None:
+    outer = {
+        "HOME": "/h",
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "MASTER_PORT": "29500",
+        "SLURM_NTASKS": "2",
+    }
+    pool = Pool(devices=["4", "7"], on_gpu=True, threads=3)
+    one, two = (pool.environment(outer, taken, 5) for taken in (("7",), ("4", "7")))
+    assert one["HOME"] == "/h"
+    assert not {"RANK", "LOCAL_RANK", "SLURM_NTASKS"} & one.keys()
+    assert one["CUDA_VISIBLE_DEVICES"] == "7"
+    assert two["CUDA_VISIBLE_DEVICES"] == "4,7"
+    assert one["MASTER_PORT"] != "29500"
+    assert one["OMP_NUM_THREADS"] == "3"
+    assert (
+        Pool(devices=["cpu0"], on_gpu=False).environment(outer, ("cpu0",), 5)[
+            "CUDA_VISIBLE_DEVICES"
+        ]
+        == ""
+    )
+
+
+@pytest.fixture
+def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """Jobs whose run.py is a few lines of Python: a name, and what it does."""
+    monkeypatch.setattr(jobs, "ROOT", folder)
+    (folder / "run.py").write_text("import sys\nexec(sys.argv[1])\n")
+    return lambda name, code, devices=1: Job([code], folder / name, name=name, devices=devices)
+
+
+def test_jobs_run_side_by_side_as_far_as_there_are_devices(
+    folder: Path, pretend: Callable[..., Job]
+) -> None:
+    code = (
+        "import os, time; begin = time.time(); time.sleep(0.5); "
+        "print(os.environ['CUDA_VISIBLE_DEVICES'], begin, time.time(), sep=';')"
+    )
+    todo = [pretend(f"job{k}", code, devices) for k, devices in enumerate((1, 2, 3, 2, 1, 1))]
+    assert Pool(devices=list("0123"), on_gpu=True).run(todo) is None
+    assert {job.state for job in todo} == {State.DONE}
+    spans = []
+    for job in todo:
+        devices, begin, end = (job.folder / "console.log").read_text().strip().split(";")
+        assert len(devices.split(",")) == job.devices
+        spans.append((set(devices.split(",")), float(begin), float(end)))
+    together = 0
+    for i, (devices, begin, end) in enumerate(spans):
+        for others, other_begin, other_end in spans[:i]:
+            if begin < other_end and other_begin < end:
+                together += 1
+                assert not devices & others
+    assert together >= 2
+
+
+def test_a_failing_job_does_not_lose_the_others(pretend: Callable[..., Job]) -> None:
+    todo = [
+        pretend("a", "pass"),
+        pretend("b", "print('error: no luck'); sys.exit(2)"),
+        pretend("c", "pass"),
+    ]
+    Pool(devices=["x"], on_gpu=False).run(todo)
+    assert [job.state for job in todo] == [State.DONE, State.FAILED, State.DONE]
+    assert todo[1].note == "exit code 2: no luck"
+    assert "b: exit code 2: no luck" in jobs.summary(todo)
+
+
+def test_a_failing_job_stops_those_that_wait(pretend: Callable[..., Job]) -> None:
+    todo = [pretend("a", "sys.exit(1)"), pretend("b", "pass")]
+    Pool(devices=["x"], on_gpu=False, stop_at_failure=True).run(todo)
+    assert [job.state for job in todo] == [State.FAILED, State.STOPPED]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, "import time; time.sleep(60)"),
+        (signal.SIGTERM, "import time; time.sleep(60)"),
+        # Does not listen, and has a child.
+        (
+            signal.SIGTERM,
+            "import signal, subprocess; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+            "subprocess.run(['sleep', '61'])",
+        ),
+    ],
+)
+def test_signals_stop_all_jobs_with_their_children(
+    pretend: Callable[..., Job], number: int, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "GRACE", 1.0)
+    todo = [pretend("a", code), pretend("b", code), pretend("c", code)]
+    begin = time.monotonic()
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    assert Pool(devices=["x", "y"], on_gpu=False).run(todo) == number
+    assert time.monotonic() - begin < 10
+    assert [job.state for job in todo] == [State.STOPPED] * 3
+    assert not subprocess.run(["pgrep", "-f", "sleep 61"], capture_output=True).stdout
+    assert signal.getsignal(number) is not None
+
+
+def test_a_job_ends_with_the_process_of_its_sweep(folder: Path) -> None:
+    code = (
+        "import os, subprocess, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from commands.jobs import follow_sweep\n"
+        "follow_sweep()\n"
+        "child = subprocess.Popen(['sleep', '62'])\n"
+        "open('pids', 'w').write(f'{os.getpid()} {child.pid}')\n"
+        "child.wait()\n"
+    )
+    (folder / "run.py").write_text(code)
+    parent = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\n"
+        "from commands import jobs\n"
+        "jobs.ROOT = Path.cwd()\n"
+        "jobs.Pool(devices=['x'], on_gpu=False).run([jobs.Job([], Path('job'), name='job')])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=folder, text=True)
+    kill_when(process, lambda: (folder / "pids").exists() and bool((folder / "pids").read_text()))
+    pids = [int(text) for text in (folder / "pids").read_text().split()]
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("words", "num_combinations", "num_jobs"),
+    [
+        (["sweep=gamma", "scorer.checkpoint=x"], 12, 12),
+        (["sweep=scale", "gamma=0"], 6, 4),
+        (["sweep=backbone", "experiment=nima_mnasnet"], 3, 3),
+        (["gamma=0,0.1,0.2,0.4", "scale=2,3,4", "net=edsr,mdsr"], 24, 16),
+        (["gamma=0,.0", "scorer.checkpoint=a.ckpt,b.ckpt"], 4, 1),  # no scorer is read
+        (["gamma=0,0.1", "model.loss.mode=linear,hinge"], 4, 3),
+    ],
+)
+def test_equal_jobs_are_one(words: list[str], num_combinations: int, num_jobs: int) -> None:
+    configs = combinations(words)
+    assert len(configs) == num_combinations
+    assert len({sweep.plan("train", config, []).folder for config in configs}) == num_jobs
+
+
+def combinations(words: list[str]) -> list[Any]:
+    """The configurations that Hydra's sweeper would hand over."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        files = [word for word in words if word.startswith("sweep=")]
+        cfg = compose("train", files, return_hydra_config=True)
+        params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
+        parsed = OverridesParser.create().parse_overrides([*params, *words])
+        (batch,) = BasicSweeper.split_arguments(parsed, None)
+        return [compose("train", job, return_hydra_config=True) for job in batch]
+
+
+def test_jobs_larger_than_the_pool_are_refused() -> None:
+    (config,) = combinations(["trainer=ddp", "trainer.devices=3"])
+    assert sweep.num_gpus(config, list("0123")) == 3
+    with pytest.raises(ValueError, match=r"trainer\.devices=3: the sweep has 2 GPUs"):
+        sweep.num_gpus(config, list("01"))
+    (config,) = combinations(["trainer=ddp"])
+    assert sweep.num_gpus(config, list("0123")) == 4
+
+
+def test_sweep_skips_what_is_finished_and_reports_what_failed(cli: Cli) -> None:
+    words = ["-m", *TINY, "epochs=1", "gamma=0", "net=edsr,mdsr", "scale=2,3"]
+    done = cli(*words, "hydra.launcher.jobs=2", "data.limit=2")
+    assert done.code == 0, done.err
+    assert "3 jobs in outputs/sweeps/sample_edsr" in done.out
+    assert "1 of the 4 combinations are equal to another" in done.out
+    found = results()
+    assert sorted(str(r["config"]["scale"]) for r in found) == ["2", "3", "None"]
+    again = cli(*words, "data.limit=2")
+    assert again.code == 0
+    assert "finished already: net=edsr scale=2, net=edsr scale=3, net=mdsr" in again.out
+    assert results() == found
+    # Another learning rate has its own folder, or is refused where that has been named.
+    failed = cli("-m", *TINY, "epochs=1", "gamma=0", "optim.optimizer.lr=1e-4,1e30")
+    assert failed.code == 1, failed.out
+    assert "optim.optimizer.lr=1e+30: exit code 2: val/psnr of photo 1" in failed.out
+    assert "2 jobs" in failed.out
+    assert len(results()) == 4
+
+
+@pytest.mark.ddp
+def test_sweep_of_two_ranks_killed_and_finished_by_the_same_command(folder: Path) -> None:
+    words = ["-m", *TINY, "gamma=0,0.1", "net=edsr,mdsr", "trainer=ddp_cpu", "data.limit=2"]
+    words += ["hydra.launcher.jobs=2", *QUIET]
+    process = launch(folder, *words)
+    first = Path("outputs/sweeps/sample_edsr")
+    kill_when(process, lambda: bool(list(first.glob("*/checkpoints/last.ckpt"))))
+    deadline = time.monotonic() + 10
+    while processes_of(folder):
+        assert time.monotonic() < deadline, "a rank goes on without its sweep"
+        time.sleep(0.1)
+    before = len(results())
+    process = launch(folder, *words)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    found = results()
+    assert before < len(found) == 4
+    assert [r["world_size"] for r in found] == [2] * 4
+    gammas = sorted((r["config"]["gamma"], r["config"]["net"]["_target_"]) for r in found)
+    assert gammas == [
+        (gamma, f"networks.{net}") for gamma in (0, 0.1) for net in ("edsr.EDSR", "mdsr.MDSR")
+    ]
+    assert "to be continued: " in output
+    assert output.count("\ndone ") == 4 - before
