@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import re
 
 import torch
 
@@ -32,10 +33,10 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"device={name}: auto, cpu, cuda, cuda:N or mps")
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("allowed are auto, cpu, cuda, cuda:N and mps")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]

@@ -256,7 +256,10 @@ def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
     names = {"scorer.checkpoint": "score", "judge.checkpoint": "score_judge"}
     raters = {}
     for key, path in rater_files(cfg).items():
-        net, record = load_network(path, kind="scorer")
+        try:
+            net, record = load_network(path, kind="scorer")
+        except ValueError as error:
+            raise ValueError(f"{key}={error}") from error
         raters[names[key]] = Rater(net, record, path)
     return raters
 

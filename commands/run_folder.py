@@ -254,7 +254,7 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
         )
         choice = "resume=true trains on to the new number; " if extends else ""
         raise ValueError(
-            f"{folder} holds a run with {shown}; {choice}overwrite=true trains again; "
+            f"{folder} holds a run with {shown}; {choice}overwrite=true starts anew; "
             "paths.output_dir=... keeps both"
         )
     outdated = [

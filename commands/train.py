@@ -72,7 +72,11 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield from require_file("init_from", cfg.init_from)
     elif trains_scorer(cfg):
         yield "init_from=official: is for enhancers; scorer.pretrained=imagenet starts a scorer"
-    yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
+    judge = cfg.judge.checkpoint
+    missing = list(require_file("judge.checkpoint", judge))
+    yield from missing
+    if judge is not None and not missing:
+        yield from check_kind("judge.checkpoint", judge)
     wanted = "rated" if trains_scorer(cfg) else "pairs"
     yield from require_kind(cfg, wanted)
     data, _ = locate(cfg.data._target_)
@@ -167,17 +171,27 @@ def check_callbacks(cfg: DictConfig) -> Iterator[str]:
         yield f"callbacks: {other} goes with another model; callbacks={choice} goes with this one"
 
 
-def check_scorer(cfg: DictConfig) -> Iterator[str]:
-    """One problem if the checkpoint is no scorer, or not the one that scorer= asks for."""
-    path = cfg.scorer.checkpoint
+def check_kind(key: str, path: str) -> Iterator[str]:
+    """One problem if a file is no scorer's checkpoint."""
     try:
         _, record = read_checkpoint(path)
     except ValueError as error:
-        yield f"scorer.checkpoint={error}"
+        yield f"{key}={error}"
         return
     if record is None or record["kind"] != "scorer":
-        yield f"scorer.checkpoint={path}: not a scorer"
-    elif record["net"]["backbone"] != cfg.scorer.backbone:
+        yield f"{key}={path}: not a scorer"
+
+
+def check_scorer(cfg: DictConfig) -> Iterator[str]:
+    """One problem if the checkpoint is no scorer, or not the one that scorer= asks for."""
+    path = cfg.scorer.checkpoint
+    wrong = list(check_kind("scorer.checkpoint", path))
+    if wrong:
+        yield from wrong
+        return
+    _, record = read_checkpoint(path)
+    assert record is not None
+    if record["net"]["backbone"] != cfg.scorer.backbone:
         yield (
             f"scorer.checkpoint={path}: a {record['net']['backbone']}, but "
             f"scorer={cfg.scorer.backbone} was asked for; scorer={record['net']['backbone']} goes "
