@@ -267,11 +267,26 @@ def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
 def named(loaded: list[tuple[nn.Module, Record]], paths: list[str]) -> dict[str, nn.Module]:
     """The networks by what tables call them: class and gamma, and the file where two share that."""
     names = [record_name(record) for _, record in loaded]
-    unique = [
-        name if names.count(name) == 1 else f"{name} ({k + 1}: {shorter(path)})"
-        for k, (name, path) in enumerate(zip(names, paths, strict=True))
-    ]
+    alike = [path for name, path in zip(names, paths, strict=True) if names.count(name) > 1]
+    parts = {path: differing_part(path, alike) for path in alike}
+    unique = []
+    for k, (name, path) in enumerate(zip(names, paths, strict=True), 1):
+        if names.count(name) > 1:
+            clear = [parts[other] for other in alike].count(parts[path]) == 1
+            name += f" ({parts[path] if clear else k})"
+        unique.append(name)
     return dict(zip(unique, (net for net, _ in loaded), strict=True))
+
+
+def differing_part(path: str, paths: list[str]) -> str:
+    """What is left of a path without what all share, at its beginning and its end."""
+    parts = [Path(p).with_suffix("").parts for p in paths]
+    own = Path(path).with_suffix("").parts
+    while all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1:
+        parts, own = [p[1:] for p in parts], own[1:]
+    while all(len(p) > 1 for p in parts) and len({p[-1] for p in parts}) == 1:
+        parts, own = [p[:-1] for p in parts], own[:-1]
+    return "/".join(own)
 
 
 class Rater(NamedTuple):

@@ -28,8 +28,8 @@ from commands.evaluate import (
     mean_row,
     measure,
     measuring_problems,
+    named,
     rater_files,
-    record_name,
     run_measurement,
     set_scale,
     write_csv,
@@ -74,7 +74,7 @@ def interpolate(cfg: DictConfig) -> None:
         raise ValueError(f"checkpoints: need two trainings of the same network, not {shown}")
     set_scale(cfg, [first, second], paths)
     files = {f"checkpoints.{k}": path for k, path in enumerate(paths)} | rater_files(cfg)
-    names = [record_name(record) for _, record in loaded]
+    names = list(named(loaded, paths))
 
     raters = load_raters(cfg)
 
@@ -84,7 +84,8 @@ def interpolate(cfg: DictConfig) -> None:
         keys = [key for key in HEADINGS if key in rows[0]]
         write_csv(folder / "curve.csv", ["share", *keys], rows)
         save_figure(curve(rows, names, raters), folder / "curve.png")
-        title = f"from {names[0]} to {names[1]} on {data.description}"
+        scales = f"x{', x'.join(map(str, photos.lr))}"
+        title = f"from {names[0]} to {names[1]} ({scales}) on {data.description}"
         lines = [[f"{row['share']:.2f}", *digits(row, keys)] for row in rows]
         text = table(title, ["share", *(HEADINGS[key] for key in keys)], lines)
         note = describe(raters)

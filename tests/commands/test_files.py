@@ -274,6 +274,17 @@ def test_evaluate_several_beside_each_other(
     assert wide == pytest.approx(narrow * 5 / 4, rel=0.01)  # LR, bicubic, two networks, HR
 
 
+def test_files_of_networks_of_one_name_are_told_apart_by_what_differs() -> None:
+    runs = [f"outputs/x/gamma-{gamma}/checkpoints/best.ckpt" for gamma in (0, 0.1)]
+    assert [evaluate.differing_part(run, runs) for run in runs] == ["gamma-0", "gamma-0.1"]
+    steps = ["a/step1.ckpt", "a/step2.safetensors"]
+    assert [evaluate.differing_part(step, steps) for step in steps] == ["step1", "step2"]
+    record = {"net": {"_target_": "networks.edsr.EDSR"}, "gamma": 0.0}
+    twice: list[Any] = [(torch.nn.Identity(), record)] * 3
+    names = evaluate.named(twice, ["a/x.ckpt", "a/x.safetensors", "a/y.ckpt"])
+    assert list(names) == ["EDSR gamma=0 (1)", "EDSR gamma=0 (2)", "EDSR gamma=0 (y)"]
+
+
 def test_evaluate_many_photos_shows_means_and_draws_the_first(cli: Cli, mdsr: Path) -> None:
     words = ["evaluate", f"checkpoint={mdsr}", "scorer.checkpoint=null"]
     done = cli(*words, "name=few", "rows=11", "pictures=1")  # 2 photos x 2 scales x 3 nets
