@@ -28,7 +28,7 @@ def test_commands_have_no_mistakes(line: str) -> None:
         return
     call = command_line.parse(shlex.split(line, comments=True)[2:])
     try:
-        config.check(call.command, call.overrides)
+        config.check(call.command, call.overrides, multirun=call.is_multirun)
     except ValueError as error:
         rest = [text for text in str(error).splitlines() if "no such file" not in text]
         allowed = ("mistakes in the configuration", "no GPU", "net=mynet")
