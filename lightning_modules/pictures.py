@@ -79,11 +79,13 @@ def detail(image: NDArray[np.uint8]) -> tuple[int, int, int]:
     """Where most happens: top, left and side of the square with the strongest edges, in pixels."""
     height, width = image.shape[:2]
     side = max(1, min(height, width) // ZOOM)
-    gray = torch.from_numpy(image.astype(np.float32).mean(axis=2))
-    edges = torch.zeros_like(gray)
-    edges[:-1] += (gray[1:] - gray[:-1]).abs()
-    edges[:, :-1] += (gray[:, 1:] - gray[:, :-1]).abs()
-    sums = torch.nn.functional.avg_pool2d(edges[None, None], side, stride=1)[0, 0]
+    gray = image.astype(np.int64).sum(axis=2)
+    edges = np.zeros((height + 1, width + 1), np.int64)
+    edges[1:height, 1:] += np.abs(gray[1:] - gray[:-1])
+    edges[1:, 1:width] += np.abs(gray[:, 1:] - gray[:, :-1])
+    # Of all that lies above and to the left: the sum of any square takes four of these.
+    total = edges.cumsum(axis=0).cumsum(axis=1)
+    sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     top, left = divmod(int(sums.argmax()), sums.shape[1])
     return top, left, side
 
