@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
-import torch
 from matplotlib import get_data_path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
