@@ -191,6 +191,7 @@ def quieten() -> None:
         ".*Found .* module.* in eval mode.*",
         ".*isinstance.treespec, LeafSpec.*",
         ".*decompression bomb.*",  # large photos are no attack; truly huge ones are refused
+        ".*`srun` command is available.*",  # a login node; hydra/launcher=slurm is the way
         ".*lr_scheduler.step.* before .*optimizer.step.*",  # after a resume; the order is right
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import re
 import shutil
@@ -30,6 +29,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.images import file_sha256
+from lightning_modules.json_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("commands", "networks", "lightning_modules", "datamodules")
@@ -46,7 +46,7 @@ NOT_IN_HASH = NOT_SETTINGS | {
     "trainer.max_epochs",  # the same as `epochs`
     *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.enable_model_summary"),
     *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after", "callbacks.pictures"),
-    *("callbacks.watch", "model.grad_ratio_every"),
+    *("callbacks.watch", "callbacks.photo_table", "model.grad_ratio_every"),
     # Where the data lie; their fingerprint counts instead.
     *("data.root", "data.images", "data.ratings", "data.train_list", "data.val_list"),
     "data.test_list",
@@ -289,12 +289,35 @@ def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> No
             (folder / name).unlink(missing_ok=True)
     (folder / "result.json").unlink(missing_ok=True)
     earlier = read_json(folder / "run.json") or {"run_id": uuid.uuid4().hex[:12]}
-    write_json(folder / "run.json", {"run_id": earlier["run_id"], **identity.record()})
+    about = {"run_id": earlier["run_id"], **provenance(cfg)}
+    write_json(folder / "run.json", {**about, **identity.record()})
     hydra = folder / ".hydra"
     hydra.mkdir(exist_ok=True)
     OmegaConf.save(cfg, hydra / "config.yaml")
     OmegaConf.save(HydraConfig.instance().cfg, hydra / "hydra.yaml")
     OmegaConf.save(HydraConfig.get().overrides.task, hydra / "overrides.yaml")
+
+
+def provenance(cfg: DictConfig) -> dict[str, Any]:
+    """The command, the options that were chosen and are read, and the sweep if it is a job of one.
+
+    Returns:
+        `command`; `choices`: an option by group, such as `net: edsr`; `sweep`: its name, or None.
+    """
+    hydra = HydraConfig.get()
+    left_out = {"hydra", "paths", "logger", "debug", *not_read(cfg)}
+    choices = {
+        group: option
+        for group, option in sorted(hydra.runtime.choices.items())
+        if option not in (None, "null") and group.split("/")[0] not in left_out
+    }
+    sweep = Path(hydra.sweep.dir).absolute()
+    is_job = Path(hydra.runtime.output_dir).parent == sweep
+    return {
+        "command": hydra.job.config_name,
+        "choices": choices,
+        "sweep": sweep.name if is_job else None,
+    }
 
 
 @contextlib.contextmanager
@@ -364,20 +387,3 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged; overwrite=true starts again")
     return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all; numbers that JSON lacks become null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(finite(content), indent=2) + "\n")
-    os.replace(temporary, path)
-
-
-def finite(value: Any) -> Any:  # noqa: ANN401
-    """Replaces infinities and not-a-numbers by None."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -116,14 +116,20 @@ def plan(command: str, config: DictConfig, gpus: Sequence[str]) -> Job:
     Raises:
         ValueError: if it needs more than there are.
     """
-    folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-    place = str(folder.absolute()).replace("\\", "\\\\").replace('"', '\\"')
+    sweep = Path(config.hydra.sweep.dir).absolute()
+    folder = sweep / config.hydra.sweep.subdir
     unread = not_read(config)
     given = [str(word) for word in config.hydra.overrides.task]
     keys = [override.key_or_group for override in parse_task(given)]
     task = [word for word, key in zip(given, keys, strict=True) if not within(key, unread)]
-    words = [command, *task, "hydra.mode=RUN", f'hydra.run.dir="{place}"']
-    return Job(words, shorter(folder.absolute()), devices=num_gpus(config, gpus))
+    places = [f"hydra.run.dir={quoted(folder)}", f"hydra.sweep.dir={quoted(sweep)}"]
+    words = [command, *task, "hydra.mode=RUN", *places]
+    return Job(words, shorter(folder), devices=num_gpus(config, gpus))
+
+
+def quoted(path: Path) -> str:
+    """A path as the value of an override, whatever its characters."""
+    return '"{}"'.format(str(path).replace("\\", "\\\\").replace('"', '\\"'))
 
 
 def num_gpus(config: DictConfig, gpus: Sequence[str]) -> int:

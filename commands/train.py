@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,12 +31,13 @@ from commands.run_folder import (
     finish,
     locked,
     not_read,
+    provenance,
     read_json,
     start,
 )
 from commands.terminal import metrics_table
 from datamodules.sampling import ShardedDataModule
-from lightning_modules.callbacks import ProgressFile, Watch
+from lightning_modules.callbacks import ProgressFile, Watch, last_step
 from lightning_modules.checkpoint import WriteRecord, dependence, load_network, read_checkpoint
 from lightning_modules.loggers import RunCSV
 from networks.backbones import BACKBONES
@@ -228,7 +230,8 @@ def train(cfg: DictConfig) -> float | None:
             log.info("already finished; overwrite=true trains again")
             return report(folder)
         try:
-            fit(cfg, trainer, datamodule, folder, state, identity)
+            with staging(folder.absolute() / "wandb"):
+                fit(cfg, trainer, datamodule, folder, state, identity)
         except SystemExit:  # how Lightning ends after Ctrl-C
             if not trainer.interrupted:
                 raise
@@ -357,6 +360,7 @@ def fit(
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     if trainer.is_global_zero:
         write_result(trainer, folder, identity, writer)
+        log_best(trainer, folder)
 
 
 def official_file(cfg: DictConfig) -> Path:
@@ -414,19 +418,46 @@ def load_last(path: Path) -> dict[str, Any]:
 def build_loggers(cfg: DictConfig, folder: Path, identity: Identity, first_step: int) -> list[Any]:
     """metrics.csv, and the loggers that were asked for."""
     loggers: list[Any] = [RunCSV(folder, first_step)]
+    about = provenance(cfg)
     for name, node in (cfg.logger or {}).items():
         if node is None:
             continue
-        more = {}
-        if name == "wandb":  # the same run goes on in the same W&B run
-            run = read_json(folder / "run.json") or {}
-            more = {"id": run.get("run_id"), "name": folder.name, "resume": "allow"}
-            # Its service may have been started elsewhere, and looks from there.
-            more["save_dir"] = str(folder.absolute())
-        logger = instantiate(node, **more)
-        logger.log_hyperparams(identity.config)
+        more = wandb_run(cfg, folder, about) if name == "wandb" else {}
+        logger = instantiate(node, **more, _convert_="all")
+        logger.log_hyperparams({**identity.config, "choices": about["choices"]})
         loggers.append(logger)
     return loggers
+
+
+def wandb_run(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """How a run is found in W&B, and found again when it goes on."""
+    choices = about["choices"]
+    scales = cfg.net.get("scales", [cfg.scale]) if cfg.get("net") else []
+    tags = [choices.get("net"), "-".join(f"x{scale}" for scale in scales), choices.get("scorer")]
+    run = read_json(folder / "run.json") or {}
+    save_dir = folder.absolute()  # its service may have been started elsewhere
+    return {
+        "id": run.get("run_id"),
+        "resume": "allow",
+        "name": folder.name,
+        "group": about["sweep"] or choices["experiment"],
+        "job_type": about["command"],
+        "tags": [*filter(None, tags), *(cfg.logger.wandb.get("tags") or [])],
+        "save_dir": str(save_dir),
+    }
+
+
+@contextlib.contextmanager
+def staging(folder: Path) -> Iterator[None]:
+    """Where W&B keeps a table's pictures until `wandb sync`: here, not in the user's home."""
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
 
 
 @rank_zero_only
@@ -457,6 +488,23 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
         world_size=trainer.world_size,
         wall_time_s=round(writer.elapsed(), 1),
     )
+
+
+def log_best(trainer: L.Trainer, folder: Path) -> None:
+    """Tells W&B and TensorBoard the metrics of the best checkpoint, as `best/val/psnr` and so on.
+
+    In W&B they are in the run's summary, where those without `best/` are of the last epoch.
+    """
+    result = read_json(folder / "result.json")
+    assert result is not None
+    metrics = {
+        f"best/{name}": value
+        for name, value in {**result["metrics"], "epoch": result["best_epoch"]}.items()
+        if value is not None and (name.startswith("val/") or name == "epoch")
+    }
+    for logger in trainer.loggers:
+        if not isinstance(logger, RunCSV):
+            logger.log_metrics(metrics, step=last_step(trainer))
 
 
 def checkpoint_of(trainer: L.Trainer) -> ModelCheckpoint:

@@ -1,6 +1,5 @@
 """What happens around the training loop: seeds, a line per epoch, before/after pictures."""
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -9,14 +8,27 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 
-from datamodules.images import read_image, to_unit
+from datamodules.div2k import Pair
+from datamodules.images import read_image, to_array, to_unit, write_image
 from datamodules.sampling import Use, random_stream
+from lightning_modules.checkpoint import load_network
 from lightning_modules.enhancement import EnhancementModule
+from lightning_modules.json_files import write_json
+from lightning_modules.metrics import image_metrics
 from lightning_modules.nima import NIMAModule
-from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
+from lightning_modules.pictures import (
+    comparison,
+    crop_box,
+    save_before_after,
+    save_rating_pictures,
+)
+from networks.bicubic import Bicubic
+from networks.scales import at_scale
+from networks.tiling import restore
 
 log = logging.getLogger(__name__)
 
@@ -132,11 +144,9 @@ class ProgressFile(Callback):
             "steps": steps,
             "left_s": round((self.written - self.began) / done * (steps - step)) if done else None,
             "monitor": self.monitor,
-            "value": None if value is None or not value.isfinite() else float(value),
+            "value": None if value is None else float(value),
         }
-        temporary = self.path.with_name(f".{self.path.name}")
-        temporary.write_text(json.dumps(content))
-        temporary.replace(self.path)
+        write_json(self.path, content)
 
 
 class Pictures(Callback):
@@ -189,6 +199,69 @@ class BeforeAfter(Pictures):
         path = self.folder / f"{name}.png"
         save_before_after(panels, path, note=f"epoch {trainer.current_epoch + 1}")
         log_image(trainer, f"before_after/{name}", path)
+
+
+class PhotoTable(Callback):
+    """At the end, what the best checkpoint makes of some validation photos, the same in every run.
+
+    `photos.json` has, for each photo and scale, PSNR and SSIM of the whole photo and of bicubic,
+    scores as far as there are scorers, and the files of its most detailed part, for who compares
+    runs; W&B gets the same as the table `photos`, TensorBoard the pictures.
+
+    Args:
+        folder: where `photos.json` and `crops/` go; earlier ones are replaced.
+        num_photos: how many of the validation set.
+    """
+
+    def __init__(self, folder: str | Path, num_photos: int = 4) -> None:
+        self.folder = Path(folder)
+        self.num_photos = num_photos
+
+    @rank_zero_only
+    @torch.no_grad()
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the files and logs them."""
+        assert isinstance(pl_module, EnhancementModule)
+        assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
+        best = trainer.checkpoint_callback.best_model_path
+        net, record = load_network(best, kind="enhancer")
+        net.to(pl_module.device)
+        photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
+        rows = [
+            self.row(photos.pair(k, scale), at_scale(net, scale), pl_module)
+            for scale in pl_module.scales
+            for k in range(min(self.num_photos, len(photos.hr)))
+        ]
+        write_json(self.folder / "photos.json", {"epoch": record["epoch"] + 1, "photos": rows})
+        for logger in trainer.loggers:
+            log_photos(logger, rows, self.folder, last_step(trainer))
+
+    def row(self, photo: Pair, net: nn.Module, module: EnhancementModule) -> dict[str, Any]:
+        """Measures one photo and writes its crops."""
+        baseline = Bicubic(photo.scale)
+        images = {
+            "lr": photo.lr,
+            "bicubic": restore(baseline, photo.lr, device=module.device),
+            "sr": restore(net, photo.lr, device=module.device),
+            "hr": photo.hr,
+        }
+        row: dict[str, Any] = {"id": photo.name, "scale": photo.scale}
+        hr_BCHW = to_unit(photo.hr)[None].to(module.device)
+        for name, suffix in (("sr", ""), ("bicubic", "_bicubic"), ("hr", "_hr")):
+            image_BCHW = to_unit(images[name])[None].to(module.device)
+            if name != "hr":
+                values = image_metrics(image_BCHW, hr_BCHW, photo.scale)
+                row |= {f"{key}{suffix}": value.item() for key, value in values.items()}
+            for key, scorer in module.scorers.items():
+                row[f"{key}{suffix}"] = scorer.score(image_BCHW).item()
+        row["box"] = box = crop_box(to_array(photo.hr))
+        for name, image in images.items():
+            factor = photo.scale if name == "lr" else 1
+            top, left, height, width = (value // factor for value in box)
+            row[name] = f"crops/{photo.name}_x{photo.scale}_{name}.png"
+            part = image[:, top : top + height, left : left + width]
+            write_image(self.folder / row[name], part, overwrite=True)
+        return row
 
 
 class AveragedWeights(EMAWeightAveraging):
@@ -279,10 +352,36 @@ class Watch(Callback):
         self.best, self.warnings = state_dict["best"], state_dict["warnings"]
 
 
+def log_photos(logger: Logger, rows: list[dict[str, Any]], folder: Path, step: int) -> None:
+    """Sends the rows of `PhotoTable` to a logger that shows pictures."""
+    if isinstance(logger, WandbLogger):
+        import wandb  # here, because it takes half a second that most runs do without
+
+        pictures, numbers = ("lr", "sr", "hr"), ("psnr", "score", "score_judge")
+        data = [
+            [row["id"], row["scale"]]
+            + [wandb.Image(str(folder / row[name])) for name in pictures]
+            + [row.get(name) for name in numbers]
+            for row in rows
+        ]
+        columns = ["id", "scale", "LR", "SR", "HR", "PSNR", "score", "judge"]
+        logger.log_table("photos", columns, data, step=step)
+    elif isinstance(logger, TensorBoardLogger):
+        for row in rows:
+            for name in ("lr", "bicubic", "sr", "hr"):
+                title = f"photos/{row['id']}_x{row['scale']}/{name}"
+                logger.experiment.add_image(title, read_image(folder / row[name]), step)
+
+
 def log_image(trainer: L.Trainer, name: str, path: Path) -> None:
     """Sends a picture to every logger that shows pictures."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)], step=trainer.global_step)
+            logger.log_image(name, [str(path)], step=last_step(trainer))
         elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, read_image(path), trainer.global_step)
+            logger.experiment.add_image(name, read_image(path), last_step(trainer))
+
+
+def last_step(trainer: L.Trainer) -> int:
+    """The number under which Lightning logs a validation: that of the last optimizer step."""
+    return max(0, trainer.global_step - 1)

@@ -82,6 +82,12 @@ class EnhancementModule(L.LightningModule):
         """Whether the network has several scales, of which a batch has one."""
         return not hasattr(self.net, "scale")
 
+    @property
+    def scorers(self) -> dict[str, NIMA]:
+        """The scorer in the loss and the judge, as far as there are any, by their scores' names."""
+        frozen = {"score": self.loss.aesthetic, "score_judge": self.judge}
+        return {name: part.scorer for name, part in frozen.items() if part is not None}
+
     def forward(self, lr_BCHW: Tensor, scale: int) -> Tensor:
         """SR images, not clamped."""
         net = self.net if self.training else self.net.forward  # the latter is never compiled

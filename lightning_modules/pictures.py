@@ -26,6 +26,7 @@ TILE = 150  # pixels of a picture on a contact sheet
 MANY = 2000  # points of a scatter plot
 TRUE, PREDICTED = "0.6", "tab:blue"
 ZOOM = 4  # the enlarged detail is a quarter of the shorter side
+GRID = 12  # HR pixels: divides by all scales
 
 
 class Panel(NamedTuple):
@@ -87,6 +88,20 @@ def detail(image: NDArray[np.uint8]) -> tuple[int, int, int]:
     sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     top, left = divmod(int(sums.argmax()), sums.shape[1])
     return top, left, side
+
+
+def crop_box(image: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the detail of HR, in whole LR pixels at any scale.
+
+    A photo that is too small for that is taken whole.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < GRID:
+        return 0, 0, height, width
+    top, left, side = (value // GRID * GRID for value in detail(image))
+    side = max(side, GRID)
+    last_top, last_left = ((length - side) // GRID * GRID for length in (height, width))
+    return min(top, last_top), min(left, last_left), side, side
 
 
 def save_before_after(panels: list[Panel], path: Path, note: str = "") -> None:

@@ -34,6 +34,7 @@ TINY = [
     "trainer.log_every_n_steps=1",
     "callbacks.progress=null",
     "callbacks.before_after=null",
+    "callbacks.photo_table=null",
     "epochs=2",
 ]
 TINY_NIMA = [

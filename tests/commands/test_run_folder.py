@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from commands.run_folder import Identity, State, decide, run_name, write_json
+from commands.run_folder import Identity, State, decide, run_name
+from lightning_modules.json_files import write_json
 
 
 @pytest.mark.parametrize(

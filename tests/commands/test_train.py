@@ -254,20 +254,6 @@ def test_smoke_runs_with_everything_on(cli: Cli) -> None:
     assert [row["step"] for row in rows(run) if row["train/loss"]] == ["0", "1"]
 
 
-def test_wandb_offline_needs_no_account(
-    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    words = ["logger=wandb", "logger.wandb.offline=true", "callbacks.before_after.every=1"]
-    base = [word for word in TINY if word != "callbacks.before_after=null"]
-    done = cli(*base, *words)
-    assert done.code == 0, done.err
-    run = only_run(folder)
-    assert list(run.rglob("*.wandb"))
-    assert list(run.rglob("media/images/before_after/*.png"))
-
-
 @pytest.mark.ddp
 def test_two_ranks_train_like_one(cli: Cli, folder: Path) -> None:
     single = train(cli, "one", *FIFTY)
