@@ -29,6 +29,8 @@ COMMANDS = {
     "import_weights": "reads a scorer that others trained",
     "export": "writes a checkpoint's network as half-precision safetensors or as ONNX",
 }
+# Hydra refuses a file of the same name as a plugin's; ours is the one whose studies go on.
+RENAMED = {"hydra/sweeper=optuna": "hydra/sweeper=study"}
 PLAIN_FLAGS = {"-m", "--multirun"}
 VALUE_FLAGS = {  # Hydra's own flags that take a value
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
@@ -85,7 +87,7 @@ def parse(arguments: list[str]) -> Call:
         hint = f" (did you mean {near[0]}?)" if near else ""
         listing = "\n".join(f"  {name:<16}{what}" for name, what in COMMANDS.items())
         raise ValueError(f"unknown command {command!r}{hint}; the commands are\n{listing}")
-    overrides = [config.quote_path(word) for word in words]
+    overrides = [config.quote_path(RENAMED.get(word, word)) for word in words]
     call = Call(command, overrides, flags, wants_help)
     named = [word for word in words if word.startswith("name=")]
     if named and call.is_multirun:

@@ -23,7 +23,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -189,7 +189,11 @@ def parse_overrides(overrides: list[str], problems: list[str]) -> list[Override]
 
 
 def values_of(override: Override) -> list[Any]:
-    """The values that an override gives, one if it is no sweep."""
+    """The values that an override gives, one if it is no sweep, the ends if it is an interval."""
+    if override.is_interval_sweep():
+        interval = override.value()
+        assert isinstance(interval, IntervalSweep)
+        return [interval.start, interval.end]
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())
     value = override.value()

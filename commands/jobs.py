@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -44,11 +45,15 @@ class State(StrEnum):
     """How a job stands."""
 
     WAITING = "waiting"
+    QUEUED = "queued"  # by a cluster
     RUNNING = "running"
     DONE = "done"
     FOUND = "found finished"
     FAILED = "failed"
     STOPPED = "stopped"
+
+
+OPEN = (State.WAITING, State.QUEUED, State.RUNNING)
 
 
 @dataclass
@@ -111,23 +116,15 @@ class Slots:
             self.free[name] += 1
 
 
-@dataclass(frozen=True)
-class Pool:
-    """What jobs run on.
+class Runner(ABC):
+    """Runs the jobs of a sweep and sees them end; a subclass says where.
 
     Args:
-        devices: GPUs, as CUDA_VISIBLE_DEVICES names them, or places for jobs on the CPU.
-        on_gpu: which of the two.
-        share: jobs that may use a device at a time.
-        threads: CPU threads of each job.
         stop_at_failure: whether jobs that wait are given up when one fails.
     """
 
-    devices: Sequence[str]
-    on_gpu: bool
-    share: int = 1
-    threads: int = 1
-    stop_at_failure: bool = False
+    def __init__(self, *, stop_at_failure: bool = False) -> None:
+        self.stop_at_failure = stop_at_failure
 
     def run(self, jobs: Sequence[Job]) -> int | None:
         """Runs the jobs that wait, each as soon as there is room for it, and sees them end.
@@ -137,31 +134,86 @@ class Pool:
         Returns:
             The signal that stopped them, if one did.
         """
-        slots = Slots(self.devices, self.share)
-        reader, writer = os.pipe()  # the jobs read; nobody writes
+        with caught_signals() as signals, live_lines(jobs) as refresh, self.opened(jobs):
+            while pending(jobs):
+                if signals or (self.stop_at_failure and failed(jobs)):
+                    self.give_up(jobs)
+                for job in jobs:
+                    if job.state is State.WAITING:
+                        self.start(job)
+                if signals:
+                    self.stop(jobs, impatient=len(signals) > 1)
+                self.watch(jobs)
+                refresh()
+                time.sleep(self.pause)
+        return signals[0] if signals else None
+
+    pause = 0.1  # seconds between two looks
+
+    @contextlib.contextmanager
+    def opened(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """What is to be there while jobs run, and is not left behind."""
+        yield
+
+    @abstractmethod
+    def start(self, job: Job) -> None:
+        """Starts a job if there is room."""
+
+    @abstractmethod
+    def watch(self, jobs: Sequence[Job]) -> None:
+        """Sees which jobs have begun and which have ended."""
+
+    @abstractmethod
+    def stop(self, jobs: Sequence[Job], *, impatient: bool) -> None:
+        """Interrupts what runs, all ranks of it; kills it after a while, or now."""
+
+    def give_up(self, jobs: Sequence[Job]) -> None:
+        """Does not start what waits."""
+        for job in jobs:
+            if job.state is State.WAITING:
+                job.state = State.STOPPED
+
+
+class Pool(Runner):
+    """Runs jobs on the devices of this machine.
+
+    Args:
+        devices: GPUs, as CUDA_VISIBLE_DEVICES names them, or places for jobs on the CPU.
+        on_gpu: which of the two.
+        share: jobs that may use a device at a time.
+        threads: CPU threads of each job.
+        stop_at_failure: whether jobs that wait are given up when one fails.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[str],
+        *,
+        on_gpu: bool,
+        share: int = 1,
+        threads: int = 1,
+        stop_at_failure: bool = False,
+    ) -> None:
+        super().__init__(stop_at_failure=stop_at_failure)
+        self.slots = Slots(devices, share)
+        self.on_gpu = on_gpu
+        self.threads = threads
+
+    @contextlib.contextmanager
+    def opened(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """The pipe that jobs read and nobody writes; at the end no job is left."""
+        self.lifeline, writer = os.pipe()
         try:
-            with caught_signals() as signals, live_lines(jobs) as refresh:
-                while pending(jobs):
-                    if signals or (self.stop_at_failure and failed(jobs)):
-                        give_up(jobs)
-                    for job in jobs:
-                        if job.state is State.WAITING:
-                            self.start(job, slots, reader)
-                    if signals:
-                        stop(jobs, impatient=len(signals) > 1)
-                    self.watch(jobs, slots)
-                    refresh()
-                    time.sleep(0.1)
+            yield
         finally:
             for job in jobs:
                 end_group(job)
             os.close(writer)
-            os.close(reader)
-        return signals[0] if signals else None
+            os.close(self.lifeline)
 
-    def start(self, job: Job, slots: Slots, lifeline: int) -> None:
+    def start(self, job: Job) -> None:
         """Starts a job if there is room."""
-        taken = slots.take(job.devices)
+        taken = self.slots.take(job.devices)
         if taken is None:
             return
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -171,14 +223,13 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
-                env=self.environment(os.environ, taken, lifeline),
-                pass_fds=(lifeline,),
+                env=self.environment(os.environ, taken, self.lifeline),
+                pass_fds=(self.lifeline,),
                 start_new_session=True,  # its ranks are in its group, and Ctrl-C comes from us
             )
-        job.taken, job.state, job.began = taken, State.RUNNING, time.monotonic()
+        job.taken = taken
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        where = f"GPU {', '.join(taken)}" if self.on_gpu else threads
-        log.info("started   %s  (%s)", job.name, where)
+        begin(job, f"GPU {', '.join(taken)}" if self.on_gpu else threads)
 
     def environment(
         self, outer: Mapping[str, str], taken: Sequence[str], lifeline: int
@@ -193,55 +244,63 @@ class Pool:
         own = {"MASTER_PORT": str(free_port()), LIFELINE: str(lifeline), "OMP_NUM_THREADS": threads}
         return cleaned | own | {"CUDA_VISIBLE_DEVICES": ",".join(taken) if self.on_gpu else ""}
 
-    def watch(self, jobs: Sequence[Job], slots: Slots) -> None:
+    def watch(self, jobs: Sequence[Job]) -> None:
         """Sees which jobs have ended."""
         for job in jobs:
             if job.process is None or job.state is not State.RUNNING:
                 continue
             code = job.process.poll()
-            if code is None:
+            if code is not None:
+                end_group(job)  # ranks that outlived the first one
+                self.slots.give(job.taken)
+                settle(job, code, asked=job.deadline is not None)
+
+    def stop(self, jobs: Sequence[Job], *, impatient: bool) -> None:
+        """Interrupts what runs, all ranks of it; kills it after a while, or now."""
+        for job in jobs:
+            if job.state is not State.RUNNING:
                 continue
-            end_group(job)  # ranks that outlived the first one
-            slots.give(job.taken)
-            job.seconds = time.monotonic() - job.began
-            metric = job.metric() if code == 0 else None
-            if code == 0:
-                job.state = State.DONE
-            elif job.deadline is not None:
-                job.state = State.STOPPED
-            else:
-                job.state, job.note = State.FAILED, last_line(job.folder / "console.log", code)
-            shown = f"  {metric[0]} {metric[1]:.4g}" if metric else f"  {job.note}" * bool(job.note)
-            log.info("%-9s %s  %s%s", job.state, job.name, clock(job.seconds), shown)
+            if job.deadline is None:
+                job.deadline = time.monotonic() + GRACE
+                signal_group(job, signal.SIGINT)
+            if impatient or time.monotonic() > job.deadline:
+                signal_group(job, signal.SIGKILL)
+
+
+def begin(job: Job, where: str) -> None:
+    """Marks a job as running."""
+    job.state, job.began = State.RUNNING, time.monotonic()
+    log.info("started   %s  (%s)", job.name, where)
+
+
+def settle(job: Job, code: int, *, asked: bool = False) -> None:
+    """Marks a job as ended.
+
+    Args:
+        job: that has run.
+        code: its exit code, below 0 for a signal.
+        asked: whether it was to stop.
+    """
+    job.seconds = time.monotonic() - job.began
+    metric = job.metric() if code == 0 else None
+    if code == 0:
+        job.state = State.DONE
+    elif asked:
+        job.state = State.STOPPED
+    else:
+        job.state, job.note = State.FAILED, last_line(job.folder / "console.log", code)
+    shown = f"  {metric[0]} {metric[1]:.4g}" if metric else f"  {job.note}" * bool(job.note)
+    log.info("%-9s %s  %s%s", job.state, job.name, clock(job.seconds), shown)
 
 
 def pending(jobs: Sequence[Job]) -> bool:
     """Whether there is anything left to wait for."""
-    return any(job.state in (State.WAITING, State.RUNNING) for job in jobs)
-
-
-def give_up(jobs: Sequence[Job]) -> None:
-    """Does not start what waits."""
-    for job in jobs:
-        if job.state is State.WAITING:
-            job.state = State.STOPPED
+    return any(job.state in OPEN for job in jobs)
 
 
 def failed(jobs: Sequence[Job]) -> list[Job]:
     """Those that ended with an error."""
     return [job for job in jobs if job.state is State.FAILED]
-
-
-def stop(jobs: Sequence[Job], *, impatient: bool) -> None:
-    """Interrupts what runs, all ranks of it; kills it after a while, or now."""
-    for job in jobs:
-        if job.state is not State.RUNNING:
-            continue
-        if job.deadline is None:
-            job.deadline = time.monotonic() + GRACE
-            signal_group(job, signal.SIGINT)
-        if impatient or time.monotonic() > job.deadline:
-            signal_group(job, signal.SIGKILL)
 
 
 def signal_group(job: Job, number: int) -> None:
@@ -338,7 +397,7 @@ def running_table(jobs: Sequence[Job]) -> Table:
             with contextlib.suppress(ValueError):  # not of our making
                 at = read_json(job.folder / "progress.json") or {}
             lines.add_row(job.name, clock(time.monotonic() - job.began), progress_line(at))
-    ended = sum(job.state not in (State.WAITING, State.RUNNING) for job in jobs)
+    ended = sum(job.state not in OPEN for job in jobs)
     lines.add_row(f"{ended} of {len(jobs)} jobs have ended")
     return lines
 
@@ -364,5 +423,6 @@ def summary(jobs: Sequence[Job]) -> str:
         took = clock(job.seconds) if job.state in (State.DONE, State.FAILED) else "-"
         rows.append([job.name, job.state.value, value, took, str(shorter(job.folder))])
     heading = names.pop() if len(names) == 1 else "metric"
-    text = table(f"{len(jobs)} jobs", ["job", "state", heading, "time", "folder"], rows)
+    title = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
+    text = table(title, ["job", "state", heading, "time", "folder"], rows)
     return "\n".join([text, *(f"{job.name}: {job.note}" for job in failed(jobs))])

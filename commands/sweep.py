@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from hydra.core.utils import JobReturn, JobStatus
@@ -23,15 +23,72 @@ from datamodules.parallel import num_cores
 log = logging.getLogger(__name__)
 
 
+class Place(Protocol):
+    """Where a sweep's jobs run."""
+
+    def needs(self, config: DictConfig) -> int:
+        """How many devices a job needs.
+
+        Raises:
+            ValueError: if it cannot have them here.
+        """
+
+    def run(self, jobs: Sequence[Job]) -> int | None:
+        """Runs the jobs that wait and sees them end; returns the signal that stopped them."""
+
+
+class Machine:
+    """This machine: its GPUs, or its CPU for jobs that do not ask for one.
+
+    Args:
+        jobs: on the CPU, how many run at a time.
+        gpus: which GPUs, by their place among the visible ones; None is all.
+        share: jobs that may use a GPU at a time.
+        threads: CPU threads of each job; None shares the cores among the jobs at a time.
+        stop_at_failure: whether jobs that wait are given up when one fails.
+    """
+
+    def __init__(
+        self,
+        *,
+        jobs: int,
+        gpus: list[int] | None,
+        share: int,
+        threads: int | None,
+        stop_at_failure: bool,
+    ) -> None:
+        if min(jobs, share, threads or 1) < 1:
+            raise ValueError("hydra.launcher.jobs, .share, .threads: 1 or more each")
+        visible = visible_gpus()
+        self.gpus = visible if gpus is None else [visible[k] for k in gpus if 0 <= k < len(visible)]
+        if gpus is not None and len(self.gpus) < len(gpus):
+            raise ValueError(f"hydra.launcher.gpus={gpus}: {len(visible)} GPUs are visible")
+        self.jobs, self.share, self.threads = jobs, share, threads
+        self.stop_at_failure = stop_at_failure
+
+    def needs(self, config: DictConfig) -> int:
+        """How many GPUs a job needs; 0 if it runs on the CPU."""
+        return num_gpus(config, self.gpus)
+
+    def run(self, jobs: Sequence[Job]) -> int | None:
+        """Runs the jobs side by side."""
+        on_gpu = any(job.devices > 0 for job in jobs)
+        places = self.gpus if on_gpu else [f"cpu{k}" for k in range(self.jobs)]
+        for job in jobs:
+            job.devices = max(1, job.devices)
+        share = self.share if on_gpu else 1
+        pool = Pool(
+            places,
+            on_gpu=on_gpu,
+            share=share,
+            threads=self.threads or max(1, num_cores() // max(1, len(places) * share)),
+            stop_at_failure=self.stop_at_failure,
+        )
+        return pool.run(jobs)
+
+
 def run_sweep(
-    command: str,
-    configs: Sequence[DictConfig],
-    *,
-    jobs: int,
-    gpus: list[int] | None,
-    share: int,
-    threads: int | None,
-    stop_at_failure: bool,
+    command: str, master: DictConfig, configs: Sequence[DictConfig], place: Place
 ) -> list[JobReturn]:
     """Runs what is left to do of a sweep, and prints a table.
 
@@ -40,12 +97,9 @@ def run_sweep(
 
     Args:
         command: name of the command.
+        master: the sweep's own configuration.
         configs: one for each job, as Hydra composes them.
-        jobs: on the CPU, how many run at a time.
-        gpus: which GPUs, by their place among the visible ones; None is all.
-        share: jobs that may use a GPU at a time.
-        threads: CPU threads of each job; None shares the cores among the jobs at a time.
-        stop_at_failure: whether jobs that wait are given up when one fails.
+        place: where the jobs run.
 
     Returns:
         For each config its metric, or that it failed.
@@ -53,51 +107,34 @@ def run_sweep(
     Raises:
         ValueError: if a folder holds what must not be touched, or a job needs more than there is.
     """
-    if min(jobs, share, threads or 1) < 1:
-        raise ValueError("hydra.launcher.jobs, .share, .threads: 1 or more each")
-    visible = visible_gpus()
-    chosen = visible if gpus is None else [visible[k] for k in gpus if 0 <= k < len(visible)]
-    if gpus is not None and len(chosen) < len(gpus):
-        raise ValueError(f"hydra.launcher.gpus={gpus}: {len(visible)} GPUs are visible")
     unique: dict[Path, Job] = {}
     own: dict[Path, DictConfig] = {}
     planned = []  # a job for each config; equal ones are one
     for config in configs:
-        job = plan(command, config, chosen)
+        job = plan(command, config, place.needs(config))
         planned.append(unique.setdefault(job.folder, job))
         own.setdefault(job.folder, config)
-    label(list(unique.values()))
+    jobs = list(unique.values())
+    label(jobs, [str(word) for word in master.hydra.overrides.task])
     continued = look(command, unique, own)
     folder = shorter(Path(configs[0].hydra.sweep.dir).absolute())
-    log.info("%s in %s", "1 job" if len(unique) == 1 else f"{len(unique)} jobs", folder)
-    if len(planned) > len(unique):
+    log.info("%s in %s", "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs", folder)
+    if len(planned) > len(jobs):
         log.info(
             "%d of the %d combinations are equal to another in all that they read: run once",
-            len(planned) - len(unique),
+            len(planned) - len(jobs),
             len(planned),
         )
-    finished = [job for job in unique.values() if job.state is State.FOUND]
+    finished = [job for job in jobs if job.state is State.FOUND]
     for what, found in (("finished already", finished), ("to be continued", continued)):
         if found:
             log.info("%s: %s", what, ", ".join(job.name for job in found))
-    on_gpu = any(job.devices > 0 for job in unique.values())
-    places = chosen if on_gpu else [f"cpu{k}" for k in range(jobs)]
-    at_a_time = max(1, len(places) * share)
-    pool = Pool(
-        devices=places,
-        on_gpu=on_gpu,
-        share=share if on_gpu else 1,
-        threads=threads or max(1, num_cores() // at_a_time),
-        stop_at_failure=stop_at_failure,
-    )
-    for job in unique.values():
-        job.devices = max(1, job.devices)
-    stopped_by = pool.run(list(unique.values()))
-    log.info("\n%s", summary(list(unique.values())))
+    stopped_by = place.run(jobs)
+    log.info("\n%s", summary(jobs))
     if stopped_by is not None:
         log.info("interrupted; the same command goes on")
         sys.exit(128 + stopped_by)
-    grid = "BasicSweeper" in configs[0].hydra.sweeper._target_
+    grid = "BasicSweeper" in master.hydra.sweeper._target_
     if grid and failed(planned):
         sys.exit(1)
     return [outcome(job, config) for job, config in zip(planned, configs, strict=True)]
@@ -110,12 +147,8 @@ def visible_gpus() -> list[str]:
     return names[:num] if names else [str(k) for k in range(num)]
 
 
-def plan(command: str, config: DictConfig, gpus: Sequence[str]) -> Job:
-    """The job of a configuration: its command line, its folder, and the GPUs that it needs.
-
-    Raises:
-        ValueError: if it needs more than there are.
-    """
+def plan(command: str, config: DictConfig, devices: int = 1) -> Job:
+    """The job of a configuration: its command line and its folder."""
     sweep = Path(config.hydra.sweep.dir).absolute()
     folder = sweep / config.hydra.sweep.subdir
     unread = not_read(config)
@@ -124,7 +157,7 @@ def plan(command: str, config: DictConfig, gpus: Sequence[str]) -> Job:
     task = [word for word, key in zip(given, keys, strict=True) if not within(key, unread)]
     places = [f"hydra.run.dir={quoted(folder)}", f"hydra.sweep.dir={quoted(sweep)}"]
     words = [command, *task, "hydra.mode=RUN", *places]
-    return Job(words, shorter(folder), devices=num_gpus(config, gpus))
+    return Job(words, shorter(folder), devices=devices)
 
 
 def quoted(path: Path) -> str:
@@ -155,11 +188,19 @@ def num_gpus(config: DictConfig, gpus: Sequence[str]) -> int:
     return int(needed)
 
 
-def label(jobs: Sequence[Job]) -> None:
-    """Names jobs by the overrides in which they differ."""
-    shared = set.intersection(*(set(job.words) for job in jobs))
+def label(jobs: Sequence[Job], given: Sequence[str]) -> None:
+    """Names jobs by the overrides in which they differ.
+
+    Args:
+        jobs: of the sweep.
+        given: the sweep's overrides; those of one value are in all its jobs.
+    """
+    shared = set(given)
+    if len(jobs) > 1:
+        shared |= set.intersection(*(set(job.words) for job in jobs))
     for job in jobs:
-        own = [word for word in job.words if word not in shared and not word.startswith("hydra.")]
+        own = [word for word in job.words[1:] if word not in shared]
+        own = [word for word in own if not word.startswith(("hydra.", "hydra/"))]
         job.name = " ".join(own) or job.folder.name
 
 

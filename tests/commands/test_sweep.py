@@ -72,7 +72,7 @@ def test_a_job_sees_its_own_devices_and_nothing_of_other_ranks() -> None:
         "MASTER_PORT": "29500",
         "SLURM_NTASKS": "2",
     }
-    pool = Pool(devices=["4", "7"], on_gpu=True, threads=3)
+    pool = Pool(["4", "7"], on_gpu=True, threads=3)
     one, two = (pool.environment(outer, taken, 5) for taken in (("7",), ("4", "7")))
     assert one["HOME"] == "/h"
     assert not {"RANK", "LOCAL_RANK", "SLURM_NTASKS"} & one.keys()
@@ -81,10 +81,7 @@ def test_a_job_sees_its_own_devices_and_nothing_of_other_ranks() -> None:
     assert one["MASTER_PORT"] != "29500"
     assert one["OMP_NUM_THREADS"] == "3"
     assert (
-        Pool(devices=["cpu0"], on_gpu=False).environment(outer, ("cpu0",), 5)[
-            "CUDA_VISIBLE_DEVICES"
-        ]
-        == ""
+        Pool(["cpu0"], on_gpu=False).environment(outer, ("cpu0",), 5)["CUDA_VISIBLE_DEVICES"] == ""
     )
 
 
@@ -104,7 +101,7 @@ def test_jobs_run_side_by_side_as_far_as_there_are_devices(
         "print(os.environ['CUDA_VISIBLE_DEVICES'], begin, time.time(), sep=';')"
     )
     todo = [pretend(f"job{k}", code, devices) for k, devices in enumerate((1, 2, 3, 2, 1, 1))]
-    assert Pool(devices=list("0123"), on_gpu=True).run(todo) is None
+    assert Pool(list("0123"), on_gpu=True).run(todo) is None
     assert {job.state for job in todo} == {State.DONE}
     spans = []
     for job in todo:
@@ -126,7 +123,7 @@ def test_a_failing_job_does_not_lose_the_others(pretend: Callable[..., Job]) -> 
         pretend("b", "print('error: no luck'); sys.exit(2)"),
         pretend("c", "pass"),
     ]
-    Pool(devices=["x"], on_gpu=False).run(todo)
+    Pool(["x"], on_gpu=False).run(todo)
     assert [job.state for job in todo] == [State.DONE, State.FAILED, State.DONE]
     assert todo[1].note == "exit code 2: no luck"
     assert "b: exit code 2: no luck" in jobs.summary(todo)
@@ -134,7 +131,7 @@ def test_a_failing_job_does_not_lose_the_others(pretend: Callable[..., Job]) -> 
 
 def test_a_failing_job_stops_those_that_wait(pretend: Callable[..., Job]) -> None:
     todo = [pretend("a", "sys.exit(1)"), pretend("b", "pass")]
-    Pool(devices=["x"], on_gpu=False, stop_at_failure=True).run(todo)
+    Pool(["x"], on_gpu=False, stop_at_failure=True).run(todo)
     assert [job.state for job in todo] == [State.FAILED, State.STOPPED]
 
 
@@ -159,7 +156,7 @@ def test_signals_stop_all_jobs_with_their_children(
     begin = time.monotonic()
     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
     signal.setitimer(signal.ITIMER_REAL, 1.0)
-    assert Pool(devices=["x", "y"], on_gpu=False).run(todo) == number
+    assert Pool(["x", "y"], on_gpu=False).run(todo) == number
     assert time.monotonic() - begin < 10
     assert [job.state for job in todo] == [State.STOPPED] * 3
     assert not subprocess.run(["pgrep", "-f", "sleep 61"], capture_output=True).stdout
@@ -183,7 +180,7 @@ def test_a_job_ends_with_the_process_of_its_sweep(folder: Path) -> None:
         "from pathlib import Path\n"
         "from commands import jobs\n"
         "jobs.ROOT = Path.cwd()\n"
-        "jobs.Pool(devices=['x'], on_gpu=False).run([jobs.Job([], Path('job'), name='job')])\n"
+        "jobs.Pool(['x'], on_gpu=False).run([jobs.Job([], Path('job'), name='job')])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=folder, text=True)
     kill_when(process, lambda: (folder / "pids").exists() and bool((folder / "pids").read_text()))
@@ -215,7 +212,7 @@ def alive(pid: int) -> bool:
 def test_equal_jobs_are_one(words: list[str], num_combinations: int, num_jobs: int) -> None:
     configs = combinations(words)
     assert len(configs) == num_combinations
-    assert len({sweep.plan("train", config, []).folder for config in configs}) == num_jobs
+    assert len({sweep.plan("train", config).folder for config in configs}) == num_jobs
 
 
 def combinations(words: list[str]) -> list[Any]:

@@ -1,0 +1,83 @@
+"""Hydra's launchers for sweeps: every job a fresh process in single-run mode.
+
+`python run.py -m gamma=0,0.1` and `python run.py sweep=gamma` use the first. There is no
+`__init__.py` in this folder: it would hide every other launcher that is installed.
+"""
+
+import sys
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+OnFailure = Literal["continue", "stop"]
+
+
+class FreshProcesses(Launcher):
+    """What the launchers share; each says where its jobs run."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Hydra says what is to be run."""
+        self.hydra_context, self.config = hydra_context, config
+
+    @abstractmethod
+    def place(self) -> Any:  # noqa: ANN401
+        """Where the jobs run (`commands.sweep.Place`)."""
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Runs one job for each list of overrides and returns their metrics."""
+        # Here, because Hydra imports this file in every command.
+        from commands.cli import refuse
+        from commands.sweep import run_sweep
+        from commands.terminal import messages
+
+        loader: Any = self.hydra_context.config_loader
+        configs = [loader.load_sweep_config(self.config, list(words)) for words in job_overrides]
+        with messages():
+            try:
+                command = self.config.hydra.job.config_name
+                return run_sweep(command, self.config, configs, self.place())
+            except ValueError as error:
+                sys.exit(refuse(error))
+
+
+class PoolLauncher(FreshProcesses):
+    """Runs the jobs of a sweep side by side on this machine.
+
+    Args:
+        jobs: on the CPU, how many run at a time.
+        gpus: which GPUs, by their place among the visible ones; None is all.
+        share: jobs that may use a GPU at a time.
+        threads: CPU threads of each job; None shares the cores among the jobs at a time.
+        on_failure: what becomes of the jobs that wait when one fails.
+    """
+
+    def __init__(
+        self,
+        jobs: int = 1,
+        gpus: list[int] | None = None,
+        share: int = 1,
+        threads: int | None = None,
+        on_failure: OnFailure = "continue",
+    ) -> None:
+        self.options: dict[str, Any] = {
+            "jobs": jobs,
+            "gpus": gpus,
+            "share": share,
+            "threads": threads,
+            "stop_at_failure": on_failure == "stop",
+        }
+
+    def place(self) -> Any:  # noqa: ANN401
+        """This machine."""
+        from commands.sweep import Machine
+
+        return Machine(**self.options)

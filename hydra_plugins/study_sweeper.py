@@ -1,0 +1,119 @@
+"""Hydra's sweeper for a search by Optuna, in a study that the same command goes on with.
+
+`hydra/sweeper=optuna` uses it. The search itself is hydra-optuna-sweeper's; here are the storage,
+the number of trials over all starts, and what becomes of trials that were interrupted.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+
+class StudySweeper(Sweeper):
+    """Searches for the values that are best by the metric that trainings are judged by.
+
+    Args:
+        direction: `max` or `min`, as `callbacks.checkpoint.mode` says.
+        n_trials: of the study, over all starts of the command.
+        n_jobs: trials that are chosen at a time.
+        study_name: of the study; null makes it from the overrides, so that other settings have
+            another one.
+        options: as hydra-optuna-sweeper's.
+    """
+
+    def __init__(
+        self,
+        direction: str,
+        n_trials: int,
+        n_jobs: int,
+        study_name: str | None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        self.options = options | {"n_jobs": n_jobs, "search_space": None}
+        self.options["direction"] = {"max": "maximize", "min": "minimize"}[direction]
+        self.num_trials, self.name = n_trials, study_name
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Hydra says what is to be run."""
+        self.context: dict[str, Any] = {
+            "hydra_context": hydra_context,
+            "task_function": task_function,
+            "config": config,
+        }
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Runs the trials that the study lacks, and says which was the best."""
+        from commands.cli import refuse  # here, because Hydra imports this file in every command
+        from commands.terminal import messages
+
+        try:
+            import optuna
+            from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
+        except ImportError as error:
+            sys.exit(refuse(ValueError(f"hydra/sweeper=optuna: {error}; pip install '.[optuna]'")))
+        optuna.logging.set_verbosity(logging.WARNING)
+        logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.WARNING)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # stable since 3.0
+        Path(self.context["config"].hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        name = self.name or study_name(arguments, self.options["params"] or {})
+        study = optuna.create_study(
+            study_name=name,
+            storage=self.options["storage"],
+            direction=self.options["direction"],
+            load_if_exists=True,
+        )
+        with messages():
+            ended = enqueue_interrupted(study)
+            left = max(0, self.num_trials - ended)
+            log.info("study %s in %s", name, self.options["storage"])
+            log.info("%d of %d trials have ended", ended, self.num_trials)
+            if left:
+                impl = OptunaSweeperImpl(**self.options, n_trials=left, study_name=name)
+                impl.setup(**self.context)
+                try:
+                    impl.sweep(arguments)
+                except ValueError as error:
+                    if any(t.state.name == "COMPLETE" for t in study.trials):
+                        raise
+                    log.info("no trial has finished: %s", error)
+                    sys.exit(1)
+            best = study.best_trial
+            values = " ".join(f"{key}={value}" for key, value in best.params.items())
+            log.info("best of %d trials: %s  %.4f", ended + left, values, best.value)
+
+
+def study_name(arguments: Sequence[str], params: Mapping[str, Any]) -> str:
+    """Name of a study: that of its jobs' folders, without what is searched, and that."""
+    from commands.run_folder import parse_task, run_name
+
+    parsed = parse_task(arguments)
+    fixed = [str(word.input_line) for word in parsed if not word.is_sweep_override()]
+    searched = [str(word.input_line) for word in parsed if word.is_sweep_override()]
+    searched += [f"{key}={value}" for key, value in params.items()]
+    return " ".join([run_name(fixed, sweep=True), *sorted(searched)])
+
+
+def enqueue_interrupted(study: Any) -> int:  # noqa: ANN401
+    """Has trials that never ended chosen again, so that their runs go on; counts those that did."""
+    from optuna.trial import Trial, TrialState
+
+    ended = 0
+    for trial in study.trials:
+        if trial.state is TrialState.RUNNING:
+            Trial(study, trial._trial_id).set_user_attr("interrupted", True)
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+        elif trial.state.is_finished() and not trial.user_attrs.get("interrupted"):
+            ended += 1
+    return ended
