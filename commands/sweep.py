@@ -166,7 +166,7 @@ def quoted(path: Path) -> str:
 
 
 def num_gpus(config: DictConfig, gpus: Sequence[str]) -> int:
-    """How many GPUs a job needs; 0 if it runs on the CPU.
+    """How many GPUs of this machine a job needs; 0 if it runs on the CPU.
 
     Raises:
         ValueError: if it needs more than there are, or several machines.
@@ -174,18 +174,42 @@ def num_gpus(config: DictConfig, gpus: Sequence[str]) -> int:
     trainer = config.get("trainer")
     if trainer is None:
         return int(bool(gpus) and config.get("device", "cpu") != "cpu")
-    if trainer.get("num_nodes", 1) != 1:
-        raise ValueError(
-            f"trainer.num_nodes={trainer.num_nodes}: this launcher has one machine; "
-            "start such jobs one by one with torchrun"
-        )
+    one_machine(config)
     if trainer.accelerator != "gpu":
         return 0
     asked = trainer.devices
     needed = asked if isinstance(asked, int) and asked > 0 else len(gpus)
-    if needed > len(gpus):
+    if needed > len(gpus) or not gpus:
         raise ValueError(f"trainer.devices={asked}: the sweep has {len(gpus)} GPUs")
     return int(needed)
+
+
+def explicit_devices(config: DictConfig) -> int:
+    """How many GPUs a job needs, which runs on a machine that this one knows nothing of.
+
+    Raises:
+        ValueError: if it takes all that there are, or several machines.
+    """
+    trainer = config.get("trainer")
+    if trainer is None:
+        return int(config.get("device", "cpu") != "cpu")
+    one_machine(config)
+    if not isinstance(trainer.devices, int) or trainer.devices < 1:
+        raise ValueError(f"trainer.devices={trainer.devices}: a number is needed")
+    return int(trainer.devices) if trainer.accelerator == "gpu" else 0
+
+
+def one_machine(config: DictConfig) -> None:
+    """Refuses jobs of several machines.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    if config.trainer.get("num_nodes", 1) != 1:
+        raise ValueError(
+            f"trainer.num_nodes={config.trainer.num_nodes}: this launcher's jobs have one machine "
+            "each; hydra/launcher=slurm, or torchrun for a single job"
+        )
 
 
 def label(jobs: Sequence[Job], given: Sequence[str]) -> None:

@@ -110,14 +110,14 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     ranks = cfg.trainer.devices
     if ranks == -1:
         ranks = torch.cuda.device_count()
-    ranks = ranks if isinstance(ranks, int) else 1
+    ranks = (ranks if isinstance(ranks, int) else 1) * cfg.trainer.get("num_nodes", 1)
     parts = max(1, ranks) * max(1, cfg.trainer.accumulate_grad_batches)
     if cfg.trainer.accumulate_grad_batches < 1 or ranks < 1 or cfg.data.batch_size < 1:
         yield "trainer.devices, trainer.accumulate_grad_batches, data.batch_size: 1 or more each"
     elif cfg.data.batch_size % parts:
         yield (
             f"data.batch_size={cfg.data.batch_size}: is the size over all ranks and must divide by "
-            f"{parts} (trainer.devices x trainer.accumulate_grad_batches)"
+            f"{parts} (trainer.devices x trainer.num_nodes x trainer.accumulate_grad_batches)"
         )
     if trains_scorer(cfg):
         for name in ("num_buckets", *VIEW):

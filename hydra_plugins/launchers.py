@@ -81,3 +81,27 @@ class PoolLauncher(FreshProcesses):
         from commands.sweep import Machine
 
         return Machine(**self.options)
+
+
+class RayLauncher(FreshProcesses):
+    """Runs the jobs of a sweep on a Ray cluster.
+
+    Args:
+        address: of the cluster; None starts Ray on this machine.
+        threads: CPU cores and threads of each job.
+        on_failure: what becomes of the jobs that wait when one fails.
+    """
+
+    def __init__(
+        self, address: str | None = None, threads: int = 1, on_failure: OnFailure = "continue"
+    ) -> None:
+        self.options: dict[str, Any] = {"address": address, "threads": threads}
+        self.stop_at_failure = on_failure == "stop"
+
+    def place(self) -> Any:  # noqa: ANN401
+        """The cluster."""
+        try:
+            from commands.ray_cluster import RayCluster
+        except ImportError as error:
+            raise ValueError(f"hydra/launcher=ray: {error}; pip install '.[ray]'") from error
+        return RayCluster(**self.options, stop_at_failure=self.stop_at_failure)

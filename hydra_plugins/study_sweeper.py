@@ -63,7 +63,7 @@ class StudySweeper(Sweeper):
         except ImportError as error:
             sys.exit(refuse(ValueError(f"hydra/sweeper=optuna: {error}; pip install '.[optuna]'")))
         optuna.logging.set_verbosity(logging.WARNING)
-        logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.WARNING)
+        logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # stable since 3.0
         Path(self.context["config"].hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         name = self.name or study_name(arguments, self.options["params"] or {})

@@ -17,10 +17,18 @@ from hydra.core.global_hydra import GlobalHydra
 from commands import jobs, sweep
 from commands.config import CONF
 from commands.jobs import Job, Pool, Slots, State
+from hydra_plugins.study_sweeper import study_name
 from tests.conftest import ROOT, TINY, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]
 QUIET = ["callbacks.epoch_line=null", "callbacks.watch=null"]
+
+
+def waits_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.05)
 
 
 def results(folder: str = "outputs/sweeps") -> list[dict[str, Any]]:
@@ -283,3 +291,91 @@ def test_sweep_of_two_ranks_killed_and_finished_by_the_same_command(folder: Path
     ]
     assert "to be continued: " in output
     assert output.count("\ndone ") == 4 - before
+
+
+def test_a_search_goes_on_with_its_study(cli: Cli, folder: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    words = [*TINY, "epochs=1", "gamma=0", "optim.optimizer.lr=1e-4,1e-3,1e30"]
+    # Of a killed sweep: a trial that was chosen and has not ended.
+    place = folder / "outputs" / "sweeps" / "sample_edsr"
+    place.mkdir(parents=True)
+    name = study_name(words, {})
+    assert name.endswith("optim.optimizer.lr=1e-4,1e-3,1e30")
+    storage = f"sqlite:///{place}/study.db"
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    choices = optuna.distributions.CategoricalDistribution((1e-4, 1e-3, 1e30))
+    study.enqueue_trial({"optim.optimizer.lr": 1e30})
+    study.ask({"optim.optimizer.lr": choices})
+
+    def search(num_trials: int) -> Finished:
+        return cli("-m", *words, "hydra/sweeper=optuna", f"hydra.sweeper.n_trials={num_trials}")
+
+    done = search(2)
+    assert done.code == 0, done.out + done.err
+    assert "0 of 2 trials have ended" in done.out
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "COMPLETE"]
+    assert trials[1].params == trials[0].params == {"optim.optimizer.lr": 1e30}
+    found = [r["metrics"]["val/psnr"] for r in results()]
+    assert [trials[2].value] == pytest.approx(found)
+    assert f"best of 2 trials: optim.optimizer.lr={trials[2].params['optim.optimizer.lr']}" in (
+        done.out
+    )
+    again = search(2)
+    assert again.code == 0
+    assert "2 of 2 trials have ended" in again.out
+    assert "started" not in again.out
+    assert search(3).code == 0
+    assert len(optuna.load_study(study_name=name, storage=storage).trials) == 4
+
+
+@pytest.mark.slow
+def test_sweep_on_a_local_ray(folder: Path) -> None:
+    pytest.importorskip("ray")
+    words = ["-m", *TINY, "epochs=1", "gamma=0", "hydra/launcher=ray", "hydra.launcher.threads=1"]
+    process = launch(folder, *words, "optim.optimizer.lr=1e-4,1e-3,1e30")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    assert "optim.optimizer.lr=1e+30: exit code 2: val/psnr of photo 1" in output
+    found = results()
+    assert sorted(r["config"]["optim"]["optimizer"]["lr"] for r in found) == [1e-4, 1e-3]
+    process = launch(folder, *words, "optim.optimizer.lr=1e-4,1e-3", "trainer=ddp_cpu")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "finished already: " in output
+    assert results() == found
+
+
+@pytest.mark.slow
+def test_an_interrupt_stops_the_jobs_of_a_local_ray(folder: Path) -> None:
+    pytest.importorskip("ray")
+    words = ["-m", *TINY, "epochs=500", "gamma=0", "hydra/launcher=ray", "seed=1,2,3"]
+    process = launch(folder, *words)
+    waits_for(lambda: len(list(Path("outputs").rglob("last.ckpt"))) == 2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "interrupted; the same command goes on" in output
+    assert output.count("stopped ") >= 3
+    assert not processes_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer=ddp_cpu", "trainer.num_nodes=2"], "this launcher's jobs have one machine each"),
+        (
+            ["hydra/launcher=ray", "trainer=ddp_cpu", "trainer.num_nodes=2"],
+            "jobs have one machine each",
+        ),
+        (["hydra/launcher=ray", "hydra.launcher.threads=0"], "hydra.launcher.threads=0: 1 or more"),
+        (["hydra.launcher.gpus=[7]"], "hydra.launcher.gpus=[7]: 0 GPUs are visible"),
+        (["hydra.launcher.jobs=0"], "hydra.launcher.jobs, .share, .threads: 1 or more each"),
+        (["hydra/sweeper=optuna", "gamma=interval(0,-1)"], "gamma=-1.0: "),
+    ],
+)
+def test_what_a_sweep_refuses(cli: Cli, words: list[str], message: str) -> None:
+    done = cli("-m", *TINY, *words)
+    assert done.code == 2
+    assert message in done.err
+    assert not list(Path().rglob("run.json"))
