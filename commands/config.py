@@ -30,8 +30,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from commands.run_folder import flatten, not_read, run_name
+from commands.run_folder import flatten, not_read, run_name, trained_scorer
 
+RESOLVING = "raised while resolving interpolation: "  # how OmegaConf begins its message
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 FOLDER_COMMANDS = ("train", "evaluate", "interpolate")  # those with run folders
@@ -59,18 +60,36 @@ OmegaConf.register_new_resolver("run_name", lambda task: run_name(task), replace
 
 
 def sweep_name(task: list[str], *, _root_: DictConfig) -> str:
-    """Name of a sweep's job, made from what it reads of the overrides."""
-    return run_name(task, sweep=True, unread=not_read(_root_))
+    """Name of a sweep's job, made from what it reads of the overrides.
+
+    The experiment counts where the sweep is not named after it.
+    """
+    counted = ["experiment"] if chosen_sweep(_root_) else []
+    return run_name(task, sweep=True, unread=not_read(_root_), counted=counted)
+
+
+def chosen_sweep(root: DictConfig) -> str | None:
+    """The file that says what is swept."""
+    name = root.hydra.runtime.choices.get("sweep")
+    return None if name in (None, "null") else str(name)
 
 
 def sweep_group(*, _root_: DictConfig) -> str:
     """Name of a sweep: that of its file, or of the experiment."""
-    choices = _root_.hydra.runtime.choices
-    return str(choices.get("sweep") or choices.experiment)
+    return chosen_sweep(_root_) or str(_root_.hydra.runtime.choices.experiment)
+
+
+def scorer_of_sweep(sweep: str, *, _root_: DictConfig) -> str | None:
+    """The scorer of the chosen backbone that a sweep has trained; None where they are trained."""
+    if str(_root_.model._target_).endswith(".NIMAModule"):
+        return None
+    folder = Path(str(_root_.paths.output_dir)).expanduser() / "sweeps" / sweep
+    return trained_scorer(folder, str(_root_.scorer.backbone))
 
 
 OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 OmegaConf.register_new_resolver("sweep_group", sweep_group, replace=True)
+OmegaConf.register_new_resolver("scorer_of_sweep", scorer_of_sweep, replace=True)
 
 
 def quote_path(text: str) -> str:
@@ -299,7 +318,8 @@ def check_composed(command: str, words: list[str]) -> list[str]:
     except OmegaConfBaseException as error:
         with contextlib.suppress(Exception):  # data of the wrong kind need keys that are not there
             problems += importlib.import_module(f"commands.{command}").problems(cfg)
-        return problems or [str(error).partition("\n")[0]]
+        message = str(error).partition("\n")[0]
+        return problems or [message.removeprefix(f"ValueError {RESOLVING}")]
     module = importlib.import_module(f"commands.{command}")
     try:
         module.Options.model_validate(values)

@@ -76,7 +76,13 @@ def within(key: str, keys: Iterable[str]) -> bool:
     return any(key == other or key.startswith(f"{other}.") for other in keys)
 
 
-def run_name(task: Iterable[str], *, sweep: bool = False, unread: Iterable[str] = ()) -> str:
+def run_name(
+    task: Iterable[str],
+    *,
+    sweep: bool = False,
+    unread: Iterable[str] = (),
+    counted: Iterable[str] = (),
+) -> str:
     """Folder name of a run: `gamma-0.1_net-edsr`, or `default` without overrides.
 
     Sorted; numbers normalised (`.1` and `1e-1` are `0.1`); a path becomes its stem and six digits
@@ -89,6 +95,7 @@ def run_name(task: Iterable[str], *, sweep: bool = False, unread: Iterable[str] 
         sweep: whether this is a job of a sweep.
         unread: keys that the run does not read, which do not count either: jobs that differ in
             nothing else are one.
+        counted: keys that count here and otherwise do not.
     """
     given = {override.key_or_group: override for override in parse_task(task)}
     if "name" in given and given["name"].value() is not None:
@@ -96,7 +103,8 @@ def run_name(task: Iterable[str], *, sweep: bool = False, unread: Iterable[str] 
     ignored = NOT_IN_NAME if sweep else NOT_IN_NAME | {"epochs"}
     items = []
     for key, override in given.items():
-        if key in ignored or key.split(".")[0] in NOT_SETTINGS or within(key, unread):
+        left_out = key in ignored or key.split(".")[0] in NOT_SETTINGS or within(key, unread)
+        if left_out and key not in counted:
             continue
         value = "deleted" if override.is_delete() else override.get_value_element_as_str()
         items.append(f"{key}-{name_value(value)}")
@@ -318,6 +326,33 @@ def provenance(cfg: DictConfig) -> dict[str, Any]:
         "choices": choices,
         "sweep": sweep.name if is_job else None,
     }
+
+
+def trained_scorer(folder: Path, backbone: str) -> str:
+    """The best checkpoint of the scorer with a backbone that a sweep has trained.
+
+    Args:
+        folder: of the sweep.
+        backbone: of the scorer.
+
+    Raises:
+        ValueError: if there is none, or several.
+    """
+    found = []
+    for path in sorted(folder.glob("*/result.json")):
+        config = (read_json(path) or {}).get("config", {})
+        is_scorer = str(config.get("model", {}).get("_target_")).endswith(".NIMAModule")
+        if is_scorer and config["scorer"]["backbone"] == backbone:
+            found.append(str(path.parent / "checkpoints" / "best.ckpt"))
+    if len(found) == 1:
+        return found[0]
+    what = f"several: {', '.join(found)}" if found else "none"
+    remedy = (
+        "scorer.checkpoint= says which"
+        if found
+        else "python run.py sweep=backbone experiment=nima_mnasnet trains them"
+    )
+    raise ValueError(f"scorers with {backbone} in {folder}: {what}; {remedy}")
 
 
 @contextlib.contextmanager

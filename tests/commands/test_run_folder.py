@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.run_folder import Identity, State, decide, run_name
+from commands.run_folder import Identity, State, decide, run_name, trained_scorer
 from lightning_modules.json_files import write_json
 
 
@@ -46,6 +46,29 @@ def test_long_names_are_cut() -> None:
     task = [f"net.key{i}={'x' * 10}" for i in range(20)]
     assert len(run_name(task)) == 120
     assert run_name(task) != run_name([*task[:-1], "net.key19=y"])
+
+
+def test_the_experiment_counts_where_the_sweep_is_not_named_after_it() -> None:
+    task = ["experiment=sample_nima", "scorer=vgg16", "sweep=backbone"]
+    assert run_name(task, sweep=True, counted=["experiment"]) == (
+        "experiment-sample_nima_scorer-vgg16"
+    )
+
+
+def test_the_scorer_that_a_sweep_has_trained(tmp_path: Path) -> None:
+    def finished(name: str, module: str, backbone: str) -> None:
+        config = {"model": {"_target_": f"m.{module}"}, "scorer": {"backbone": backbone}}
+        write_json(tmp_path / name / "result.json", {"config": config})
+
+    with pytest.raises(ValueError, match=r"scorers with vgg16 in .*: none; python run.py sweep="):
+        trained_scorer(tmp_path, "vgg16")
+    finished("a", "NIMAModule", "vgg16")
+    finished("b", "NIMAModule", "mobilenet_v1")
+    finished("c", "EnhancementModule", "vgg16")
+    assert trained_scorer(tmp_path, "vgg16") == f"{tmp_path}/a/checkpoints/best.ckpt"
+    finished("d", "NIMAModule", "vgg16")
+    with pytest.raises(ValueError, match=r"several: .*a/checkpoints/best.ckpt, .*d/checkpoints"):
+        trained_scorer(tmp_path, "vgg16")
 
 
 @pytest.fixture
