@@ -5,15 +5,16 @@ import copy
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -47,6 +48,7 @@ from networks.weights import fetch_official, load_plain, load_weights, packaged
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Weights = dict[str, torch.Tensor]
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights and metrics are float32 in all
@@ -219,13 +221,18 @@ def train(cfg: DictConfig) -> float | None:
     cfg.paths.run_dir = str(folder)
     trainer = build_trainer(cfg)
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
-    # The data come last: it may take an hour to pack them.
-    identity = identify(unplaced, datamodule.fingerprint())
-    # The other ranks come to the same answer, but only rank 0 holds and changes the folder.
-    with locked(folder) if trainer.is_global_zero else contextlib.nullcontext():
-        state = decide(
-            folder, identity, resume=cfg.resume, overwrite=cfg.overwrite, stale=cfg.stale
-        )
+    with contextlib.ExitStack() as held:
+
+        def examine() -> tuple[Identity, State]:
+            # The other ranks come to the same answer, but rank 0 alone holds the folder.
+            if trainer.is_global_zero:
+                held.enter_context(locked(folder))
+            # The data come last: it may take an hour to pack them.
+            identity = identify(unplaced, datamodule.fingerprint())
+            options = {"resume": cfg.resume, "overwrite": cfg.overwrite, "stale": cfg.stale}
+            return identity, decide(folder, identity, **options)
+
+        identity, state = on_rank_zero_first(trainer, examine)
         if state is State.FINISHED:
             log.info("already finished; overwrite=true trains again")
             return report(folder)
@@ -240,6 +247,33 @@ def train(cfg: DictConfig) -> float | None:
         finally:
             close_loggers(trainer)
         return report(folder) if trainer.is_global_zero else None
+
+
+def on_rank_zero_first(trainer: L.Trainer, function: Callable[[], T]) -> T:
+    """What rank 0 comes to, for all ranks.
+
+    Ranks that SLURM or torchrun has started, all at a time, are told it: else they would look while
+    rank 0 changes the folder or packs the data. Those that Lightning starts come when rank 0 has
+    done so, and look for themselves.
+
+    Raises:
+        ValueError: on all ranks, where rank 0 does.
+    """
+    if trainer.world_size == 1:
+        return function()
+    if isinstance(trainer.strategy.cluster_environment, LightningEnvironment):  # type: ignore[attr-defined]
+        return function()
+    trainer.strategy.setup_environment()  # connects the ranks; `fit` finds them connected
+    outcome: Any = None
+    if trainer.is_global_zero:
+        try:
+            outcome = function()
+        except ValueError as error:
+            outcome = error
+    outcome = trainer.strategy.broadcast(outcome)
+    if isinstance(outcome, ValueError):
+        raise outcome
+    return outcome  # type: ignore[no-any-return]
 
 
 def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:

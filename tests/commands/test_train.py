@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 from commands import run_folder
+from commands.jobs import free_port
 from datamodules.images import to_unit
 from datamodules.sample import SamplePairs
 from lightning_modules.checkpoint import load_network, load_plain, load_scorer
@@ -472,3 +476,41 @@ def test_edsr_of_another_scale_starts_from_x2(cli: Cli, scale: int) -> None:
     other = cli(*TINY, first, "net.num_features=4", "paths.output_dir=c", *options)
     assert other.code == 2
     assert "not the weights of this EDSR" in other.err
+
+
+@pytest.mark.ddp
+def test_two_nodes_by_torchrun_train_like_one(cli: Cli, folder: Path) -> None:
+    """Two machines of one rank each, as torchrun starts them; the folder is looked at by one."""
+    single = train(cli, "one", *FIFTY)
+    words = [*TINY, *FIFTY, "trainer=ddp_cpu", "trainer.devices=1", "trainer.num_nodes=2"]
+
+    def on_two_nodes(*more: str) -> list[subprocess.CompletedProcess[str]]:
+        port = free_port()
+        nodes = []
+        for node in range(2):
+            command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
+            command += ["--nproc-per-node=1", f"--node-rank={node}", "--master-addr=127.0.0.1"]
+            command += [f"--master-port={port}", str(ROOT / "run.py"), *words, *more]
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+            nodes.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+        outputs = [node.communicate(timeout=300)[0] for node in nodes]
+        return [
+            subprocess.CompletedProcess([], node.returncode, output)
+            for node, output in zip(nodes, outputs, strict=True)
+        ]
+
+    first = on_two_nodes()
+    assert [node.returncode for node in first] == [0, 0], first[0].stdout + first[1].stdout
+    run = only_run(folder)
+    assert json.loads((run / "result.json").read_text())["world_size"] == 2
+    assert_same_curve(single, run)
+    assert "training in " in first[0].stdout
+    assert "training in " not in first[1].stdout
+    again = on_two_nodes()
+    assert [node.returncode for node in again] == [0, 0]
+    assert "already finished" in again[0].stdout
+    refused = on_two_nodes("optim.optimizer.lr=2e-3", f"name={run.name}")
+    assert "holds a run with" in refused[0].stdout
+    assert "optim.optimizer.lr=0.0001 (now 0.002)" in refused[0].stdout
+    assert all(node.returncode for node in refused)  # neither waits for the other
