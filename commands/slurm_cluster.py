@@ -5,6 +5,7 @@ run.py. A job that is preempted, or that reaches its time limit, is queued again
 number and goes on after its last full epoch.
 """
 
+import contextlib
 import getpass
 import logging
 import os
@@ -17,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Never
 
 import submitit
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
@@ -117,7 +118,9 @@ class SlurmCluster(Runner):
     def sbatch(self, job: Job) -> dict[str, Any]:
         """What the job asks of SLURM."""
         asked = self.parameters | {"nodes": job.nodes, "tasks_per_node": job.ranks}
-        asked["name"] = re.sub(r"[^\w.=+-]+", "_", job.name)[:60]
+        # Never the job's name alone: where it is `bash`, Lightning takes the job for a terminal.
+        name = re.sub(r"[^\w.=+-]+", "_", job.name)[:60]
+        asked["name"] = f"{job.words[0]}:{name}"
         if job.devices and asked.get("gres") is None:
             asked["gpus_per_node"] = job.devices
         if job.nodes * job.ranks > 1:  # a rank that fails takes the others along
@@ -227,17 +230,17 @@ class Task:
         """
         told: list[int] = []
 
-        def remember(number: int, _: FrameType | None) -> None:
+        def end(number: int, _: FrameType | None) -> None:
             told.append(number)
+            self.kill()
 
-        signal.signal(signal.SIGTERM, remember)
-        threads = os.environ.get("SLURM_CPUS_PER_TASK", "1")
         environment = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES}
         reader, self.writer = os.pipe()  # run.py ends with this process
+        threads = os.environ.get("SLURM_CPUS_PER_TASK", "1")
         environment |= {LIFELINE: str(reader), "OMP_NUM_THREADS": threads}
         before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited: it would end run.py
         with open(self.folder / "console.log", "ab") as console:
-            child = subprocess.Popen(
+            self.child = subprocess.Popen(
                 [sys.executable, str(ROOT / "run.py"), *self.words],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -248,16 +251,38 @@ class Task:
                 start_new_session=True,
             )
         signal.signal(signal.SIGUSR2, before)
-        code = child.wait()
-        # SLURM sends SIGTERM, to run.py too, when it is about to preempt or cancel a job. What ends
-        # now by itself would be a failed job; what is ended by SLURM is queued again or cancelled.
-        while code and told:
-            time.sleep(1)
+        signal.signal(signal.SIGTERM, end)
+        code = self.child.wait()
+        if code and told:
+            requeue_if_preempted()
         if code:
             raise TaskFailed(f"exit code {code}")
         return code
 
+    def kill(self) -> None:
+        """Ends run.py, which goes on after its last full epoch when the job is queued again.
+
+        At once: Lightning's own answer to SIGTERM can keep ranks waiting for each other.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What SLURM starts when the job is queued again; submitit asks after SIGUSR2."""
-        os.close(self.writer)  # ends run.py, which goes on after its last full epoch
+        self.kill()
         return submitit.helpers.DelayedSubmission(Task(self.words, self.folder, self.cwd))
+
+
+def requeue_if_preempted() -> Never:
+    """Has SLURM queue the job again after SIGTERM, unless it is being cancelled; waits for its end.
+
+    A job that ended by itself now would be a failed one.
+    """
+    number = os.environ["SLURM_JOB_ID"]
+    if os.environ["SLURM_PROCID"] == "0":
+        command = ["squeue", "--noheader", "--format=%T", f"--jobs={number}"]
+        state = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        if state == "RUNNING":  # a cancelled one is COMPLETING, and would come back to life
+            subprocess.run(["scontrol", "requeue", number])
+    while True:
+        time.sleep(1)

@@ -279,7 +279,7 @@ def task_config(config: DictConfig) -> DictConfig:
 
 def outcome(job: Job, config: DictConfig) -> JobReturn:
     """What a sweeper is told of a job."""
-    done = job.state in (State.DONE, State.FOUND)
+    done = job.state in (State.DONE, State.FOUND, State.QUEUED)
     value: Any = RuntimeError(f"{job.name}: {job.note or job.state}")
     if done:
         metric = job.metric()
