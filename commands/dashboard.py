@@ -6,6 +6,7 @@ workspace as JSON; `wandb-workspaces` writes that and saves it.
 
 import logging
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,9 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     for key in ("project", "entity", "name", "group"):
         if cfg[key] is not None and not cfg[key].strip():
             yield f"{key}={cfg[key]}: a name is needed"
-    if not cfg.name.isascii():
-        yield f"name={cfg.name}: W&B takes no emoji; letters without accents are safe"
+    symbols = {c for c in cfg.name if unicodedata.category(c).startswith("S")}  # emoji, too
+    if symbols:
+        yield f"name={cfg.name}: W&B takes no symbols in it, such as {min(symbols)}"
 
 
 def dashboard(cfg: DictConfig) -> None:
@@ -76,10 +78,10 @@ def dashboard(cfg: DictConfig) -> None:
         raise ValueError(
             f"dashboard needs {error.name}: pip install 'wandb-workspaces>=0.4.8'"
         ) from error
-    # Silent W&B never asks for a key; where there is none it says so before it goes online.
-    wandb.setup(settings=wandb.Settings(silent=True))
     account = None
     if not cfg.offline:
+        # Silent W&B never asks for a key; where there is none it says so before it goes online.
+        wandb.setup(settings=wandb.Settings(silent=True))
         try:
             account = wandb.Api()
         except wandb.errors.UsageError:
@@ -134,7 +136,7 @@ def runs(group: str | None) -> "ws.RunsetSettings":
         filters.append(expr.Metric("Group") == group)
     settings = [column(name) for name in (NET, SCALE, GAMMA, SEED)]
     return ws.RunsetSettings(
-        filters=filters,
+        filters=expr.And(*filters),
         order=[expr.Ordering(expr.Summary(PSNR), ascending=False)],
         pinned_columns=[*settings, *(f"summary:{name}" for name in (PSNR, SCORE, JUDGE))],
     )
