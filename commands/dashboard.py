@@ -47,7 +47,7 @@ class Options(BaseModel):
     entity: str | None
     name: str
     group: str | None
-    photos: list[str]
+    photos: list[str | int]
     output: str | None
     offline: bool
     overwrite: bool
@@ -92,7 +92,7 @@ def dashboard(cfg: DictConfig) -> None:
         entity=cfg.entity or "",
         project=cfg.project,
         name=cfg.name,
-        sections=sections(cfg.photos),
+        sections=sections([str(photo) for photo in cfg.photos]),
         settings=ws.WorkspaceSettings(max_runs=MAX_RUNS),
         runset_settings=runs(cfg.group),
     )
