@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import wandb
+from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
 from wandb.wandb_agent import Agent
 
@@ -102,7 +103,8 @@ def test_every_name_in_it_is_one_that_a_run_has(
 def test_only_the_runs_of_a_sweep(cli: Cli) -> None:
     assert cli("dashboard", "offline=true", "output=a.json", "group=gamma", "entity=us").code == 0
     view = json.loads(Path("a.json").read_text())
-    assert (view["entity"], view["project"]) == ("us", "neural-image-enhancement")
+    logger = OmegaConf.load(config.CONF / "logger" / "wandb.yaml")
+    assert (view["entity"], view["project"]) == ("us", logger.wandb.project)
     runs = view["spec"]["section"]["runSets"][0]
     conditions = {
         (f["key"]["section"], f["key"]["name"]): f["value"] for f in runs["filters"]["filters"]
