@@ -109,7 +109,7 @@ def dashboard(cfg: DictConfig) -> None:
 
 def refusal(error: Exception) -> ValueError:
     """What went wrong in W&B, in one line; its packages raise errors of many kinds."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return ValueError(f"W&B: {reason}; output=dashboard.json offline=true writes a file instead")
 
 
