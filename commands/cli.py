@@ -28,6 +28,7 @@ COMMANDS = {
     "prepare": "fetches, verifies and packs data sets",
     "import_weights": "reads a scorer that others trained",
     "export": "writes a checkpoint's network as half-precision safetensors or as ONNX",
+    "dashboard": "writes the W&B workspace that compares runs",
 }
 # Hydra refuses a file of the same name as a plugin's; ours is the one whose studies go on.
 RENAMED = {"hydra/sweeper=optuna": "hydra/sweeper=study"}

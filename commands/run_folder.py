@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import re
 import shutil
@@ -297,7 +298,9 @@ def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> No
             (folder / name).unlink(missing_ok=True)
     (folder / "result.json").unlink(missing_ok=True)
     earlier = read_json(folder / "run.json") or {"run_id": uuid.uuid4().hex[:12]}
-    about = {"run_id": earlier["run_id"], **provenance(cfg)}
+    # W&B knows the runs of its own sweeps by the IDs that it gives to its agents.
+    agents = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    about = {"run_id": agents or earlier["run_id"], **provenance(cfg)}
     write_json(folder / "run.json", {**about, **identity.record()})
     hydra = folder / ".hydra"
     hydra.mkdir(exist_ok=True)

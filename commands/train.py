@@ -464,23 +464,30 @@ def build_loggers(cfg: DictConfig, folder: Path, identity: Identity, first_step:
             continue
         more = wandb_run(cfg, folder, about) if name == "wandb" else {}
         logger = instantiate(node, **more, _convert_="all")
-        logger.log_hyperparams({**identity.config, "choices": about["choices"]})
+        choices = {**about["choices"], "scale": scales_tag(cfg)}  # MDSR has no `scale` to plot over
+        logger.log_hyperparams({**identity.config, "choices": choices})
         loggers.append(logger)
     return loggers
+
+
+def scales_tag(cfg: DictConfig) -> str | None:
+    """The scales of an enhancer: `x2`, or `x2-x3-x4` of MDSR; None of a scorer."""
+    if not cfg.get("net"):
+        return None
+    return "-".join(f"x{scale}" for scale in cfg.net.get("scales", [cfg.scale]))
 
 
 def wandb_run(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
     """How a run is found in W&B, and found again when it goes on."""
     choices = about["choices"]
-    scales = cfg.net.get("scales", [cfg.scale]) if cfg.get("net") else []
-    tags = [choices.get("net"), "-".join(f"x{scale}" for scale in scales), choices.get("scorer")]
+    tags = [choices.get("net"), scales_tag(cfg), choices.get("scorer")]
     run = read_json(folder / "run.json") or {}
     save_dir = folder.absolute()  # its service may have been started elsewhere
     return {
         "id": run.get("run_id"),
         "resume": "allow",
         "name": folder.name,
-        "group": about["sweep"] or choices["experiment"],
+        "group": about["sweep"] or os.environ.get("WANDB_SWEEP_ID") or choices["experiment"],
         "job_type": about["command"],
         "tags": [*filter(None, tags), *(cfg.logger.wandb.get("tags") or [])],
         "save_dir": str(save_dir),

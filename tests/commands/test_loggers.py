@@ -8,6 +8,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
+import wandb
 
 from datamodules.images import read_image, to_unit
 from lightning_modules.metrics import image_metrics
@@ -28,6 +29,7 @@ def _no_account(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def runs(folder: Path) -> list[WandbRun]:
+    wandb.teardown()  # its service may still hold the end of the last file
     return [read_wandb(path) for path in sorted(folder.rglob("*.wandb"))]
 
 
