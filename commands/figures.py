@@ -1,0 +1,478 @@
+"""Figures that compare runs: metrics by gamma and by epoch, and the plane of PSNR and score.
+
+A network has a colour (Okabe and Ito's, which colour-blind people can tell apart) and a marker,
+its variants have dashes, a scale has a panel of its own. Lines are means over seeds. A figure is
+written as PNG and SVG; in a page its colours follow the page's, also in the dark.
+"""
+
+import html
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from commands.run_table import Run, Setting, mean_and_std, pareto
+
+# Okabe and Ito, "Color Universal Design" (2008), in the order that keeps neighbours apart.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", ":", "-.")
+INK, MUTED, GRID = "#1b1f25", "#66707c", "#dfe3e8"
+IN_PAGE = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
+    colour: f"--c{k}" for k, colour in enumerate(PALETTE)
+}
+
+WIDTH, HEIGHT = 4.7, 3.3  # inches of a panel: text is legible where a phone shows one in its width
+DPI = 200
+FAINT = 0.35  # opacity of the lowest gamma's line, of 1 for the highest
+FAR = 1.0  # a baseline further from the values than their range is named, not drawn
+MANY_LABELS = 30  # points of a plane; above it only the front is labelled
+STYLE: Any = {  # rcParams
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "text.color": INK,
+    "text.parse_math": False,  # a file's name may have dollars
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "figures",  # the same figure is the same file
+}
+
+Panel = Callable[[Axes], None]
+
+
+class Look:
+    """Colour, marker and dash of each network and of its variants, the same in all figures.
+
+    Args:
+        settings: all that will be drawn.
+    """
+
+    def __init__(self, settings: Iterable[Setting]) -> None:
+        self.nets: list[str] = []
+        self.variants: dict[str, list[str]] = {}
+        for net, line in sorted({(setting.net, setting.line) for setting in settings}):
+            if net not in self.nets:
+                self.nets.append(net)
+            self.variants.setdefault(net, []).append(line)
+
+    def colour(self, setting: Setting) -> str:
+        """Of its network."""
+        return PALETTE[self.nets.index(setting.net) % len(PALETTE)]
+
+    def marker(self, setting: Setting) -> str:
+        """Of its network."""
+        return MARKERS[self.nets.index(setting.net) % len(MARKERS)]
+
+    def dash(self, setting: Setting) -> str:
+        """Of its variant."""
+        return DASHES[self.variants[setting.net].index(setting.line) % len(DASHES)]
+
+
+def lines_of(settings: Sequence[Setting]) -> list[list[Setting]]:
+    """Settings that differ in gamma only, in order of gamma."""
+    lines: dict[str, list[Setting]] = {}
+    for setting in settings:
+        lines.setdefault(setting.line, []).append(setting)
+    return list(lines.values())
+
+
+def by_gamma(
+    settings: Sequence[Setting],
+    metric: str,
+    scale: int,
+    look: Look,
+    baseline: float | None = None,
+    unit: str = "",
+) -> Panel:
+    """A metric over gamma: a line of means, a band of one standard deviation, a point per seed.
+
+    Args:
+        settings: of one scale and the same validation photos.
+        metric: such as `val/psnr`.
+        scale: of the settings.
+        look: colours.
+        baseline: the metric of bicubic, if it is known.
+        unit: of the metric.
+    """
+
+    def draw(axes: Axes) -> None:
+        everything = []
+        for line in lines_of(settings):
+            found = [(s, spread) for s in line if (spread := s.spread(metric)) is not None]
+            if not found:
+                continue
+            colour = look.colour(line[0])
+            gammas = [s.gamma for s, _ in found]
+            means = [mean for _, (mean, _, _) in found]
+            spreads = [std or 0.0 for _, (_, std, _) in found]
+            low = [mean - std for mean, std in zip(means, spreads, strict=True)]
+            high = [mean + std for mean, std in zip(means, spreads, strict=True)]
+            if any(spreads):
+                axes.fill_between(gammas, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(
+                gammas,
+                means,
+                color=colour,
+                linestyle=look.dash(line[0]),
+                marker=look.marker(line[0]),
+                markersize=5,
+                label=line[0].line,
+            )
+            for setting, _ in found:
+                values = setting.values(metric)
+                everything += values
+                if len(values) > 1:
+                    axes.plot(
+                        [setting.gamma] * len(values),
+                        values,
+                        color=colour,
+                        linestyle="",
+                        marker=look.marker(line[0]),
+                        markersize=3,
+                        alpha=0.5,
+                    )
+            everything += [*low, *high]
+        if baseline is not None and everything:
+            draw_baseline(axes, baseline, min(everything), max(everything), "bicubic")
+        gamma_axis(axes, sorted({setting.gamma for setting in settings}))
+        axes.set_ylabel(f"{metric} in {unit}" if unit else metric)
+        axes.set_title(f"x{scale}", loc="left")
+
+    return draw
+
+
+def draw_baseline(axes: Axes, value: float, low: float, high: float, name: str) -> None:
+    """A dashed line, or its number at the edge where it would flatten everything else."""
+    reach = FAR * max(high - low, 0.1)
+    if low - reach <= value <= high + reach:
+        axes.axhline(value, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.2)
+        place, offset, text = (1.0, value), (-2, 3), f"{name} {value:.2f}"
+        coordinates = axes.get_yaxis_transform()
+    else:
+        above = value > high
+        arrow = "\N{UPWARDS ARROW}" if above else "\N{DOWNWARDS ARROW}"
+        place, offset, text = (1.0, 1.0 if above else 0.0), (-2, -10 if above else 4), ""
+        text, coordinates = f"{arrow} {name} {value:.2f}", axes.transAxes
+    axes.annotate(
+        text,
+        place,
+        xycoords=coordinates,
+        xytext=offset,
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+        color=MUTED,
+    )
+
+
+def gamma_axis(axes: Axes, gammas: Sequence[float]) -> None:
+    """An axis that begins at 0 and has a tick at each gamma, as far as they do not touch."""
+    largest = max(gammas, default=0) or 1.0
+    smallest = min((gamma for gamma in gammas if gamma), default=largest)
+    axes.set_xlabel("gamma")
+    if largest / smallest > 50:  # evenly by magnitude, and 0 stays on it
+        axes.set_xscale("symlog", linthresh=smallest)
+        axes.set_xlim(-0.2 * smallest, 1.3 * largest)
+        axes.set_xticks([0.0, *(g for g in gammas if g)])
+        axes.set_xticklabels([f"{g:g}" for g in [0.0, *(g for g in gammas if g)]])
+        axes.minorticks_off()
+        return
+    axes.set_xlim(-0.05 * largest, 1.05 * largest)
+    ticks = [0.0]
+    for gamma in gammas:
+        if gamma - ticks[-1] > 0.07 * largest:
+            ticks.append(gamma)
+    axes.set_xticks(ticks)
+    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+
+
+def by_epoch(settings: Sequence[Setting], metric: str, scale: int, look: Look, unit: str) -> Panel:
+    """A metric over epochs: a line for each network and gamma, a band from lowest to highest seed.
+
+    The higher gamma, the stronger the line.
+    """
+
+    def draw(axes: Axes) -> None:
+        largest = max((setting.gamma for setting in settings), default=0) or 1.0
+        several = len({setting.gamma for setting in settings}) > 1
+        low, high = [], []
+        for setting in settings:
+            curve = mean_curve(setting.runs, metric, scale)
+            if not curve:
+                continue
+            epochs = sorted(curve)
+            means = [sum(curve[epoch]) / len(curve[epoch]) for epoch in epochs]
+            shade = FAINT + (1 - FAINT) * setting.gamma / largest if several else 1.0
+            name = f"{setting.line}, gamma {setting.gamma:g}" if several else setting.line
+            axes.plot(
+                epochs,
+                means,
+                color=look.colour(setting),
+                alpha=shade,
+                linestyle=look.dash(setting),
+                marker=look.marker(setting) if len(epochs) <= 12 else "",
+                markersize=3.5,
+                label=name,
+            )
+            if len(setting.runs) > 1:
+                axes.fill_between(
+                    epochs,
+                    [min(curve[epoch]) for epoch in epochs],
+                    [max(curve[epoch]) for epoch in epochs],
+                    color=look.colour(setting),
+                    alpha=0.15 * shade,
+                    linewidth=0,
+                )
+            low.append(min(means))
+            high.append(max(means))
+        if metric.startswith("train/") and low and 0 < 10 * min(low) < max(high):
+            axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(f"{metric} in {unit}" if unit else metric)
+        axes.set_title(f"x{scale}" if settings and metric.startswith("val/") else "", loc="left")
+        if metric.startswith("train/"):
+            axes.set_title(f"x{scale}, training", loc="left")
+
+    return draw
+
+
+def mean_curve(runs: Iterable[Run], metric: str, scale: int | None) -> dict[int, list[float]]:
+    """Values of all runs by epoch."""
+    curve: dict[int, list[float]] = {}
+    for run in runs:
+        for epoch, value in zip(*run.curve(metric, scale), strict=True):
+            curve.setdefault(epoch, []).append(value)
+    return curve
+
+
+def plane(settings: Sequence[Setting], metric: str, scale: int, look: Look) -> Panel:
+    """PSNR against a score: means with standard deviations, seeds faint, and the Pareto front.
+
+    Higher is better in both, so the best is at the upper right. Labels are gammas.
+    """
+
+    def draw(axes: Axes) -> None:
+        points = plane_points(settings, metric)
+        axes.margins(0.12)
+        for setting, (x, x_std), (y, y_std) in points:
+            colour, marker = look.colour(setting), look.marker(setting)
+            axes.errorbar(
+                x,
+                y,
+                xerr=x_std,
+                yerr=y_std,
+                color=colour,
+                marker=marker,
+                markersize=6,
+                markerfacecolor=colour if look.dash(setting) == "-" else "none",
+                elinewidth=1,
+                alpha=0.9,
+                linestyle="",
+                label=setting.line,
+            )
+            for run in setting.runs if len(setting.runs) > 1 else ():
+                one, two = run.value("val/psnr", scale), run.value(metric, scale)
+                if one is not None and two is not None:
+                    axes.plot(one, two, color=colour, marker=marker, markersize=3, alpha=0.4)
+        places = [(x, y) for _, (x, _), (y, _) in points]
+        front = pareto(places)
+        if front:
+            left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+            best = [places[k] for k in front]
+            axes.plot(
+                [left, *(x for x, _ in best), best[-1][0]],
+                [best[0][1], *(y for _, y in best), bottom],
+                drawstyle="steps-pre",
+                color=MUTED,
+                linestyle=(0, (5, 3)),
+                linewidth=1.2,
+                zorder=1,
+                label="Pareto front",
+            )
+            axes.set_xlim(left, axes.get_xlim()[1])
+            axes.set_ylim(bottom, axes.get_ylim()[1])
+        shown = range(len(points)) if len(points) <= MANY_LABELS else front
+        texts = {k: f"{points[k][0].gamma:g}" for k in shown}
+        put_labels(axes, places, texts)
+        axes.set_xlabel("val/psnr in dB")
+        axes.set_ylabel(metric)
+        axes.set_title(f"x{scale}", loc="left")
+
+    return draw
+
+
+Spread = tuple[float, float | None]
+
+
+def plane_points(settings: Sequence[Setting], metric: str) -> list[tuple[Setting, Spread, Spread]]:
+    """Mean and standard deviation of PSNR and score; settings without a score are left out.
+
+    A run that belongs to several lines is one point.
+    """
+    points = []
+    seen = set()
+    for setting in settings:
+        x, y = setting.spread("val/psnr"), setting.spread(metric)
+        folders = tuple(run.folder for run in setting.runs)
+        if x is not None and y is not None and folders not in seen:
+            seen.add(folders)
+            points.append((setting, x[:2], y[:2]))
+    return points
+
+
+def put_labels(axes: Axes, places: Sequence[tuple[float, float]], texts: dict[int, str]) -> None:
+    """Writes a text beside points, each where it covers least of points and other texts."""
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    dots: Any = axes.transData.transform(places) * (72 / figure.dpi) if places else []
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]  # points of the page
+    for k, text in texts.items():
+        width, height = 5.6 * len(text), 8.0  # of a 9-point font
+
+        def box(offset: tuple[int, int], k: int = k, w: float = width, h: float = height) -> Box:
+            x, y = dots[k][0] + offset[0], dots[k][1] + offset[1]
+            left = x if offset[0] > 0 else x - w if offset[0] < 0 else x - w / 2
+            return left, y - h / 2, left + w, y + h / 2
+
+        best = min(OFFSETS, key=lambda o: sum(overlap(box(o), other) for other in taken))
+        taken.append(box(best))
+        axes.annotate(
+            text,
+            places[k],
+            xytext=best,
+            textcoords="offset points",
+            ha="left" if best[0] > 0 else "right" if best[0] < 0 else "center",
+            va="center",
+            fontsize=9,
+        )
+
+
+Box = tuple[float, float, float, float]
+OFFSETS = (
+    *((6, 6), (-6, 6), (6, -7), (-6, -7), (8, 0), (-8, 0), (0, 10), (0, -10)),
+    *((14, 14), (-14, 14), (14, -14), (-14, -14)),
+)
+
+
+def overlap(one: Box, two: Box) -> float:
+    """Area that two boxes share."""
+    width = min(one[2], two[2]) - max(one[0], two[0])
+    height = min(one[3], two[3]) - max(one[1], two[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def scorers_by_epoch(groups: dict[str, Sequence[Run]], metric: str) -> Panel:
+    """A metric of scorers over epochs: a line for each backbone or variant, seeds averaged."""
+
+    def draw(axes: Axes) -> None:
+        constants = set()
+        for k, (name, runs) in enumerate(groups.items()):
+            curve = mean_curve(runs, metric, None)
+            colour, marker = PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)]
+            epochs = sorted(curve)
+            spreads = [mean_and_std(curve[epoch]) for epoch in epochs]
+            means = [spread[0] for spread in spreads if spread is not None]
+            dash = DASHES[k // len(PALETTE) % len(DASHES)]
+            axes.plot(
+                epochs,
+                means,
+                color=colour,
+                marker=marker if len(epochs) <= 12 else "",
+                markersize=3.5,
+                linestyle=dash,
+                label=name,
+            )
+            constants |= {round(v, 4) for run in runs if (v := run.value(f"{metric}_constant"))}
+        low, high = axes.get_ylim()
+        for value in sorted(constants):
+            draw_baseline(axes, value, low, high, "constant predictor")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(metric)
+
+    return draw
+
+
+def compose(panels: Sequence[Panel], columns: int = 3) -> Figure:
+    """Panels side by side, with one legend below."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), dpi=DPI, layout="constrained")
+        entries = {}
+        for k, panel in enumerate(panels):
+            axes = figure.add_subplot(rows, columns, k + 1)
+            panel(axes)
+            handles, labels = axes.get_legend_handles_labels()
+            entries.update(dict(zip(labels, handles, strict=True)))
+        if entries:
+            longest = max(map(len, entries))
+            across = columns * (3 if longest < 15 else 2 if longest < 30 else 1)
+            lines = -(-len(entries) // across)
+            figure.set_figheight(HEIGHT * rows + 0.2 * lines)
+            figure.legend(
+                list(entries.values()),
+                list(entries),
+                loc="outside lower center",
+                ncols=across,
+                handlelength=2.5,
+            )
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Writes `name.png` and `name.svg`; each is whole or absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in ("png", "svg"):
+        path = folder / f"{name}.{suffix}"
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_bytes(rendered(figure, suffix))
+        temporary.replace(path)
+
+
+def rendered(figure: Figure, suffix: str) -> bytes:
+    """A figure as the content of a file, the same at any time."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if suffix == "svg" else {}
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format=suffix, facecolor="white", metadata=metadata)
+    return buffer.getvalue()
+
+
+def for_page(figure: Figure, name: str, description: str) -> str:
+    """A figure as an SVG element whose colours are the page's, with ids of its own."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue().decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    for colour, variable in IN_PAGE.items():
+        text = text.replace(colour, f"var({variable})")
+    width, height = figure.get_size_inches() * 72
+    label = html.escape(description)
+    head = f'<svg role="img" viewBox="0 0 {width:g} {height:g}" aria-label="{label}"'
+    return head + text[text.index(">") :].replace("\n", " ")
