@@ -32,6 +32,7 @@ WIDTH, HEIGHT = 4.7, 3.3  # inches of a panel: text is legible where a phone sho
 DPI = 200
 FAINT = 0.35  # opacity of the lowest gamma's line, of 1 for the highest
 FAR = 1.0  # a baseline further from the values than their range is named, not drawn
+FEW_EPOCHS = 12  # up to which each has a marker
 MANY_LABELS = 30  # points of a plane; above it only the front is labelled
 STYLE: Any = {  # rcParams
     "font.size": 10,
@@ -43,6 +44,7 @@ STYLE: Any = {  # rcParams
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "grid.color": GRID,
     "text.color": INK,
     "text.parse_math": False,  # a file's name may have dollars
@@ -56,6 +58,8 @@ STYLE: Any = {  # rcParams
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "figures",  # the same figure is the same file
 }
+
+FRONT = "Pareto front"
 
 Panel = Callable[[Axes], None]
 
@@ -164,25 +168,18 @@ def by_gamma(
 def draw_baseline(axes: Axes, value: float, low: float, high: float, name: str) -> None:
     """A dashed line, or its number at the edge where it would flatten everything else."""
     reach = FAR * max(high - low, 0.1)
+    text = f"{name} {value:.3f}" if abs(value) < 10 else f"{name} {value:.2f}"
+    style: Any = {"textcoords": "offset points", "fontsize": 9, "color": MUTED}
     if low - reach <= value <= high + reach:
         axes.axhline(value, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.2)
-        place, offset, text = (1.0, value), (-2, 3), f"{name} {value:.2f}"
-        coordinates = axes.get_yaxis_transform()
+        place = axes.get_yaxis_transform()
+        axes.annotate(text, (1, value), xycoords=place, xytext=(-2, 3), ha="right", **style)
+    elif value < low:  # metrics that fall with gamma leave these corners free
+        text = f"\N{DOWNWARDS ARROW} {text}"
+        axes.annotate(text, (0, 0), xycoords="axes fraction", xytext=(4, 4), **style)
     else:
-        above = value > high
-        arrow = "\N{UPWARDS ARROW}" if above else "\N{DOWNWARDS ARROW}"
-        place, offset, text = (1.0, 1.0 if above else 0.0), (-2, -10 if above else 4), ""
-        text, coordinates = f"{arrow} {name} {value:.2f}", axes.transAxes
-    axes.annotate(
-        text,
-        place,
-        xycoords=coordinates,
-        xytext=offset,
-        textcoords="offset points",
-        ha="right",
-        fontsize=9,
-        color=MUTED,
-    )
+        text = f"\N{UPWARDS ARROW} {text}"
+        axes.annotate(text, (1, 1), xycoords="axes fraction", xytext=(-2, -10), ha="right", **style)
 
 
 def gamma_axis(axes: Axes, gammas: Sequence[float]) -> None:
@@ -209,61 +206,83 @@ def gamma_axis(axes: Axes, gammas: Sequence[float]) -> None:
 def by_epoch(settings: Sequence[Setting], metric: str, scale: int, look: Look, unit: str) -> Panel:
     """A metric over epochs: a line for each network and gamma, a band from lowest to highest seed.
 
-    The higher gamma, the stronger the line.
+    The higher gamma, the stronger the line. Unfinished runs have thin lines of their own.
     """
 
     def draw(axes: Axes) -> None:
-        largest = max((setting.gamma for setting in settings), default=0) or 1.0
-        several = len({setting.gamma for setting in settings}) > 1
-        low, high = [], []
+        gammas = sorted({setting.gamma for setting in settings})
+        shades = {gamma: shade(gamma, gammas) for gamma in gammas}
+        drawn = []
         for setting in settings:
-            curve = mean_curve(setting.runs, metric, scale)
+            colour, dash, alpha = look.colour(setting), look.dash(setting), shades[setting.gamma]
+            done = [run for run in setting.runs if run.state == "finished"]
+            for run in setting.runs:
+                if run not in done:
+                    axes.plot(*run.curve(metric, scale), color=colour, linewidth=0.8, alpha=alpha)
+            curve = mean_curve(done, metric, scale)
             if not curve:
                 continue
-            epochs = sorted(curve)
-            means = [sum(curve[epoch]) / len(curve[epoch]) for epoch in epochs]
-            shade = FAINT + (1 - FAINT) * setting.gamma / largest if several else 1.0
-            name = f"{setting.line}, gamma {setting.gamma:g}" if several else setting.line
+            means = [sum(values) / len(values) for values in curve.values()]
+            marker = look.marker(setting) if len(curve) <= FEW_EPOCHS else ""
             axes.plot(
-                epochs,
+                list(curve),
                 means,
-                color=look.colour(setting),
-                alpha=shade,
-                linestyle=look.dash(setting),
-                marker=look.marker(setting) if len(epochs) <= 12 else "",
+                color=colour,
+                alpha=alpha,
+                linestyle=dash,
+                marker=marker,
                 markersize=3.5,
-                label=name,
             )
-            if len(setting.runs) > 1:
+            if len(done) > 1:
+                lowest, highest = map(min, curve.values()), map(max, curve.values())
                 axes.fill_between(
-                    epochs,
-                    [min(curve[epoch]) for epoch in epochs],
-                    [max(curve[epoch]) for epoch in epochs],
-                    color=look.colour(setting),
-                    alpha=0.15 * shade,
+                    list(curve),
+                    list(lowest),
+                    list(highest),
+                    color=colour,
+                    alpha=0.15 * alpha,
                     linewidth=0,
                 )
-            low.append(min(means))
-            high.append(max(means))
-        if metric.startswith("train/") and low and 0 < 10 * min(low) < max(high):
+            drawn += means
+        # One entry for each network and one for each gamma, not one for each pair.
+        for line in lines_of(settings):
+            colour, dash = look.colour(line[0]), look.dash(line[0])
+            marker, name = look.marker(line[0]), line[0].line
+            axes.plot([], [], color=colour, linestyle=dash, marker=marker, markersize=5, label=name)
+        for gamma in gammas if len(gammas) > 1 else ():
+            axes.plot([], [], color=INK, alpha=shades[gamma], label=f"gamma {gamma:g}")
+        epoch_axis(axes)
+        training = metric.startswith("train/")
+        if training and drawn and 0 < 10 * min(drawn) < max(drawn):
             axes.set_yscale("log")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch")
         axes.set_ylabel(f"{metric} in {unit}" if unit else metric)
-        axes.set_title(f"x{scale}" if settings and metric.startswith("val/") else "", loc="left")
-        if metric.startswith("train/"):
-            axes.set_title(f"x{scale}, training", loc="left")
+        axes.set_title(f"x{scale}, training" if training else f"x{scale}", loc="left")
 
     return draw
 
 
+def shade(gamma: float, gammas: Sequence[float]) -> float:
+    """Opacity of a gamma's line: evenly by its place among the others, the highest is 1."""
+    if len(gammas) == 1:
+        return 1.0
+    return FAINT + (1 - FAINT) * gammas.index(gamma) / (len(gammas) - 1)
+
+
+def epoch_axis(axes: Axes) -> None:
+    """Whole epochs, also where there is one only."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    left, right = axes.get_xlim()
+    axes.set_xlim(min(left, (left + right) / 2 - 0.5), max(right, (left + right) / 2 + 0.5))
+    axes.set_xlabel("epoch")
+
+
 def mean_curve(runs: Iterable[Run], metric: str, scale: int | None) -> dict[int, list[float]]:
-    """Values of all runs by epoch."""
+    """Values of all runs by epoch, in order."""
     curve: dict[int, list[float]] = {}
     for run in runs:
         for epoch, value in zip(*run.curve(metric, scale), strict=True):
             curve.setdefault(epoch, []).append(value)
-    return curve
+    return dict(sorted(curve.items()))
 
 
 def plane(settings: Sequence[Setting], metric: str, scale: int, look: Look) -> Panel:
@@ -308,7 +327,7 @@ def plane(settings: Sequence[Setting], metric: str, scale: int, look: Look) -> P
                 linestyle=(0, (5, 3)),
                 linewidth=1.2,
                 zorder=1,
-                label="Pareto front",
+                label=FRONT,
             )
             axes.set_xlim(left, axes.get_xlim()[1])
             axes.set_ylim(bottom, axes.get_ylim()[1])
@@ -399,7 +418,7 @@ def scorers_by_epoch(groups: dict[str, Sequence[Run]], metric: str) -> Panel:
                 epochs,
                 means,
                 color=colour,
-                marker=marker if len(epochs) <= 12 else "",
+                marker=marker if len(epochs) <= FEW_EPOCHS else "",
                 markersize=3.5,
                 linestyle=dash,
                 label=name,
@@ -408,8 +427,7 @@ def scorers_by_epoch(groups: dict[str, Sequence[Run]], metric: str) -> Panel:
         low, high = axes.get_ylim()
         for value in sorted(constants):
             draw_baseline(axes, value, low, high, "constant predictor")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch")
+        epoch_axis(axes)
         axes.set_ylabel(metric)
 
     return draw
@@ -427,9 +445,13 @@ def compose(panels: Sequence[Panel], columns: int = 3) -> Figure:
             panel(axes)
             handles, labels = axes.get_legend_handles_labels()
             entries.update(dict(zip(labels, handles, strict=True)))
+        if FRONT in entries:
+            entries[FRONT] = entries.pop(FRONT)  # after the networks
         if entries:
             longest = max(map(len, entries))
-            across = columns * (3 if longest < 15 else 2 if longest < 30 else 1)
+            across = columns * (
+                4 if longest < 12 else 3 if longest < 18 else 2 if longest < 30 else 1
+            )
             lines = -(-len(entries) // across)
             figure.set_figheight(HEIGHT * rows + 0.2 * lines)
             figure.legend(

@@ -32,8 +32,8 @@ function sortBy(heading) {
 }
 
 document.addEventListener("click", (event) => {
-  const heading = event.target.closest("table.sortable th");
-  if (heading) sortBy(heading);
+  const button = event.target.closest("table.sortable th button");
+  if (button) sortBy(button.parentElement);
 });
 
 for (const tools of document.querySelectorAll(".tools")) {
@@ -112,14 +112,13 @@ if (album.photos.length) {
   function fillScores() {
     const used = measures.filter(([name]) => photo.choices.some((one) => one[name] !== null));
     const head = element("tr");
-    head.append(element("th"));
-    head.firstChild.append(element("button", "image"));
+    head.append(element("th"), element("th"));
+    head.lastChild.append(element("button", "image"));
     for (const [, label] of used) {
       const heading = element("th", undefined, "number");
       heading.append(element("button", label));
       head.append(heading);
     }
-    head.append(element("th", " crop", "crop"));
     const rows = photo.choices.map((one, k) => {
       const row = element("tr");
       row.dataset.choice = k;
@@ -136,21 +135,19 @@ if (album.photos.length) {
         });
         name.append(pick);
       }
-      row.append(name);
-      for (const [key, , digits] of used) {
-        const cell = element("td", one[key] === null ? "-" : one[key].toFixed(digits), "number");
-        cell.dataset.value = one[key] ?? "";
-        row.append(cell);
-      }
       const crop = element("td");
       if (one.picture !== null) {
         const image = element("img");
         image.src = album.pictures[one.picture];
         image.alt = "";
-        image.loading = "lazy";
         crop.append(image);
       }
-      row.append(crop);
+      row.append(crop, name);
+      for (const [key, , digits] of used) {
+        const cell = element("td", one[key] === null ? "-" : one[key].toFixed(digits), "number");
+        cell.dataset.value = one[key] ?? "";
+        row.append(cell);
+      }
       return row;
     });
     byId("scores").tHead.replaceChildren(head);

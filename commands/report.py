@@ -210,6 +210,7 @@ class Block:
     panels: list[str] = field(default_factory=list)
     table: dict[str, Any] | None = None
     files: str = ""
+    columns: int = 3
 
 
 class Comparison:
@@ -344,7 +345,7 @@ class Comparison:
         if any(len(run.scales) > 1 for run in self.runs):
             note += " The loss of a network of several scales is that of all of them."
         if self.num_unfinished:
-            note += f" {plural(self.num_unfinished, 'unfinished run')} included."
+            note += f" {plural(self.num_unfinished, 'unfinished run')} in thin lines."
         return self.drawn(title, note, "epoch", panels, 2)
 
     def planes(self) -> Iterator[Block]:
@@ -362,7 +363,8 @@ class Comparison:
             for k, (rater, drawn) in enumerate(panels.items()):
                 note = (
                     f"{metric} by {rater}. Points are means over seeds with one standard "
-                    "deviation, labelled with gamma; no point beats those on the dashed Pareto front in both."
+                    "deviation, labelled with gamma; those on the dashed Pareto front are beaten in "
+                    "both by no other."
                 )
                 name = f"plane_{SCORES[metric]}{f'_{k}' if k else ''}"
                 which = f": {SCORES[metric]}" if len(self.metrics) > 1 else ""
@@ -434,7 +436,7 @@ class Comparison:
             figures.for_page(figures.compose([panel]), f"{name}{k}", text)
             for k, (text, panel) in enumerate(panels.items())
         ]
-        return Block(title, note, shown, files=f"figures/{name}")
+        return Block(title, note, shown, files=f"figures/{name}", columns=columns)
 
 
 def scored_by(run: Run) -> set[str]:
