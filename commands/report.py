@@ -363,8 +363,8 @@ class Comparison:
             for k, (rater, drawn) in enumerate(panels.items()):
                 note = (
                     f"{metric} by {rater}. Points are means over seeds with one standard "
-                    "deviation, labelled with gamma; those on the dashed Pareto front are beaten in "
-                    "both by no other."
+                    "deviation, labelled with gamma; no other beats those on the dashed Pareto "
+                    "front in both."
                 )
                 name = f"plane_{SCORES[metric]}{f'_{k}' if k else ''}"
                 which = f": {SCORES[metric]}" if len(self.metrics) > 1 else ""
@@ -554,12 +554,13 @@ def first_cells(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
     """What a run is."""
     settings = run.settings
     scale = "-".join(f"x{scale}" for scale in run.scales)
+    place = str(shorter(run.folder))
     state = run.state if not run.note else f"{run.state}: {run.note}"
     warnings = run.result.get("warnings")
     if warnings:
         state += f", {plural(len(warnings), 'warning')}"
     cells = [
-        text_cell(run.folder.name, str(shorter(run.folder))),
+        text_cell(run.folder.name if run.config else place, place),
         text_cell(state),
         text_cell(run.sweep or "-"),
         text_cell(run.net if run.config else ""),
