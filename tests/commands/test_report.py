@@ -642,7 +642,6 @@ def test_pictures_are_those_of_the_run_and_whole(tmp_path: Path) -> None:
         assert None not in pictures.values()
 
 
-@pytest.mark.slow
 def test_the_report_of_a_real_run(cli: Cli, folder: Path) -> None:
     words = [word for word in TINY if word != "callbacks.photo_table=null"]
     assert cli(*words, "gamma=0", "name=real").code == 0
@@ -671,6 +670,7 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "touch"), [(1280, False), (375, True)])
 def test_the_page_in_chromium(
     cli: Cli,
