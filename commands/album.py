@@ -13,6 +13,7 @@ import PIL.Image
 from commands.run_table import Run, label_of, number, stem, variant_keys, variant_of
 
 BUDGET = 12_000_000  # characters of pictures: with figures and tables the page stays below 15 MB
+QUALITY = 90  # of WebP, where lossless pictures do not fit: a quarter of their size, hardly visible
 MEASURES = ("psnr", "ssim", "score", "score_judge")  # of a photo, in photos.json
 
 
@@ -22,7 +23,10 @@ class Album:
 
     pictures: list[str] = field(default_factory=list)
     photos: list[dict[str, Any]] = field(default_factory=list)
-    left_out: int = 0
+    quality: int | None = None  # of WebP; None is lossless
+    left_out: int = 0  # pictures that there was no room for
+    wanted: int = 0  # pictures that runs made
+    shown: int = 0  # of these
     size: int = 0
     known: dict[str, int | None] = field(default_factory=dict)
 
@@ -40,7 +44,7 @@ class Album:
             content = path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             if digest not in self.known:
-                self.known[digest] = self.place(as_uri(content))
+                self.known[digest] = self.place(as_uri(content, self.quality))
         except (OSError, ValueError, SyntaxError):  # Pillow raises the last for a broken PNG
             return None
         return self.known[digest]
@@ -60,26 +64,30 @@ class Album:
         return {"pictures": self.pictures, "photos": self.photos}
 
 
-def as_uri(content: bytes) -> str:
-    """A picture as lossless WebP, which is a quarter smaller than PNG, inside an address.
+def as_uri(content: bytes, quality: int | None = None) -> str:
+    """A picture as WebP, which is smaller than PNG, inside an address.
+
+    Args:
+        content: of an image file.
+        quality: None is lossless.
 
     Raises:
         OSError: if it is no picture.
     """
     buffer = io.BytesIO()
+    options = {"lossless": True} if quality is None else {"quality": quality}
     with PIL.Image.open(io.BytesIO(content)) as picture:
-        picture.convert("RGB").save(buffer, format="WEBP", lossless=True)
+        picture.convert("RGB").save(buffer, format="WEBP", **options)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def fill_album(runs: Sequence[Run], num_photos: int) -> Album:
-    """Photos with the crops of each run; of each setting the first seed first, while there is room.
+    """Photos with the crops of each run, lossless if they fit.
 
     Args:
         runs: finished enhancers.
         num_photos: photos per run and scale.
     """
-    album = Album()
     keys = variant_keys(runs)
     order: list[tuple[int, int, Run]] = []
     seeds: dict[Any, int] = {}
@@ -93,8 +101,18 @@ def fill_album(runs: Sequence[Run], num_photos: int) -> Album:
         )
         seeds[setting] = seeds.get(setting, -1) + 1
         order += [(place, seeds[setting], run) for place in range(num_photos)]
+    # Where there is no room for all: first photos before second ones, first seeds before others.
+    ordered = [(place, run) for place, _, run in sorted(order, key=lambda item: item[:2])]
+    album = filled(Album(), ordered, keys)
+    return filled(Album(quality=QUALITY), ordered, keys) if album.left_out else album
+
+
+def filled(album: Album, order: Sequence[tuple[int, Run]], keys: Sequence[str]) -> Album:
+    """Puts photos into an album, in the order given; a lossless one only until it is full."""
     found: dict[Any, dict[str, Any]] = {}
-    for place, _, run in sorted(order, key=lambda item: item[:2]):
+    for place, run in order:
+        if album.left_out and album.quality is None:
+            return album
         for scale in run.scales:
             photos = [photo for photo in run.photos if photo["scale"] == scale]
             if place < len(photos):
@@ -121,6 +139,7 @@ def add_photo(
 ) -> None:
     """Adds what a run made of a photo."""
     folder = run.folder / "images"
+    album.wanted += 1
     hr = album.add(folder, photo.get("hr"))
     if hr is None:
         return
@@ -145,11 +164,13 @@ def add_photo(
                 reference[name] = value
     if label in (other["label"] for other in entry["runs"]):
         label = f"{label} ({stem(str(run.folder))})"
+    picture = album.add(folder, photo.get("sr"))
+    album.shown += picture is not None
     entry["runs"].append(
         {
             "label": label,
             "run": True,
-            "picture": album.add(folder, photo.get("sr")),
+            "picture": picture,
             "raters": {name: run.rater(f"val/{name}") for name in ("score", "score_judge")},
             **{name: number(photo.get(name)) for name in MEASURES},
         }

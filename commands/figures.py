@@ -450,7 +450,7 @@ def compose(panels: Sequence[Panel], columns: int = 3) -> Figure:
         if entries:
             longest = max(map(len, entries))
             across = columns * (
-                4 if longest < 12 else 3 if longest < 18 else 2 if longest < 30 else 1
+                4 if longest < 9 else 3 if longest < 18 else 2 if longest < 30 else 1
             )
             lines = -(-len(entries) // across)
             figure.set_figheight(HEIGHT * rows + 0.2 * lines)

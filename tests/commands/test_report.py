@@ -610,18 +610,24 @@ def test_pictures_that_do_not_fit_are_left_out_and_counted(
     for gamma, seed in itertools.product((0.0, 0.1), (0, 1)):
         name, psnr = f"{gamma}-{seed}", 33 - gamma - seed
         make_run(folder / "runs" / name, gamma=gamma, seed=seed, psnr=psnr)
-    filled = album.fill_album(read_runs(["runs"]), 1)
-    assert filled.left_out == 0
-    assert len(filled.pictures) == 3 + 4  # LR, bicubic, HR and one of each run
-    room = sum(map(len, filled.pictures[:-2]))  # the second seeds come last
-    monkeypatch.setattr(album, "BUDGET", room)
-    filled = album.fill_album(read_runs(["runs"]), 1)
-    assert filled.left_out == 2
+    runs = read_runs(["runs"])
+    exact = album.fill_album(runs, 1)
+    assert (exact.quality, exact.left_out, exact.shown, exact.wanted) == (None, 0, 4, 4)
+    assert len(exact.pictures) == 3 + 4  # LR, bicubic, HR and one of each run
+    # With a little less room they are compressed.
+    monkeypatch.setattr(album, "BUDGET", exact.size - 1)
+    pressed = album.fill_album(runs, 1)
+    assert (pressed.quality, pressed.left_out, pressed.shown) == (album.QUALITY, 0, 4)
+    assert pressed.size < exact.size
+    # With room for all but two of the compressed ones, the second seeds are left out.
+    monkeypatch.setattr(album, "BUDGET", sum(map(len, pressed.pictures[:-2])))
+    filled = album.fill_album(runs, 1)
+    assert (filled.left_out, filled.shown, filled.wanted) == (2, 2, 4)
     left_out = [c["label"] for c in filled.photos[0]["choices"] if c["picture"] is None]
     assert left_out == ["edsr, x2, gamma 0, seed 1", "edsr, x2, gamma 0.1, seed 1"]
     assert cli("report", "runs=runs", "photos=1").code == 0
     text = (folder / "runs" / "report" / "report.html").read_text()
-    assert "2 pictures are left out" in " ".join(text.split())
+    assert "2 of the 4 pictures that runs made are here" in " ".join(text.split())
 
 
 def test_pictures_are_those_of_the_run_and_whole(tmp_path: Path) -> None:
