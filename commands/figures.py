@@ -33,6 +33,7 @@ DPI = 200
 FAINT = 0.35  # opacity of the lowest gamma's line, of 1 for the highest
 FAR = 1.0  # a baseline further from the values than their range is named, not drawn
 FEW_EPOCHS = 12  # up to which each has a marker
+LEAST = 0.02  # dB or buckets that an axis covers
 MANY_LABELS = 30  # points of a plane; above it only the front is labelled
 STYLE: Any = {  # rcParams
     "font.size": 10,
@@ -158,6 +159,7 @@ def by_gamma(
             everything += [*low, *high]
         if baseline is not None and everything:
             draw_baseline(axes, baseline, min(everything), max(everything), "bicubic")
+        least_range(axes)
         gamma_axis(axes, sorted({setting.gamma for setting in settings}))
         axes.set_ylabel(f"{metric} in {unit}" if unit else metric)
         axes.set_title(f"x{scale}", loc="left")
@@ -180,6 +182,14 @@ def draw_baseline(axes: Axes, value: float, low: float, high: float, name: str) 
     else:
         text = f"\N{UPWARDS ARROW} {text}"
         axes.annotate(text, (1, 1), xycoords="axes fraction", xytext=(-2, -10), ha="right", **style)
+
+
+def least_range(axes: Axes) -> None:
+    """Keeps noise of the last digits from filling the axis."""
+    low, high = axes.get_ylim()
+    if high - low < LEAST:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - LEAST / 2, middle + LEAST / 2)
 
 
 def gamma_axis(axes: Axes, gammas: Sequence[float]) -> None:
@@ -314,6 +324,7 @@ def plane(settings: Sequence[Setting], metric: str, scale: int, look: Look) -> P
                 one, two = run.value("val/psnr", scale), run.value(metric, scale)
                 if one is not None and two is not None:
                     axes.plot(one, two, color=colour, marker=marker, markersize=3, alpha=0.4)
+        least_range(axes)
         places = [(x, y) for _, (x, _), (y, _) in points]
         front = pareto(places)
         if front:

@@ -11,7 +11,7 @@ import math
 import os
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,18 +241,21 @@ class Comparison:
             if any(validation.get(key) != own.get(key) for validation in validations)
         )
         self.scales = sorted({scale for run in runs for scale in run.scales})
-        self.settings = {scale: settings_of(runs, scale) for scale in self.scales}
-        self.metrics = [
-            metric
-            for metric in SCORES
-            if any(run.value(metric, s) is not None for run in runs for s in run.scales)
-        ]
         others = [
             run
             for run in everything
             if run.state == "unfinished" and run.rows and run.validation == runs[0].validation
         ]
-        self.begun = {scale: settings_of([*runs, *others], scale) for scale in self.scales}
+        self.keys = variant_keys([*runs, *others])
+        self.settings = {scale: settings_of(runs, scale, self.keys) for scale in self.scales}
+        self.begun = {
+            scale: settings_of([*runs, *others], scale, self.keys) for scale in self.scales
+        }
+        self.metrics = [
+            metric
+            for metric in SCORES
+            if any(run.value(metric, s) is not None for run in runs for s in run.scales)
+        ]
         self.num_unfinished = len(others)
         self.look = figures.Look(s for group in self.begun.values() for s in group)
         monitors = sorted({str(run.result.get("monitor")) for run in runs})
@@ -263,9 +266,16 @@ class Comparison:
         self.best = list(self.best_lines())
         self.blocks = [self.by_gamma(), self.by_epoch(), *self.planes(), self.spreads()]
 
+    def only(self, runs: Sequence[Run], scale: int) -> list[Setting]:
+        """The settings as far as they have these runs."""
+        parts = (
+            replace(setting, runs=tuple(run for run in setting.runs if run in runs))
+            for setting in self.settings[scale]
+        )
+        return [part for part in parts if part.runs]
+
     def best_lines(self) -> Iterator[tuple[str, list[dict[str, str]]]]:
         """Scale, and which runs are best at it."""
-        keys = variant_keys(self.runs)
         for scale in self.scales:
             facts = []
             for metric, name in {"val/psnr": "PSNR", **SCORES}.items():
@@ -275,7 +285,7 @@ class Comparison:
                     top = values[run]
                     value = f"{top:.2f} dB" if metric == "val/psnr" else f"{top:.3f}"
                     what = f"highest {name}" if rater is None else f"highest {name} by {rater}"
-                    facts.append({"what": what, "value": value, "run": label_of(run, keys)})
+                    facts.append({"what": what, "value": value, "run": label_of(run, self.keys)})
             if facts:
                 yield f"x{scale}", facts
 
@@ -358,7 +368,7 @@ class Comparison:
             for scale in self.scales:
                 for rater, runs in self.by_rater(metric, scale).items():
                     panels.setdefault(rater, {})[f"val/psnr and {metric} at x{scale}"] = (
-                        figures.plane(settings_of(runs, scale), metric, scale, self.look)
+                        figures.plane(self.only(runs, scale), metric, scale, self.look)
                     )
             for k, (rater, drawn) in enumerate(panels.items()):
                 note = (
@@ -418,7 +428,7 @@ class Comparison:
         found = []
         for metric in self.metrics:
             for runs in self.by_rater(metric, scale).values():
-                points = figures.plane_points(settings_of(runs, scale), metric)
+                points = figures.plane_points(self.only(runs, scale), metric)
                 for k in pareto([(x, y) for _, (x, _), (y, _) in points]):
                     folders = {run.folder for run in points[k][0].runs}
                     found += [
@@ -584,19 +594,14 @@ def result_cells(run: Run, metrics: Sequence[tuple[str, str, int | None]]) -> li
         digits = 2 if "psnr" in metric else 4 if metric not in SCORES else 3
         cells.append(number_cell(value, "-" if value is None else f"{value:.{digits}f}"))
     best, epochs = run.result.get("best_epoch"), run.result.get("epochs")
-    seconds = run.result.get("wall_time_s")
-    time = duration(seconds) if isinstance(seconds, int | float) else "-"
-    git = run.result.get("git")
-    commit = str(git.get("commit"))[:8] if isinstance(git, dict) else ""
-    dirty = "+" if isinstance(git, dict) and git.get("dirty") else ""
+    seconds, git = run.result.get("wall_time_s"), run.result.get("git") or {}
+    commit = str(git.get("commit") or "")[:8]
     return [
         *cells,
-        number_cell(
-            best if isinstance(best, int) else None, f"{best} of {epochs}" if best else "-"
-        ),
-        number_cell(seconds if time != "-" else None, time),
+        number_cell(best, "-" if best is None else f"{best} of {epochs}"),
+        number_cell(seconds, "-" if seconds is None else duration(seconds)),
         text_cell(str(run.result.get("device") or "")),
-        text_cell(f"{commit}{dirty}"),
+        text_cell(f"{commit}, changed" if git.get("dirty") else commit),
     ]
 
 

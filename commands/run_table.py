@@ -12,7 +12,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,16 @@ from commands.run_folder import FILES, FOLDERS, flatten
 
 MARKS = {*FILES, "console.log"}  # a folder with one of these was meant to be a run
 TAIL = 4096  # bytes of console.log in which its last line is looked for
+
+# Types of what is read of run.json and result.json; None is allowed.
+ABOUT = {
+    **{"config": dict, "settings": dict, "inputs": dict, "choices": dict},
+    **{"config_hash": str, "code_hash": str},
+}
+RESULT = {
+    **{"metrics": dict, "warnings": list, "git": dict, "wall_time_s": int | float},
+    **{"best_epoch": int, "epochs": int, "data": str, "monitor": str, "finished": str},
+}
 
 # Of `data`: what does not change what is validated on, nor how hard it is.
 ONLY_TRAINS = {
@@ -44,8 +54,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration, empty if unreadable."""
-        config = self.about.get("config")
-        return config if isinstance(config, dict) else {}
+        return self.about.get("config") or {}
 
     def key(self, dotted: str) -> Any:  # noqa: ANN401
         """A value of the configuration; None where there is none."""
@@ -57,7 +66,7 @@ class Run:
     @property
     def command(self) -> str:
         """The command that made it; older runs do not say."""
-        if "command" in self.about:
+        if self.about.get("command") is not None:
             return str(self.about["command"])
         if "checkpoints" in self.config:
             return "interpolate"
@@ -75,16 +84,17 @@ class Run:
         """Its network, or the backbone of a scorer, as it was chosen."""
         if self.kind == "scorer":
             return str(self.key("scorer.backbone"))
-        choices = self.about.get("choices")
-        if isinstance(choices, dict) and choices.get("net"):
+        choices = self.about.get("choices") or {}
+        if choices.get("net"):
             return str(choices["net"])
         return str(self.key("net._target_")).rpartition(".")[2].lower()
 
     @property
     def scales(self) -> list[int]:
         """HR pixels per LR pixel; several of an MDSR, none of a scorer."""
-        scales = self.key("net.scales") or [self.key("scale")]
-        return [scale for scale in scales if isinstance(scale, int)]
+        scales = self.key("net.scales")
+        listed = scales if isinstance(scales, list) else [self.key("scale")]
+        return [scale for scale in listed if isinstance(scale, int)]
 
     @property
     def gamma(self) -> float | None:
@@ -134,10 +144,8 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What can change the result, by dotted key; of input files the start of their SHA-256."""
-        settings = self.about.get("settings")
-        settings = dict(settings) if isinstance(settings, dict) else {}
-        inputs = self.about.get("inputs")
-        for key, sha in inputs.items() if isinstance(inputs, dict) else ():
+        settings = dict(self.about.get("settings") or {})
+        for key, sha in (self.about.get("inputs") or {}).items():
             if key == "data":
                 settings["data (SHA-256)"] = str(sha)[:8]
             else:
@@ -229,13 +237,13 @@ def read_run(folder: Path) -> Run:
     """One run folder; nothing in it is an error."""
     run = Run(folder)
     try:
-        run.about = read_object(folder / "run.json")
+        run.about = read_object(folder / "run.json", ABOUT)
         if not run.config:
             raise ValueError("run.json has no configuration")
         run.rows = read_rows(folder / "metrics.csv")
         if (folder / "result.json").exists():
-            run.result = read_object(folder / "result.json")
-            if not isinstance(run.result.get("metrics"), dict):
+            run.result = read_object(folder / "result.json", RESULT)
+            if run.result.get("metrics") is None:
                 raise ValueError("result.json has no metrics")
             run.photos = read_photos(folder / "images" / "photos.json")
         else:
@@ -249,11 +257,15 @@ def read_run(folder: Path) -> Run:
     return run
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, types: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A JSON file that holds an object.
 
+    Args:
+        path: the file.
+        types: of some of its values, unless they are null.
+
     Raises:
-        ValueError: if it does not.
+        ValueError: if it holds something else.
     """
     try:
         content = json.loads(path.read_text())
@@ -261,6 +273,9 @@ def read_object(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name} is damaged ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} is damaged (not an object)")
+    for key, kind in (types or {}).items():
+        if content.get(key) is not None and not isinstance(content[key], kind):
+            raise ValueError(f"{path.name} is damaged ({key} is {str(content[key])[:40]!r})")
     return content
 
 
@@ -300,7 +315,9 @@ def read_photos(path: Path) -> list[dict[str, Any]]:
     return [
         photo
         for photo in (photos if isinstance(photos, list) else [])
-        if isinstance(photo, dict) and "id" in photo and isinstance(photo.get("scale"), int)
+        if isinstance(photo, dict)
+        and isinstance(photo.get("id"), str)
+        and isinstance(photo.get("scale"), int)
     ]
 
 
@@ -428,13 +445,20 @@ def newest_of_equal(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run in chosen.values()]
 
 
-def settings_of(runs: Sequence[Run], scale: int) -> list[Setting]:
+def settings_of(
+    runs: Sequence[Run], scale: int, keys: Sequence[str] | None = None
+) -> list[Setting]:
     """Enhancers of one scale, grouped over seeds; in order of network, variant and gamma.
 
     A run with gamma 0 reads no scorer, so it belongs to the lines of every scorer.
+
+    Args:
+        runs: finished or not.
+        scale: HR pixels per LR pixel.
+        keys: settings that tell variants apart; None: those in which these runs differ.
     """
     runs = [run for run in runs if scale in run.scales and run.gamma is not None]
-    keys = variant_keys(runs)
+    keys = variant_keys(runs) if keys is None else keys
     groups: dict[tuple[str, tuple[tuple[str, str], ...], float], list[Run]] = {}
     for run in runs:
         assert run.gamma is not None

@@ -527,7 +527,7 @@ def test_other_photos_are_drawn_apart(cli: Cli, folder: Path) -> None:
 
 def test_scores_of_different_scorers_are_apart(cli: Cli, folder: Path) -> None:
     for k, scorer in enumerate("ab"):
-        make_run(folder / "runs" / scorer, gamma=0.1 + k, scorer=scorer * 64, score=5.0 + k)
+        make_run(folder / "runs" / scorer, gamma=0.1, scorer=scorer * 64, score=5.0 + k)
     make_run(folder / "runs" / "zero", judge="c" * 64)
     assert cli("report", "runs=runs", "output=there").code == 0
     names = {path.stem for path in (folder / "there" / "figures").glob("plane*.svg")}
@@ -558,6 +558,31 @@ def test_scorers_alone(cli: Cli, folder: Path) -> None:
     assert "mobilenet_v2" in text
     assert (folder / "there" / "figures" / "scorers.png").exists()
     assert "By gamma" not in text
+
+
+@pytest.mark.slow
+def test_values_of_any_type_are_survived(cli: Cli, folder: Path) -> None:
+    """Each value of each file in turn is of a type that nobody expects."""
+    make_run(folder / "runs" / "whole", gamma=0.1, score=5.0)
+    sound = make_run(folder / "sound", gamma=0.1, score=5.0, judge="c" * 64)
+    number = 0
+    for name in ("run.json", "result.json", "images/photos.json"):
+        content = json.loads((sound / name).read_text())
+        places: list[tuple[Any, Any]] = [(content, key) for key in content]
+        places += [(content["config"], key) for key in content.get("config", {})]
+        places += [(content["metrics"], key) for key in content.get("metrics", {})]
+        places += [(photo, key) for photo in content.get("photos", []) for key in photo]
+        for (part, key), odd in itertools.product(places, (None, "x", [[]], {"a": {}})):
+            before, part[key] = part[key], odd
+            run = Path(shutil.copytree(sound, folder / "runs" / f"{number}"))
+            record = json.loads((run / "run.json").read_text()) | {"config_hash": f"{number}"}
+            (run / "run.json").write_text(json.dumps(record))  # or it would repeat another
+            (run / name).write_text(json.dumps({**record, **content, "config_hash": f"{number}"}))
+            number, part[key] = number + 1, before
+    assert number > 200
+    done = cli("report", "runs=runs")
+    assert done.code == 0, done.err
+    assert "broken: runs/" in done.out
 
 
 def test_only_broken_runs_are_a_report_too(cli: Cli, folder: Path) -> None:
