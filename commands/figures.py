@@ -7,7 +7,9 @@ written as PNG and SVG; in a page its colours follow the page's, also in the dar
 
 import html
 import io
+import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ IN_PAGE = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
 
 WIDTH, HEIGHT = 4.7, 3.3  # inches of a panel: text is legible where a phone shows one in its width
 DPI = 200
+LINE = 52  # characters of a legend in the width of a panel
 FAINT = 0.35  # opacity of the lowest gamma's line, of 1 for the highest
 FAR = 1.0  # a baseline further from the values than their range is named, not drawn
 FEW_EPOCHS = 12  # up to which each has a marker
@@ -66,31 +69,41 @@ Panel = Callable[[Axes], None]
 
 
 class Look:
-    """Colour, marker and dash of each network and of its variants, the same in all figures.
+    """Colour, marker and dash of each line, the same in all figures.
+
+    Networks differ in colour and marker, their variants in dashes; variants of a single network
+    differ in colour and marker, too.
 
     Args:
         settings: all that will be drawn.
     """
 
     def __init__(self, settings: Iterable[Setting]) -> None:
-        self.nets: list[str] = []
-        self.variants: dict[str, list[str]] = {}
+        lines: dict[str, list[str]] = {}
         for net, line in sorted({(setting.net, setting.line) for setting in settings}):
-            if net not in self.nets:
-                self.nets.append(net)
-            self.variants.setdefault(net, []).append(line)
+            lines.setdefault(net, []).append(line)
+        self.places = {
+            line: (0, k) if len(lines) > 1 else (k, 0)
+            for names in lines.values()
+            for k, line in enumerate(names)
+        }
+        self.nets = list(lines)
+
+    def place(self, setting: Setting) -> int:
+        """Which colour and marker."""
+        return self.nets.index(setting.net) + self.places[setting.line][0]
 
     def colour(self, setting: Setting) -> str:
         """Of its network."""
-        return PALETTE[self.nets.index(setting.net) % len(PALETTE)]
+        return PALETTE[self.place(setting) % len(PALETTE)]
 
     def marker(self, setting: Setting) -> str:
         """Of its network."""
-        return MARKERS[self.nets.index(setting.net) % len(MARKERS)]
+        return MARKERS[self.place(setting) % len(MARKERS)]
 
     def dash(self, setting: Setting) -> str:
         """Of its variant."""
-        return DASHES[self.variants[setting.net].index(setting.line) % len(DASHES)]
+        return DASHES[self.places[setting.line][1] % len(DASHES)]
 
 
 def lines_of(settings: Sequence[Setting]) -> list[list[Setting]]:
@@ -108,6 +121,7 @@ def by_gamma(
     look: Look,
     baseline: float | None = None,
     unit: str = "",
+    source: str = "",
 ) -> Panel:
     """A metric over gamma: a line of means, a band of one standard deviation, a point per seed.
 
@@ -118,6 +132,7 @@ def by_gamma(
         look: colours.
         baseline: the metric of bicubic, if it is known.
         unit: of the metric.
+        source: the scorer, where there are several.
     """
 
     def draw(axes: Axes) -> None:
@@ -162,7 +177,7 @@ def by_gamma(
         least_range(axes)
         gamma_axis(axes, sorted({setting.gamma for setting in settings}))
         axes.set_ylabel(f"{metric} in {unit}" if unit else metric)
-        axes.set_title(f"x{scale}", loc="left")
+        axes.set_title(f"x{scale}, {source}" if source else f"x{scale}", loc="left")
 
     return draw
 
@@ -459,15 +474,17 @@ def compose(panels: Sequence[Panel], columns: int = 3) -> Figure:
         if FRONT in entries:
             entries[FRONT] = entries.pop(FRONT)  # after the networks
         if entries:
-            longest = max(map(len, entries))
+            names = [textwrap.fill(name, LINE * columns) for name in entries]
+            longest = max(len(line) for name in names for line in name.split("\n"))
             across = columns * (
                 4 if longest < 9 else 3 if longest < 18 else 2 if longest < 30 else 1
             )
-            lines = -(-len(entries) // across)
-            figure.set_figheight(HEIGHT * rows + 0.2 * lines)
+            across = across if longest <= LINE else 1
+            height = sum(name.count("\n") + 1 for name in names) / min(across, len(names))
+            figure.set_figheight(HEIGHT * rows + 0.19 * math.ceil(height))
             figure.legend(
                 list(entries.values()),
-                list(entries),
+                names,
                 loc="outside lower center",
                 ncols=across,
                 handlelength=2.5,

@@ -307,12 +307,13 @@ class Comparison:
         panels = {}
         for metric, unit in {"val/psnr": "dB", **dict.fromkeys(self.metrics, "")}.items():
             for scale in self.scales:
-                if any(setting.values(metric) for setting in self.settings[scale]):
-                    base = baseline(self.runs, metric, scale)
-                    panel = figures.by_gamma(
-                        self.settings[scale], metric, scale, self.look, base, unit
+                raters = self.by_rater(metric, scale)
+                for rater, runs in raters.items():
+                    base = baseline(runs, metric, scale)
+                    source = rater if rater is not None and len(raters) > 1 else ""
+                    panels[f"{metric} by gamma at x{scale} {source}".strip()] = figures.by_gamma(
+                        self.only(runs, scale), metric, scale, self.look, base, unit, source
                     )
-                    panels[f"{metric} by gamma at x{scale}"] = panel
         note = (
             "A line joins the means over seeds; the band is one sample standard deviation to each "
             f"side, small points are single seeds. {self.protocol}"
