@@ -94,13 +94,16 @@ def report(cfg: DictConfig) -> None:
     runs = read_runs(patterns)
     folder = output_of(cfg)
     title = cfg.title or ", ".join(str(shorter(pattern)) for pattern in patterns)
-    page = build(runs, title, folder / "figures", cfg.photos)
+    page, written = build(runs, title, folder / "figures", cfg.photos)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     # A folder's name need not be UTF-8.
     temporary.write_text(page, encoding="utf-8", errors="replace")
     os.replace(temporary, path)
+    for figure in [*folder.glob("figures/*.png"), *folder.glob("figures/*.svg")]:
+        if f"figures/{figure.stem}" not in written:
+            figure.unlink()  # of the report that was replaced
     for run in runs:
         if run.state == "broken":
             log.warning("broken: %s: %s", shorter(run.folder), run.note)
@@ -108,8 +111,8 @@ def report(cfg: DictConfig) -> None:
     log.info("%s  %.1f MB", path, path.stat().st_size / 1e6)
 
 
-def build(runs: Sequence[Run], title: str, folder: Path, num_photos: int) -> str:
-    """The page as text; writes the figures.
+def build(runs: Sequence[Run], title: str, folder: Path, num_photos: int) -> tuple[str, set[str]]:
+    """Writes the figures; returns the page as text, and the figures' names.
 
     Args:
         runs: all runs, of any command and in any state.
@@ -136,7 +139,10 @@ def build(runs: Sequence[Run], title: str, folder: Path, num_photos: int) -> str
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined
     )
-    return environment.get_template("report.html").render(
+    scorer_block = scorer_section(scorers, folder)
+    blocks = [block for comparison in comparisons for block in comparison.blocks]
+    blocks += [] if scorer_block is None else [scorer_block]
+    page = environment.get_template("report.html").render(
         title=title,
         css=(HERE / "report.css").read_text(),
         js=(HERE / "report.js").read_text(),
@@ -144,7 +150,7 @@ def build(runs: Sequence[Run], title: str, folder: Path, num_photos: int) -> str
         states=count_states(runs),
         remarks=remarks(trained, enhancers, finished),
         comparisons=comparisons,
-        scorers=scorer_section(scorers, folder),
+        scorers=scorer_block,
         album=album,
         tables=[table for table in tables if table["rows"]],
         warnings=[
@@ -154,6 +160,7 @@ def build(runs: Sequence[Run], title: str, folder: Path, num_photos: int) -> str
         ],
         others=[(run.command, str(shorter(run.folder))) for run in runs if run not in trained],
     )
+    return page, {block.files for block in blocks if block.files}
 
 
 def count_states(runs: Sequence[Run]) -> str:
@@ -187,6 +194,8 @@ def remarks(trained: Sequence[Run], enhancers: Sequence[Run], finished: Sequence
             f"{repeated} {what} with the same settings, seed and inputs: means and figures use "
             "the newest only."
         )
+    if enhancers and not finished:
+        lines.append("No enhancer is finished yet: figures and photos come with the first.")
     codes = {run.about.get("code_hash") for run in trained if run.state == "finished"}
     if len(codes) > 1:
         lines.append(f"The runs were made by {len(codes)} versions of the code.")

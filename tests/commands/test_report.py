@@ -602,8 +602,20 @@ def test_a_report_is_not_overwritten(cli: Cli, folder: Path) -> None:
     assert done.code == 2
     assert "holds a report.html; overwrite=true replaces it" in done.err
     assert path.stat().st_mtime_ns == before
+    outdated = folder / "runs" / "report" / "figures" / "gamma.svg"
+    outdated.touch()
     assert cli("report", "runs=runs", "overwrite=true").code == 0
     assert path.stat().st_mtime_ns > before
+    assert not outdated.exists()
+    assert (outdated.parent / "epoch.svg").exists()
+
+
+def test_a_sweep_that_has_just_begun(cli: Cli, folder: Path) -> None:
+    make_run(folder / "runs" / "a", finished=False)
+    assert cli("report", "runs=runs").code == 0
+    text = (folder / "runs" / "report" / "report.html").read_text()
+    assert "No enhancer is finished yet" in text
+    assert "unfinished: epoch 4 of 8" in text
 
 
 @pytest.mark.parametrize(
