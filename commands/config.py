@@ -144,8 +144,9 @@ def check(command: str, overrides: list[str], *, multirun: bool = True) -> None:
             ]
         valid = check_groups(loader, parsed, problems)
         valid = check_keys(command, loader, valid, problems)
+        here = not (multirun and on_cluster(command, overrides))
         for words in variants(valid):
-            problems += check_composed(command, words)
+            problems += check_composed(command, words, here=here)
     if problems:
         unique = list(dict.fromkeys(problems))
         raise ValueError(unique[0] if len(unique) == 1 else "\n  ".join([
@@ -164,6 +165,16 @@ def swept(command: str, overrides: list[str]) -> list[str]:
         return []  # `check_groups` says what there is
     given = {word.partition("=")[0] for word in overrides}
     return [f"{key}={value}" for key, value in params.items() if key not in given]
+
+
+def on_cluster(command: str, overrides: list[str]) -> bool:
+    """Whether the jobs of a sweep run on other machines than this one."""
+    words = [word for word in overrides if re.match("sweep=|hydra/launcher=", word)]
+    try:
+        hydra = compose(command, words, return_hydra_config=True).hydra
+    except (HydraException, OmegaConfBaseException):
+        return False
+    return hydra.runtime.choices["hydra/launcher"] in ("slurm", "ray")
 
 
 def group_options(command: str) -> dict[str, list[str]]:
@@ -305,8 +316,14 @@ def variants(parsed: list[Override]) -> list[list[str]]:
     return [first, *others]
 
 
-def check_composed(command: str, words: list[str]) -> list[str]:
-    """Mistakes of one complete configuration."""
+def check_composed(command: str, words: list[str], *, here: bool = True) -> list[str]:
+    """Mistakes of one complete configuration.
+
+    Args:
+        command: name of the command.
+        words: its overrides.
+        here: whether it runs on this machine.
+    """
     try:
         cfg = compose(command, words)
     except (HydraException, OmegaConfBaseException) as error:
@@ -346,6 +363,8 @@ def check_composed(command: str, words: list[str]) -> list[str]:
     problems += check_node("", cfg)
     try:
         problems += module.problems(cfg)
+        if here and hasattr(module, "machine_problems"):
+            problems += module.machine_problems(cfg)
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError):
         if not problems:  # else it stumbled over one of them
             raise

@@ -64,7 +64,9 @@ class Job:
         words: the command line behind `run.py`, in single-run mode.
         folder: its run folder.
         name: what people call it.
-        devices: how many devices of the pool it needs.
+        devices: how many devices it needs, on each machine.
+        nodes: machines that it needs.
+        ranks: processes on each, where a cluster starts them.
         state: how it stands.
         note: what a table says of it beside its state.
     """
@@ -73,6 +75,8 @@ class Job:
     folder: Path
     name: str = ""
     devices: int = 1
+    nodes: int = 1
+    ranks: int = 1
     state: State = State.WAITING
     note: str = ""
     began: float = 0.0

@@ -41,9 +41,9 @@ class RayCluster(Runner):
             raise ValueError(f"hydra.launcher.threads={threads}: 1 or more")
         self.address, self.threads = address, threads
 
-    def needs(self, config: DictConfig) -> int:
-        """How many GPUs a job needs; 0 if it runs on the CPU."""
-        return explicit_devices(config)
+    def fit(self, job: Job, config: DictConfig) -> None:
+        """Notes how many GPUs a job needs; 0 if it runs on the CPU."""
+        job.devices = explicit_devices(config)
 
     @contextlib.contextmanager
     def opened(self, jobs: Sequence[Job]) -> Iterator[None]:

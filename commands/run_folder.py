@@ -38,7 +38,7 @@ PACKAGES = ("commands", "networks", "lightning_modules", "datamodules")
 NOT_SETTINGS = {
     *("experiment", "sweep", "paths", "hydra", "logger", "output", "device", "name"),
     *("resume", "overwrite", "stale", "data.num_workers", "trainer.devices", "trainer.num_nodes"),
-    *("trainer.accelerator", "trainer.strategy", "trainer.deterministic"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.deterministic", "trainer.plugins"),
     *("data.store", "data.on_device"),
 }
 NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # the choice of a trainer is one of devices

@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 class Place(Protocol):
     """Where a sweep's jobs run."""
 
-    def needs(self, config: DictConfig) -> int:
-        """How many devices a job needs.
+    def fit(self, job: Job, config: DictConfig) -> None:
+        """Notes on a job what it needs.
 
         Raises:
-            ValueError: if it cannot have them here.
+            ValueError: if it cannot have that here.
         """
 
     def run(self, jobs: Sequence[Job]) -> int | None:
@@ -66,9 +66,9 @@ class Machine:
         self.jobs, self.share, self.threads = jobs, share, threads
         self.stop_at_failure = stop_at_failure
 
-    def needs(self, config: DictConfig) -> int:
-        """How many GPUs a job needs; 0 if it runs on the CPU."""
-        return num_gpus(config, self.gpus)
+    def fit(self, job: Job, config: DictConfig) -> None:
+        """Notes how many GPUs a job needs; 0 if it runs on the CPU."""
+        job.devices = num_gpus(config, self.gpus)
 
     def run(self, jobs: Sequence[Job]) -> int | None:
         """Runs the jobs side by side."""
@@ -111,7 +111,8 @@ def run_sweep(
     own: dict[Path, DictConfig] = {}
     planned = []  # a job for each config; equal ones are one
     for config in configs:
-        job = plan(command, config, place.needs(config))
+        job = plan(command, config)
+        place.fit(job, config)
         planned.append(unique.setdefault(job.folder, job))
         own.setdefault(job.folder, config)
     jobs = list(unique.values())
@@ -147,7 +148,7 @@ def visible_gpus() -> list[str]:
     return names[:num] if names else [str(k) for k in range(num)]
 
 
-def plan(command: str, config: DictConfig, devices: int = 1) -> Job:
+def plan(command: str, config: DictConfig) -> Job:
     """The job of a configuration: its command line and its folder."""
     sweep = Path(config.hydra.sweep.dir).absolute()
     folder = sweep / config.hydra.sweep.subdir
@@ -157,7 +158,7 @@ def plan(command: str, config: DictConfig, devices: int = 1) -> Job:
     task = [word for word, key in zip(given, keys, strict=True) if not within(key, unread)]
     places = [f"hydra.run.dir={quoted(folder)}", f"hydra.sweep.dir={quoted(sweep)}"]
     words = [command, *task, "hydra.mode=RUN", *places]
-    return Job(words, shorter(folder), devices=devices)
+    return Job(words, shorter(folder))
 
 
 def quoted(path: Path) -> str:

@@ -98,8 +98,6 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     if isinstance(clip, int | float) and clip <= 0:
         yield f"trainer.gradient_clip_val={clip}: above 0, or null for none"
     yield from check_callbacks(cfg)
-    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu runs without"
     for name in ("checkpoint", "reseed"):
         if cfg.callbacks.get(name) is None:
             yield f"callbacks.{name}=null: without it a run could not be continued exactly"
@@ -111,7 +109,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
             yield f"trainer.{name}=0: there would be nothing to train or to compare"
     ranks = cfg.trainer.devices
     if ranks == -1:
-        ranks = torch.cuda.device_count()
+        ranks = max(1, torch.cuda.device_count())
     ranks = (ranks if isinstance(ranks, int) else 1) * cfg.trainer.get("num_nodes", 1)
     parts = max(1, ranks) * max(1, cfg.trainer.accumulate_grad_batches)
     if cfg.trainer.accumulate_grad_batches < 1 or ranks < 1 or cfg.data.batch_size < 1:
@@ -152,6 +150,14 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield from missing
         if not missing:
             yield from check_scorer(cfg)
+
+
+def machine_problems(cfg: DictConfig) -> Iterator[str]:
+    """Mistakes only where the training runs on this machine, not somewhere in a cluster."""
+    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu runs without"
+    if cfg.trainer.get("plugins") is not None and "SLURM_PROCID" not in os.environ:
+        yield "trainer=slurm: is for ranks that SLURM starts, by -m hydra/launcher=slurm or by srun"
 
 
 def undegraded(cfg: DictConfig) -> bool:

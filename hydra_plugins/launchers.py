@@ -12,7 +12,7 @@ from typing import Any, Literal
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 OnFailure = Literal["continue", "stop"]
 
@@ -105,3 +105,44 @@ class RayLauncher(FreshProcesses):
         except ImportError as error:
             raise ValueError(f"hydra/launcher=ray: {error}; pip install '.[ray]'") from error
         return RayCluster(**self.options, stop_at_failure=self.stop_at_failure)
+
+
+class SlurmLauncher(FreshProcesses):
+    """Runs the jobs of a sweep on a SLURM cluster.
+
+    Args:
+        submitit_folder: where submitit keeps its files.
+        max_num_timeout: how often a job goes on after its time limit.
+        wait: whether to see the jobs end.
+        on_failure: what becomes of the jobs that wait when one fails.
+        parameters: of `sbatch`, as hydra-submitit-launcher names them.
+    """
+
+    def __init__(
+        self,
+        submitit_folder: str,
+        max_num_timeout: int,
+        wait: bool = True,
+        on_failure: OnFailure = "continue",
+        **parameters: Any,  # noqa: ANN401
+    ) -> None:
+        self.options: dict[str, Any] = {
+            "submitit_folder": submitit_folder,
+            "max_num_timeout": max_num_timeout,
+            "wait": wait,
+            "stop_at_failure": on_failure == "stop",
+            "parameters": {name: plain(value) for name, value in parameters.items()},
+        }
+
+    def place(self) -> Any:  # noqa: ANN401
+        """The cluster."""
+        try:
+            from commands.slurm_cluster import SlurmCluster
+        except ImportError as error:
+            raise ValueError(f"hydra/launcher=slurm: {error}; pip install '.[slurm]'") from error
+        return SlurmCluster(**self.options)
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """A configuration's value without its wrapping."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -58,11 +58,11 @@ def train(cli: Cli, output: str, *words: str) -> Path:
     return run_at(output)
 
 
-def on_two_ranks(folder: Path, *words: str) -> Path:
-    process = launch(folder, *TINY, *words, "trainer=ddp_cpu", "paths.output_dir=two")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return run_at("two")
+def on_two_ranks(folder: Path, *words: str, output: str = "two") -> Path:
+    process = launch(folder, *TINY, *words, "trainer=ddp_cpu", f"paths.output_dir={output}")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    return run_at(output)
 
 
 def test_run_folder_holds_everything(cli: Cli) -> None:
