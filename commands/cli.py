@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "measures a checkpoint on held-out photos",
     "enhance": "enhances photos",
     "score": "rates photos",
+    "report": "compares runs in one HTML page and figures",
     "interpolate": "measures networks between two, for a curve of fidelity and score",
     "prepare": "fetches, verifies and packs data sets",
     "import_weights": "reads a scorer that others trained",

@@ -48,6 +48,7 @@ PATH_KEYS = (
         "ratings",
         "store",
         "sheet",
+        "runs",
     ),
     *("paths.output_dir", "paths.data_dir", "paths.store", "data.root", "data.store"),
     *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),

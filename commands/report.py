@@ -1,0 +1,623 @@
+"""python run.py report: compares runs in one HTML page, and in figures beside it.
+
+The page has everything inside it. It reads run folders alone; what is unfinished or broken is
+listed with the reason. Only what was measured on the same validation photos at the same scale is
+drawn together, and scores only where the same scorer gave them.
+"""
+
+import datetime
+import logging
+import math
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from omegaconf import DictConfig
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
+
+from commands import figures
+from commands.album import fill_album
+from commands.config import require_folder
+from commands.run_folder import shorter
+from commands.run_table import (
+    Run,
+    Setting,
+    cell,
+    differing,
+    find_folders,
+    label_of,
+    newest_of_equal,
+    pareto,
+    read_runs,
+    settings_of,
+    variant_keys,
+    variant_of,
+)
+
+log = logging.getLogger(__name__)
+
+HERE = Path(__file__).parent
+SAME = 0.005  # dB and buckets: a mean over photos that near to the run's is over all photos
+SCORES = {"val/score": "score", "val/score_judge": "judge"}
+SCORER_METRICS = ("val/emd", "val/emd_r1", "val/srcc", "val/lcc", "val/accuracy")
+# Columns of their own, and copies of them in the settings.
+OWN_COLUMNS = {"gamma", "scale", "net._target_", "net.scales", "net.scale", "data.scale"}
+
+
+class Options(BaseModel):
+    """Keys of conf/report.yaml."""
+
+    model_config = ConfigDict(strict=True)
+
+    runs: str | list[str]
+    output: str | None
+    title: str | None
+    photos: NonNegativeInt
+    overwrite: bool
+
+
+def problems(cfg: DictConfig) -> Iterator[str]:
+    """Mistakes that types do not show."""
+    try:
+        find_folders(patterns_of(cfg))
+    except ValueError as error:
+        yield str(error)
+    folder = output_of(cfg)
+    wrong = list(require_folder("output", str(folder)))
+    yield from wrong
+    if not wrong and (folder / "report.html").exists() and not cfg.overwrite:
+        yield f"output={folder}: holds a report.html; overwrite=true replaces it"
+
+
+def patterns_of(cfg: DictConfig) -> list[str]:
+    """Folders and globs that were given."""
+    return [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
+
+
+def output_of(cfg: DictConfig) -> Path:
+    """Where the report goes."""
+    if cfg.output is not None:
+        return Path(cfg.output).expanduser()
+    patterns = patterns_of(cfg)
+    if len(patterns) == 1 and (folder := Path(patterns[0]).expanduser()).is_dir():
+        return folder / "report"
+    return Path(cfg.paths.output_dir) / "report"
+
+
+def report(cfg: DictConfig) -> None:
+    """Writes report.html and figures/, and says what could not be read."""
+    patterns = patterns_of(cfg)
+    runs = read_runs(patterns)
+    folder = output_of(cfg)
+    title = cfg.title or ", ".join(str(shorter(pattern)) for pattern in patterns)
+    page, written = build(runs, title, folder / "figures", cfg.photos)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.html"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A folder's name need not be UTF-8.
+    temporary.write_text(page, encoding="utf-8", errors="replace")
+    os.replace(temporary, path)
+    for figure in [*folder.glob("figures/*.png"), *folder.glob("figures/*.svg")]:
+        if f"figures/{figure.stem}" not in written:
+            figure.unlink()  # of the report that was replaced
+    for run in runs:
+        if run.state == "broken":
+            log.warning("broken: %s: %s", shorter(run.folder), run.note)
+    log.info("%s", count_states(runs))
+    log.info("%s  %.1f MB", path, path.stat().st_size / 1e6)
+
+
+def build(runs: Sequence[Run], title: str, folder: Path, num_photos: int) -> tuple[str, set[str]]:
+    """Writes the figures; returns the page as text, and the figures' names.
+
+    Args:
+        runs: all runs, of any command and in any state.
+        title: heading of the page.
+        folder: where figures go.
+        num_photos: validation photos per run and scale.
+    """
+    trained = [run for run in runs if run.command == "train"]
+    enhancers = [run for run in trained if run.kind == "enhancer"]
+    scorers = [run for run in trained if run.kind == "scorer"]
+    unknown = [run for run in trained if run.kind is None]
+    finished = newest_of_equal([run for run in enhancers if run.state == "finished"])
+    groups = same_photos(finished)
+    comparisons = [
+        Comparison(group, groups, enhancers, folder, f"data{k}_" if k > 1 else "")
+        for k, group in enumerate(groups, 1)
+    ]
+    album = fill_album(finished, num_photos)
+    tables = [
+        all_runs("Enhancers", enhancers, enhancer_columns(enhancers)),
+        all_runs("Scorers", scorers, [(name, name, None) for name in SCORER_METRICS]),
+        all_runs("Unreadable", unknown, []),
+    ]
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined
+    )
+    scorer_block = scorer_section(scorers, folder)
+    blocks = [block for comparison in comparisons for block in comparison.blocks]
+    blocks += [] if scorer_block is None else [scorer_block]
+    page = environment.get_template("report.html").render(
+        title=title,
+        css=(HERE / "report.css").read_text(),
+        js=(HERE / "report.js").read_text(),
+        made=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        states=count_states(runs),
+        remarks=remarks(trained, enhancers, finished),
+        comparisons=comparisons,
+        scorers=scorer_block,
+        album=album,
+        tables=[table for table in tables if table["rows"]],
+        warnings=[
+            (label_of(run), str(text))
+            for run in enhancers
+            for text in run.result.get("warnings") or []
+        ],
+        others=[(run.command, str(shorter(run.folder))) for run in runs if run not in trained],
+    )
+    return page, {block.files for block in blocks if block.files}
+
+
+def count_states(runs: Sequence[Run]) -> str:
+    """How many runs there are, of which sweeps, and in which state."""
+    trained = [run for run in runs if run.command == "train"]
+    sweeps = {(run.folder.parent, run.sweep) for run in trained if run.sweep is not None}
+    single = sum(run.sweep is None for run in trained)
+    parts = [plural(len(sweeps), "sweep")] if sweeps else []
+    parts += [plural(single, "single run")] if single and sweeps else []
+    source = f" of {' and '.join(parts)}" if parts else ""
+    states = [
+        f"{number} {state}"
+        for state in ("finished", "unfinished", "broken")
+        if (number := sum(run.state == state for run in trained)) or state == "finished"
+    ]
+    return f"{plural(len(trained), 'run')}{source}: {', '.join(states)}."
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def remarks(trained: Sequence[Run], enhancers: Sequence[Run], finished: Sequence[Run]) -> list[str]:
+    """What a reader should know before comparing."""
+    lines = []
+    repeated = sum(run.state == "finished" for run in enhancers) - len(finished)
+    if repeated:
+        what = "run repeats another" if repeated == 1 else "runs repeat others"
+        lines.append(
+            f"{repeated} {what} with the same settings, seed and inputs: means and figures use "
+            "the newest only."
+        )
+    if enhancers and not finished:
+        lines.append("No enhancer is finished yet: figures and photos come with the first.")
+    codes = {run.about.get("code_hash") for run in trained if run.state == "finished"}
+    if len(codes) > 1:
+        lines.append(f"The runs were made by {len(codes)} versions of the code.")
+    return lines
+
+
+def same_photos(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that were validated on the same photos, the largest group first."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(str(run.validation), []).append(run)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+@dataclass
+class Block:
+    """A figure of the page: its panels, how to read it, or why there is none."""
+
+    title: str
+    note: str
+    panels: list[str] = field(default_factory=list)
+    table: dict[str, Any] | None = None
+    files: str = ""
+    columns: int = 3
+
+
+class Comparison:
+    """Finished enhancers that were validated on the same photos.
+
+    Args:
+        runs: the runs.
+        groups: all such groups, from which this one is told apart.
+        everything: all enhancers, of which unfinished ones have curves, too.
+        folder: where figures go.
+        prefix: of their names.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        groups: Sequence[Sequence[Run]],
+        everything: Sequence[Run],
+        folder: Path,
+        prefix: str,
+    ) -> None:
+        self.runs, self.folder, self.prefix = runs, folder, prefix
+        self.description = str(runs[0].result.get("data") or "unknown data")
+        own, validations = runs[0].validation, [group[0].validation for group in groups]
+        self.difference = ", ".join(
+            f"{key}={own.get(key, '')}"
+            for key in sorted({key for validation in validations for key in validation})
+            if any(validation.get(key) != own.get(key) for validation in validations)
+        )
+        self.scales = sorted({scale for run in runs for scale in run.scales})
+        others = [
+            run
+            for run in everything
+            if run.state == "unfinished" and run.rows and run.validation == runs[0].validation
+        ]
+        self.keys = variant_keys([*runs, *others])
+        self.settings = {scale: settings_of(runs, scale, self.keys) for scale in self.scales}
+        self.begun = {
+            scale: settings_of([*runs, *others], scale, self.keys) for scale in self.scales
+        }
+        self.metrics = [
+            metric
+            for metric in SCORES
+            if any(run.value(metric, s) is not None for run in runs for s in run.scales)
+        ]
+        self.num_unfinished = len(others)
+        self.look = figures.Look(s for group in self.begun.values() for s in group)
+        monitors = sorted({str(run.result.get("monitor")) for run in runs})
+        self.protocol = (
+            "val/psnr is measured in RGB, without a border of scale + 6 pixels, per photo, and "
+            f"averaged; the values are of the best epoch by {' or '.join(monitors)}."
+        )
+        self.best = list(self.best_lines())
+        self.blocks = [self.by_gamma(), self.by_epoch(), *self.planes(), self.spreads()]
+
+    def only(self, runs: Sequence[Run], scale: int) -> list[Setting]:
+        """The settings as far as they have these runs."""
+        parts = (
+            replace(setting, runs=tuple(run for run in setting.runs if run in runs))
+            for setting in self.settings[scale]
+        )
+        return [part for part in parts if part.runs]
+
+    def best_lines(self) -> Iterator[tuple[str, list[dict[str, str]]]]:
+        """Scale, and which runs are best at it."""
+        for scale in self.scales:
+            facts = []
+            for metric, name in {"val/psnr": "PSNR", **SCORES}.items():
+                for rater, runs in self.by_rater(metric, scale).items():
+                    values = {run: run.value(metric, scale) or -math.inf for run in runs}
+                    run = max(runs, key=lambda run: values[run])
+                    top = values[run]
+                    value = f"{top:.2f} dB" if metric == "val/psnr" else f"{top:.3f}"
+                    what = f"highest {name}" if rater is None else f"highest {name} by {rater}"
+                    facts.append({"what": what, "value": value, "run": label_of(run, self.keys)})
+            if facts:
+                yield f"x{scale}", facts
+
+    def by_rater(self, metric: str, scale: int) -> dict[str | None, list[Run]]:
+        """Runs that have a metric, by the scorer that gave it; PSNR has none."""
+        groups: dict[str | None, list[Run]] = {}
+        for run in self.runs:
+            if run.value(metric, scale) is not None:
+                rater = run.rater(metric) if metric in SCORES else None
+                groups.setdefault(rater, []).append(run)
+        return groups
+
+    def by_gamma(self) -> Block:
+        """PSNR, and scores if there are any, by gamma."""
+        title = "By gamma"
+        gammas = {setting.gamma for group in self.settings.values() for setting in group}
+        if len(gammas) < 2:
+            return Block(title, f"All runs have gamma {min(gammas, default=0):g}.")
+        panels = {}
+        for metric, unit in {"val/psnr": "dB", **dict.fromkeys(self.metrics, "")}.items():
+            for scale in self.scales:
+                raters = self.by_rater(metric, scale)
+                for rater, runs in raters.items():
+                    base = baseline(runs, metric, scale)
+                    source = rater if rater is not None and len(raters) > 1 else ""
+                    panels[f"{metric} by gamma at x{scale} {source}".strip()] = figures.by_gamma(
+                        self.only(runs, scale), metric, scale, self.look, base, unit, source
+                    )
+        note = (
+            "A line joins the means over seeds; the band is one sample standard deviation to each "
+            f"side, small points are single seeds. {self.protocol}"
+        )
+        if self.metrics:
+            note += f" {self.scored()}"
+        return self.drawn(title, note, "gamma", panels, len(self.scales))
+
+    def scored(self) -> str:
+        """Which scorers gave the scores, and which runs have none."""
+        texts = []
+        for metric, name in SCORES.items():
+            raters = {run.rater(metric) for run in self.runs if metric in scored_by(run)}
+            if raters:
+                texts.append(f"{metric} is given by {' and '.join(sorted(map(str, raters)))}.")
+            without = sum(metric not in scored_by(run) for run in self.runs)
+            if raters and without:
+                reason = "no scorer is read at gamma 0" if name == "score" else "they have no judge"
+                texts.append(f"{plural(without, 'run')} without it: {reason}.")
+        if "val/score" in self.metrics and "val/score_judge" not in self.metrics:
+            texts.append("judge.checkpoint=FILE scores runs at gamma 0, too.")
+        return " ".join(texts)
+
+    def by_epoch(self) -> Block:
+        """Loss and PSNR by epoch, a row for each scale."""
+        title = "By epoch"
+        panels = {}
+        for scale in self.scales:
+            for metric, unit in (("train/loss", ""), ("val/psnr", "dB")):
+                panels[f"{metric} by epoch at x{scale}"] = figures.by_epoch(
+                    self.begun[scale], metric, scale, self.look, unit
+                )
+        if not any(run.rows for run in self.runs):
+            return Block(title, "No run has a readable metrics.csv.")
+        note = (
+            "Means over seeds; the band reaches from the lowest to the highest seed, and lines are "
+            "stronger the higher gamma is. train/loss is the mean over an epoch of L2 in grey "
+            "levels plus gamma times the aesthetic term, so compare it at the same gamma."
+        )
+        if any(len(run.scales) > 1 for run in self.runs):
+            note += " The loss of a network of several scales is that of all of them."
+        if self.num_unfinished:
+            note += f" {plural(self.num_unfinished, 'unfinished run')} in thin lines."
+        return self.drawn(title, note, "epoch", panels, 2)
+
+    def planes(self) -> Iterator[Block]:
+        """PSNR against each score: a block per scorer, a panel per scale."""
+        title = "PSNR and score"
+        if not self.metrics:
+            yield Block(title, "No run has a score: runs at gamma 0 without a judge have none.")
+        for metric in self.metrics:
+            panels: dict[str | None, dict[str, figures.Panel]] = {}
+            for scale in self.scales:
+                for rater, runs in self.by_rater(metric, scale).items():
+                    panels.setdefault(rater, {})[f"val/psnr and {metric} at x{scale}"] = (
+                        figures.plane(self.only(runs, scale), metric, scale, self.look)
+                    )
+            for k, (rater, drawn) in enumerate(panels.items()):
+                note = (
+                    f"{metric} by {rater}. Points are means over seeds with one standard "
+                    "deviation, labelled with gamma; no other beats those on the dashed Pareto "
+                    "front in both."
+                )
+                name = f"plane_{SCORES[metric]}{f'_{k}' if k else ''}"
+                which = f": {SCORES[metric]}" if len(self.metrics) > 1 else ""
+                yield self.drawn(f"{title}{which}", note, name, drawn, 3)
+
+    def spreads(self) -> Block:
+        """A table of means and spreads over seeds."""
+        metrics = {"val/psnr": 2, "val/psnr_y": 2, "val/ssim": 4, **dict.fromkeys(self.metrics, 3)}
+        shown = [
+            metric
+            for metric in metrics
+            if any(s.values(metric) for group in self.settings.values() for s in group)
+        ]
+        rows = []
+        for scale in self.scales:
+            front = self.on_front(scale)
+            for setting in unique(self.settings[scale]):
+                label = ", ".join(f"{key}={value}" for key, value in setting.variant)
+                cells = [
+                    text_cell(setting.net),
+                    text_cell(label),
+                    number_cell(scale, f"x{scale}"),
+                    number_cell(setting.gamma, f"{setting.gamma:g}"),
+                    number_cell(len(setting.runs), str(len(setting.runs))),
+                ]
+                for metric in shown:
+                    spread, digits = setting.spread(metric), metrics[metric]
+                    cells.append(
+                        number_cell(None, "-")
+                        if spread is None
+                        else number_cell(
+                            spread[0],
+                            f"{spread[0]:.{digits}f}"
+                            + ("" if spread[1] is None else f" ± {spread[1]:.{digits}f}"),
+                        )
+                    )
+                cells.append(text_cell("yes" if setting in front else ""))
+                rows.append(cells)
+        names = ["net", "other settings", "scale", "gamma", "runs", *shown, "Pareto front"]
+        drop = [k for k, name in enumerate(names) if not any(row[k]["text"] for row in rows)]
+        keep = [k for k in range(len(names)) if k not in drop]
+        table = {
+            "columns": [column(names[k], rows, k) for k in keep],
+            "rows": [[row[k] for k in keep] for row in rows],
+        }
+        note = "Runs that differ in nothing but the seed: mean ± sample standard deviation."
+        return Block("Mean and spread over seeds", note, table=table)
+
+    def on_front(self, scale: int) -> list[Setting]:
+        """Settings that no other beats in PSNR and in score."""
+        found = []
+        for metric in self.metrics:
+            for runs in self.by_rater(metric, scale).values():
+                points = figures.plane_points(self.only(runs, scale), metric)
+                for k in pareto([(x, y) for _, (x, _), (y, _) in points]):
+                    folders = {run.folder for run in points[k][0].runs}
+                    found += [
+                        s for s in self.settings[scale] if folders & {r.folder for r in s.runs}
+                    ]
+        return found
+
+    def drawn(
+        self, title: str, note: str, name: str, panels: dict[str, figures.Panel], columns: int
+    ) -> Block:
+        """Writes a figure's files, and gives its panels one by one for the page."""
+        name = f"{self.prefix}{name}"
+        figures.save(figures.compose(list(panels.values()), columns), self.folder, name)
+        shown = [
+            figures.for_page(figures.compose([panel]), f"{name}{k}", text)
+            for k, (text, panel) in enumerate(panels.items())
+        ]
+        return Block(title, note, shown, files=f"figures/{name}", columns=columns)
+
+
+def scored_by(run: Run) -> set[str]:
+    """Scores that a run has."""
+    return {m for m in SCORES for s in run.scales if run.value(m, s) is not None}
+
+
+def unique(settings: Sequence[Setting]) -> list[Setting]:
+    """Settings without the repetitions of gamma 0 for every scorer."""
+    seen: dict[tuple[Path, ...], Setting] = {}
+    for setting in settings:
+        seen.setdefault(tuple(run.folder for run in setting.runs), setting)
+    return list(seen.values())
+
+
+def baseline(runs: Sequence[Run], metric: str, scale: int) -> float | None:
+    """What bicubic reaches, known where the photos of photos.json are all validation photos."""
+    name = metric.removeprefix("val/")
+    for run in runs:
+        photos = [photo for photo in run.photos if photo["scale"] == scale]
+        whole = run.value(metric, scale)
+        try:
+            near = abs(statistics.fmean(photo[name] for photo in photos) - (whole or math.inf))
+            if near < SAME:
+                return statistics.fmean(photo[f"{name}_bicubic"] for photo in photos)
+        except (KeyError, TypeError, statistics.StatisticsError):
+            continue
+    return None
+
+
+def scorer_section(scorers: Sequence[Run], folder: Path) -> Block | None:
+    """Curves of scorers by backbone; None without any."""
+    with_rows = [run for run in newest_of_equal(scorers) if run.rows]
+    if not with_rows:
+        return None
+    keys = variant_keys(with_rows)
+    groups: dict[str, list[Run]] = {}
+    for run in with_rows:
+        parts = [run.net, *(f"{key}={value}" for key, value in variant_of(run, keys))]
+        groups.setdefault(", ".join(parts), []).append(run)
+    panels: dict[str, figures.Panel] = {}
+    for metric in ("val/emd", "val/srcc"):
+        if any(metric in row for run in with_rows for row in run.rows):
+            panels[f"{metric} by epoch"] = figures.scorers_by_epoch(
+                {name: runs for name, runs in groups.items()}, metric
+            )
+    if not panels:
+        return None
+    figures.save(figures.compose(list(panels.values())), folder, "scorers")
+    shown = [
+        figures.for_page(figures.compose([panel]), f"scorers{k}", text)
+        for k, (text, panel) in enumerate(panels.items())
+    ]
+    data = sorted({str(run.result["data"]) for run in with_rows if run.result.get("data")})
+    note = f"Means over seeds. Lower is better for val/emd, higher for val/srcc. {'; '.join(data)}"
+    return Block("Scorers by epoch", note, shown, files="figures/scorers")
+
+
+def text_cell(text: str, title: str = "") -> dict[str, Any]:
+    """A cell that is sorted as text."""
+    return {"text": text, "value": text.lower(), "title": title, "numeric": False}
+
+
+def number_cell(value: float | None, text: str) -> dict[str, Any]:
+    """A cell that is sorted as a number; None comes last."""
+    return {"text": text, "value": "" if value is None else repr(value), "title": "", "numeric": 1}
+
+
+def column(
+    name: str, rows: Sequence[Sequence[dict[str, Any]]], k: int, *, extra: bool = False
+) -> dict[str, Any]:
+    """A column's heading."""
+    return {"name": name, "numeric": any(row[k]["numeric"] for row in rows), "extra": extra}
+
+
+def enhancer_columns(runs: Sequence[Run]) -> list[tuple[str, str, int | None]]:
+    """Heading, metric and scale of the columns of metrics; those without any value are left out."""
+    scales = sorted({scale for run in runs for scale in run.scales})
+    names = {"val/psnr": "PSNR", "val/score": "score", "val/score_judge": "judge"}
+    names |= {"val/ssim": "SSIM", "val/psnr_y": "PSNR Y"}
+    return [
+        (f"{name} x{scale}", metric, scale)
+        for metric, name in names.items()
+        for scale in scales
+        if any(scale in run.scales and run.value(metric, scale) is not None for run in runs)
+    ]
+
+
+def all_runs(
+    title: str, runs: Sequence[Run], metrics: Sequence[tuple[str, str, int | None]]
+) -> dict[str, Any]:
+    """The table of all runs: state, what differs in their configurations, metrics, time."""
+    readable = [run for run in runs if run.config]
+    main = [key for key in variant_keys(readable) if key not in OWN_COLUMNS]
+    extra = [key for key in differing(readable) if key not in (*main, *OWN_COLUMNS)]
+    names = ["run", "state", "sweep", "net", "scale", "gamma", "seed", *main, *extra]
+    names += [heading for heading, _, _ in metrics]
+    names += ["best epoch", "time", "device", "commit"]
+    rows = [[*first_cells(run, [*main, *extra]), *result_cells(run, metrics)] for run in runs]
+    hidden = {*extra, "device", "commit"}
+    hidden |= {heading for heading, metric, _ in metrics if metric in ("val/ssim", "val/psnr_y")}
+    keep = [
+        k
+        for k in range(len(names))
+        if k < 2 or any(row[k]["text"] not in ("", "-") for row in rows)
+    ]
+    return {
+        "title": title,
+        "columns": [column(names[k], rows, k, extra=names[k] in hidden) for k in keep],
+        "rows": [[row[k] for k in keep] for row in rows],
+    }
+
+
+def first_cells(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """What a run is."""
+    settings = run.settings
+    scale = "-".join(f"x{scale}" for scale in run.scales)
+    place = str(shorter(run.folder))
+    state = run.state if not run.note else f"{run.state}: {run.note}"
+    warnings = run.result.get("warnings")
+    if warnings:
+        state += f", {plural(len(warnings), 'warning')}"
+    cells = [
+        text_cell(run.folder.name if run.config else place, place),
+        text_cell(state),
+        text_cell(run.sweep or "-"),
+        text_cell(run.net if run.config else ""),
+        number_cell(run.scales[0] + 0.1 * len(run.scales), scale) if scale else text_cell(""),
+        number_cell(run.gamma, "" if run.gamma is None else f"{run.gamma:g}"),
+        number_cell(run.seed, "" if run.seed is None else str(run.seed)),
+    ]
+    for key in keys:
+        value = settings.get(key)
+        text = cell(value) if key in settings else ""
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        cells.append(number_cell(value, text) if plain else text_cell(text))
+    return cells
+
+
+def result_cells(run: Run, metrics: Sequence[tuple[str, str, int | None]]) -> list[dict[str, Any]]:
+    """What came out of a run."""
+    cells = []
+    for _, metric, scale in metrics:
+        value = run.value(metric, scale) if scale is None or scale in run.scales else None
+        digits = 2 if "psnr" in metric else 4 if metric not in SCORES else 3
+        cells.append(number_cell(value, "-" if value is None else f"{value:.{digits}f}"))
+    best, epochs = run.result.get("best_epoch"), run.result.get("epochs")
+    seconds, git = run.result.get("wall_time_s"), run.result.get("git") or {}
+    commit = str(git.get("commit") or "")[:8]
+    return [
+        *cells,
+        number_cell(best, "-" if best is None else f"{best} of {epochs}"),
+        number_cell(seconds, "-" if seconds is None else duration(seconds)),
+        text_cell(str(run.result.get("device") or "")),
+        text_cell(f"{commit}, changed" if git.get("dirty") else commit),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,810 @@
+"""The report: what is read, the numbers, the figures, the page, and the page in a browser."""
+
+import html.parser
+import itertools
+import json
+import os
+import shutil
+import statistics
+import xml.etree.ElementTree
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from commands import album, figures
+from commands.report import baseline, count_states
+from commands.run_table import (
+    Run,
+    differing,
+    find_folders,
+    label_of,
+    mean_and_std,
+    newest_of_equal,
+    pareto,
+    read_run,
+    read_runs,
+    settings_of,
+    variant_keys,
+)
+from tests.conftest import TINY, Finished
+
+Cli = Callable[..., Finished]
+
+NETS = {"edsr": "networks.edsr.EDSR", "mdsr": "networks.mdsr.MDSR"}
+PHOTOS = ("chelsea", "coffee")
+
+
+def make_run(
+    folder: Path,
+    *,
+    net: str = "edsr",
+    scale: int = 2,
+    gamma: float = 0.0,
+    seed: int = 0,
+    lr: float = 1e-4,
+    scorer: str | None = "a" * 64,
+    judge: str | None = None,
+    data: dict[str, Any] | None = None,
+    psnr: float = 33.0,
+    score: float | None = None,
+    epochs: int = 8,
+    finished: bool = True,
+    about: dict[str, Any] | None = None,
+    result: dict[str, Any] | None = None,
+) -> Path:
+    """Writes the run folder of an enhancer as train does, with made-up metrics.
+
+    `about` and `result` change what run.json and result.json hold beside the rest.
+    """
+    scales = [2, 3, 4] if net == "mdsr" else [scale]
+    net_spec = {"_target_": NETS[net], **({"scales": scales} if net == "mdsr" else {})}
+    config: dict[str, Any] = {
+        "model": {"_target_": "lightning_modules.enhancement.EnhancementModule"},
+        "net": net_spec,
+        "data": {"_target_": "datamodules.div2k.DIV2K", "batch_size": 16, "seed": seed}
+        | (data or {}),
+        "optim": {"optimizer": {"lr": lr}},
+        "gamma": gamma,
+        "scale": None if net == "mdsr" else scale,
+        "seed": seed,
+        "epochs": epochs,
+    }
+    inputs = {"data": f"{scales}"}
+    if gamma > 0 and scorer is not None:
+        config["scorer"] = {"checkpoint": "outputs/nima/best.ckpt"}
+        inputs["scorer.checkpoint"] = scorer
+    if judge is not None:
+        config["judge"] = {"checkpoint": "outputs/judge/checkpoints/best.ckpt"}
+        inputs["judge.checkpoint"] = judge
+    settings = {
+        "net._target_": net_spec["_target_"],
+        "optim.optimizer.lr": lr,
+        "model.optimizer.lr": lr,
+        "model.loss.gamma": gamma,
+        "data.seed": seed,
+        **{f"data.{key}": value for key, value in (data or {}).items()},
+        **{key: config[key] for key in ("gamma", "scale", "seed", "epochs")},
+    }
+    record = {
+        "run_id": "0123456789ab",
+        "command": "train",
+        "choices": {"net": net},
+        "sweep": folder.parent.name if "sweeps" in folder.parts else None,
+        "config": config,
+        "config_hash": f"{settings}{inputs}",
+        "settings": settings,
+        "inputs": inputs,
+        "code_hash": "c",
+    } | (about or {})
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(record))
+    fall = {s: 3.6 * (s - 2) for s in scales}  # dB that a larger scale costs
+    metrics = {f"val/psnr/x{s}": psnr - fall[s] for s in scales}
+    if score is not None:
+        metrics |= {f"val/score/x{s}": score for s in scales}
+    if judge is not None:
+        metrics |= {f"val/score_judge/x{s}": 5.1 - 0.2 * gamma for s in scales}
+    if len(scales) == 1:
+        metrics = {name.rpartition("/")[0]: value for name, value in metrics.items()}
+    else:
+        metrics["val/psnr"] = statistics.fmean(metrics[f"val/psnr/x{s}"] for s in scales)
+    names = ["epoch", "step", "train/loss", *metrics]
+    lines = [",".join(names)]
+    for epoch in range(epochs if finished else epochs // 2):
+        behind = 1.5 * 0.6**epoch
+        lines.append(f"{epoch},{10 * epoch},{20 + 60 * 0.6**epoch + gamma * 5}")
+        values = [v - behind if "psnr" in name else v for name, v in metrics.items()]
+        lines.append(",".join([str(epoch), str(10 * epoch + 9), "", *map(str, values)]))
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    if finished:
+        content = {
+            "metrics": metrics,
+            "monitor": "val/psnr",
+            "best_epoch": epochs,
+            "epochs": epochs,
+            "data": "DIV2K: 800 photos train, 100 validate",
+            "wall_time_s": 60 * psnr,
+            "device": "cuda:0",
+            "git": {"commit": "0123456789abcdef", "dirty": False},
+            "finished": "2026-01-01T00:00:00+00:00",
+            "warnings": [],
+        }
+        (folder / "result.json").write_text(json.dumps(record | content | (result or {})))
+        make_photos(folder / "images", scales, psnr, score, seed)
+    return folder
+
+
+def make_photos(
+    images: Path, scales: list[int], psnr: float, score: float | None, seed: int
+) -> None:
+    """Writes photos.json and crops: SR is HR with noise, the more the lower PSNR."""
+    (images / "crops").mkdir(parents=True)
+    rows = []
+    noise = np.random.default_rng(seed).normal(0, 255 * 10 ** (-psnr / 20), (96, 96, 3))
+    for name, scale in itertools.product(PHOTOS, scales):
+        photo = Image.open(Path(skimage.data.__file__).parent / f"{name}.png").convert("RGB")
+        hr = photo.crop((144, 60, 240, 156))
+        lr = hr.resize((96 // scale, 96 // scale), Image.Resampling.BICUBIC)
+        sr = Image.fromarray(np.clip(np.asarray(hr) + noise, 0, 255).astype(np.uint8))
+        row: dict[str, Any] = {"id": name, "scale": scale, "box": [60, 144, 96, 96]}
+        row |= {"psnr": psnr - 3.6 * (scale - 2), "ssim": 0.93, "psnr_bicubic": 31.0 - 2 * scale}
+        if score is not None:
+            row |= {"score": score, "score_bicubic": 4.9, "score_hr": 5.4}
+        bicubic = lr.resize(hr.size, Image.Resampling.BICUBIC)
+        for kind, picture in {"lr": lr, "bicubic": bicubic, "sr": sr, "hr": hr}.items():
+            row[kind] = f"crops/{name}_x{scale}_{kind}.png"
+            picture.save(images / row[kind])
+        rows.append(row)
+    (images / "photos.json").write_text(json.dumps({"epoch": 8, "photos": rows}))
+
+
+def make_sweep(
+    folder: Path, gammas: tuple[float, ...], seeds: int, scales: tuple[int, ...] = (2, 3, 4)
+) -> None:
+    """A sweep over gamma, net, scale and seed: PSNR falls and the score rises with gamma."""
+    rng = np.random.default_rng(0)
+    for gamma, seed in itertools.product(gammas, range(seeds)):
+        for net, scale in [*(("edsr", scale) for scale in scales), ("mdsr", 2)]:
+            loss = (1.2 if net == "edsr" else 0.9) * gamma**1.3
+            psnr = (34.6 if net == "edsr" else 34.4) - loss + rng.normal(0, 0.04)
+            score = 5.0 + 0.5 * gamma**0.6 + rng.normal(0, 0.02) if gamma else None
+            make_run(
+                folder / f"gamma-{gamma:g}_net-{net}_scale-{scale}_seed-{seed}",
+                net=net,
+                scale=scale,
+                gamma=gamma,
+                seed=seed,
+                psnr=psnr,
+                score=score,
+            )
+
+
+def test_a_finished_run(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "sweeps" / "gamma" / "a", gamma=0.1, psnr=33.5, score=5.2))
+    assert (run.state, run.note, run.command, run.kind) == ("finished", "", "train", "enhancer")
+    assert (run.net, run.scales, run.gamma, run.seed, run.sweep) == ("edsr", [2], 0.1, 0, "gamma")
+    assert run.value("val/psnr", 2) == 33.5
+    assert run.rater("val/score") == "outputs/nima (aaaaaaaa)"
+    assert [photo["id"] for photo in run.photos] == list(PHOTOS)
+
+
+def test_the_values_of_a_network_of_several_scales(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "a", net="mdsr", psnr=34.0))
+    values = [run.value("val/psnr", scale) for scale in (2, 3, 4)]
+    np.testing.assert_allclose(values, [34.0, 30.4, 26.8])  # type: ignore[arg-type]
+    assert run.value("val/psnr") == pytest.approx(30.4)
+
+
+def test_a_run_of_before_the_command_was_written(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "sweeps" / "scale" / "a", net="mdsr")
+    record = json.loads((folder / "run.json").read_text())
+    for key in ("command", "choices", "sweep"):
+        del record[key]
+    (folder / "run.json").write_text(json.dumps(record))
+    run = read_run(folder)
+    assert (run.command, run.net, run.sweep) == ("train", "mdsr", "scale")
+
+
+def test_curves_are_means_of_epochs(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a")
+    text = "epoch,step,train/loss,val/psnr\n0,0,8,\n0,1,4,\n0,1,,30\n1,2,nan,\n1,3,2,\n1,3,,31\n"
+    (folder / "metrics.csv").write_text(text)
+    run = read_run(folder)
+    assert run.curve("train/loss", 2) == ([1, 2], [6.0, 2.0])
+    assert run.curve("val/psnr", 2) == ([1, 2], [30.0, 31.0])
+
+
+def test_a_row_that_is_being_written_is_no_number(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a")
+    (folder / "metrics.csv").write_text("epoch,step,val/psnr\n0,9,30.25\n1,19,3")  # of 31.5
+    assert read_run(folder).curve("val/psnr", 2) == ([1], [30.25])
+
+
+@pytest.mark.parametrize(
+    ("progress", "note"),
+    [
+        ('{"epoch": 3}', "epoch 3 of 8"),
+        ("{", "epoch 4 of 8"),
+        (None, "epoch 4 of 8"),  # as far as metrics.csv goes
+    ],
+)
+def test_an_unfinished_run(tmp_path: Path, progress: str | None, note: str) -> None:
+    folder = make_run(tmp_path / "a", finished=False)
+    if progress is not None:
+        (folder / "progress.json").write_text(progress)
+    run = read_run(folder)
+    assert (run.state, run.note, run.metrics) == ("unfinished", note, {})
+    assert len(run.curve("val/psnr", 2)[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("run.json", "{oops", "run.json is damaged"),
+        ("run.json", "[1]", "run.json is damaged (not an object)"),
+        ("run.json", "{}", "run.json has no configuration"),
+        ("run.json", b"\xff\xfe", "run.json is damaged"),
+        ("result.json", '{"metrics": {"val/ps', "result.json is damaged"),
+        ("result.json", "{}", "result.json has no metrics"),
+    ],
+)
+def test_a_broken_run(tmp_path: Path, name: str, content: str | bytes, note: str) -> None:
+    folder = make_run(tmp_path / "a")
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    run = read_run(folder)
+    assert run.state == "broken"
+    assert run.note.startswith(note)
+    assert run.metrics == {}
+
+
+def test_a_job_that_never_began_says_why(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "console.log").write_text("line\nerror: no GPU\n\n")
+    (run,) = read_runs([str(tmp_path)])
+    assert run.state == "broken"
+    assert run.note == "no run.json; console.log ends with: error: no GPU"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"photos": 3}', '{"photos": [1, {"id": "a"}]}'])
+def test_damaged_photos_are_no_reason_to_drop_a_run(tmp_path: Path, content: str) -> None:
+    folder = make_run(tmp_path / "a")
+    (folder / "images" / "photos.json").write_text(content)
+    run = read_run(folder)
+    assert run.state == "finished"
+    assert run.photos == []
+
+
+def test_folders_at_any_depth_once(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    first, second = make_run(outputs / "a"), make_run(outputs / "x" / "y" / "b")
+    make_run(first / "images" / "inner")  # nothing in a run's own folders is a run
+    (outputs / "link").symlink_to(make_run(tmp_path / "elsewhere"))
+    assert find_folders([str(outputs)]) == [first, second]
+    assert find_folders([str(outputs), str(outputs / "*"), f"{outputs}/**/b"]) == [
+        first,
+        outputs / "link",  # a glob names it
+        second,
+    ]
+
+
+def test_mean_and_sample_standard_deviation() -> None:
+    values = [33.1, 33.4, 32.9]
+    mean, std, number = mean_and_std(values) or (0, None, 0)
+    assert (mean, std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert number == 3
+    assert mean_and_std([1.5]) == (1.5, None, 1)
+    assert mean_and_std([]) is None
+
+
+def test_pareto_front_by_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        points = [tuple(map(float, pair)) for pair in rng.integers(0, 6, (rng.integers(1, 12), 2))]
+        beaten = {p for p in points for q in points if p != q and q[0] >= p[0] and q[1] >= p[1]}
+        front = [points[k] for k in pareto(points)]  # type: ignore[arg-type]
+        assert front == sorted(set(points) - beaten)
+
+
+def test_differences_of_configurations(tmp_path: Path) -> None:
+    runs = [
+        read_run(make_run(tmp_path / "a", lr=1e-4, seed=0)),
+        read_run(make_run(tmp_path / "b", lr=1e-3, seed=1)),
+        read_run(make_run(tmp_path / "c", lr=1e-4, seed=1, net="mdsr")),
+    ]
+    # The copy model.optimizer.lr and the seeds are left out.
+    assert "optim.optimizer.lr" in differing(runs)
+    assert not {"model.optimizer.lr", "seed", "data.seed", "epochs"} & set(differing(runs))
+    assert "net._target_" in differing(runs)
+    assert variant_keys(runs) == ["optim.optimizer.lr"]
+    assert label_of(runs[1], variant_keys(runs)) == (
+        "edsr, x2, gamma 0, seed 1, optim.optimizer.lr=0.001"
+    )
+
+
+def test_seeds_are_grouped_and_scales_are_apart(tmp_path: Path) -> None:
+    psnrs = {0: 33.0, 1: 33.3, 2: 33.9}
+    for seed, psnr in psnrs.items():
+        make_run(tmp_path / f"edsr{seed}", seed=seed, psnr=psnr)
+    make_run(tmp_path / "x3", scale=3, psnr=34.0)
+    make_run(tmp_path / "mdsr", net="mdsr", psnr=34.0)
+    runs = read_runs([str(tmp_path)])
+    edsr, mdsr = settings_of(runs, 2)
+    assert edsr.spread("val/psnr") == pytest.approx(
+        (np.mean(list(psnrs.values())), np.std(list(psnrs.values()), ddof=1), 3)
+    )
+    assert mdsr.spread("val/psnr") == (34.0, None, 1)
+    assert [s.spread("val/psnr") for s in settings_of(runs, 3)] == [
+        pytest.approx((30.4, None, 1), nan_ok=True)
+    ] * 2
+
+
+def test_gamma_0_is_on_the_line_of_every_scorer(tmp_path: Path) -> None:
+    make_run(tmp_path / "zero")
+    make_run(tmp_path / "a", gamma=0.1, scorer="a" * 64)
+    make_run(tmp_path / "b", gamma=0.1, scorer="b" * 64)
+    settings = settings_of(read_runs([str(tmp_path)]), 2)
+    lines = figures.lines_of(settings)
+    assert [[s.gamma for s in line] for line in lines] == [[0, 0.1], [0, 0.1]]
+    assert [[run.folder.name for s in line for run in s.runs] for line in lines] == [
+        ["zero", "a"],
+        ["zero", "b"],
+    ]
+
+
+def test_a_repetition_is_counted_once(tmp_path: Path) -> None:
+    make_run(tmp_path / "old", psnr=33.0)
+    make_run(tmp_path / "new", psnr=33.0, result={"finished": "2026-02-02T00:00:00+00:00"})
+    make_run(tmp_path / "other", seed=1)
+    runs = newest_of_equal(read_runs([str(tmp_path)]))
+    assert [run.folder.name for run in runs] == ["new", "other"]
+
+
+def test_bicubic_is_known_where_all_photos_are(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", psnr=33.0)
+    assert baseline([read_run(folder)], "val/psnr", 2) == 27.0
+    assert baseline([read_run(folder)], "val/score", 2) is None
+    other = make_run(tmp_path / "b", psnr=33.0)
+    photos = json.loads((other / "images" / "photos.json").read_text())
+    photos["photos"][0]["psnr"] += 1  # the mean of these two is not the run's
+    (other / "images" / "photos.json").write_text(json.dumps(photos))
+    assert baseline([read_run(other)], "val/psnr", 2) is None
+
+
+def test_states_are_counted(tmp_path: Path) -> None:
+    make_run(tmp_path / "sweeps" / "one" / "a")
+    make_run(tmp_path / "sweeps" / "one" / "b", finished=False)
+    make_run(tmp_path / "sweeps" / "two" / "a")
+    make_run(tmp_path / "single")
+    make_run(tmp_path / "evaluate", about={"command": "evaluate"})
+    assert count_states(read_runs([str(tmp_path)])) == (
+        "4 runs of 2 sweeps and 1 single run: 3 finished, 1 unfinished."
+    )
+
+
+def test_the_line_by_gamma_is_the_means(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    expected = {}
+    for gamma in (0.0, 0.1, 0.4):
+        values = rng.normal(33, 0.2, 3)
+        expected[gamma] = values.mean()
+        for seed, psnr in enumerate(values):
+            make_run(tmp_path / f"{gamma}-{seed}", gamma=gamma, seed=seed, psnr=psnr)
+    settings = settings_of(read_runs([str(tmp_path)]), 2)
+    look = figures.Look(settings)
+    panel = figures.by_gamma(settings, "val/psnr", 2, look, 32.5, "dB")
+    (axes,) = figures.compose([panel]).axes
+    line = next(line for line in axes.lines if line.get_label() == "edsr")
+    assert list(line.get_xdata()) == list(expected)  # type: ignore[arg-type]
+    np.testing.assert_allclose(line.get_ydata(), list(expected.values()))
+    assert axes.get_xticks()[0] == 0
+    assert axes.get_xlim()[0] < 0
+    assert any(list(line.get_ydata()) == [32.5, 32.5] for line in axes.lines)  # type: ignore[arg-type]
+
+
+def test_a_far_baseline_does_not_flatten_the_rest(tmp_path: Path) -> None:
+    for gamma, psnr in ((0.0, 34.6), (0.4, 34.3)):
+        make_run(tmp_path / f"{gamma}", gamma=gamma, psnr=psnr)
+    settings = settings_of(read_runs([str(tmp_path)]), 2)
+    panel = figures.by_gamma(settings, "val/psnr", 2, figures.Look(settings), 31.0)
+    (axes,) = figures.compose([panel]).axes
+    assert axes.get_ylim()[0] > 34
+    assert any("bicubic 31.00" in text.get_text() for text in axes.texts)
+
+
+def test_gammas_of_several_magnitudes_and_zero(tmp_path: Path) -> None:
+    gammas = (0.0, 0.001, 0.01, 1.0)
+    for gamma in gammas:
+        make_run(tmp_path / f"{gamma}", gamma=gamma)
+    settings = settings_of(read_runs([str(tmp_path)]), 2)
+    panel = figures.by_gamma(settings, "val/psnr", 2, figures.Look(settings))
+    (axes,) = figures.compose([panel]).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.001", "0.01", "1"]
+
+
+def test_the_staircase_is_the_front(tmp_path: Path) -> None:
+    points = {0.1: (34.0, 5.1), 0.2: (33.5, 5.3), 0.3: (33.4, 5.2), 0.4: (33.0, 5.4)}
+    for gamma, (psnr, score) in points.items():
+        make_run(tmp_path / f"{gamma}", gamma=gamma, psnr=psnr, score=score)
+    settings = settings_of(read_runs([str(tmp_path)]), 2)
+    (axes,) = figures.compose(
+        [figures.plane(settings, "val/score", 2, figures.Look(settings))]
+    ).axes
+    front = next(line for line in axes.lines if line.get_label() == figures.FRONT)
+    corners = list(zip(front.get_xdata(), front.get_ydata(), strict=True))  # type: ignore[arg-type]
+    assert corners[1:-1] == [(33.0, 5.4), (33.5, 5.3), (34.0, 5.1)]
+    assert {text.get_text() for text in axes.texts} == {"0.1", "0.2", "0.3", "0.4"}
+
+
+EVIL = "<img src=x onerror=alert(1)> & $x^ $"
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, addresses and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        names = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
+        self.addresses += [value or "" for name, value in attrs if name in names]
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.fixture
+def runs(folder: Path) -> Path:
+    """A sweep, single runs in every state, another command's folder, names like markup."""
+    outputs = folder / "outputs"
+    make_sweep(outputs / "sweeps" / "gamma", (0.0, 0.1, 0.4), seeds=2, scales=(2, 3))
+    make_run(outputs / "edsr" / "half", finished=False)
+    (make_run(outputs / "edsr" / "damaged") / "run.json").write_text("{")
+    warning = {"warnings": [f"games {EVIL}"]}
+    make_run(outputs / "edsr" / EVIL, seed=7, psnr=9.5, about={"choices": {"net": EVIL}})
+    make_run(outputs / "edsr" / "warned", seed=8, psnr=33.33, result=warning)
+    make_run(outputs / "edsr" / "short", seed=9, psnr=33.4)  # digits alone would sort it lower
+    make_run(outputs / "evaluate" / "e", about={"command": "evaluate"})
+    return outputs
+
+
+def test_the_report_of_a_sweep(cli: Cli, runs: Path) -> None:
+    done = cli("report", "runs=outputs", f"title='{EVIL}'")
+    assert done.code == 0, done.err
+    assert "23 runs of 1 sweep and 5 single runs: 21 finished, 1 unfinished, 1 broken." in done.out
+    assert "broken: outputs/edsr/damaged: run.json is damaged" in done.out
+    report = runs / "report"
+    text = (report / "report.html").read_text()
+    page = Page(text)
+    assert text.count("<img src=x") == 0
+    assert page.tags.count("img") == 2  # the slider's; all others are made by the script
+    assert all(address.startswith(("#", "data:")) for address in page.addresses), page.addresses
+    assert page.texts.count(EVIL) >= 3  # title, heading, folder
+    assert f": games {EVIL}" in page.texts
+    assert any("unfinished: epoch 4 of 8" in text for text in page.texts)
+    assert any("evaluate: outputs/evaluate/e" in text for text in page.texts)
+    assert "RGB, without a border of scale + 6 pixels" in text
+    assert page.tags.count("svg") == 3 * (2 + 2 + 1)  # by gamma, by epoch, plane; three scales
+    for name in ("gamma", "epoch", "plane_score"):
+        with Image.open(report / "figures" / f"{name}.png") as picture:
+            picture.load()
+            assert picture.width > 1000
+        root = xml.etree.ElementTree.parse(report / "figures" / f"{name}.svg").getroot()
+        assert root.tag.endswith("svg")
+    assert not list(report.rglob(".*"))
+
+
+def test_means_in_the_table_of_seeds(cli: Cli, folder: Path) -> None:
+    values = [33.12, 33.48, 32.97]
+    for seed, psnr in enumerate(values):
+        make_run(folder / "runs" / f"{seed}", seed=seed, psnr=psnr)
+    assert cli("report", "runs=runs", "output=there").code == 0
+    text = (folder / "there" / "report.html").read_text()
+    assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in text
+    assert "All runs have gamma 0." in text
+    assert "No run has a score" in text
+    assert not (folder / "there" / "figures" / "gamma.png").exists()
+
+
+def test_other_photos_are_drawn_apart(cli: Cli, folder: Path) -> None:
+    for k, data in enumerate(({"limit": 10}, {"limit": 10}, {"limit": 20})):
+        make_run(folder / "runs" / f"{k}", seed=k, gamma=0.1 * k, data=data, score=5.0)
+    assert cli("report", "runs=runs", "output=there").code == 0
+    text = (folder / "there" / "report.html").read_text()
+    assert "(data.limit=10)" in text
+    assert "(data.limit=20)" in text
+    assert (folder / "there" / "figures" / "data2_epoch.svg").exists()
+
+
+def test_scores_of_different_scorers_are_apart(cli: Cli, folder: Path) -> None:
+    for k, scorer in enumerate("ab"):
+        make_run(folder / "runs" / scorer, gamma=0.1, scorer=scorer * 64, score=5.0 + k)
+    make_run(folder / "runs" / "zero", judge="c" * 64)
+    assert cli("report", "runs=runs", "output=there").code == 0
+    names = {path.stem for path in (folder / "there" / "figures").glob("plane*.svg")}
+    assert names == {"plane_score", "plane_score_1", "plane_judge"}
+    text = (folder / "there" / "report.html").read_text()
+    assert "outputs/nima (aaaaaaaa)" in text
+    assert "outputs/judge (cccccccc)" in text
+
+
+def test_scorers_alone(cli: Cli, folder: Path) -> None:
+    for backbone, emd in (("mnasnet_0_5", 0.081), ("mobilenet_v2", 0.076)):
+        run = make_run(folder / "runs" / backbone)
+        record = json.loads((run / "run.json").read_text())
+        record["config"] |= {
+            "model": {"_target_": "lightning_modules.nima.NIMAModule"},
+            "scorer": {"backbone": backbone},
+            "gamma": None,
+            "scale": None,
+        }
+        (run / "run.json").write_text(json.dumps(record))
+        metrics = {"val/emd": emd, "val/emd_constant": 0.09, "val/srcc": None}
+        result = {"metrics": metrics, "monitor": "val/emd", "data": "AVA"}
+        (run / "result.json").write_text(json.dumps(record | result))
+        (run / "metrics.csv").write_text(f"epoch,step,val/emd\n0,9,0.1\n1,19,{emd}\n")
+    assert cli("report", "runs=runs", "output=there").code == 0
+    text = (folder / "there" / "report.html").read_text()
+    assert "0.0810" in text
+    assert "mobilenet_v2" in text
+    assert (folder / "there" / "figures" / "scorers.png").exists()
+    assert "By gamma" not in text
+
+
+@pytest.mark.slow
+def test_values_of_any_type_are_survived(cli: Cli, folder: Path) -> None:
+    """Each value of each file in turn is of a type that nobody expects."""
+    make_run(folder / "runs" / "whole", gamma=0.1, score=5.0)
+    sound = make_run(folder / "sound", gamma=0.1, score=5.0, judge="c" * 64)
+    number = 0
+    for name in ("run.json", "result.json", "images/photos.json"):
+        content = json.loads((sound / name).read_text())
+        places: list[tuple[Any, Any]] = [(content, key) for key in content]
+        places += [(content["config"], key) for key in content.get("config", {})]
+        places += [(content["metrics"], key) for key in content.get("metrics", {})]
+        places += [(photo, key) for photo in content.get("photos", []) for key in photo]
+        for (part, key), odd in itertools.product(places, (None, "x", [[]], {"a": {}})):
+            before, part[key] = part[key], odd
+            run = Path(shutil.copytree(sound, folder / "runs" / f"{number}"))
+            record = json.loads((run / "run.json").read_text()) | {"config_hash": f"{number}"}
+            (run / "run.json").write_text(json.dumps(record))  # or it would repeat another
+            (run / name).write_text(json.dumps({**record, **content, "config_hash": f"{number}"}))
+            number, part[key] = number + 1, before
+    assert number > 200
+    done = cli("report", "runs=runs")
+    assert done.code == 0, done.err
+    assert "broken: runs/" in done.out
+
+
+def test_only_broken_runs_are_a_report_too(cli: Cli, folder: Path) -> None:
+    (make_run(folder / "runs" / "a") / "run.json").write_text("{")
+    done = cli("report", "runs=runs")
+    assert done.code == 0, done.err
+    assert "run.json is damaged" in (folder / "runs" / "report" / "report.html").read_text()
+
+
+def test_a_report_is_not_overwritten(cli: Cli, folder: Path) -> None:
+    make_run(folder / "runs" / "a")
+    assert cli("report", "runs=runs").code == 0
+    path = folder / "runs" / "report" / "report.html"
+    before = path.stat().st_mtime_ns
+    done = cli("report", "runs=runs")
+    assert done.code == 2
+    assert "holds a report.html; overwrite=true replaces it" in done.err
+    assert path.stat().st_mtime_ns == before
+    outdated = folder / "runs" / "report" / "figures" / "gamma.svg"
+    outdated.touch()
+    assert cli("report", "runs=runs", "overwrite=true").code == 0
+    assert path.stat().st_mtime_ns > before
+    assert not outdated.exists()
+    assert (outdated.parent / "epoch.svg").exists()
+
+
+def test_a_sweep_that_has_just_begun(cli: Cli, folder: Path) -> None:
+    make_run(folder / "runs" / "a", finished=False)
+    assert cli("report", "runs=runs").code == 0
+    text = (folder / "runs" / "report" / "report.html").read_text()
+    assert "No enhancer is finished yet" in text
+    assert "unfinished: epoch 4 of 8" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runs=absent"], "runs=absent: no such file or folder"),
+        (["runs='absent/*'"], "runs=absent/*: no such file or folder"),
+        (["runs=empty"], "runs=empty: there is no run"),
+        (["runs=file"], "runs=file: is a file; a folder is needed"),
+        (["runs=[runs,absent]"], "runs=absent: no such file or folder"),
+        (["runs=runs", "output=file"], "output=file: "),
+        (["runs=runs", "photos=-1"], "photos=-1: "),
+        ([], "runs: is required"),
+    ],
+)
+def test_mistakes(cli: Cli, folder: Path, words: list[str], message: str) -> None:
+    make_run(folder / "runs" / "a")
+    (folder / "empty").mkdir()
+    (folder / "file").touch()
+    done = cli("report", *words)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert not (folder / "outputs").exists()
+
+
+def test_pictures_that_do_not_fit_are_left_out_and_counted(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for gamma, seed in itertools.product((0.0, 0.1), (0, 1)):
+        name, psnr = f"{gamma}-{seed}", 33 - gamma - seed
+        make_run(folder / "runs" / name, gamma=gamma, seed=seed, psnr=psnr)
+    runs = read_runs(["runs"])
+    exact = album.fill_album(runs, 1)
+    assert (exact.quality, exact.left_out, exact.shown, exact.wanted) == (None, 0, 4, 4)
+    assert len(exact.pictures) == 3 + 4  # LR, bicubic, HR and one of each run
+    # With a little less room they are compressed.
+    monkeypatch.setattr(album, "BUDGET", exact.size - 1)
+    pressed = album.fill_album(runs, 1)
+    assert (pressed.quality, pressed.left_out, pressed.shown) == (album.QUALITY, 0, 4)
+    assert pressed.size < exact.size
+    # With room for all but two of the compressed ones, the second seeds are left out.
+    monkeypatch.setattr(album, "BUDGET", sum(map(len, pressed.pictures[:-2])))
+    filled = album.fill_album(runs, 1)
+    assert (filled.left_out, filled.shown, filled.wanted) == (2, 2, 4)
+    left_out = [c["label"] for c in filled.photos[0]["choices"] if c["picture"] is None]
+    assert left_out == ["edsr, x2, gamma 0, seed 1", "edsr, x2, gamma 0.1, seed 1"]
+    assert cli("report", "runs=runs", "photos=1").code == 0
+    text = (folder / "runs" / "report" / "report.html").read_text()
+    assert "2 of the 4 pictures that runs made are here" in " ".join(text.split())
+
+
+def test_pictures_are_those_of_the_run_and_whole(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs" / "a", psnr=20.0)
+    outside = Path(
+        shutil.copy(folder / "images" / "crops" / "coffee_x2_hr.png", tmp_path / "o.png")
+    )
+    content = json.loads((folder / "images" / "photos.json").read_text())
+    content["photos"][0] |= {"sr": os.path.relpath(outside, folder / "images")}
+    (folder / "images" / "photos.json").write_text(json.dumps(content))
+    damaged = folder / "images" / "crops" / "coffee_x2_sr.png"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    filled = album.fill_album([read_run(folder)], 2)
+    assert [photo["id"] for photo in filled.photos] == list(PHOTOS)
+    for photo in filled.photos:
+        pictures = {choice["label"]: choice["picture"] for choice in photo["choices"]}
+        assert pictures.pop("edsr, x2, gamma 0, seed 0") is None
+        assert None not in pictures.values()
+
+
+def test_the_report_of_a_real_run(cli: Cli, folder: Path) -> None:
+    words = [word for word in TINY if word != "callbacks.photo_table=null"]
+    assert cli(*words, "gamma=0", "name=real").code == 0
+    done = cli("report", "runs=outputs")
+    assert done.code == 0, done.err
+    assert "1 run: 1 finished." in done.out
+    text = (folder / "outputs" / "report" / "report.html").read_text()
+    result = json.loads((folder / "outputs/sample_edsr/real/result.json").read_text())
+    assert f"{result['metrics']['val/psnr']:.2f}" in text
+    assert text.count("data:image/webp") == 8  # LR, bicubic, SR and HR of two photos
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    with api.sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        path = own if Path(own).exists() else next(filter(None, map(shutil.which, names)), None)
+        if path is None:
+            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
+        # Chromium's sandbox refuses to run as root.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "touch"), [(1280, False), (375, True)])
+def test_the_page_in_chromium(
+    cli: Cli,
+    runs: Path,
+    chromium: Any,  # noqa: ANN401
+    width: int,
+    touch: bool,
+) -> None:
+    assert cli("report", "runs=outputs").code == 0
+    context = chromium.new_context(
+        viewport={"width": width, "height": 800}, has_touch=touch, offline=True
+    )
+    page = context.new_page()
+    complaints: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    address = (runs / "report" / "report.html").as_uri()
+    page.goto(address)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    # The slider moves, by pointer, finger and keyboard, and both pictures have loaded.
+    slider = page.locator("#slider")
+    slider.scroll_into_view_if_needed()
+    loaded = "[...document.querySelectorAll('#slider img')].every(i => i.naturalWidth === 96)"
+    page.wait_for_function(loaded)
+    page.wait_for_function("document.querySelector('#slider').clientWidth >= 96")
+    box = slider.bounding_box()
+
+    def clipped() -> float:
+        """Share of the left picture that is hidden, from its right."""
+        over = page.locator("#over")
+        clip = over.evaluate("e => getComputedStyle(e).clipPath")  # inset(0px 80% 0px 0px)
+        return float(clip.split()[1].rstrip("%").removeprefix("calc(100% - ").rstrip("%)"))
+
+    assert clipped() == 50
+    x, y = box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"]
+    if touch:
+        page.touchscreen.tap(x, y)
+    else:
+        page.mouse.move(box["x"] + 0.5 * box["width"], y)
+        page.mouse.down()
+        page.mouse.move(x, y, steps=5)
+        page.mouse.up()
+    dragged = clipped()
+    assert dragged == pytest.approx(80, abs=2)
+    page.locator("#divider").focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    assert clipped() == pytest.approx(dragged - 2)
+
+    # Another picture is chosen.
+    before = page.locator("#under").get_attribute("src")
+    page.locator("#right").select_option(label="HR")
+    assert page.locator("#under").get_attribute("src") != before
+    page.locator("#photo").select_option(index=1)
+    assert page.locator("#scores tbody tr").count() > 3
+
+    # The table sorts, as numbers, with what is missing last.
+    table = page.locator("#runs table").first
+    heading = table.locator("th", has_text="PSNR x2")
+    place = heading.evaluate("e => e.cellIndex")
+    known = sorted(value for run in read_runs(["outputs"]) if (value := psnr_x2(run)) is not None)
+
+    def column() -> list[str]:
+        return [
+            str(t) for t in table.locator(f"tbody tr td:nth-child({place + 1})").all_inner_texts()
+        ]
+
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    shown = column()
+    assert [float(text) for text in shown[: len(known)]] == pytest.approx(known[::-1], abs=0.005)
+    assert set(shown[len(known) :]) == {"-"}
+    heading.locator("button").press("Enter")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert float(column()[0]) == 9.5
+    assert set(column()[len(known) :]) == {"-"}
+
+    # The filter counts.
+    page.locator("#runs .filter").first.fill("mdsr finished")
+    assert table.locator("tbody tr:visible").count() == 6
+    assert page.locator("#runs .count").first.inner_text() == "6 of 22"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert complaints == []
+    assert [url for url in requests if not url.startswith("data:")] == [address]
+    context.close()
+
+
+def psnr_x2(run: Run) -> float | None:
+    """What the table shows of a run."""
+    return run.value("val/psnr", 2) if run.command == "train" and 2 in run.scales else None
