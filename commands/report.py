@@ -9,6 +9,7 @@ import datetime
 import logging
 import math
 import os
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,9 @@ from commands.run_table import (
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
+OURS = re.compile(
+    r"(data\d+_)?(gamma|epoch|plane_(score|judge)(_\d+)?|scorers)\.(png|svg)"
+)  # figures
 SAME = 0.005  # dB and buckets: a mean over photos that near to the run's is over all photos
 SCORES = {"val/score": "score", "val/score_judge": "judge"}
 SCORER_METRICS = ("val/emd", "val/emd_r1", "val/srcc", "val/lcc", "val/accuracy")
@@ -101,8 +105,8 @@ def report(cfg: DictConfig) -> None:
     # A folder's name need not be UTF-8.
     temporary.write_text(page, encoding="utf-8", errors="replace")
     os.replace(temporary, path)
-    for figure in [*folder.glob("figures/*.png"), *folder.glob("figures/*.svg")]:
-        if f"figures/{figure.stem}" not in written:
+    for figure in folder.glob("figures/*"):
+        if OURS.fullmatch(figure.name) and f"figures/{figure.stem}" not in written:
             figure.unlink()  # of the report that was replaced
     for run in runs:
         if run.state == "broken":

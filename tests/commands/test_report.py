@@ -604,7 +604,9 @@ def test_a_report_is_not_overwritten(cli: Cli, folder: Path) -> None:
     assert path.stat().st_mtime_ns == before
     outdated = folder / "runs" / "report" / "figures" / "gamma.svg"
     outdated.touch()
+    (own := outdated.with_name("mine.svg")).touch()
     assert cli("report", "runs=runs", "overwrite=true").code == 0
+    assert own.exists()
     assert path.stat().st_mtime_ns > before
     assert not outdated.exists()
     assert (outdated.parent / "epoch.svg").exists()
