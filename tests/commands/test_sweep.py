@@ -268,7 +268,7 @@ def test_sweep_skips_what_is_finished_and_reports_what_failed(cli: Cli) -> None:
 
 
 @pytest.mark.ddp
-def test_sweep_of_two_ranks_killed_and_finished_by_the_same_command(folder: Path) -> None:
+def test_sweep_of_two_ranks_killed_and_finished_by_the_same_command(folder: Path, cli: Cli) -> None:
     words = ["-m", *TINY, "gamma=0,0.1", "net=edsr,mdsr", "trainer=ddp_cpu", "data.limit=2"]
     words += ["hydra.launcher.jobs=2", *QUIET]
     process = launch(folder, *words)
@@ -291,6 +291,12 @@ def test_sweep_of_two_ranks_killed_and_finished_by_the_same_command(folder: Path
     ]
     assert "to be continued: " in output
     assert output.count("\ndone ") == 4 - before
+    done = cli("report", "runs=outputs/sweeps/sample_edsr")
+    assert done.code == 0, done.err
+    assert "4 runs of 1 sweep: 4 finished." in done.out
+    page = (first / "report" / "report.html").read_text()
+    assert all(f">{run.parent.name}<" in page for run in first.glob("*/result.json"))
+    assert (first / "report" / "figures" / "gamma.png").exists()
 
 
 def test_a_search_goes_on_with_its_study(cli: Cli, folder: Path) -> None:
