@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from commands.run_folder import ROOT, read_json, shorter
+from commands.run_folder import ROOT, locked, read_json, shorter
 from commands.terminal import table
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,8 @@ class Runner(ABC):
         stop_at_failure: whether jobs that wait are given up when one fails.
     """
 
+    pause = 0.1  # seconds between two looks
+
     def __init__(self, *, stop_at_failure: bool = False) -> None:
         self.stop_at_failure = stop_at_failure
 
@@ -151,8 +153,6 @@ class Runner(ABC):
                 refresh()
                 time.sleep(self.pause)
         return signals[0] if signals else None
-
-    pause = 0.1  # seconds between two looks
 
     @contextlib.contextmanager
     def opened(self, jobs: Sequence[Job]) -> Iterator[None]:
@@ -220,8 +220,14 @@ class Pool(Runner):
         taken = self.slots.take(job.devices)
         if taken is None:
             return
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with open(job.folder / "console.log", "wb") as console:
+        try:
+            with locked(job.folder):  # console.log is the one of whoever is at it
+                console = open(job.folder / "console.log", "wb")  # noqa: SIM115
+        except ValueError as error:
+            self.slots.give(taken)
+            fail(job, str(error))
+            return
+        with console:
             job.process = subprocess.Popen(
                 [sys.executable, str(ROOT / "run.py"), *job.words],
                 stdin=subprocess.DEVNULL,
@@ -285,16 +291,24 @@ def settle(job: Job, code: int, *, asked: bool = False) -> None:
         code: its exit code, below 0 for a signal.
         asked: whether it was to stop.
     """
-    job.seconds = time.monotonic() - job.began
+    if job.began:  # a cluster may have ended it in the queue
+        job.seconds = time.monotonic() - job.began
     metric = job.metric() if code == 0 else None
     if code == 0:
         job.state = State.DONE
     elif asked:
         job.state = State.STOPPED
     else:
-        job.state, job.note = State.FAILED, last_line(job.folder / "console.log", code)
-    shown = f"  {metric[0]} {metric[1]:.4g}" if metric else f"  {job.note}" * bool(job.note)
+        fail(job, last_line(job.folder / "console.log", code))
+        return
+    shown = f"  {metric[0]} {metric[1]:.4g}" if metric else ""
     log.info("%-9s %s  %s%s", job.state, job.name, clock(job.seconds), shown)
+
+
+def fail(job: Job, note: str) -> None:
+    """Marks a job as failed, and says why."""
+    job.state, job.note = State.FAILED, note
+    log.info("%-9s %s  %s  %s", job.state, job.name, clock(job.seconds), note)
 
 
 def pending(jobs: Sequence[Job]) -> bool:

@@ -16,9 +16,9 @@ import ray
 from omegaconf import DictConfig
 from ray.exceptions import RayError, TaskCancelledError
 
-from commands.jobs import GRACE, Job, Pool, Runner, State, begin, settle
+from commands.jobs import GRACE, Job, Pool, Runner, State, begin, fail, settle
 from commands.run_folder import ROOT
-from commands.sweep import explicit_devices
+from commands.sweep import explicit_devices, one_machine
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class RayCluster(Runner):
     Args:
         address: of the cluster, `auto` for the one that this machine belongs to; None starts Ray
             here.
-        threads: CPU cores that each job reserves, and its threads.
+        threads: CPU cores that each rank of a job reserves, and its threads.
         stop_at_failure: whether jobs that wait are given up when one fails.
     """
 
@@ -44,6 +44,8 @@ class RayCluster(Runner):
     def fit(self, job: Job, config: DictConfig) -> None:
         """Notes how many GPUs a job needs; 0 if it runs on the CPU."""
         job.devices = explicit_devices(config)
+        one_machine(config)
+        job.ranks = config.trainer.devices if "trainer" in config else 1
 
     @contextlib.contextmanager
     def opened(self, jobs: Sequence[Job]) -> Iterator[None]:
@@ -52,10 +54,11 @@ class RayCluster(Runner):
             yield
             return
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         try:
             ray.init(
                 address=self.address,
-                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
                 include_dashboard=None if self.address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -66,7 +69,9 @@ class RayCluster(Runner):
         nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
         largest = max(int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"])
         needed = max(job.devices for job in jobs)
-        if needed > largest:
+        if needed > largest and self.address is None:
+            raise ValueError(f"trainer.devices={needed}: this machine has {largest} GPUs")
+        if needed > largest:  # the cluster may grow
             log.info("jobs of %d GPUs wait for a machine: the largest has %d", needed, largest)
         try:
             yield
@@ -77,7 +82,8 @@ class RayCluster(Runner):
         """Hands a job to Ray, which starts it as soon as there is room."""
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / "console.log").unlink(missing_ok=True)  # says that the job has begun
-        task = work.options(num_cpus=self.threads, num_gpus=job.devices, name=job.name)
+        cores = self.threads * job.ranks
+        task = work.options(num_cpus=cores, num_gpus=job.devices, name=job.name)
         self.tasks[job.folder] = task.remote(
             job.words, str(job.folder), job.name, self.threads, os.getcwd()
         )
@@ -98,8 +104,7 @@ class RayCluster(Runner):
             except TaskCancelledError:
                 job.state = State.STOPPED
             except RayError as error:
-                job.state, job.note = State.FAILED, str(error).strip().splitlines()[-1]
-                log.info("%-9s %s  %s", job.state, job.name, job.note)
+                fail(job, str(error).strip().splitlines()[-1])
 
     def stop(self, jobs: Sequence[Job], *, impatient: bool) -> None:
         """Interrupts what runs, and takes back what is queued."""

@@ -334,28 +334,29 @@ def provenance(cfg: DictConfig) -> dict[str, Any]:
 def trained_scorer(folder: Path, backbone: str) -> str:
     """The best checkpoint of the scorer with a backbone that a sweep has trained.
 
+    Of several, such as those of several seeds, the one of the lowest `val/emd`.
+
     Args:
         folder: of the sweep.
         backbone: of the scorer.
 
     Raises:
-        ValueError: if there is none, or several.
+        ValueError: if there is none.
     """
     found = []
     for path in sorted(folder.glob("*/result.json")):
-        config = (read_json(path) or {}).get("config", {})
+        result = read_json(path) or {}
+        config = result.get("config", {})
         is_scorer = str(config.get("model", {}).get("_target_")).endswith(".NIMAModule")
         if is_scorer and config["scorer"]["backbone"] == backbone:
-            found.append(str(path.parent / "checkpoints" / "best.ckpt"))
-    if len(found) == 1:
-        return found[0]
-    what = f"several: {', '.join(found)}" if found else "none"
-    remedy = (
-        "scorer.checkpoint= says which"
-        if found
-        else "python run.py sweep=backbone experiment=nima_mnasnet trains them"
-    )
-    raise ValueError(f"scorers with {backbone} in {folder}: {what}; {remedy}")
+            emd = result["metrics"].get("val/emd")
+            found.append((math.inf if emd is None else emd, path.parent))
+    if not found:
+        raise ValueError(
+            f"no scorer with {backbone} in {folder}; "
+            "python run.py sweep=backbone experiment=nima_mnasnet trains them"
+        )
+    return str(min(found)[1] / "checkpoints" / "best.ckpt")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from commands.run_folder import FILES, FOLDERS, flatten
 
-MARKS = {*FILES, "console.log"}  # a folder with one of these was meant to be a run
+MARKS = {*FILES, "console.log", "slurm.json"}  # a folder with one of these was meant to be a run
 TAIL = 4096  # bytes of console.log in which its last line is looked for
 
 # Types of what is read of run.json and result.json; None is allowed.

@@ -8,9 +8,11 @@ number and goes on after its last full epoch.
 import contextlib
 import getpass
 import logging
+import math
 import os
 import pickle
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,20 +20,35 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Never
+from typing import Any, NamedTuple
 
 import submitit
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import DictConfig, OmegaConf
+from submitit.core.utils import JobPaths
 
-from commands.jobs import LIFELINE, RANK_VARIABLES, Job, Runner, State, begin, settle
-from commands.run_folder import ROOT, read_json
+from commands.jobs import LIFELINE, RANK_VARIABLES, Job, Runner, State, begin, fail, settle
+from commands.run_folder import ROOT, read_json, shorter
+from commands.sweep import explicit_devices
 from lightning_modules.json_files import write_json
 
 log = logging.getLogger(__name__)
 
 GENERAL = set(OmegaConf.structured(BaseQueueConf).keys())  # the others are SLURM's own
 PATIENCE = 15.0  # seconds for a result to arrive on a shared file system
+SILENCE = 60.0  # seconds without an answer of SLURM after which it is said
+RETRY = 30.0  # seconds until SLURM is asked again after it took no more jobs
+GRACE = 600.0  # seconds in which SLURM ends a task that it has told to end
+FULL = re.compile("Max|Limit|[Tt]imed out|Unable to contact|temporarily")  # of sbatch's refusals
+FAILED = re.compile(r"TaskFailed: exit code (-?\d+)")
+
+
+class Submitted(NamedTuple):
+    """A job as SLURM has it: its number, its ranks, and where submitit keeps its files."""
+
+    number: str
+    ranks: int
+    folder: Path
 
 
 class SlurmCluster(Runner):
@@ -62,58 +79,82 @@ class SlurmCluster(Runner):
         self.max_num_timeout = max_num_timeout
         self.wait = wait
         self.parameters = parameters
-        self.numbers: dict[Path, str] = {}  # SLURM's numbers by run folder
+        self.submitted: dict[Path, Submitted] = {}  # by run folder
         self.gone: dict[Path, float] = {}  # since when SLURM does not know a job any more
+        self.answered = time.monotonic()  # when SLURM last did
+        self.refused = -math.inf  # when it last took no more jobs
 
     def fit(self, job: Job, config: DictConfig) -> None:
         """Notes what a job needs: machines, and ranks and GPUs on each."""
+        job.devices = explicit_devices(config)
         trainer = config.get("trainer")
-        if trainer is None:
-            job.devices = int(config.get("device", "cpu") != "cpu")
-            return
-        if not isinstance(trainer.devices, int) or trainer.devices < 1:
-            raise ValueError(f"trainer.devices={trainer.devices}: a number is needed, per machine")
-        job.nodes, job.ranks = trainer.get("num_nodes", 1), trainer.devices
-        job.devices = trainer.devices if trainer.accelerator == "gpu" else 0
+        if trainer is not None:
+            job.nodes, job.ranks = trainer.get("num_nodes", 1), trainer.devices
 
     def run(self, jobs: Sequence[Job]) -> int | None:
         """Runs the jobs that wait, or only submits them."""
-        if not any(job.state is State.WAITING for job in jobs):
+        waiting = [job for job in jobs if job.state is State.WAITING]
+        if not waiting:
             return None
         self.known = self.states()
+        self.attach(waiting)
         if self.wait:
             return super().run(jobs)
-        for job in jobs:
+        for job in waiting:
             if job.state is State.WAITING:
                 self.start(job)
         return None
 
+    def attach(self, jobs: Sequence[Job]) -> None:
+        """Takes over what an earlier sweep has submitted and has not ended.
+
+        Raises:
+            ValueError: if a job is to be trained anew while the earlier one goes on.
+        """
+        for job in jobs:
+            note = read_json(job.folder / "slurm.json") or {}
+            number = str(note.get("job_id"))
+            if self.known.get(number, "COMPLETING") == "COMPLETING":
+                continue
+            if any(word == "overwrite=true" for word in job.words):
+                raise ValueError(
+                    f"{job.folder}: SLURM job {number} is at it; scancel {number} ends it"
+                )
+            ranks, folder = int(note.get("ranks", 1)), Path(str(note.get("submitit_folder")))
+            self.submitted[job.folder] = Submitted(number, ranks, folder)
+            job.state = State.QUEUED
+            log.info("attached  %s  (SLURM job %s)", job.name, number)
+
     def start(self, job: Job) -> None:
-        """Submits a job, unless an earlier sweep has and it has not ended."""
-        note = job.folder / "slurm.json"
-        earlier = str((read_json(note) or {}).get("job_id"))
-        if earlier in self.known:
-            self.numbers[job.folder], job.state = earlier, State.QUEUED
-            log.info("attached  %s  (SLURM job %s)", job.name, earlier)
+        """Submits a job.
+
+        Raises:
+            ValueError: if SLURM refuses the first of all.
+        """
+        if time.monotonic() - self.refused < RETRY:
             return
-        job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "console.log").unlink(missing_ok=True)
         try:
             executor = submitit.AutoExecutor(
                 self.folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout
             )
             executor.update_parameters(**self.sbatch(job))
-            task = Task(job.words, job.folder.absolute(), os.getcwd())
-            submitted = executor.submit(task)
+            number = executor.submit(Task(job.words, job.folder.absolute())).job_id
         except (RuntimeError, submitit.core.utils.FailedJobError, NameError, TypeError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
-            raise ValueError(
-                f"SLURM refuses {job.name}: {lines[-1] if lines else error}"
-            ) from error
-        self.numbers[job.folder] = submitted.job_id
-        write_json(note, {"job_id": submitted.job_id, "submitit_folder": str(self.folder)})
+            reason = f"SLURM refuses {job.name}: {lines[-1] if lines else error}"
+            if not self.submitted:
+                raise ValueError(reason) from error
+            if FULL.search(str(error)) and self.wait:
+                self.refused = time.monotonic()  # until others have ended
+            else:
+                fail(job, reason)
+            return
+        ranks = job.nodes * job.ranks
+        self.submitted[job.folder] = Submitted(number, ranks, self.folder)
+        note = {"job_id": number, "ranks": ranks, "submitit_folder": str(self.folder)}
+        write_json(job.folder / "slurm.json", note)
         job.state = State.QUEUED
-        log.info("submitted %s  (SLURM job %s)", job.name, submitted.job_id)
+        log.info("submitted %s  (SLURM job %s)", job.name, number)
 
     def sbatch(self, job: Job) -> dict[str, Any]:
         """What the job asks of SLURM."""
@@ -123,8 +164,16 @@ class SlurmCluster(Runner):
         asked["name"] = f"{job.words[0]}:{name}"
         if job.devices and asked.get("gres") is None:
             asked["gpus_per_node"] = job.devices
-        if job.nodes * job.ranks > 1:  # a rank that fails takes the others along
-            asked["srun_args"] = [*(asked.get("srun_args") or []), "--kill-on-bad-exit=1"]
+        # A rank that fails takes the others along; and srun does not inherit a rank's cores.
+        srun = ["--kill-on-bad-exit=1", f"--cpus-per-task={asked.get('cpus_per_task') or 1}"]
+        asked["srun_args"] = [*srun, *(asked.get("srun_args") or [])]
+        # submitit imports this file, on the node, and not that of another checkout.
+        path = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
+        asked["setup"] = [path, *(asked.get("setup") or [])]
+        more = asked.get("additional_parameters") or {}
+        asked["additional_parameters"] = {
+            "requeue": True
+        } | more  # where the cluster's default is not
         return {
             name if name in GENERAL else f"slurm_{name}": value
             for name, value in asked.items()
@@ -150,55 +199,58 @@ class SlurmCluster(Runner):
         """Sees which jobs have begun, were queued again, and have ended."""
         try:
             self.known = self.states()
-        except ValueError:  # SLURM's controller may be away for a while
+        except ValueError as error:  # its controller may be away for a while
+            if time.monotonic() - self.answered > SILENCE:
+                self.answered = time.monotonic()
+                log.warning("%s; waiting for it", error)
             return
+        self.answered = time.monotonic()
         for job in jobs:
             if job.state not in (State.QUEUED, State.RUNNING):
                 continue
-            number = self.numbers[job.folder]
+            number = self.submitted[job.folder].number
             state = self.known.get(number)
+            if state is None:
+                self.end(job)
+                continue
+            self.gone.pop(job.folder, None)
             if state == "PENDING" and job.state is State.RUNNING:
                 job.state = State.QUEUED
                 log.info("requeued  %s  (SLURM job %s)", job.name, number)
             elif state in ("RUNNING", "COMPLETING") and job.state is State.QUEUED:
                 begin(job, f"SLURM job {number}")
-            elif state is None:
-                self.end(job, number)
 
-    def end(self, job: Job, number: str) -> None:
+    def end(self, job: Job) -> None:
         """Marks a job as ended that SLURM does not list any more."""
-        found = [
-            path
-            for rank in range(job.nodes * job.ranks)
-            if (
-                path := submitit.core.utils.JobPaths(self.folder, number, rank).result_pickle
-            ).exists()
-        ]
+        number, ranks, folder = self.submitted[job.folder]
+        paths = (JobPaths(folder, number, rank).result_pickle for rank in range(ranks))
+        found = [pickle.loads(path.read_bytes()) for path in paths if path.exists()]
+        errors = [str(text) for kind, text in found if kind == "error"]
         asked = job.deadline is not None
         since = self.gone.setdefault(job.folder, time.monotonic())
-        if len(found) < job.nodes * job.ranks and time.monotonic() - since < PATIENCE and not asked:
-            return
-        results = [pickle.loads(path.read_bytes()) for path in found]
-        errors = [text for kind, text in results if kind == "error"]
-        if results and not errors and len(found) == job.nodes * job.ranks:
+        if not errors and (len(found) == ranks or (job.folder / "result.json").exists()):
             settle(job, 0)
+        elif not asked and len(found) < ranks and time.monotonic() - since < PATIENCE:
             return
-        code = re.search(r"TaskFailed: exit code (-?\d+)", errors[0]) if errors else None
-        if code is not None or asked:
-            settle(job, int(code.group(1)) if code else 1, asked=asked)
-            return
-        lines = errors[0].strip().splitlines() if errors else ["ended without a result"]
-        job.state = State.FAILED
-        logs = str(self.folder).replace("%j", number)
-        job.note = f"SLURM job {number}: {lines[-1]}; its log is in {logs}"
-        log.info("%-9s %s  %s", job.state, job.name, job.note)
+        elif asked:
+            settle(job, 1, asked=True)
+        elif code := [match for text in errors if (match := FAILED.search(text))]:
+            settle(job, int(code[0].group(1)))
+        else:
+            reason = errors[0].strip().splitlines()[-1] if errors else "ended without a result"
+            logs = shorter(str(folder).replace("%j", number))
+            fail(job, f"SLURM job {number}: {reason}; its log is in {logs}")
 
     def stop(self, jobs: Sequence[Job], *, impatient: bool) -> None:
-        """Cancels what is queued or runs."""
+        """Cancels what is queued or runs; does not wait for SLURM if impatient."""
         for job in jobs:
-            if job.state in (State.QUEUED, State.RUNNING) and job.deadline is None:
+            if job.state not in (State.QUEUED, State.RUNNING):
+                continue
+            if job.deadline is None:
                 job.deadline = time.monotonic()
-                subprocess.run(["scancel", self.numbers[job.folder]], check=False)
+                subprocess.run(["scancel", self.submitted[job.folder].number], check=False)
+            if impatient:
+                job.state = State.STOPPED
 
     def give_up(self, jobs: Sequence[Job]) -> None:
         """Does not start what waits."""
@@ -216,11 +268,12 @@ class Task:
     Args:
         words: its command line.
         folder: of the run; console.log is there.
-        cwd: where the command was typed.
     """
 
-    def __init__(self, words: list[str], folder: Path, cwd: str) -> None:
-        self.words, self.folder, self.cwd = words, folder, cwd
+    def __init__(self, words: list[str], folder: Path) -> None:
+        self.words, self.folder = words, folder
+        self.cwd, self.root = os.getcwd(), ROOT
+        self.child: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
         """Runs it to its end.
@@ -234,14 +287,18 @@ class Task:
             told.append(number)
             self.kill()
 
+        words = self.words
+        if int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # it goes on with what it has begun
+            words = [word for word in words if not word.startswith("overwrite=")]
         environment = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES}
-        reader, self.writer = os.pipe()  # run.py ends with this process
+        reader, _ = os.pipe()  # run.py ends with this process, which alone could write
         threads = os.environ.get("SLURM_CPUS_PER_TASK", "1")
         environment |= {LIFELINE: str(reader), "OMP_NUM_THREADS": threads}
         before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited: it would end run.py
+        self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "console.log", "ab") as console:
             self.child = subprocess.Popen(
-                [sys.executable, str(ROOT / "run.py"), *self.words],
+                [sys.executable, str(self.root / "run.py"), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -264,25 +321,27 @@ class Task:
 
         At once: Lightning's own answer to SIGTERM can keep ranks waiting for each other.
         """
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.child.pid, signal.SIGKILL)
+        if self.child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGKILL)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What SLURM starts when the job is queued again; submitit asks after SIGUSR2."""
         self.kill()
-        return submitit.helpers.DelayedSubmission(Task(self.words, self.folder, self.cwd))
+        return submitit.helpers.DelayedSubmission(Task(self.words, self.folder))
 
 
-def requeue_if_preempted() -> Never:
-    """Has SLURM queue the job again after SIGTERM, unless it is being cancelled; waits for its end.
+def requeue_if_preempted() -> None:
+    """After SIGTERM, has SLURM queue the job again if it is preempted; waits to be ended.
 
-    A job that ended by itself now would be a failed one.
+    A job that ended by itself now would be a failed one. SIGTERM also comes when the job is
+    cancelled, or when another rank has failed: then it is not to run again.
     """
     number = os.environ["SLURM_JOB_ID"]
     if os.environ["SLURM_PROCID"] == "0":
-        command = ["squeue", "--noheader", "--format=%T", f"--jobs={number}"]
-        state = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        if state == "RUNNING":  # a cancelled one is COMPLETING, and would come back to life
+        command = ["scontrol", "show", "job", number]
+        shown = subprocess.run(command, capture_output=True, text=True).stdout
+        # A job that is cancelled is COMPLETING by now, and would come back to life.
+        if "JobState=RUNNING" in shown and re.search(r"PreemptTime=\d", shown):
             subprocess.run(["scontrol", "requeue", number])
-    while True:
-        time.sleep(1)
+    time.sleep(GRACE)

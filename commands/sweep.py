@@ -44,7 +44,7 @@ class Machine:
         jobs: on the CPU, how many run at a time.
         gpus: which GPUs, by their place among the visible ones; None is all.
         share: jobs that may use a GPU at a time.
-        threads: CPU threads of each job; None shares the cores among the jobs at a time.
+        threads: CPU threads of each rank; None shares the cores among those at a time.
         stop_at_failure: whether jobs that wait are given up when one fails.
     """
 
@@ -67,8 +67,10 @@ class Machine:
         self.stop_at_failure = stop_at_failure
 
     def fit(self, job: Job, config: DictConfig) -> None:
-        """Notes how many GPUs a job needs; 0 if it runs on the CPU."""
+        """Notes how many GPUs a job needs, 0 if it runs on the CPU, and how many ranks it has."""
         job.devices = num_gpus(config, self.gpus)
+        devices = config.trainer.devices if "trainer" in config else 1
+        job.ranks = job.devices or (devices if isinstance(devices, int) and devices > 0 else 1)
 
     def run(self, jobs: Sequence[Job]) -> int | None:
         """Runs the jobs side by side."""
@@ -77,11 +79,13 @@ class Machine:
         for job in jobs:
             job.devices = max(1, job.devices)
         share = self.share if on_gpu else 1
+        # Each rank has as many: on GPUs one rank for each, on the CPU those of a job.
+        at_a_time = len(places) * share * (1 if on_gpu else max(job.ranks for job in jobs))
         pool = Pool(
             places,
             on_gpu=on_gpu,
             share=share,
-            threads=self.threads or max(1, num_cores() // max(1, len(places) * share)),
+            threads=self.threads or max(1, num_cores() // at_a_time),
             stop_at_failure=self.stop_at_failure,
         )
         return pool.run(jobs)
@@ -136,9 +140,16 @@ def run_sweep(
         log.info("interrupted; the same command goes on")
         sys.exit(128 + stopped_by)
     grid = "BasicSweeper" in master.hydra.sweeper._target_
-    if grid and failed(planned):
+    given_up = any(job.state is State.STOPPED for job in jobs)  # by on_failure=stop
+    if given_up or (grid and failed(planned)):
         sys.exit(1)
     return [outcome(job, config) for job, config in zip(planned, configs, strict=True)]
+
+
+def one_of_several_ranks() -> bool:
+    """Whether torchrun or SLURM has started this process and others of the same kind."""
+    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
+    return max(int(os.environ.get("WORLD_SIZE", "1")), int(tasks)) > 1
 
 
 def visible_gpus() -> list[str]:
@@ -173,9 +184,9 @@ def num_gpus(config: DictConfig, gpus: Sequence[str]) -> int:
         ValueError: if it needs more than there are, or several machines.
     """
     trainer = config.get("trainer")
-    if trainer is None:
-        return int(bool(gpus) and config.get("device", "cpu") != "cpu")
     one_machine(config)
+    if trainer is None:
+        return int(bool(gpus)) if config.get("device") == "auto" else explicit_devices(config)
     if trainer.accelerator != "gpu":
         return 0
     asked = trainer.devices
@@ -186,17 +197,21 @@ def num_gpus(config: DictConfig, gpus: Sequence[str]) -> int:
 
 
 def explicit_devices(config: DictConfig) -> int:
-    """How many GPUs a job needs, which runs on a machine that this one knows nothing of.
+    """How many GPUs a job needs on each of its machines, which this one knows nothing of.
+
+    Commands that measure get one by `device=cuda`.
 
     Raises:
-        ValueError: if it takes all that there are, or several machines.
+        ValueError: if it takes all that there are, or names one.
     """
     trainer = config.get("trainer")
     if trainer is None:
-        return int(config.get("device", "cpu") != "cpu")
-    one_machine(config)
+        device = str(config.get("device", "cpu"))
+        if device.startswith("cuda:"):
+            raise ValueError(f"device={device}: in a sweep a job's own GPU is device=cuda")
+        return int(device == "cuda")
     if not isinstance(trainer.devices, int) or trainer.devices < 1:
-        raise ValueError(f"trainer.devices={trainer.devices}: a number is needed")
+        raise ValueError(f"trainer.devices={trainer.devices}: a number is needed, per machine")
     return int(trainer.devices) if trainer.accelerator == "gpu" else 0
 
 
@@ -206,10 +221,11 @@ def one_machine(config: DictConfig) -> None:
     Raises:
         ValueError: with the remedy.
     """
-    if config.trainer.get("num_nodes", 1) != 1:
+    num_nodes = config.trainer.get("num_nodes", 1) if "trainer" in config else 1
+    if num_nodes != 1:
         raise ValueError(
-            f"trainer.num_nodes={config.trainer.num_nodes}: this launcher's jobs have one machine "
-            "each; hydra/launcher=slurm, or torchrun for a single job"
+            f"trainer.num_nodes={num_nodes}: this launcher's jobs have one machine each; "
+            "hydra/launcher=slurm, or torchrun for a single job"
         )
 
 

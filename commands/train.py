@@ -229,22 +229,22 @@ def train(cfg: DictConfig) -> float | None:
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
     with contextlib.ExitStack() as held:
 
-        def examine() -> tuple[Identity, State]:
+        def examine() -> tuple[Identity, State, Path | None]:
             # The other ranks come to the same answer, but rank 0 alone holds the folder.
             if trainer.is_global_zero:
                 held.enter_context(locked(folder))
-            # The data come last: it may take an hour to pack them.
-            identity = identify(unplaced, datamodule.fingerprint())
+            identity = identify(unplaced, datamodule.fingerprint())  # packs the data
             options = {"resume": cfg.resume, "overwrite": cfg.overwrite, "stale": cfg.stale}
-            return identity, decide(folder, identity, **options)
+            state = decide(folder, identity, **options)
+            return identity, state, last_checkpoint(folder) if state is State.CONTINUE else None
 
-        identity, state = on_rank_zero_first(trainer, examine)
+        identity, state, last = on_rank_zero_first(trainer, examine)
         if state is State.FINISHED:
             log.info("already finished; overwrite=true trains again")
             return report(folder)
         try:
             with staging(folder.absolute() / "wandb"):
-                fit(cfg, trainer, datamodule, folder, state, identity)
+                fit(cfg, trainer, datamodule, folder, state, identity, last)
         except SystemExit:  # how Lightning ends after Ctrl-C
             if not trainer.interrupted:
                 raise
@@ -263,23 +263,41 @@ def on_rank_zero_first(trainer: L.Trainer, function: Callable[[], T]) -> T:
     done so, and look for themselves.
 
     Raises:
-        ValueError: on all ranks, where rank 0 does.
+        ValueError: on the other ranks, where rank 0 fails.
     """
     if trainer.world_size == 1:
         return function()
     if isinstance(trainer.strategy.cluster_environment, LightningEnvironment):  # type: ignore[attr-defined]
         return function()
     trainer.strategy.setup_environment()  # connects the ranks; `fit` finds them connected
-    outcome: Any = None
-    if trainer.is_global_zero:
-        try:
-            outcome = function()
-        except ValueError as error:
-            outcome = error
-    outcome = trainer.strategy.broadcast(outcome)
-    if isinstance(outcome, ValueError):
-        raise outcome
-    return outcome  # type: ignore[no-any-return]
+    if not trainer.is_global_zero:
+        outcome: Any = trainer.strategy.broadcast((None, None))
+        if outcome[1] is not None:
+            raise ValueError(outcome[1])
+        return outcome[0]  # type: ignore[no-any-return]
+    try:
+        result = function()
+    except Exception as error:
+        trainer.strategy.broadcast((None, str(error)))
+        raise
+    trainer.strategy.broadcast((result, None))
+    return result
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Where an interrupted run goes on from; None if it has not finished an epoch.
+
+    Raises:
+        ValueError: if it has, and the checkpoint is gone.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists():
+        return last
+    # In the first epoch best.ckpt is written before last.ckpt.
+    in_first = (read_json(folder / "progress.json") or {}).get("epoch", 0) <= 1
+    if any(last.parent.glob("*")) and not in_first:
+        raise ValueError(f"{last}: is gone, so the run cannot go on; overwrite=true trains again")
+    return None
 
 
 def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
@@ -295,8 +313,8 @@ def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
 
 def build_trainer(cfg: DictConfig) -> L.Trainer:
     """The Lightning trainer, without loggers, which come when the run is known to start."""
-    ranks = cfg.trainer.get("devices", 1)
-    if HydraConfig.get().mode == RunMode.MULTIRUN and ranks != 1:
+    ranks, num_nodes = cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and (ranks, num_nodes) != (1, 1):
         raise ValueError(
             f"trainer.devices={ranks} in a multirun by this launcher: every rank would run the "
             "whole sweep; hydra/launcher=pool starts each job in a process of its own"
@@ -349,16 +367,13 @@ def fit(
     folder: Path,
     state: State,
     identity: Identity,
+    ckpt_path: Path | None,
 ) -> None:
-    """Builds the module, trains, and writes the result."""
+    """Builds the module, trains on from a checkpoint if there is one, and writes the result."""
     L.seed_everything(cfg.seed, verbose=False)
     spec = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(spec, dict)
     spec["net"].pop("checkpoint", None)
-    last = folder / "checkpoints" / "last.ckpt"
-    ckpt_path = last if state is State.CONTINUE and last.exists() else None
-    if state is State.CONTINUE and ckpt_path is None and any(last.parent.glob("*")):
-        raise ValueError(f"{last}: is gone, so the run cannot go on; overwrite=true trains again")
     if cfg.init_from is not None or ckpt_path is not None:
         spec["net"].pop("pretrained", None)  # all weights come from there
     module: L.LightningModule = instantiate(

@@ -36,9 +36,11 @@ class FreshProcesses(Launcher):
         """Runs one job for each list of overrides and returns their metrics."""
         # Here, because Hydra imports this file in every command.
         from commands.cli import refuse
-        from commands.sweep import run_sweep
+        from commands.sweep import one_of_several_ranks, run_sweep
         from commands.terminal import messages
 
+        if one_of_several_ranks():
+            sys.exit(refuse(ValueError("-m by torchrun or srun: each rank would run the sweep")))
         loader: Any = self.hydra_context.config_loader
         configs = [loader.load_sweep_config(self.config, list(words)) for words in job_overrides]
         with messages():
@@ -56,7 +58,7 @@ class PoolLauncher(FreshProcesses):
         jobs: on the CPU, how many run at a time.
         gpus: which GPUs, by their place among the visible ones; None is all.
         share: jobs that may use a GPU at a time.
-        threads: CPU threads of each job; None shares the cores among the jobs at a time.
+        threads: CPU threads of each rank; None shares the cores among those at a time.
         on_failure: what becomes of the jobs that wait when one fails.
     """
 
@@ -88,15 +90,18 @@ class RayLauncher(FreshProcesses):
 
     Args:
         address: of the cluster; None starts Ray on this machine.
-        threads: CPU cores and threads of each job.
+        threads: CPU cores and threads of each rank.
         on_failure: what becomes of the jobs that wait when one fails.
     """
 
     def __init__(
         self, address: str | None = None, threads: int = 1, on_failure: OnFailure = "continue"
     ) -> None:
-        self.options: dict[str, Any] = {"address": address, "threads": threads}
-        self.stop_at_failure = on_failure == "stop"
+        self.options: dict[str, Any] = {
+            "address": address,
+            "threads": threads,
+            "stop_at_failure": on_failure == "stop",
+        }
 
     def place(self) -> Any:  # noqa: ANN401
         """The cluster."""
@@ -104,7 +109,7 @@ class RayLauncher(FreshProcesses):
             from commands.ray_cluster import RayCluster
         except ImportError as error:
             raise ValueError(f"hydra/launcher=ray: {error}; pip install '.[ray]'") from error
-        return RayCluster(**self.options, stop_at_failure=self.stop_at_failure)
+        return RayCluster(**self.options)
 
 
 class SlurmLauncher(FreshProcesses):

@@ -54,43 +54,69 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Runs the trials that the study lacks, and says which was the best."""
-        from commands.cli import refuse  # here, because Hydra imports this file in every command
+        # Here, because Hydra imports this file in every command.
+        from commands.cli import refuse
+        from commands.run_folder import locked
         from commands.terminal import messages
 
+        folder = Path(self.context["config"].hydra.sweep.dir)
+        try:
+            if not self.context["config"].hydra.launcher.get("wait", True):
+                raise ValueError("hydra.launcher.wait=false: a search has to see its trials end")
+            with locked(folder), messages():  # else the other's trials would be taken for dead ones
+                self.search(arguments)
+        except ValueError as error:
+            sys.exit(refuse(error))
+
+    def search(self, arguments: list[str]) -> None:
+        """Goes on with the study.
+
+        Raises:
+            ValueError: if the extra is missing, or the study is damaged or of other choices.
+        """
         try:
             import optuna
             from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
+            from sqlalchemy.exc import SQLAlchemyError
         except ImportError as error:
-            sys.exit(refuse(ValueError(f"hydra/sweeper=optuna: {error}; pip install '.[optuna]'")))
+            raise ValueError(f"hydra/sweeper=optuna: {error}; pip install '.[optuna]'") from error
         optuna.logging.set_verbosity(logging.WARNING)
         logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # stable since 3.0
-        Path(self.context["config"].hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         name = self.name or study_name(arguments, self.options["params"] or {})
-        study = optuna.create_study(
-            study_name=name,
-            storage=self.options["storage"],
-            direction=self.options["direction"],
-            load_if_exists=True,
-        )
-        with messages():
+        storage, direction = self.options["storage"], self.options["direction"]
+        try:
+            study = optuna.create_study(
+                study_name=name, storage=storage, direction=direction, load_if_exists=True
+            )
             ended = enqueue_interrupted(study)
-            left = max(0, self.num_trials - ended)
-            log.info("study %s in %s", name, self.options["storage"])
-            log.info("%d of %d trials have ended", ended, self.num_trials)
-            if left:
-                impl = OptunaSweeperImpl(**self.options, n_trials=left, study_name=name)
-                impl.setup(**self.context)
-                try:
-                    impl.sweep(arguments)
-                except ValueError as error:
-                    if any(t.state.name == "COMPLETE" for t in study.trials):
-                        raise
-                    log.info("no trial has finished: %s", error)
-                    sys.exit(1)
-            best = study.best_trial
-            values = " ".join(f"{key}={value}" for key, value in best.params.items())
-            log.info("best of %d trials: %s  %.4f", ended + left, values, best.value)
+        except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"hydra.sweeper.storage={storage}: {reason}") from error
+        left = max(0, self.num_trials - ended)
+        log.info("study %s in %s", name, storage)
+        log.info("%d of %d trials have ended", ended, self.num_trials)
+        if left:
+            impl = OptunaSweeperImpl(**self.options, n_trials=left, study_name=name)
+            impl.setup(**self.context)
+            try:
+                impl.sweep(arguments)
+            except ValueError:  # of a study in which every trial has failed
+                if best_of(study) is not None:
+                    raise
+        best = best_of(study)
+        if best is None:
+            log.info("no trial has finished")
+            sys.exit(1)
+        values = " ".join(f"{key}={value}" for key, value in best.params.items())
+        log.info("best of %d trials: %s  %.4f", ended + left, values, best.value)
+
+
+def best_of(study: Any) -> Any:  # noqa: ANN401
+    """The best trial, or None if none has finished."""
+    if any(trial.state.name == "COMPLETE" for trial in study.trials):
+        return study.best_trial
+    return None
 
 
 def study_name(arguments: Sequence[str], params: Mapping[str, Any]) -> str:
@@ -101,7 +127,7 @@ def study_name(arguments: Sequence[str], params: Mapping[str, Any]) -> str:
     fixed = [str(word.input_line) for word in parsed if not word.is_sweep_override()]
     searched = [str(word.input_line) for word in parsed if word.is_sweep_override()]
     searched += [f"{key}={value}" for key, value in params.items()]
-    return " ".join([run_name(fixed, sweep=True), *sorted(searched)])
+    return " ".join([run_name(fixed, sweep=True, counted=["experiment"]), *sorted(searched)])
 
 
 def enqueue_interrupted(study: Any) -> int:  # noqa: ANN401

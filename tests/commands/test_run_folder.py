@@ -56,19 +56,20 @@ def test_the_experiment_counts_where_the_sweep_is_not_named_after_it() -> None:
 
 
 def test_the_scorer_that_a_sweep_has_trained(tmp_path: Path) -> None:
-    def finished(name: str, module: str, backbone: str) -> None:
+    def finished(name: str, module: str, backbone: str, emd: float) -> None:
         config = {"model": {"_target_": f"m.{module}"}, "scorer": {"backbone": backbone}}
-        write_json(tmp_path / name / "result.json", {"config": config})
+        content = {"config": config, "metrics": {"val/emd": emd}}
+        write_json(tmp_path / name / "result.json", content)
 
-    with pytest.raises(ValueError, match=r"scorers with vgg16 in .*: none; python run.py sweep="):
+    with pytest.raises(ValueError, match=r"no scorer with vgg16 in .*; python run.py sweep=back"):
         trained_scorer(tmp_path, "vgg16")
-    finished("a", "NIMAModule", "vgg16")
-    finished("b", "NIMAModule", "mobilenet_v1")
-    finished("c", "EnhancementModule", "vgg16")
+    finished("a", "NIMAModule", "vgg16", 0.2)
+    finished("b", "NIMAModule", "mobilenet_v1", 0.1)
+    finished("c", "EnhancementModule", "vgg16", 0.1)
     assert trained_scorer(tmp_path, "vgg16") == f"{tmp_path}/a/checkpoints/best.ckpt"
-    finished("d", "NIMAModule", "vgg16")
-    with pytest.raises(ValueError, match=r"several: .*a/checkpoints/best.ckpt, .*d/checkpoints"):
-        trained_scorer(tmp_path, "vgg16")
+    finished("d", "NIMAModule", "vgg16", 0.1)
+    finished("e", "NIMAModule", "vgg16", float("nan"))
+    assert trained_scorer(tmp_path, "vgg16") == f"{tmp_path}/d/checkpoints/best.ckpt"
 
 
 @pytest.fixture

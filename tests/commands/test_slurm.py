@@ -1,8 +1,10 @@
 """Sweeps on a real SLURM: `tests/slurm/cluster up` makes one of this machine."""
 
 import json
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.commands.test_train import assert_same_curve, on_two_ranks
-from tests.conftest import TINY, Finished, kill_when, launch
+from tests.conftest import ROOT, TINY, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]
 
@@ -92,6 +94,45 @@ def test_a_preempted_job_goes_on_and_ends_the_same(folder: Path) -> None:
     assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-6)
 
 
+def test_a_job_that_an_urgent_one_preempts(folder: Path) -> None:
+    """SLURM tells it by SIGTERM; `overwrite=true` does not begin it anew a second time."""
+    process = launch(folder, *SLURM, *LONG, "overwrite=true")
+    deadline = time.monotonic() + 180
+    while not list(folder.rglob("last.ckpt")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    urgent = ["sbatch", "--partition=urgent", "--ntasks=4", "--output=/dev/null", "--wrap=sleep 1"]
+    subprocess.run(urgent, check=True, capture_output=True)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert "requeued " in output
+    (console,) = folder.rglob("console.log")
+    assert console.read_text().count("training in ") == 1
+    assert console.read_text().count("continuing in ") == 1
+    assert [r["epochs"] for r in results()] == [12]
+
+
+def test_a_rank_that_fails_takes_the_job_along(folder: Path) -> None:
+    """It is not taken for a preempted one, and another checkout's code is that of its jobs."""
+    for part in ("commands", "conf", "networks", "lightning_modules", "datamodules", "weights"):
+        shutil.copytree(ROOT / part, folder / "checkout" / part)
+    shutil.copytree(ROOT / "hydra_plugins", folder / "checkout" / "hydra_plugins")
+    fails = "import os\nif os.environ.get('SLURM_PROCID') == '1':\n    sys.exit('rank 1 fails')\n"
+    text = (ROOT / "run.py").read_text()
+    (folder / "checkout" / "run.py").write_text(
+        text.replace("import sys\n", f"import sys\n{fails}")
+    )
+    command = [sys.executable, str(folder / "checkout" / "run.py"), *SLURM, *LONG]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert ": exit code 1: " in done.stdout
+    assert "requeued" not in done.stdout
+    (console,) = folder.rglob("console.log")
+    assert console.read_text().count("rank 1 fails") == 1
+    assert not queued(folder)
+
+
 def test_an_interrupt_cancels_the_jobs(folder: Path) -> None:
     process = launch(folder, *SLURM, "epochs=500", "seed=1,2,3")
     deadline = time.monotonic() + 120
@@ -103,7 +144,7 @@ def test_an_interrupt_cancels_the_jobs(folder: Path) -> None:
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    assert output.count("stopped ") >= 3
+    assert output.count("│ stopped │") == 3
     assert not queued(folder)
 
 

@@ -357,12 +357,13 @@ def test_an_interrupt_stops_the_jobs_of_a_local_ray(folder: Path) -> None:
     pytest.importorskip("ray")
     words = ["-m", *TINY, "epochs=500", "gamma=0", "hydra/launcher=ray", "seed=1,2,3"]
     process = launch(folder, *words)
-    waits_for(lambda: len(list(Path("outputs").rglob("last.ckpt"))) == 2)
+    waits_for(lambda: len(list(Path("outputs").rglob("last.ckpt"))) >= 1)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "interrupted; the same command goes on" in output
-    assert output.count("stopped ") >= 3
+    assert output.count("\nstopped ") >= 1  # those that ran; in the table there are all
+    assert output.count("│ stopped │") == 3
     assert not processes_of(folder)
 
 
