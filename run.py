@@ -4,8 +4,13 @@ Picks the command, checks the configuration, hands over to Hydra. `python run.py
 commands; `python run.py COMMAND --help` says what can be set.
 """
 
+import signal
 import sys
 from pathlib import Path
+
+INTERRUPT = signal.getsignal(signal.SIGINT)
+if __name__ == "__main__" and INTERRUPT is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # imports have nothing to tidy up
 
 import hydra
 from hydra.errors import HydraException
@@ -19,6 +24,7 @@ ROOT = Path(__file__).resolve().parent
 def main(arguments: list[str]) -> int:
     """Runs one command line and returns the exit code: 0 done, 1 failed, 2 wrong input."""
     follow_sweep()
+    signal.signal(signal.SIGINT, INTERRUPT)
     try:
         call = cli.parse(arguments)
         if call.help:

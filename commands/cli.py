@@ -91,7 +91,7 @@ def parse(arguments: list[str]) -> Call:
         raise ValueError(f"unknown command {command!r}{hint}; the commands are\n{listing}")
     overrides = [config.quote_path(RENAMED.get(word, word)) for word in words]
     call = Call(command, overrides, flags, wants_help)
-    named = [word for word in words if word.startswith("name=")]
+    named = [word for word in words if re.match(r"\+*name=", word)]
     if named and call.is_multirun:
         raise ValueError(f"{named[0]} in a multirun: the runs would share one folder")
     return call
@@ -128,13 +128,13 @@ def job(command: str) -> Callable[[DictConfig], Any]:
     """The function that Hydra calls with the configuration."""
 
     def run(cfg: DictConfig) -> Any:  # noqa: ANN401
-        import torch  # here, because help and most refusals do without it
-
-        quieten()
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bf16-mixed is the fast way
-        function = getattr(importlib.import_module(f"commands.{command}"), command)
         try:
-            return function(cfg)
+            import torch  # here, because help and most refusals do without it
+
+            quieten()
+            # float32 means float32; bf16-mixed is the fast way
+            torch.backends.cudnn.allow_tf32 = False
+            return getattr(importlib.import_module(f"commands.{command}"), command)(cfg)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)

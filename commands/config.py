@@ -12,6 +12,7 @@ import inspect
 import math
 import os
 import re
+import tempfile
 import typing
 from collections.abc import Iterator
 from functools import cache
@@ -36,6 +37,7 @@ RESOLVING = "raised while resolving interpolation: "  # how OmegaConf begins its
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 FOLDER_COMMANDS = ("train", "evaluate", "interpolate")  # those with run folders
+OURS = ("hydra_plugins.launchers.", "hydra_plugins.study_sweeper.")
 PATH_KEYS = (
     *(
         "input",
@@ -144,6 +146,8 @@ def check(command: str, overrides: list[str], *, multirun: bool = True) -> None:
             ]
         valid = check_groups(loader, parsed, problems)
         valid = check_keys(command, loader, valid, problems)
+        if multirun:
+            valid = check_plugins(command, loader, valid, problems)
         here = not (multirun and on_cluster(command, overrides))
         for words in variants(valid):
             problems += check_composed(command, words, here=here)
@@ -165,6 +169,42 @@ def swept(command: str, overrides: list[str]) -> list[str]:
         return []  # `check_groups` says what there is
     given = {word.partition("=")[0] for word in overrides}
     return [f"{key}={value}" for key, value in params.items() if key not in given]
+
+
+def check_plugins(
+    command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
+) -> list[Override]:
+    """Checks the launcher and the sweeper; drops their overrides, which are not a job's."""
+    groups = ("hydra/launcher", "hydra/sweeper")
+    for override in parsed:
+        allowed = options(loader, override.key_or_group) if override.key_or_group in groups else []
+        if allowed and override.value() not in allowed:
+            problems.append(
+                f"{override.input_line}: no such {override.key_or_group.partition('/')[2]}"
+                f"{nearest(str(override.value()), allowed)}"
+            )
+            return [other for other in parsed if other is not override]
+    chosen = [o for o in parsed if o.key_or_group in (*groups, "sweep")]
+    cfg = compose(command, [str(o.input_line) for o in chosen], return_hydra_config=True).hydra
+    wrong = set()
+    for name in ("launcher", "sweeper"):
+        known = [str(key) for key in cfg[name] if key != "_target_"]
+        for override in parsed:
+            prefix, _, key = override.key_or_group.rpartition(".")
+            if prefix == f"hydra.{name}" and key not in known and not override.is_add():
+                problems.append(f"hydra.{name}.{key}: no such key{nearest(key, known)}")
+                wrong.add(override.input_line)
+    own = [o for o in parsed if re.match(r"hydra\.(launcher|sweeper)\.", o.key_or_group)]
+    words = [str(o.input_line) for o in (*chosen, *own) if o.input_line not in wrong]
+    try:
+        cfg = compose(command, words, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        problems.append(str(error).partition("\n")[0])
+        return [o for o in parsed if o not in own]
+    for name in ("launcher", "sweeper"):
+        if str(cfg.hydra[name]._target_).startswith(OURS):
+            problems += check_node(f"hydra.{name}", cfg.hydra[name])
+    return [o for o in parsed if o not in own]
 
 
 def on_cluster(command: str, overrides: list[str]) -> bool:
@@ -451,7 +491,7 @@ def parameters_of(function: Any) -> dict[str, inspect.Parameter]:  # noqa: ANN40
     except (TypeError, ValueError):
         return {}
     try:
-        hints = typing.get_type_hints(function)
+        hints = typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError):
         hints = {}
     return {
@@ -495,8 +535,12 @@ def require_folder(key: str, path: str) -> Iterator[str]:
         folder = folder.parent
     if not folder.is_dir():
         yield f"{key}={path}: {folder} is a file; a folder is needed"
-    elif not os.access(folder, os.W_OK):
-        yield f"{key}={path}: {folder} cannot be written to"
+    else:
+        try:
+            with tempfile.TemporaryDirectory(dir=folder):
+                pass
+        except OSError:
+            yield f"{key}={path}: {folder} cannot be written to"
 
 
 def require_kind(cfg: DictConfig, wanted: str) -> Iterator[str]:

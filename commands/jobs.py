@@ -87,10 +87,12 @@ class Job:
 
     def metric(self) -> tuple[str, float] | None:
         """Name and value of what a finished training is judged by."""
-        result = read_json(self.folder / "result.json") or {}
-        name = result.get("monitor")
-        value = result.get("metrics", {}).get(name)
-        return None if name is None or value is None else (name, float(value))
+        try:
+            result = read_json(self.folder / "result.json") or {}
+            name = result["monitor"]
+            return str(name), float(result["metrics"][name])
+        except (ValueError, KeyError, TypeError):  # of commands without, or not of our making
+            return None
 
 
 class Slots:
@@ -131,6 +133,7 @@ class Runner(ABC):
 
     def __init__(self, *, stop_at_failure: bool = False) -> None:
         self.stop_at_failure = stop_at_failure
+        self.signals: list[int] = []  # that have arrived
 
     def run(self, jobs: Sequence[Job]) -> int | None:
         """Runs the jobs that wait, each as soon as there is room for it, and sees them end.
@@ -141,6 +144,7 @@ class Runner(ABC):
             The signal that stopped them, if one did.
         """
         with caught_signals() as signals, live_lines(jobs) as refresh, self.opened(jobs):
+            self.signals = signals
             while pending(jobs):
                 if signals or (self.stop_at_failure and failed(jobs)):
                     self.give_up(jobs)
@@ -376,8 +380,9 @@ def last_line(path: Path, code: int) -> str:
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     said = errors[-1] if errors else lines[-1] if lines else ""
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{how}: {said}" if said else how
+    if code < 0:  # so what it said last is not why
+        return f"signal {-code}; its last line: {said}" if said else f"signal {-code}"
+    return f"exit code {code}: {said}" if said else f"exit code {code}"
 
 
 def clock(seconds: float) -> str:

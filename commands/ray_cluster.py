@@ -37,8 +37,6 @@ class RayCluster(Runner):
 
     def __init__(self, *, address: str | None, threads: int, stop_at_failure: bool) -> None:
         super().__init__(stop_at_failure=stop_at_failure)
-        if threads < 1:
-            raise ValueError(f"hydra.launcher.threads={threads}: 1 or more")
         self.address, self.threads = address, threads
 
     def fit(self, job: Job, config: DictConfig) -> None:

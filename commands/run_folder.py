@@ -58,6 +58,8 @@ NOT_IN_HASH = NOT_SETTINGS | {
 FILES = ("result.json", "metrics.csv", "progress.json", "run.json")
 FOLDERS = ("checkpoints", "images", "wandb", "tensorboard")
 
+ANEW = "without its folder, or by overwrite=true, it starts anew"
+
 MAX_NAME = 120  # characters of a folder name
 VERSIONED = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
 
@@ -248,8 +250,9 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
                 f"{folder} is no run, but holds {', '.join(held)}; overwrite=true removes them"
             )
         return State.NEW
-    if not {"settings", "inputs", "code_hash", "run_id"} <= record.keys():
-        raise ValueError(f"{folder / 'run.json'} is damaged; overwrite=true starts again")
+    kinds = {"settings": dict, "inputs": dict, "code_hash": str, "run_id": str}
+    if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"{folder / 'run.json'} is damaged; {ANEW}")
     settings = {key: value for key, value in record["settings"].items() if is_setting(key)}
     changed = [
         key
@@ -422,7 +425,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); overwrite=true starts again") from error
+        raise ValueError(f"{path} is damaged ({error}); {ANEW}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged; overwrite=true starts again")
+        raise ValueError(f"{path} is damaged; {ANEW}")
     return content

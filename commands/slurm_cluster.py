@@ -40,6 +40,7 @@ SILENCE = 60.0  # seconds without an answer of SLURM after which it is said
 RETRY = 30.0  # seconds until SLURM is asked again after it took no more jobs
 GRACE = 600.0  # seconds in which SLURM ends a task that it has told to end
 FULL = re.compile("Max|Limit|[Tt]imed out|Unable to contact|temporarily")  # of sbatch's refusals
+USUAL = ("None", "Priority", "Resources", "BeginTime", "Dependency")  # to wait for
 FAILED = re.compile(r"TaskFailed: exit code (-?\d+)")
 
 
@@ -139,13 +140,17 @@ class SlurmCluster(Runner):
             )
             executor.update_parameters(**self.sbatch(job))
             number = executor.submit(Task(job.words, job.folder.absolute())).job_id
-        except (RuntimeError, submitit.core.utils.FailedJobError, NameError, TypeError) as error:
+        except (RuntimeError, submitit.core.utils.FailedJobError) as error:
+            if self.signals:
+                return  # Ctrl-C has ended sbatch, too
             lines = [line for line in str(error).splitlines() if line.strip()]
             reason = f"SLURM refuses {job.name}: {lines[-1] if lines else error}"
             if not self.submitted:
                 raise ValueError(reason) from error
             if FULL.search(str(error)) and self.wait:
-                self.refused = time.monotonic()  # until others have ended
+                if self.refused == -math.inf:
+                    log.info("%s; it waits for others to end", reason)
+                self.refused = time.monotonic()
             else:
                 fail(job, reason)
             return
@@ -186,14 +191,16 @@ class SlurmCluster(Runner):
         Raises:
             ValueError: if there is no SLURM here.
         """
-        command = ["squeue", "--noheader", "--format=%i %T", f"--user={getpass.getuser()}"]
+        command = ["squeue", "--noheader", "--format=%i %T %r", f"--user={getpass.getuser()}"]
         try:
             listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         except FileNotFoundError as error:
             raise ValueError("hydra/launcher=slurm: there is no squeue on this machine") from error
         except subprocess.CalledProcessError as error:
             raise ValueError(f"hydra/launcher=slurm: {error.stderr.strip()}") from error
-        return dict(line.split(" ", 1) for line in listed.splitlines() if " " in line)
+        parts = [line.split(" ", 2) for line in listed.splitlines()]
+        self.reasons = {number: reason for number, state, reason in parts if state == "PENDING"}
+        return {number: state for number, state, _ in parts}
 
     def watch(self, jobs: Sequence[Job]) -> None:
         """Sees which jobs have begun, were queued again, and have ended."""
@@ -214,6 +221,10 @@ class SlurmCluster(Runner):
                 self.end(job)
                 continue
             self.gone.pop(job.folder, None)
+            reason = self.reasons.get(number, "None")
+            if reason not in (*USUAL, job.note):
+                job.note = reason
+                log.info("waiting   %s  (SLURM job %s: %s)", job.name, number, reason)
             if state == "PENDING" and job.state is State.RUNNING:
                 job.state = State.QUEUED
                 log.info("requeued  %s  (SLURM job %s)", job.name, number)

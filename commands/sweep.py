@@ -57,8 +57,6 @@ class Machine:
         threads: int | None,
         stop_at_failure: bool,
     ) -> None:
-        if min(jobs, share, threads or 1) < 1:
-            raise ValueError("hydra.launcher.jobs, .share, .threads: 1 or more each")
         visible = visible_gpus()
         self.gpus = visible if gpus is None else [visible[k] for k in gpus if 0 <= k < len(visible)]
         if gpus is not None and len(self.gpus) < len(gpus):
@@ -242,7 +240,8 @@ def label(jobs: Sequence[Job], given: Sequence[str]) -> None:
     for job in jobs:
         own = [word for word in job.words[1:] if word not in shared]
         own = [word for word in own if not word.startswith(("hydra.", "hydra/"))]
-        job.name = " ".join(own) or job.folder.name
+        name = job.folder.name
+        job.name = " ".join(own) or (name if len(name) <= 40 else f"{name[:30]}...{name[-8:]}")
 
 
 def look(command: str, jobs: dict[Path, Job], configs: dict[Path, DictConfig]) -> list[Job]:

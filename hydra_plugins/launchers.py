@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from pydantic import NonNegativeInt, PositiveInt
 
 OnFailure = Literal["continue", "stop"]
 
@@ -47,7 +48,7 @@ class FreshProcesses(Launcher):
             try:
                 command = self.config.hydra.job.config_name
                 return run_sweep(command, self.config, configs, self.place())
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 sys.exit(refuse(error))
 
 
@@ -64,10 +65,10 @@ class PoolLauncher(FreshProcesses):
 
     def __init__(
         self,
-        jobs: int = 1,
+        jobs: PositiveInt = 1,
         gpus: list[int] | None = None,
-        share: int = 1,
-        threads: int | None = None,
+        share: PositiveInt = 1,
+        threads: PositiveInt | None = None,
         on_failure: OnFailure = "continue",
     ) -> None:
         self.options: dict[str, Any] = {
@@ -95,7 +96,10 @@ class RayLauncher(FreshProcesses):
     """
 
     def __init__(
-        self, address: str | None = None, threads: int = 1, on_failure: OnFailure = "continue"
+        self,
+        address: str | None = None,
+        threads: PositiveInt = 1,
+        on_failure: OnFailure = "continue",
     ) -> None:
         self.options: dict[str, Any] = {
             "address": address,
@@ -120,23 +124,51 @@ class SlurmLauncher(FreshProcesses):
         max_num_timeout: how often a job goes on after its time limit.
         wait: whether to see the jobs end.
         on_failure: what becomes of the jobs that wait when one fails.
-        parameters: of `sbatch`, as hydra-submitit-launcher names them.
+
+    The others are sbatch's, as hydra-submitit-launcher names them.
     """
 
     def __init__(
         self,
         submitit_folder: str,
-        max_num_timeout: int,
+        max_num_timeout: NonNegativeInt = 0,
         wait: bool = True,
         on_failure: OnFailure = "continue",
-        **parameters: Any,  # noqa: ANN401
+        *,
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        constraint: str | None = None,
+        exclude: str | None = None,
+        gres: str | None = None,
+        cpus_per_task: PositiveInt | None = None,
+        mem_gb: PositiveInt | None = None,
+        timeout_min: PositiveInt = 60,
+        signal_delay_s: PositiveInt = 30,
+        setup: list[str] | None = None,
+        srun_args: list[str] | None = None,
+        additional_parameters: dict[str, Any] | None = None,
     ) -> None:
         self.options: dict[str, Any] = {
             "submitit_folder": submitit_folder,
             "max_num_timeout": max_num_timeout,
             "wait": wait,
             "stop_at_failure": on_failure == "stop",
-            "parameters": {name: plain(value) for name, value in parameters.items()},
+        }
+        self.options["parameters"] = {
+            "partition": partition,
+            "account": account,
+            "qos": qos,
+            "constraint": constraint,
+            "exclude": exclude,
+            "gres": gres,
+            "cpus_per_task": cpus_per_task,
+            "mem_gb": mem_gb,
+            "timeout_min": timeout_min,
+            "signal_delay_s": signal_delay_s,
+            "setup": plain(setup),
+            "srun_args": plain(srun_args),
+            "additional_parameters": plain(additional_parameters),
         }
 
     def place(self) -> Any:  # noqa: ANN401

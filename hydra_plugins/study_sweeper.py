@@ -9,11 +9,12 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from pydantic import PositiveInt
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +28,35 @@ class StudySweeper(Sweeper):
         n_jobs: trials that are chosen at a time.
         study_name: of the study; null makes it from the overrides, so that other settings have
             another one.
-        options: as hydra-optuna-sweeper's.
+        storage: where it is kept, as Optuna knows places.
+        sampler: one of hydra-optuna-sweeper's.
+        max_failure_rate: share of the trials at a time that may fail.
+        custom_search_space: a function, see hydra-optuna-sweeper.
+        params: ranges and choices by key.
     """
 
     def __init__(
         self,
-        direction: str,
-        n_trials: int,
-        n_jobs: int,
+        direction: Literal["max", "min"],
+        n_trials: PositiveInt,
+        n_jobs: PositiveInt,
         study_name: str | None,
-        **options: Any,  # noqa: ANN401
+        storage: str,
+        sampler: Any,  # noqa: ANN401
+        max_failure_rate: float,
+        custom_search_space: str | None,
+        params: Any,  # noqa: ANN401
     ) -> None:
-        self.options = options | {"n_jobs": n_jobs, "search_space": None}
-        self.options["direction"] = {"max": "maximize", "min": "minimize"}[direction]
+        self.options = {
+            "direction": {"max": "maximize", "min": "minimize"}[direction],
+            "n_jobs": n_jobs,
+            "storage": storage,
+            "sampler": sampler,
+            "max_failure_rate": max_failure_rate,
+            "custom_search_space": custom_search_space,
+            "params": params,
+            "search_space": None,  # their older name for params
+        }
         self.num_trials, self.name = n_trials, study_name
 
     def setup(
@@ -74,6 +91,8 @@ class StudySweeper(Sweeper):
         Raises:
             ValueError: if the extra is missing, or the study is damaged or of other choices.
         """
+        from commands.run_folder import parse_task
+
         try:
             import optuna
             from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
@@ -83,7 +102,12 @@ class StudySweeper(Sweeper):
         optuna.logging.set_verbosity(logging.WARNING)
         logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # stable since 3.0
-        name = self.name or study_name(arguments, self.options["params"] or {})
+        params = self.options["params"] or {}
+        if not params and not any(word.is_sweep_override() for word in parse_task(arguments)):
+            raise ValueError(
+                "nothing to search: give choices a,b or ranges such as gamma=interval(0,1)"
+            )
+        name = self.name or study_name(arguments, params)
         storage, direction = self.options["storage"], self.options["direction"]
         try:
             study = optuna.create_study(

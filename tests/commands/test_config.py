@@ -84,7 +84,12 @@ def test_optimizers_and_data(optim: str, data: str) -> None:
 
 
 @pytest.mark.parametrize("trainer", group_files("trainer"))
-def test_trainers(trainer: str) -> None:
+def test_trainers(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if trainer == "slurm":  # as in a job of one task
+        for name in ("NTASKS", "NTASKS_PER_NODE", "NNODES", "JOB_ID"):
+            monkeypatch.setenv(f"SLURM_{name}", "1")
+        for name in ("PROCID", "LOCALID", "NODEID"):
+            monkeypatch.setenv(f"SLURM_{name}", "0")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [f"trainer={trainer}", "callbacks=enhancement"])
     cfg.trainer.accelerator = "cpu"  # what has a GPU in it composes; it runs where there is one

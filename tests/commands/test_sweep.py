@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from commands import jobs, sweep
 from commands.config import CONF
 from commands.jobs import Job, Pool, Slots, State
+from commands.run_folder import locked
 from hydra_plugins.study_sweeper import study_name
 from tests.conftest import ROOT, TINY, Finished, kill_when, launch
 
@@ -371,18 +372,55 @@ def test_an_interrupt_stops_the_jobs_of_a_local_ray(folder: Path) -> None:
     ("words", "message"),
     [
         (["trainer=ddp_cpu", "trainer.num_nodes=2"], "this launcher's jobs have one machine each"),
-        (
-            ["hydra/launcher=ray", "trainer=ddp_cpu", "trainer.num_nodes=2"],
-            "jobs have one machine each",
-        ),
-        (["hydra/launcher=ray", "hydra.launcher.threads=0"], "hydra.launcher.threads=0: 1 or more"),
+        (["hydra/launcher=ray", "trainer=ddp_cpu", "trainer.num_nodes=2"], "jobs have one machine"),
+        (["hydra/launcher=ray", "hydra.launcher.threads=0"], "hydra.launcher.threads=0: should be"),
+        (["hydra/launcher=slurm", "hydra.launcher.timeout_min=abc"], "hydra.launcher.timeout_min="),
+        (["hydra/launcher=slrm"], "no such launcher; did you mean slurm?"),
         (["hydra.launcher.gpus=[7]"], "hydra.launcher.gpus=[7]: 0 GPUs are visible"),
-        (["hydra.launcher.jobs=0"], "hydra.launcher.jobs, .share, .threads: 1 or more each"),
+        (["hydra.launcher.gpus=0"], "hydra.launcher.gpus=0: should be a valid list"),
+        (["hydra.launcher.jobs=0"], "hydra.launcher.jobs=0: should be greater than 0"),
+        (["hydra.launcher.jobs=two"], "hydra.launcher.jobs=two: "),
+        (["hydra.launcher.job=2"], "hydra.launcher.job: no such key; did you mean jobs?"),
+        (["hydra.launcher.on_failure=stopp"], "hydra.launcher.on_failure=stopp: should be"),
+        (["+name=a", "seed=1,2"], "+name=a in a multirun: the runs would share one folder"),
         (["hydra/sweeper=optuna", "gamma=interval(0,-1)"], "gamma=-1.0: "),
+        (["hydra/sweeper=optuna", "gamma=interval(0,1)", "hydra.sweeper.n_trials=0"], "n_trials=0"),
+        (["hydra/sweeper=optuna", "gamma=0,1", "hydra.sweeper.direction=up"], "direction=up: "),
+        (["hydra/sweeper=optuna", "gamma=0"], "nothing to search: give choices"),
+        (["paths.output_dir=/proc/x", "gamma=0"], "paths.output_dir=/proc/x: /proc cannot be wri"),
     ],
 )
 def test_what_a_sweep_refuses(cli: Cli, words: list[str], message: str) -> None:
     done = cli("-m", *TINY, *words)
     assert done.code == 2
     assert message in done.err
+    assert "Traceback" not in done.out + done.err
     assert not list(Path().rglob("run.json"))
+
+
+def test_ranks_of_others_do_not_run_sweeps(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = cli("-m", *TINY, "gamma=0,0.1")
+    assert done.code == 2
+    assert "each rank would run the sweep" in done.err
+
+
+def test_a_second_sweep_leaves_the_log_of_the_first_alone(pretend: Callable[..., Job]) -> None:
+    job = pretend("a", "pass")
+    with locked(job.folder):
+        (job.folder / "console.log").write_text("of the first\n")
+        Pool(["x"], on_gpu=False).run([job])
+    assert job.state is State.FAILED
+    assert "another process is running this" in job.note
+    assert (job.folder / "console.log").read_text() == "of the first\n"
+
+
+def test_a_damaged_study_is_said(cli: Cli, folder: Path) -> None:
+    pytest.importorskip("optuna")
+    place = folder / "outputs" / "sweeps" / "sample_edsr"
+    place.mkdir(parents=True)
+    (place / "study.db").write_text("not a database")
+    done = cli("-m", *TINY, "hydra/sweeper=optuna", "gamma=0,0.1")
+    assert done.code == 2
+    assert "hydra.sweeper.storage=sqlite:///" in done.err
+    assert "Traceback" not in done.err
