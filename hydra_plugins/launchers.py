@@ -53,15 +53,7 @@ class FreshProcesses(Launcher):
 
 
 class PoolLauncher(FreshProcesses):
-    """Runs the jobs of a sweep side by side on this machine.
-
-    Args:
-        jobs: on the CPU, how many run at a time.
-        gpus: which GPUs, by their place among the visible ones; None is all.
-        share: jobs that may use a GPU at a time.
-        threads: CPU threads of each rank; None shares the cores among those at a time.
-        on_failure: what becomes of the jobs that wait when one fails.
-    """
+    """Runs the jobs of a sweep side by side on this machine (`commands.sweep.Machine`)."""
 
     def __init__(
         self,
@@ -87,13 +79,7 @@ class PoolLauncher(FreshProcesses):
 
 
 class RayLauncher(FreshProcesses):
-    """Runs the jobs of a sweep on a Ray cluster.
-
-    Args:
-        address: of the cluster; None starts Ray on this machine.
-        threads: CPU cores and threads of each rank.
-        on_failure: what becomes of the jobs that wait when one fails.
-    """
+    """Runs the jobs of a sweep on a Ray cluster (`commands.ray_cluster.RayCluster`)."""
 
     def __init__(
         self,
@@ -117,15 +103,9 @@ class RayLauncher(FreshProcesses):
 
 
 class SlurmLauncher(FreshProcesses):
-    """Runs the jobs of a sweep on a SLURM cluster.
+    """Runs the jobs of a sweep on a SLURM cluster (`commands.slurm_cluster.SlurmCluster`).
 
-    Args:
-        submitit_folder: where submitit keeps its files.
-        max_num_timeout: how often a job goes on after its time limit.
-        wait: whether to see the jobs end.
-        on_failure: what becomes of the jobs that wait when one fails.
-
-    The others are sbatch's, as hydra-submitit-launcher names them.
+    What it has and that has not is sbatch's, as hydra-submitit-launcher names it.
     """
 
     def __init__(
