@@ -36,7 +36,7 @@ LINE = 52  # characters of a legend in the width of a panel
 FAINT = 0.35  # opacity of the lowest gamma's line, of 1 for the highest
 FAR = 1.0  # a baseline further from the values than their range is named, not drawn
 FEW_EPOCHS = 12  # up to which each has a marker
-LEAST = 0.02  # dB or buckets that an axis covers
+LEAST = 0.1  # dB or buckets that an axis spans at least: less is noise
 MANY_LABELS = 30  # points of a plane; above it only the front is labelled
 STYLE: Any = {  # rcParams
     "font.size": 10,
@@ -196,15 +196,19 @@ def draw_baseline(axes: Axes, value: float, low: float, high: float, name: str) 
         axes.annotate(text, (0, 0), xycoords="axes fraction", xytext=(4, 4), **style)
     else:
         text = f"\N{UPWARDS ARROW} {text}"
-        axes.annotate(text, (1, 1), xycoords="axes fraction", xytext=(-2, -10), ha="right", **style)
+        axes.annotate(text, (1, 1), xycoords="axes fraction", xytext=(-2, 4), ha="right", **style)
 
 
 def least_range(axes: Axes) -> None:
-    """Keeps noise of the last digits from filling the axis."""
-    low, high = axes.get_ylim()
-    if high - low < LEAST:
-        middle = (low + high) / 2
-        axes.set_ylim(middle - LEAST / 2, middle + LEAST / 2)
+    """Keeps noise of the last digits from filling the vertical axis."""
+    axes.set_ylim(widened(axes.get_ylim()))
+
+
+def widened(limits: tuple[float, float]) -> tuple[float, float]:
+    """The limits of an axis, or wider ones around their middle."""
+    low, high = limits
+    missing = max(0.0, LEAST - (high - low)) / 2
+    return low - missing, high + missing
 
 
 def gamma_axis(axes: Axes, gammas: Sequence[float]) -> None:
@@ -340,6 +344,8 @@ def plane(settings: Sequence[Setting], metric: str, scale: int, look: Look) -> P
                 if one is not None and two is not None:
                     axes.plot(one, two, color=colour, marker=marker, markersize=3, alpha=0.4)
         least_range(axes)
+        axes.set_xlim(widened(axes.get_xlim()))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         places = [(x, y) for _, (x, _), (y, _) in points]
         front = pareto(places)
         if front:
