@@ -145,9 +145,11 @@ def run_sweep(
 
 
 def one_of_several_ranks() -> bool:
-    """Whether torchrun or SLURM has started this process and others of the same kind."""
-    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
-    return max(int(os.environ.get("WORLD_SIZE", "1")), int(tasks)) > 1
+    """Whether torchrun or srun has started this process and others of the same kind.
+
+    A batch script of SLURM has the number of tasks in its environment, too, but is one process.
+    """
+    return max(int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")) > 1
 
 
 def visible_gpus() -> list[str]:

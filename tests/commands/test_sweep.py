@@ -400,8 +400,13 @@ def test_what_a_sweep_refuses(cli: Cli, words: list[str], message: str) -> None:
     assert not list(Path().rglob("run.json"))
 
 
-def test_ranks_of_others_do_not_run_sweeps(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_ranks_of_others_do_not_run_sweeps(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for given in ("SLURM_NTASKS", name):  # the first is in the environment of batch scripts, too
+        assert not sweep.one_of_several_ranks()
+        monkeypatch.setenv(given, "2")
     done = cli("-m", *TINY, "gamma=0,0.1")
     assert done.code == 2
     assert "each rank would run the sweep" in done.err
