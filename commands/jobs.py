@@ -189,7 +189,7 @@ class Pool(Runner):
         devices: GPUs, as CUDA_VISIBLE_DEVICES names them, or places for jobs on the CPU.
         on_gpu: which of the two.
         share: jobs that may use a device at a time.
-        threads: CPU threads of each job.
+        threads: CPU threads of each rank.
         stop_at_failure: whether jobs that wait are given up when one fails.
     """
 

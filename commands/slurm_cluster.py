@@ -175,10 +175,8 @@ class SlurmCluster(Runner):
         # submitit imports this file, on the node, and not that of another checkout.
         path = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
         asked["setup"] = [path, *(asked.get("setup") or [])]
-        more = asked.get("additional_parameters") or {}
-        asked["additional_parameters"] = {
-            "requeue": True
-        } | more  # where the cluster's default is not
+        requeue = {"requeue": True}  # also where it is not the cluster's default
+        asked["additional_parameters"] = requeue | (asked.get("additional_parameters") or {})
         return {
             name if name in GENERAL else f"slurm_{name}": value
             for name, value in asked.items()
@@ -239,7 +237,7 @@ class SlurmCluster(Runner):
         errors = [str(text) for kind, text in found if kind == "error"]
         asked = job.deadline is not None
         since = self.gone.setdefault(job.folder, time.monotonic())
-        if not errors and (len(found) == ranks or (job.folder / "result.json").exists()):
+        if not errors and (len(found) == ranks or has_result(job)):
             settle(job, 0)
         elif not asked and len(found) < ranks and time.monotonic() - since < PATIENCE:
             return
@@ -267,6 +265,12 @@ class SlurmCluster(Runner):
         """Does not start what waits."""
         super().give_up(jobs)
         self.stop([job for job in jobs if job.state is State.QUEUED], impatient=False)
+
+
+def has_result(job: Job) -> bool:
+    """Whether a job has come to a result since it was submitted; an older one is another's."""
+    result, note = job.folder / "result.json", job.folder / "slurm.json"
+    return result.exists() and result.stat().st_mtime >= note.stat().st_mtime
 
 
 class TaskFailed(Exception):

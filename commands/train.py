@@ -273,12 +273,14 @@ def on_rank_zero_first(trainer: L.Trainer, function: Callable[[], T]) -> T:
     if not trainer.is_global_zero:
         outcome: Any = trainer.strategy.broadcast((None, None))
         if outcome[1] is not None:
+            torch.distributed.destroy_process_group()  # else its threads abort the process
             raise ValueError(outcome[1])
         return outcome[0]  # type: ignore[no-any-return]
     try:
         result = function()
     except Exception as error:
         trainer.strategy.broadcast((None, str(error)))
+        torch.distributed.destroy_process_group()
         raise
     trainer.strategy.broadcast((result, None))
     return result

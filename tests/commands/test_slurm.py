@@ -168,3 +168,25 @@ def test_what_slurm_refuses_is_said(cli: Cli) -> None:
     done = cli(*SLURM, "trainer.devices=-1")
     assert done.code == 2
     assert "trainer.devices=-1: a number is needed, per machine" in done.err
+
+
+def test_an_older_result_is_not_that_of_a_job_that_was_cancelled(folder: Path) -> None:
+    """Somebody cancels a job in the queue that was to train on a finished run."""
+    process = launch(folder, *SLURM, "epochs=1", "trainer.devices=1")
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    blocker = ["sbatch", "--parsable", "-n4", "--output=/dev/null", "--wrap=sleep 60"]
+    number = subprocess.run(blocker, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        process = launch(folder, *SLURM, "epochs=1", "trainer.devices=1", "overwrite=true")
+        deadline = time.monotonic() + 60
+        while not (own := queued(folder)):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        subprocess.run(["scancel", *own], check=True)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        subprocess.run(["scancel", number], check=True)
+    assert process.returncode == 1, output
+    assert "ended without a result" in output

@@ -514,3 +514,4 @@ def test_two_nodes_by_torchrun_train_like_one(cli: Cli, folder: Path) -> None:
     assert "holds a run with" in refused[0].stdout
     assert "optim.optimizer.lr=0.0001 (now 0.002)" in refused[0].stdout
     assert all(node.returncode for node in refused)  # neither waits for the other
+    assert all("exitcode  : 2 " in node.stdout for node in refused)  # nor is it aborted
