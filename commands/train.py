@@ -295,8 +295,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     last = folder / "checkpoints" / "last.ckpt"
     if last.exists():
         return last
-    # In the first epoch best.ckpt is written before last.ckpt.
-    in_first = (read_json(folder / "progress.json") or {}).get("epoch", 0) <= 1
+    # Killed in the first epoch, a run may have best.ckpt, which is written first, and not this.
+    in_first = (read_json(folder / "progress.json") or {}).get("epoch") == 1
     if any(last.parent.glob("*")) and not in_first:
         raise ValueError(f"{last}: is gone, so the run cannot go on; overwrite=true trains again")
     return None

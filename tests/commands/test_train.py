@@ -19,6 +19,7 @@ from commands.jobs import free_port
 from datamodules.images import to_unit
 from datamodules.sample import SamplePairs
 from lightning_modules.checkpoint import load_network, load_plain, load_scorer
+from lightning_modules.json_files import write_json
 from lightning_modules.metrics import image_metrics
 from tests.conftest import ROOT, TINY, TINY_NIMA, Finished, kill_when, launch
 
@@ -245,7 +246,16 @@ def test_a_run_without_its_last_checkpoint_is_not_begun_anew(cli: Cli) -> None:
     done = cli(*TINY, "paths.output_dir=a", "resume=true", "epochs=3")
     assert done.code == 2
     assert "last.ckpt: is gone, so the run cannot go on; overwrite=true" in done.err
+    (run / "progress.json").unlink()
+    assert cli(*TINY, "paths.output_dir=a", "resume=true", "epochs=3").code == 2
     assert (run / "checkpoints" / "best.ckpt").read_bytes() == before
+    # As it is when a run is killed between the two checkpoints of its first epoch.
+    write_json(run / "progress.json", {"epoch": 1})
+    (run / "result.json").unlink()
+    done = cli(*TINY, "paths.output_dir=a")
+    assert done.code == 0, done.err
+    assert "training in " in done.out
+    assert (run / "checkpoints" / "last.ckpt").exists()
 
 
 def test_smoke_runs_with_everything_on(cli: Cli) -> None:
