@@ -280,6 +280,8 @@ def by_epoch(settings: Sequence[Setting], metric: str, scale: int, look: Look, u
             axes.plot([], [], color=colour, linestyle=dash, marker=marker, markersize=5, label=name)
         for gamma in gammas if len(gammas) > 1 else ():
             axes.plot([], [], color=INK, alpha=shades[gamma], label=f"gamma {gamma:g}")
+        if metric == "val/psnr":
+            least_range(axes)
         epoch_axis(axes)
         training = metric.startswith("train/")
         if training and drawn and 0 < 10 * min(drawn) < max(drawn):

@@ -253,7 +253,10 @@ class Comparison:
             for key in sorted({key for validation in validations for key in validation})
             if any(validation.get(key) != own.get(key) for validation in validations)
         )
-        self.scales = sorted({scale for run in runs for scale in run.scales})
+        scales = {scale for run in runs for scale in run.scales}
+        # A short validation may have no photo at one of the scales of a network.
+        empty = {s for s in scales if all(run.value("val/psnr", s) is None for run in runs)}
+        self.scales = sorted(scales - empty or scales)
         others = [
             run
             for run in everything

@@ -612,6 +612,21 @@ def test_a_report_is_not_overwritten(cli: Cli, folder: Path) -> None:
     assert (outdated.parent / "epoch.svg").exists()
 
 
+def test_scales_that_a_short_validation_has_not_measured(cli: Cli, folder: Path) -> None:
+    run = make_run(folder / "runs" / "a", net="mdsr", gamma=0.0)
+    result = json.loads((run / "result.json").read_text())
+    for name in ("val/psnr/x4", "val/ssim/x4", "val/psnr_y/x4"):
+        result["metrics"].pop(name, None)
+    (run / "result.json").write_text(json.dumps(result))
+    assert cli("report", "runs=runs").code == 0
+    page = (folder / "runs" / "report" / "report.html").read_text()
+    assert "val/psnr by epoch at x3" in page
+    assert "val/psnr by epoch at x4" not in page
+    metrics = {k: v for k, v in result["metrics"].items() if not k.startswith("val/psnr")}
+    (run / "result.json").write_text(json.dumps(result | {"metrics": metrics}))
+    assert cli("report", "runs=runs", "overwrite=true").code == 0
+
+
 def test_a_sweep_that_has_just_begun(cli: Cli, folder: Path) -> None:
     make_run(folder / "runs" / "a", finished=False)
     assert cli("report", "runs=runs").code == 0
