@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig
@@ -70,23 +70,20 @@ def enhance(cfg: DictConfig) -> None:
             written[target] = path
             if target.exists() and not cfg.overwrite:
                 raise ValueError(f"{target} exists: overwrite=true replaces it")
-            photo = read_photo(path)
-            sr = restore(
+            result = enhanced(
                 net,
-                photo.pixels,
+                read_photo(path),
                 device=device,
                 tile=cfg.tile,
                 precision=getattr(torch, cfg.precision),
-                levels=photo.levels,
             )
-            result = photo._replace(pixels=sr, alpha=enlarged_alpha(photo, scale))
             write_photo(target, result, overwrite=cfg.overwrite)
         except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory
             reason = str(error).partition("\n")[0]
             named = str(path) in reason or str(target) in reason
             bad.append(reason if named else f"{path}: {reason}")
             continue
-        log.info("%s  %d x %d", target, sr.shape[-1], sr.shape[-2])
+        log.info("%s  %d x %d", target, result.pixels.shape[-1], result.pixels.shape[-2])
     if bad:
         log.error("%d not enhanced:\n  %s", len(bad), "\n  ".join(bad))
         sys.exit(1)
@@ -106,6 +103,18 @@ def load_enhancer(path: str, scale: int | None) -> nn.Module:
         return at_scale(net, scales[0] if scale is None else scale)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def enhanced(net: nn.Module, photo: Photo, **how: Any) -> Photo:
+    """The photo as a network makes it, with its alpha channel, 16 bits and information.
+
+    Args:
+        net: an enhancer of one scale, on the device.
+        photo: see `read_photo`.
+        how: `device` and options of `restore`.
+    """
+    pixels = restore(net, photo.pixels, levels=photo.levels, **how)
+    return photo._replace(pixels=pixels, alpha=enlarged_alpha(photo, int(net.scale)))  # type: ignore[arg-type]
 
 
 def enlarged_alpha(photo: Photo, scale: int) -> torch.Tensor | None:

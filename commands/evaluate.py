@@ -31,7 +31,12 @@ from datamodules.div2k import Pair
 from datamodules.images import to_unit, write_image
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
-from lightning_modules.checkpoint import Record, dependence, load_network
+from lightning_modules.checkpoint import (
+    Record,
+    dependence,
+    load_network,
+    trained_degradation,
+)
 from lightning_modules.losses import emd_per_sample
 from lightning_modules.metrics import Predictions, baselines, image_metrics, rating_metrics
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
@@ -154,7 +159,7 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
         raise ValueError("scale 1: LR would be HR; give the data.degradation that is to be undone")
     remarks = []
     for record in records:
-        trained = record.get("config", {}).get("data", {}).get("degradation")
+        trained = trained_degradation(record)
         if not trained or not given:
             continue
         differing = [name for name in names if (trained[name] or 0) != given[name]]

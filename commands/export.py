@@ -12,7 +12,7 @@ from torch import nn
 
 from commands.config import check_output, require_file
 from commands.enhance import load_enhancer
-from lightning_modules.checkpoint import load_network, save_safetensors
+from lightning_modules.checkpoint import load_network, save_safetensors, trained_degradation
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ def export(cfg: DictConfig) -> None:
         keys = ("kind", "net", "data", "gamma", "metrics", "epoch", "config_hash")
         # Not the configuration, which names local paths; imported weights have no epoch.
         kept = {key: record[key] for key in keys if key in record}
+        if record["kind"] == "enhancer":
+            kept["degradation"] = trained_degradation(record)
         save_safetensors(path, network, kept)
     log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
 

@@ -298,6 +298,17 @@ def save_safetensors(
         temporary.unlink(missing_ok=True)
 
 
+def trained_degradation(record: Record) -> dict[str, Any] | None:
+    """What the LR photos went through beside the shrinking: `blur`, `noise`, `jpeg`.
+
+    None where the record does not say it.
+    """
+    if "degradation" in record:  # of an exported file, which has no configuration
+        return record["degradation"]  # type: ignore[no-any-return]
+    found = record.get("config", {}).get("data", {}).get("degradation")
+    return {name: found[name] for name in ("blur", "noise", "jpeg")} if found else None
+
+
 def dependence(scorer: Record, judge: Record) -> list[str]:
     """One line where a judge has something in common with the scorer, whose faults it may share."""
     shared = ["backbone"] * (scorer["net"]["backbone"] == judge["net"]["backbone"])

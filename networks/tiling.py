@@ -3,8 +3,9 @@
 Shape suffixes: B batch, C channels, H and W height and width of the input.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import product
 from typing import Literal, NamedTuple
 
 import torch
@@ -72,6 +73,7 @@ def restore(
     tile: int | Literal["auto"] | None = "auto",
     precision: torch.dtype = torch.float32,
     levels: int = 255,
+    on_tile: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Enhances one photo.
 
@@ -88,6 +90,8 @@ def restore(
             photo in one piece.
         precision: float32, or what is computed in under autocast.
         levels: the largest value, 255 or 65535.
+        on_tile: is called after each tile with how many are done and how many there are; what it
+            raises ends the work.
 
     Returns:
         C x scale*H x scale*W, of the same range and type.
@@ -113,20 +117,20 @@ def restore(
         margin = 0
     sr_CHW = torch.empty(len(lr_CHW), height * scale, width * scale, dtype=lr_CHW.dtype)
     mixed = precision != torch.float32
-    for rows in spans(height, side, margin):
-        for columns in spans(width, side, margin):
-            part_CHW = lr_CHW[:, rows.first : rows.last, columns.first : columns.last]
-            part_BCHW = part_CHW[None].to(device).float() / levels
-            part_BCHW = part_BCHW.contiguous(memory_format=torch.channels_last)
-            autocast = torch.autocast(device.type, precision) if mixed else nullcontext()
-            with torch.inference_mode(), autocast:
-                made_CHW = net(part_BCHW)[0].float()
-            top, left = (rows.start - rows.first) * scale, (columns.start - columns.first) * scale
-            tall, wide = (rows.stop - rows.start) * scale, (columns.stop - columns.start) * scale
-            kept_CHW = made_CHW[:, top : top + tall, left : left + wide]
-            sr_CHW[
-                :,
-                rows.start * scale : rows.stop * scale,
-                columns.start * scale : columns.stop * scale,
-            ] = (kept_CHW * levels).round().clamp(0, levels).to(lr_CHW.dtype).cpu()
+    tiles = list(product(spans(height, side, margin), spans(width, side, margin)))
+    for done, (rows, columns) in enumerate(tiles, 1):
+        part_CHW = lr_CHW[:, rows.first : rows.last, columns.first : columns.last]
+        part_BCHW = part_CHW[None].to(device).float() / levels
+        part_BCHW = part_BCHW.contiguous(memory_format=torch.channels_last)
+        autocast = torch.autocast(device.type, precision) if mixed else nullcontext()
+        with torch.inference_mode(), autocast:
+            made_CHW = net(part_BCHW)[0].float()
+        top, left = (rows.start - rows.first) * scale, (columns.start - columns.first) * scale
+        tall, wide = (rows.stop - rows.start) * scale, (columns.stop - columns.start) * scale
+        kept_CHW = made_CHW[:, top : top + tall, left : left + wide]
+        whole_CHW = (kept_CHW * levels).round().clamp(0, levels).to(lr_CHW.dtype).cpu()
+        down, across = (slice(side.start * scale, side.stop * scale) for side in (rows, columns))
+        sr_CHW[:, down, across] = whole_CHW
+        if on_tile is not None:
+            on_tile(done, len(tiles))
     return sr_CHW
