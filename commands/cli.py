@@ -30,6 +30,7 @@ COMMANDS = {
     "import_weights": "reads a scorer that others trained",
     "export": "writes a checkpoint's network as half-precision safetensors or as ONNX",
     "dashboard": "writes the W&B workspace that compares runs",
+    "serve": "the web page: upload photos, enhance, rate and compare them",
 }
 # Hydra refuses a file of the same name as a plugin's; ours is the one whose studies go on.
 RENAMED = {"hydra/sweeper=optuna": "hydra/sweeper=study"}

@@ -105,7 +105,7 @@ def load_enhancer(path: str, scale: int | None) -> nn.Module:
         raise ValueError(f"{path}: {error}") from error
 
 
-def enhanced(net: nn.Module, photo: Photo, **how: Any) -> Photo:
+def enhanced(net: nn.Module, photo: Photo, **how: Any) -> Photo:  # noqa: ANN401
     """The photo as a network makes it, with its alpha channel, 16 bits and information.
 
     Args:

@@ -38,7 +38,7 @@ from commands.terminal import table
 from datamodules.images import to_unit
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
-from lightning_modules.checkpoint import load_network
+from lightning_modules.checkpoint import Record, load_network
 from lightning_modules.pictures import save_figure
 from networks.scales import at_scale
 from networks.tiling import restore
@@ -64,14 +64,7 @@ def interpolate(cfg: DictConfig) -> None:
     paths = list(cfg.checkpoints)
     loaded = [load_network(path, kind="enhancer") for path in paths]
     (first, one), (second, two) = loaded
-    if one["net"] != two["net"]:
-        differing = {
-            key: [net.get(key) for net in (one["net"], two["net"])]
-            for key in one["net"] | two["net"]
-            if one["net"].get(key) != two["net"].get(key)
-        }
-        shown = ", ".join(f"{key}: {a} and {b}" for key, (a, b) in differing.items())
-        raise ValueError(f"checkpoints: need two trainings of the same network, not {shown}")
+    same_network(one, two)
     set_scale(cfg, [first, second], paths)
     files = {f"checkpoints.{k}": path for k, path in enumerate(paths)} | rater_files(cfg)
     names = list(named(loaded, paths))
@@ -95,6 +88,19 @@ def interpolate(cfg: DictConfig) -> None:
         return Result(f"{text}\n{PROTOCOLS}{note}\n", metrics, ["curve.csv", "curve.png"], note)
 
     run_measurement(cfg, files, "val", work)
+
+
+def same_network(one: Record, two: Record) -> None:
+    """Refuses trainings of different networks, whose weights cannot be mixed."""
+    if one["net"] == two["net"]:
+        return
+    differing = {
+        key: [net.get(key) for net in (one["net"], two["net"])]
+        for key in one["net"] | two["net"]
+        if one["net"].get(key) != two["net"].get(key)
+    }
+    shown = ", ".join(f"{key}: {a} and {b}" for key, (a, b) in differing.items())
+    raise ValueError(f"checkpoints: need two trainings of the same network, not {shown}")
 
 
 def mixed(first: dict[str, Tensor], second: dict[str, Tensor], share: float) -> dict[str, Tensor]:

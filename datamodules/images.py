@@ -232,6 +232,8 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> None:
     options = dict(photo.info)
     if suffix in (".jpg", ".jpeg", ".webp"):
         options["quality"] = 95  # Pillow's advice for the highest that still pays
+    elif suffix == ".png":
+        options["compress_level"] = 4  # a photo in half the time of 6, and 5 % larger
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
     os.close(handle)

@@ -1,0 +1,144 @@
+"""python run.py serve: the web page on which photos are uploaded, enhanced, rated and compared."""
+
+import importlib.util
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from commands.config import require_file, require_folder
+from commands.device import keep_memory, pick_device
+from commands.run_folder import locked
+from lightning_modules.checkpoint import load_network
+from networks.nima import NIMA
+
+log = logging.getLogger(__name__)
+
+TITLE = "Neural Image Enhancement"
+
+
+class Scorer(BaseModel):
+    """The node `scorer`."""
+
+    model_config = ConfigDict(strict=True)
+
+    checkpoint: str
+
+
+class Options(BaseModel):
+    """Keys of conf/serve.yaml."""
+
+    model_config = ConfigDict(strict=True)
+
+    checkpoint: str | list[str]
+    pairs: list[list[str]]
+    steps: int = Field(ge=2, le=21)
+    scorer: Scorer
+    host: str = Field(min_length=1)
+    port: int = Field(ge=0, le=65535)
+    user: str | None
+    password: str | None
+    output: str = Field(min_length=1)
+    keep_hours: PositiveFloat | PositiveInt
+    max_disk_gb: PositiveFloat | PositiveInt
+    max_megapixels: PositiveFloat | PositiveInt | None
+    max_mb: PositiveFloat | PositiveInt
+    max_photos: int = Field(ge=1, le=100)
+    max_waiting: PositiveInt
+    tile: PositiveInt
+    device: str
+
+
+def problems(cfg: DictConfig) -> Iterator[str]:
+    """Mistakes that types do not show."""
+    for path in checkpoints(cfg):
+        yield from require_file("checkpoint", path)
+    for pair in cfg.pairs:
+        if len(pair) != 2:
+            yield f"pairs={list(pair)}: two files each, [[gamma0.ckpt,gamma04.ckpt]]"
+        for path in pair:
+            yield from require_file("pairs", path)
+    if not checkpoints(cfg) and not cfg.pairs:
+        yield "checkpoint=[]: one or several files, or pairs="
+    yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
+    yield from require_folder("output", cfg.output)
+    if cfg.user is not None and not cfg.password:
+        yield "user=: needs password=, or SERVE_PASSWORD in the environment"
+    if cfg.user is None and cfg.password:
+        yield "password=: needs user="
+    if cfg.user is not None and ":" in cfg.user:
+        yield f"user={cfg.user}: without a colon"
+    if importlib.util.find_spec("gradio") is None:
+        yield "serve needs Gradio: pip install 'neural-image-enhancement[demo]', or gradio alone"
+    yield from check_address(cfg.host, cfg.port)
+
+
+def check_address(host: str, port: int) -> Iterator[str]:
+    """Problems of an address to listen at."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        yield f"host={host} port={port}: cannot be listened at ({error.strerror})"
+
+
+def checkpoints(cfg: DictConfig) -> list[str]:
+    """The files of enhancers."""
+    return [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
+
+
+def serve(cfg: DictConfig) -> None:
+    """Serves until Ctrl-C."""
+    import uvicorn  # comes with Gradio
+
+    from web.app import Settings, build_app
+    from web.guard import is_loopback
+    from web.offers import load_offers
+    from web.store import Store
+    from web.work import Limits, Worker
+
+    keep_memory()
+    device = pick_device(cfg.device)
+    offers = load_offers(checkpoints(cfg), [list(pair) for pair in cfg.pairs], cfg.steps, device)
+    scorer, record = load_network(cfg.scorer.checkpoint, kind="scorer")
+    assert isinstance(scorer, NIMA)
+    folder = Path(cfg.output).expanduser()
+    with locked(folder):
+        store = Store(folder, max_bytes=cfg.max_disk_gb * 1e9, keep_seconds=cfg.keep_hours * 3600)
+        limits = Limits(
+            photos=cfg.max_photos,
+            bytes=int(cfg.max_mb * 1e6),
+            megapixels=cfg.max_megapixels or (4 if device.type == "cpu" else 16),
+            waiting=cfg.max_waiting,
+        )
+        worker = Worker(store, offers, scorer, record, device=device, tile=cfg.tile, limits=limits)
+        login = (cfg.user, cfg.password) if cfg.user is not None else None
+        app = build_app(store, worker, Settings(TITLE, cfg.host, login))
+        config = uvicorn.Config(
+            app,
+            host=cfg.host,
+            port=cfg.port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        server = uvicorn.Server(config)
+        listening = config.bind_socket()
+        port = listening.getsockname()[1]
+        if not is_loopback(cfg.host):
+            who = (
+                "with the password" if login else "WITHOUT A PASSWORD (user= and password= set one)"
+            )
+            log.warning("host=%s: other machines can use this page, %s", cfg.host, who)
+        shown = f"[{cfg.host}]" if ":" in cfg.host else cfg.host
+        log.info("http://%s:%d  (Ctrl-C ends it; results are kept in %s)", shown, port, folder)
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:  # uvicorn has shut down in order, and raises it again
+            log.info("ended")

@@ -1,0 +1,1 @@
+"""The page of `python run.py serve`: upload, enhance, score, compare."""

@@ -1,0 +1,186 @@
+"""What the page offers: enhancers by task and scale, and rows of networks between two trainings."""
+
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from commands.evaluate import named
+from commands.interpolate import mixed, same_network
+from lightning_modules.checkpoint import Record, load_network, trained_degradation
+from networks.scales import at_scale, scales_of
+from networks.tiling import restore
+
+TRIAL = 96  # pixels a side of the picture on which speed is measured at the start
+
+
+class Task(NamedTuple):
+    """What is done to a photo.
+
+    Attributes:
+        name: `super-resolution`, `deblurring` or `restoration`.
+        scale: 1 is the same size.
+    """
+
+    name: str
+    scale: int
+
+    @property
+    def label(self) -> str:
+        """What the page calls it."""
+        verb = {"super-resolution": "Enlarge", "deblurring": "Deblur", "restoration": "Restore"}
+        if self.scale == 1:
+            return verb[self.name]
+        and_enlarge = "" if self.name == "super-resolution" else " and enlarge"
+        return f"{verb[self.name]}{and_enlarge} x{self.scale}"
+
+
+@dataclass(eq=False)
+class Offer:
+    """An enhancer, or the networks between two.
+
+    Attributes:
+        name: class and gamma, as in the tables of `evaluate`.
+        note: a line about it.
+        net: the network; between two, it takes the weights of `ends` mixed.
+        degraded: what its training photos went through beside the shrinking.
+        ends: weights of the first and the last network of a row; None for a single one.
+        gammas: of a row: as many steps from the first training's gamma to the last one's.
+    """
+
+    name: str
+    note: str
+    net: nn.Module
+    degraded: dict[str, Any]
+    ends: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+    gammas: list[float] = field(default_factory=list)
+
+    @property
+    def class_name(self) -> str:
+        """What the name begins with: `EDSR`."""
+        return self.name.partition(" ")[0]
+
+    @property
+    def id(self) -> str:
+        """The name as a word: `edsr-gamma-0.4`."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-.")
+
+    @property
+    def tasks(self) -> list[Task]:
+        """What it can be used for."""
+        tasks = []
+        for scale in scales_of(self.net):
+            name = "super-resolution" if scale > 1 else "restoration"
+            tasks.append(Task("deblurring" if self.degraded.get("blur") else name, scale))
+        return tasks
+
+    def networks(self, scale: int) -> list[tuple[float | None, nn.Module]]:
+        """What it makes results with, each with its gamma; gamma is None of a single network.
+
+        Those of a row share one network, which `use` gives its weights.
+        """
+        net = at_scale(self.net, scale)
+        return [(gamma, net) for gamma in self.gammas] or [(None, net)]
+
+    def use(self, gamma: float | None) -> None:
+        """Gives the network of a row the weights for this gamma."""
+        if self.ends is not None and gamma is not None:
+            first, last = self.gammas[0], self.gammas[-1]
+            place = self.gammas.index(gamma) / (len(self.gammas) - 1) if first != last else 0.0
+            self.net.load_state_dict(mixed(*self.ends, place))
+
+
+class Speeds:
+    """Seconds that an offer's networks together take for a megapixel of LR, as far as measured."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.seconds: dict[tuple[str, Task], float] = {}
+
+    def get(self, offer: Offer, task: Task) -> float | None:
+        """What is known; None before anything was measured."""
+        with self.lock:
+            return self.seconds.get((offer.id, task))
+
+    def saw(self, offer: Offer, task: Task, seconds: float, megapixels: float) -> None:
+        """Takes a measurement in, with as much weight as all before it."""
+        found = seconds / megapixels
+        with self.lock:
+            before = self.seconds.get((offer.id, task), found)
+            self.seconds[offer.id, task] = (before + found) / 2
+
+    def measure(self, offers: Sequence[Offer], device: torch.device) -> None:
+        """Tries each offer on a small picture."""
+        picture = torch.randint(0, 256, (3, TRIAL, TRIAL), dtype=torch.uint8)
+        for offer in offers:
+            for task in offer.tasks:
+                _, net = offer.networks(task.scale)[0]
+                restore(net, picture, device=device)  # the first time takes longer
+                began = time.perf_counter()
+                restore(net, picture, device=device)
+                took = (time.perf_counter() - began) * max(1, len(offer.gammas))
+                self.saw(offer, task, took, TRIAL**2 / 1e6)
+
+
+def load_offers(
+    checkpoints: Sequence[str], pairs: Sequence[Sequence[str]], steps: int, device: torch.device
+) -> list[Offer]:
+    """Loads the networks that a configuration names.
+
+    Args:
+        checkpoints: files of enhancers.
+        pairs: files of two trainings of one network each.
+        steps: networks of a row, the two ends included.
+        device: where they compute.
+
+    Raises:
+        ValueError: if a file is no enhancer, a pair's networks differ, or two have one name.
+    """
+    loaded = [load_network(path, kind="enhancer") for path in checkpoints]
+    offers = [
+        Offer(name, note(net, record), net, trained_degradation(record) or {})
+        for (name, net), (_, record) in zip(
+            named(loaded, list(checkpoints)).items(), loaded, strict=True
+        )
+    ]
+    offers += [load_row(pair, steps) for pair in pairs]
+    for offer in offers:
+        offer.net.to(device)
+    names = [offer.id for offer in offers]
+    for offer in offers:
+        if names.count(offer.id) > 1:
+            raise ValueError(f"two of the models would be called {offer.name}")
+    return offers
+
+
+def load_row(pair: Sequence[str], steps: int) -> Offer:
+    """The networks between two trainings."""
+    (first, one), (second, two) = loaded = [load_network(path, kind="enhancer") for path in pair]
+    same_network(one, two)
+    low, high = one["gamma"], two["gamma"]
+    if not low < high:
+        raise ValueError(
+            f"pairs={list(pair)}: gamma has to rise from the first to the second, "
+            f"not {low:g} to {high:g}"
+        )
+    class_name = one["net"]["_target_"].rpartition(".")[2]
+    ends = tuple({k: v.clone() for k, v in net.state_dict().items()} for net, _ in loaded)
+    return Offer(
+        f"{class_name} gamma={low:g} to {high:g}",
+        f"weights between the two trainings, {steps} steps; {note(second, two)}",
+        first,
+        trained_degradation(two) or {},
+        ends,  # type: ignore[arg-type]
+        [round(low + (high - low) * k / (steps - 1), 4) for k in range(steps)],
+    )
+
+
+def note(net: nn.Module, record: Record) -> str:
+    """A line about a network."""
+    millions = sum(p.numel() for p in net.parameters()) / 1e6
+    return f"{millions:.2f} M parameters, trained on {record['data']}"

@@ -1,0 +1,172 @@
+"""The folder of uploads and results: random names, an age, and a size that it never exceeds.
+
+Each job has a folder whose name, the token, is the right to see it. Nothing that a request names is
+ever joined to a path: a token has to have the form of one, and files are looked up in result.json.
+"""
+
+import datetime
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from commands.run_folder import read_json
+from lightning_modules.json_files import write_json
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
+UPLOAD_SECONDS = 3600  # uploads that no job has taken by then are removed
+UPLOAD_SHARE = 0.25  # of the room, so that uploads alone cannot push results out
+UNFINISHED = ("waiting", "working")
+
+
+class FullError(ValueError):
+    """There is no room left."""
+
+
+class Store:
+    """Uploads and results on disk.
+
+    Args:
+        folder: is created, readable for its owner only.
+        max_bytes: of everything in it; the oldest results make room for new ones.
+        keep_seconds: age at which results are removed.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: float, keep_seconds: float) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self.keep_seconds = keep_seconds
+        self.uploads = folder / "uploads"  # shorter than a token, so that it is none
+        self.api_uploads = folder / "api"  # Gradio's
+        self.lock = threading.RLock()
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        for left_over in (self.uploads, self.api_uploads):
+            remove(left_over)
+            left_over.mkdir()
+        for job in self.jobs():
+            result = self.result(job)
+            if result is None:  # no job gets that far without one
+                remove(job)
+            elif result["state"] in UNFINISHED:
+                write_json(job / "result.json", {**result, "state": "interrupted"})
+
+    def jobs(self) -> Iterator[Path]:
+        """Folders of jobs."""
+        for path in self.folder.iterdir():
+            if TOKEN.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+                yield path
+
+    def create(self) -> Path:
+        """A new job's folder."""
+        job = self.folder / secrets.token_urlsafe(16)
+        job.mkdir(mode=0o700)
+        return job
+
+    def find(self, token: str) -> Path | None:
+        """A job's folder; None for what is no token, and for what has expired."""
+        if not TOKEN.fullmatch(token):
+            return None
+        job = self.folder / token
+        if not job.is_dir() or job.is_symlink() or self.expires(job) < time.time():
+            return None
+        return job
+
+    def result(self, job: Path) -> dict[str, Any] | None:
+        """A job's result.json."""
+        try:
+            return read_json(job / "result.json")
+        except (OSError, ValueError):
+            return None
+
+    def expires(self, job: Path) -> float:
+        """When a job's results are removed, in seconds since 1970."""
+        return self.created(job) + self.keep_seconds
+
+    def created(self, job: Path) -> float:
+        """When a job was asked for; of one that is just being created, when its folder was."""
+        result = self.result(job)
+        if result is None:
+            return job.stat().st_mtime
+        return datetime.datetime.fromisoformat(result["created"]).timestamp()
+
+    def remove_job(self, job: Path) -> None:
+        """Removes a job's results."""
+        with self.lock:
+            remove(job)
+
+    def new_upload(self) -> Path:
+        """Where an upload goes.
+
+        Raises:
+            FullError: if those that wait take too much room.
+        """
+        if not self.has_room():
+            raise FullError("Too many uploads are waiting here; please try again later.")
+        return self.uploads / secrets.token_urlsafe(16)
+
+    def has_room(self) -> bool:
+        """Whether another upload is taken."""
+        waiting = size_of(self.uploads) + size_of(self.api_uploads)
+        return waiting <= UPLOAD_SHARE * self.max_bytes
+
+    def find_upload(self, name: str) -> Path | None:
+        """An upload that is complete."""
+        path = self.uploads / name
+        return path if TOKEN.fullmatch(name) and path.is_file() and not path.is_symlink() else None
+
+    def clean(self, busy: set[str]) -> None:
+        """Removes what is too old, and the oldest results where there is too much.
+
+        Args:
+            busy: tokens of the jobs that are not finished.
+
+        Raises:
+            FullError: if that does not help: what is left belongs to jobs that are not finished.
+        """
+        with self.lock:
+            now = time.time()
+            for folder in (self.uploads, self.api_uploads):
+                for path in folder.iterdir():
+                    if path.lstat().st_mtime < now - UPLOAD_SECONDS:
+                        remove(path)
+            finished = [job for job in self.jobs() if job.name not in busy]
+            for job in finished:
+                if self.expires(job) < now:
+                    remove(job)
+            finished = sorted((job for job in finished if job.exists()), key=self.created)
+            total = size_of(self.folder)
+            while total > self.max_bytes and finished:
+                oldest = finished.pop(0)
+                total -= size_of(oldest)
+                remove(oldest)
+            if total > self.max_bytes:
+                raise FullError(
+                    f"The results would exceed the {self.max_bytes / 1e9:g} GB that this server "
+                    "keeps. Fewer photos or models may fit."
+                )
+
+
+def size_of(path: Path) -> int:
+    """Bytes of all files in a folder, at any depth; links count as themselves."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:  # removed meanwhile
+                continue
+    return total
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link (never what it points to) or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
