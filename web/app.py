@@ -37,7 +37,8 @@ from web.work import FORMATS, Job, Upload, Worker, sentence
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-STATIC = {"style.css": "text/css", "upload.js": "text/javascript", "results.js": "text/javascript"}
+TYPES = {".css": "text/css", ".js": "text/javascript"}
+STATIC = {path.name: TYPES[path.suffix] for path in HERE.iterdir() if path.suffix in TYPES}
 EXAMPLES = {"coffee": "coffee.png", "cat": "chelsea.png", "astronaut": "astronaut.png"}
 BODY_SECONDS = 600  # that an upload may take
 CLEAN_SECONDS = 60  # between looks for what has expired
@@ -117,12 +118,10 @@ class Desk:
         Raises:
             RefusedError: as `receive`, and for a file that is not among Gradio's.
         """
-        found = Path(source)
-        inside = found.resolve().is_relative_to(self.store.api_uploads.resolve())
-        if not inside or not found.is_file():
+        if not self.store.is_api_upload(source):  # the guard has looked, too
             raise RefusedError(422, "Send photos as files (in Python: handle_file).")
         path = self.store.new_upload()
-        await asyncio.to_thread(shutil.copyfile, found, path)
+        await asyncio.to_thread(shutil.copyfile, source, path)
         return await self.look(path, clean_name(name))
 
     async def look(self, path: Path, name: str) -> Upload:
@@ -147,7 +146,9 @@ class Desk:
         try:
             with Image.open(path, formats=FORMATS) as file:  # the header alone
                 width, height = file.size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:  # over 179 million
+            raise RefusedError(413, "The photo has far more pixels than are accepted.") from error
+        except (OSError, SyntaxError, ValueError) as error:
             raise RefusedError(
                 415, "Not a photo that can be read: PNG, JPEG, WebP, BMP and TIFF can."
             ) from error
@@ -189,7 +190,7 @@ def clean_name(name: str) -> str:
     return name[:200] or "photo"
 
 
-def build_app(store: Store, worker: Worker, settings: Settings) -> FastAPI:
+def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
     """The application, guarded.
 
     Args:
@@ -405,15 +406,15 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> FastAPI:
         return refuse(error.status_code, str(error.detail))
 
     add_gradio(app, desk, worker, tasks)
-    app.add_middleware(
-        Guard,
+    return Guard(
+        app,
         host=settings.host,
         login=settings.login,
         max_upload=worker.limits.bytes,
         max_photos=worker.limits.photos,
         has_room=store.has_room,
+        is_upload=store.is_api_upload,
     )
-    return app
 
 
 def add_gradio(
@@ -512,6 +513,7 @@ def add_gradio(
         ssr_mode=False,
         max_file_size=worker.limits.bytes,
     )
+    blocks.has_launched = True  # else it does not look where files of calls are, see `Guard`
 
 
 async def states(job: Job, worker: Worker) -> AsyncGenerator[dict[str, Any], None]:
@@ -581,6 +583,8 @@ def zipped(folder: Path, result: dict[str, Any]) -> Iterator[bytes]:
         archive.writestr("scores.json", json.dumps(result, indent=2) + "\n")
         for file, name in download_names(result).items():
             if file in views - files:
+                continue
+            if (folder / file).is_symlink():  # never one of ours
                 continue
             with open(folder / file, "rb") as source, archive.open(name, "w") as entry:
                 while part := source.read(CHUNK):

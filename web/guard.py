@@ -10,14 +10,22 @@ import base64
 import binascii
 import hmac
 import ipaddress
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Gradio's routes that its clients use.
+# Where our own routes begin; of all others that Gradio brings only `config` is for its clients,
+OURS = (
+    *("", "api", "config", "examples", "favicon.ico", "jobs", "models", "openapi.json"),
+    *("results", "uploads", "web"),
+)
+# and of those below /gradio_api these.
 GRADIO = ("info", "openapi.json", "upload", "queue/join", "queue/data", "call/", "cancel", "reset")
+CALLS = ("/gradio_api/call/", "/gradio_api/queue/join")
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -36,7 +44,7 @@ WRONG_SECONDS = 1.0  # that a wrong password waits
 
 
 class Guard:
-    """ASGI middleware.
+    """An ASGI application around another.
 
     Args:
         app: what is guarded.
@@ -45,6 +53,9 @@ class Guard:
         max_upload: bytes of one photo.
         max_photos: photos of one request of Gradio's upload.
         has_room: whether there is room for another upload.
+        is_upload: whether a path is that of a file which Gradio has received. Gradio itself would
+            copy any file of the machine, and fetch any address, that a call names (`_check_allowed`
+            looks at nothing in a mounted application).
     """
 
     def __init__(
@@ -56,6 +67,7 @@ class Guard:
         max_upload: int,
         max_photos: int,
         has_room: Callable[[], bool],
+        is_upload: Callable[[str], bool],
     ) -> None:
         self.app = app
         self.local = is_loopback(host)
@@ -63,6 +75,7 @@ class Guard:
         self.max_upload = max_upload
         self.max_photos = max_photos
         self.has_room = has_room
+        self.is_upload = is_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers what is refused, hands on the rest."""
@@ -81,10 +94,16 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
+        receive = self.limited(scope, receive)
+        if refused is None and scope["path"].startswith(CALLS) and scope["method"] == "POST":
+            body = await whole_body(receive)
+            receive = replay(body, receive)
+            if not all(self.is_upload(path) for path in paths_in(body)):
+                refused = refuse(422, "Send photos as files (in Python: handle_file).")
         if refused is not None:
             await refused(scope, receive, send_with_headers)
             return
-        await self.app(scope, self.limited(scope, receive), send_with_headers)
+        await self.app(scope, receive, send_with_headers)
 
     async def refusal(self, scope: Scope) -> JSONResponse | None:
         """The answer to a request that must not go on."""
@@ -105,7 +124,8 @@ class Guard:
             return answer
         path = scope["path"]
         inner = path.removeprefix("/gradio_api/")
-        if inner != path and not inner.startswith(GRADIO):
+        known = inner.startswith(GRADIO) if inner != path else path.split("/")[1] in OURS
+        if not known:
             return refuse(404, "There is nothing here.")
         if inner == "upload" and not self.has_room():
             return refuse(507, "Too many uploads are waiting here; please try again later.")
@@ -145,9 +165,50 @@ class Guard:
         return hmac.compare_digest(given, ":".join(self.login).encode())
 
 
+async def whole_body(receive: Receive) -> bytes:
+    """A request's body; of one that breaks off what there was."""
+    parts = []
+    while (message := await receive())["type"] == "http.request":
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            break
+    return b"".join(parts)
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """`receive` of a request whose body has been read."""
+    given = False
+
+    async def receive_again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again
+
+
+def paths_in(body: bytes) -> Iterator[str]:
+    """What a JSON text has under `path`, at any depth; none of what is no JSON."""
+    try:
+        left: list[Any] = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            if "path" in item:
+                yield str(item["path"])
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
+
+
 def refuse(status: int, text: str) -> JSONResponse:
-    """An answer with the reason."""
-    return JSONResponse({"error": text}, status)
+    """An answer with the reason; of what is too large nothing more is read."""
+    headers = {"Connection": "close"} if status == 413 else None
+    return JSONResponse({"error": text}, status, headers)
 
 
 def too_large(limit: int) -> JSONResponse:

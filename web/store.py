@@ -120,6 +120,12 @@ class Store:
         path = self.uploads / name
         return path if TOKEN.fullmatch(name) and path.is_file() and not path.is_symlink() else None
 
+    def is_api_upload(self, path: str) -> bool:
+        """Whether a path is that of a file which Gradio has received."""
+        folder = self.api_uploads.resolve()
+        found = Path(path)
+        return found.is_file() and found.resolve().is_relative_to(folder)
+
     def clean(self, busy: set[str]) -> None:
         """Removes what is too old, and the oldest results where there is too much.
 

@@ -1,0 +1,628 @@
+"""The server over HTTP: uploads, jobs, results, and everything that is not wanted there."""
+
+import concurrent.futures
+import io
+import json
+import os
+import socket
+import struct
+import time
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.images import read_image, to_array
+from lightning_modules.checkpoint import load_scorer
+from networks.bicubic import imresize
+from tests.conftest import Finished
+from tests.web.conftest import Serve, Server
+from web.app import clean_name, download_names
+
+Cli = Any
+
+
+def picture(
+    width: int = 40,
+    height: int = 30,
+    *,
+    mode: str = "RGB",
+    kind: str = "PNG",
+    **options: Any,  # noqa: ANN401
+) -> bytes:
+    """An image file of smooth noise."""
+    rng = np.random.default_rng(width * 1000 + height)
+    coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    image = coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(content: bytes) -> Any:  # noqa: ANN401
+    """The values of an image file."""
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG file that says it has a size and has next to no pixels: a decompression bomb."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+# What each was answered with: docs/web.md has the table.
+BAD_UPLOADS = {
+    "empty": (b"", 422, "The file is empty."),
+    "text": (b"hello", 415, "Not a photo that can be read"),
+    "html": (b"<html><script>alert(1)</script></html>", 415, "Not a photo"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", 415, "Not a photo"),
+    "gif": (picture(kind="GIF", mode="P"), 415, "Not a photo"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 415, "Not a photo"),
+    "zip": (b"PK\3\4" + b"\0" * 60, 415, "Not a photo"),
+    "truncated PNG": (picture(200, 200)[:-500], 422, "annot be read as an image"),
+    "truncated JPEG": (picture(200, 200, kind="JPEG")[:-300], 422, "annot be read as an image"),
+    "header alone": (picture()[:20], 415, "Not a photo"),
+    "decompression bomb": (png_of_size(65_000, 65_000), 413, "far more pixels"),
+    "large for Pillow": (png_of_size(12_000, 9_000), 413, "12000 x 9000 pixels are 108.0"),
+    "one pixel too many": (picture(1000, 1001, mode="L"), 413, "up to 1 are accepted"),
+    "no pixels behind the header": (png_of_size(500, 500), 422, "annot be read as an image"),
+    "too many bytes": (b"\x89PNG\r\n\x1a\n" + b"\0" * 2_000_000, 413, "up to 2 MB"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_UPLOADS)
+def test_a_bad_upload_is_refused_with_the_reason_and_leaves_nothing(
+    server: Server, what: str
+) -> None:
+    content, status, reason = BAD_UPLOADS[what]
+    answer = server.upload(content)
+    assert answer.status_code == status
+    assert reason in answer.json()["error"]
+    assert str(server.store.folder) not in answer.text
+    assert "/" not in answer.json()["error"].replace("1/", "")
+    assert list(server.store.uploads.iterdir()) == []
+
+
+def test_a_body_without_a_length_ends_at_the_limit(server: Server) -> None:
+    sent = 0
+
+    def endless() -> Any:  # noqa: ANN401
+        nonlocal sent
+        while sent < 50_000_000:
+            sent += 100_000
+            yield b"\0" * 100_000
+
+    try:
+        status = server.client.post("/uploads", content=endless()).status_code
+    except httpx.HTTPError:  # the connection was closed while it went on sending
+        status = 413
+    assert status == 413
+    assert sent < 20_000_000
+    assert list(server.store.uploads.iterdir()) == []
+
+
+GOOD_UPLOADS = {
+    "gray": picture(mode="L"),
+    "palette": picture(mode="P"),
+    "1-bit": picture(mode="1"),
+    "alpha": picture(mode="RGBA"),
+    "CMYK": picture(mode="CMYK", kind="JPEG"),
+    "WebP": picture(kind="WEBP"),
+    "BMP": picture(kind="BMP"),
+    "TIFF": picture(kind="TIFF"),
+    "one pixel": picture(1, 1),
+    "a line": picture(500, 1),
+}
+
+
+def test_all_kinds_of_photos_are_enhanced(server: Server) -> None:
+    for content in GOOD_UPLOADS.values():
+        found = server.finished(server.job(content))
+        (photo,) = found["photos"]
+        assert found["state"] == "done"
+        assert photo["error"] is None
+        assert [v["name"] for v in photo["versions"]] == ["original", "bicubic", "EDSR gamma=0"]
+        made = server.client.get(f"/results/{found['token']}/{photo['versions'][2]['file']}")
+        expected = Image.open(io.BytesIO(content)).size
+        assert Image.open(io.BytesIO(made.content)).size == (2 * expected[0], 2 * expected[1])
+
+
+def test_a_job_has_the_pixels_of_enhance_and_the_scores_of_score(
+    server: Server, cli: Cli, folder: Path, enhancers: dict[str, str], scorer_file: Path
+) -> None:
+    # Larger than a tile of the server, with its place in EXIF and turned.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8825)[1] = "N"
+    content = picture(150, 100, kind="JPEG", exif=exif.tobytes())
+    Path("photo.jpg").write_bytes(content)
+    names = ["edsr-gamma-0", "edsr-gamma-0.4", "mdsr-gamma-0.1"]
+    found = server.finished(server.job(content, models=names))
+    (photo,) = found["photos"]
+    assert (photo["width"], photo["height"]) == (100, 150)
+    versions = {v["name"]: v for v in photo["versions"]}
+    files = {
+        "EDSR gamma=0": ["checkpoint=" + enhancers["edsr_0"]],
+        "EDSR gamma=0.4": ["checkpoint=" + enhancers["edsr_0.4"]],
+        "MDSR gamma=0.1": ["checkpoint=" + enhancers["mdsr"], "scale=2"],
+    }
+    for name, options in files.items():
+        assert (
+            cli("enhance", "input=photo.jpg", "output=made", "overwrite=true", *options).code == 0
+        )
+        served = server.client.get(f"/results/{found['token']}/{versions[name]['file']}").content
+        assert np.array_equal(pixels(served), pixels(Path("made/photo_x2.png").read_bytes()))
+        assert Image.open(io.BytesIO(served)).getexif().get_ifd(0x8825) == {}
+        out: Finished = cli(
+            "score", "input=made", f"checkpoint={scorer_file}", "output=s.json", "overwrite=true"
+        )
+        assert out.code == 0
+        (row,) = json.loads(Path("s.json").read_text())
+        assert versions[name]["score"]["mean"] == row["mean"]
+        assert versions[name]["score"]["std"] == row["std"]
+        assert versions[name]["score"]["p"] == [row[f"p{k}"] for k in range(1, 11)]
+    bicubic = server.client.get(f"/results/{found['token']}/{versions['bicubic']['file']}").content
+    upright = read_image("photo.jpg")
+    assert np.array_equal(pixels(bicubic), to_array(imresize(upright, 2)))
+    original = server.client.get(f"/results/{found['token']}/1-original.png").content
+    assert np.array_equal(pixels(original), to_array(upright))
+    score = load_scorer(scorer_file).score("photo.jpg")
+    assert versions["original"]["score"]["mean"] == pytest.approx(score, abs=1e-5)
+    assert all(versions[name]["seconds"] > 0 for name in files)
+
+
+def test_a_row_between_two_trainings_mixes_their_weights(
+    server: Server, cli: Cli, folder: Path, enhancers: dict[str, str]
+) -> None:
+    content = picture()
+    Path("photo.png").write_bytes(content)
+    found = server.finished(server.job(content, models=["edsr-gamma-0-to-0.4"]))
+    row = found["photos"][0]["versions"][2:]
+    assert [v["gamma"] for v in row] == [0.0, 0.2, 0.4]
+    assert {v["series"] for v in row} == {"edsr-gamma-0-to-0.4"}
+    made = [server.client.get(f"/results/{found['token']}/{v['file']}").content for v in row]
+    for k, name in ((0, "edsr_0"), (2, "edsr_0.4")):
+        options = [f"checkpoint={enhancers[name]}", f"output={name}"]
+        assert cli("enhance", "input=photo.png", *options).code == 0
+        assert np.array_equal(
+            pixels(made[k]), pixels((folder / name / "photo_x2.png").read_bytes())
+        )
+    assert not np.array_equal(pixels(made[0]), pixels(made[1]))
+    assert not np.array_equal(pixels(made[1]), pixels(made[2]))
+
+
+def test_tasks_are_those_of_the_networks(server: Server) -> None:
+    tasks = server.client.get("/models").json()
+    assert [(t["task"], t["scale"], t["label"], [m["id"] for m in t["models"]]) for t in tasks] == [
+        (
+            *("super-resolution", 2, "Enlarge x2"),
+            ["edsr-gamma-0", "edsr-gamma-0.4", "mdsr-gamma-0.1", "edsr-gamma-0-to-0.4"],
+        ),
+        ("super-resolution", 3, "Enlarge x3", ["mdsr-gamma-0.1"]),
+        ("super-resolution", 4, "Enlarge x4", ["mdsr-gamma-0.1"]),
+        ("deblurring", 1, "Deblur", ["can-gamma-0"]),
+    ]
+    found = server.finished(
+        server.job(picture(), task="deblurring", scale=1, models=["can-gamma-0"])
+    )
+    versions = found["photos"][0]["versions"]
+    assert [(v["name"], v["width"]) for v in versions] == [("original", 40), ("CAN gamma=0", 40)]
+    found = server.finished(server.job(picture(), scale=4, models=["mdsr-gamma-0.1"]))
+    assert [v["width"] for v in found["photos"][0]["versions"]] == [40, 160, 160]
+
+
+def test_a_bad_request_for_a_job_is_refused_with_the_reason(server: Server) -> None:
+    photo = server.upload(picture()).json()["id"]
+    good = {
+        "photos": [photo],
+        "task": "super-resolution",
+        "scale": 2,
+        "models": ["edsr-gamma-0"],
+    }
+    for change, reason in [
+        ({"photos": []}, "No photo was given."),
+        ({"photos": ["../../etc/passwd"]}, "not here any more"),
+        ({"photos": [photo, photo]}, "named twice"),
+        ({"photos": "x"}, "photos: Input should be a valid list"),
+        ({"scale": 5}, "super-resolution 5 is not offered here; what is: super-resolution 2,"),
+        ({"task": "<b>"}, "<b> 2 is not offered"),
+        ({"models": []}, "No model was chosen; for this task there are edsr-gamma-0,"),
+        ({"models": ["edsr"]}, "No such model: edsr; for this task there are edsr-gamma-0,"),
+        ({"models": ["x" * 1000]}, "models.0: String should have at most"),
+    ]:
+        answer = server.client.post("/jobs", json={**good, **change})
+        assert answer.status_code == 422, change
+        assert reason in answer.json()["error"]
+    assert server.client.post("/jobs", content=b"{").status_code == 422
+    assert server.client.post("/jobs", content=b" " * 200_000).status_code == 413
+    # None of that has used the photo up.
+    answer = server.client.post("/jobs", json=good)
+    assert answer.status_code == 201
+    server.finished(answer.json()["token"])
+    assert server.client.post("/jobs", json=good).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/results/AAAAAAAAAAAAAAAAAAAAAA/result.json",
+        "/results/../uploads/result.json",
+        "/results/..%2f..%2f..%2fetc/passwd",
+        "/results/%2e%2e/result.json",
+        "/results/{token}/..%2f..%2fuploads",
+        "/results/{token}/%2e%2e%2f{token}%2fresult.json",
+        "/results/{token}/.result.json",
+        "/results/{token}/nothing.png",
+        "/results/{token}/secret.png",
+        "/results/{token}/1-original.png%00.html",
+        "/web/..%2fapp.py",
+        "/web/app.py",
+        "/web/upload.html",
+        "/examples/..%2f..%2fsecret.png",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file/etc/passwd",
+        "/gradio_api/proxy=https://example.org",
+        "/gradio_api/stream/x/y/z/playlist.m3u8",
+        "/gradio_api/runs",
+        "/gradio_api/app_id",
+        "/gradio_api/../config2",
+        "/assets/index.js",
+        "/static/fonts",
+        "/svelte/x.js",
+        "/theme.css",
+        "/docs",
+        "/redoc",
+        "/monitoring",
+    ],
+)
+def test_what_is_not_served(server: Server, path: str) -> None:
+    token = server.job(picture())
+    server.finished(token)
+    folder = server.store.folder / token
+    (folder / "secret.png").write_text("a file that is no version")
+    answer = server.client.get(path.format(token=token))
+    assert answer.status_code in (403, 404)
+    assert "root:" not in answer.text
+    assert "no version" not in answer.text
+
+
+def test_links_in_the_folder_are_not_followed(server: Server, tmp_path: Path) -> None:
+    token = server.job(picture())
+    server.finished(token)
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "result.json").write_text("{}")
+    original = server.store.folder / token / "1-original.png"
+    original.unlink()
+    original.symlink_to(tmp_path / "secret")
+    assert server.client.get(f"/results/{token}/1-original.png").status_code == 404
+    assert b"secret" not in server.client.get(f"/results/{token}/all.zip").content
+    link = server.store.folder / ("L" * 22)
+    link.symlink_to(tmp_path)
+    assert server.client.get(f"/results/{link.name}/result.json").status_code == 404
+    link.unlink()
+
+
+def test_every_answer_keeps_browsers_in(server: Server) -> None:
+    token = server.job(picture())
+    server.finished(token)
+    for path in ("/", "/api", "/models", f"/results/{token}", f"/results/{token}/1-original.png"):
+        headers = server.client.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'")
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "access-control-allow-origin" not in headers
+    answer = server.client.get(f"/results/{token}/1-original.png?download")
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["content-disposition"] == 'attachment; filename="photo_original.png"'
+
+
+def test_names_are_cleaned_and_shown_as_text(server: Server) -> None:
+    name = "<img src=x onerror=alert(1)>.png"
+    token = server.job(picture())
+    server.finished(token)
+    uploaded = server.upload(picture(), "%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E.png").json()
+    assert uploaded["name"] == name
+    request = {"task": "super-resolution", "scale": 2, "models": ["edsr-gamma-0"]}
+    answer = server.client.post("/jobs", json={"photos": [uploaded["id"]], **request})
+    token = answer.json()["token"]
+    found = server.finished(token)
+    assert found["photos"][0]["name"] == name
+    assert "<img src=x" not in server.client.get(f"/results/{token}").text
+    assert download_names(found)["1-original.png"] == "img_src_x_onerror_alert_1_original.png"
+    assert clean_name("..%2F..%2Fetc%2Fpasswd") == "passwd"
+    assert clean_name("C:\\photos\\a.png") == "a.png"
+    assert clean_name("a%00b%0a.png") == "a_b_.png"
+    assert clean_name("%ff") == "\ufffd"
+    assert clean_name("") == "photo"
+    assert len(clean_name("x" * 5000)) == 200
+
+
+def test_another_host_or_page_is_not_answered(server: Server) -> None:
+    def get(**headers: str) -> int:
+        return server.client.get("/models", headers=headers).status_code
+
+    assert get(Host="localhost:1234") == 200
+    assert get(Host="[::1]:80") == 200
+    assert get(Host="evil.example") == 403
+    assert get(Host="127.0.0.1.evil.example") == 403
+    assert get(Host="") == 403
+    assert get(Origin=server.base) == 200
+    assert get(Origin="http://evil.example") == 403
+    assert get(Origin="null") == 403
+    headers = {"Sec-Fetch-Site": "cross-site"}
+    assert server.client.post("/uploads", content=b"x", headers=headers).status_code == 403
+
+
+def test_the_login_guards_everything(serve: Serve, tmp_path: Path) -> None:
+    with serve(tmp_path / "store", login=("ann", "pass:word é")) as server:
+        token = server.job(picture())
+        server.finished(token)
+        paths = ["/", "/api", "/models", "/web/style.css", "/openapi.json", "/config"]
+        paths += [f"/results/{token}", f"/results/{token}/1-original.png", "/gradio_api/info"]
+        with httpx.Client(base_url=server.base) as stranger:
+            for path in paths:
+                assert server.client.get(path).status_code == 200, path
+                answer = stranger.get(path)
+                assert answer.status_code == 401
+                assert answer.headers["www-authenticate"].startswith("Basic")
+            assert stranger.post("/uploads", content=picture()).status_code == 401
+            assert stranger.post("/gradio_api/upload", content=b"").status_code == 401
+            began = time.monotonic()
+            assert stranger.get("/", auth=("ann", "password")).status_code == 401
+            assert time.monotonic() - began >= 1
+            assert stranger.get("/", headers={"Authorization": "Basic !"}).status_code == 401
+
+
+def test_a_job_can_be_cancelled_while_it_waits_and_while_it_works(
+    serve: Serve, tmp_path: Path
+) -> None:
+    with serve(tmp_path / "store", tile=8) as server:
+        working = server.job(picture(200, 200))
+        waiting = server.job(picture(200, 200))
+        while server.result(working)["progress"] == 0:
+            time.sleep(0.02)
+        found = server.result(waiting)
+        assert (found["state"], found["waiting"]) == ("waiting", 1)
+        assert server.client.post(f"/results/{waiting}/cancel").status_code == 204
+        assert server.result(waiting)["state"] == "cancelled"
+        found = server.result(working)
+        assert 0 < found["progress"] < 1
+        assert "EDSR gamma=0, tile " in found["now"]
+        assert server.client.post(f"/results/{working}/cancel").status_code == 204
+        found = server.finished(working)
+        assert found["state"] == "cancelled"
+        assert [v["name"] for v in found["photos"][0]["versions"]] == ["original", "bicubic"]
+        assert list(server.store.uploads.iterdir()) == []
+        # The next one is served, and a deleted one is gone.
+        third = server.job(picture())
+        assert server.finished(third)["state"] == "done"
+        assert server.client.post(f"/results/{third}/delete").status_code == 204
+        assert server.client.get(f"/results/{third}").status_code == 404
+        assert not (server.store.folder / third).exists()
+        assert server.client.post(f"/results/{third}/cancel").status_code == 404
+
+
+def test_results_outlive_the_server_and_what_was_begun_is_called_interrupted(
+    serve: Serve, tmp_path: Path
+) -> None:
+    with serve(tmp_path / "store", tile=8) as server:
+        done = server.job(picture())
+        server.finished(done)
+        begun, waiting = server.job(picture(200, 200)), server.job(picture())
+        while server.result(begun)["state"] == "waiting":
+            time.sleep(0.02)
+    with serve(tmp_path / "store") as server:
+        assert server.result(done)["state"] == "done"
+        assert server.client.get(f"/results/{done}/1-edsr-gamma-0.png").status_code == 200
+        assert server.result(begun)["state"] == "interrupted"
+        assert server.result(waiting)["state"] == "interrupted"
+        # As a server that was killed leaves it.
+        path = server.store.folder / waiting / "result.json"
+        path.write_text(json.dumps({**server.result(waiting), "state": "working"}))
+    with serve(tmp_path / "store") as server:
+        assert server.result(waiting)["state"] == "interrupted"
+
+
+def test_the_archive_has_every_picture(server: Server) -> None:
+    token = server.job(picture(), picture(30, 40), models=["edsr-gamma-0", "edsr-gamma-0.4"])
+    found = server.finished(token)
+    answer = server.client.get(f"/results/{token}/all.zip")
+    archive = zipfile.ZipFile(io.BytesIO(answer.content))
+    assert archive.testzip() is None
+    words = ("original", "bicubic", "edsr-gamma-0", "edsr-gamma-0.4")
+    names = [f"{number}photo_{word}.png" for number in ("", "2_") for word in words]
+    assert sorted(archive.namelist()) == sorted(["scores.json", *names])
+    assert json.loads(archive.read("scores.json")) == found
+    served = server.client.get(f"/results/{token}/2-edsr-gamma-0.png").content
+    assert archive.read("2_photo_edsr-gamma-0.png") == served
+
+
+def test_twenty_uploads_at_once(serve: Serve, tmp_path: Path) -> None:
+    sizes = [(16 + 37 * k % 300, 16 + 53 * k % 200) for k in range(20)]
+    with serve(tmp_path / "store") as server:
+
+        def visit(size: tuple[int, int]) -> dict[str, Any]:
+            return server.finished(server.job(picture(*size), models=["edsr-gamma-0.4"]))
+
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            results = list(pool.map(visit, sizes))
+        assert len({result["token"] for result in results}) == 20
+        for (width, height), result in zip(sizes, results, strict=True):
+            assert result["state"] == "done"
+            (photo,) = result["photos"]
+            assert (photo["width"], photo["height"]) == (width, height)
+            for version, factor in zip(photo["versions"], (1, 2, 2), strict=True):
+                served = server.client.get(f"/results/{result['token']}/{version['file']}")
+                assert pixels(served.content).shape == (factor * height, factor * width, 3)
+                assert 1 <= version["score"]["mean"] <= 10
+            original = server.client.get(f"/results/{result['token']}/1-original.png").content
+            assert np.array_equal(pixels(original), pixels(picture(width, height)))
+
+
+def test_a_full_queue_and_a_full_disk_say_so(serve: Serve, tmp_path: Path) -> None:
+    with serve(tmp_path / "a", waiting=1, tile=8) as server:
+        first = server.job(picture(200, 200))
+        while server.result(first)["state"] == "waiting":
+            time.sleep(0.02)
+        second = server.job(picture())
+        photo = server.upload(picture()).json()["id"]
+        request = {"photos": [photo], "task": "super-resolution", "scale": 2}
+        answer = server.client.post("/jobs", json={**request, "models": ["edsr-gamma-0"]})
+        assert answer.status_code == 503
+        assert "queue is full" in answer.json()["error"]
+        server.client.post(f"/results/{first}/cancel")
+        assert server.finished(second)["state"] == "done"
+    with serve(tmp_path / "b", max_disk=60_000) as server:
+        # Uploads may take a quarter of the room: these six do not fit.
+        answers = [server.upload(picture(60, 60)) for _ in range(6)]
+        assert answers[0].status_code == 201
+        assert answers[-1].status_code == 507
+        ids = [answer.json()["id"] for answer in answers if answer.status_code == 201]
+        for name in ids:
+            assert server.client.delete(f"/uploads/{name}").status_code == 204
+        # Old results make room for new ones; one job alone must fit.
+        tokens = [server.finished(server.job(picture(60, 60)))["token"] for _ in range(4)]
+        kept = [server.store.find(token) is not None for token in tokens]
+        assert kept[-1]
+        assert not kept[0]
+        found = server.finished(server.job(picture(150, 100)))
+        assert found["state"] == "failed"
+        assert "would exceed" in found["error"]
+
+
+def test_a_photo_that_cannot_be_done_does_not_end_the_job(server: Server) -> None:
+    uploads = [server.upload(picture()).json()["id"] for _ in range(2)]
+    server.store.find_upload(uploads[0]).write_bytes(b"changed meanwhile")  # type: ignore[union-attr]
+    request = {"task": "super-resolution", "scale": 2, "models": ["edsr-gamma-0"]}
+    answer = server.client.post("/jobs", json={"photos": uploads, **request})
+    found = server.finished(answer.json()["token"])
+    assert found["state"] == "done"
+    assert found["photos"][0]["error"] == "Not an image file."
+    assert len(found["photos"][1]["versions"]) == 3
+
+
+def test_a_large_result_has_a_smaller_view(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.work.VIEW", 5000)
+    with serve(tmp_path / "store") as server:
+        found = server.finished(server.job(picture(100, 40)))
+        original, _, made = found["photos"][0]["versions"]
+        assert original["view"] == original["file"]
+        assert (made["width"], made["height"]) == (200, 80)
+        assert (made["view_width"], made["view_height"]) == (111, 44)
+        view = server.client.get(f"/results/{found['token']}/{made['view']}").content
+        assert pixels(view).shape == (44, 111, 3)
+        whole = Image.open(
+            io.BytesIO(server.client.get(f"/results/{found['token']}/{made['file']}").content)
+        )
+        expected = whole.resize((111, 44), Image.Resampling.LANCZOS)
+        assert np.abs(pixels(view).astype(int) - np.asarray(expected)).max() <= 2
+        names = zipfile.ZipFile(
+            io.BytesIO(server.client.get(f"/results/{found['token']}/all.zip").content)
+        ).namelist()
+        assert len(names) == 4
+
+
+def test_gradio_client(server: Server, tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    (tmp_path / "my photo.png").write_bytes(picture(50, 40))
+    (tmp_path / "bad.png").write_bytes(b"no photo")
+    client = Client(server.base, verbose=False)
+    photos = [handle_file(tmp_path / "my photo.png")]
+    assert client.predict(api_name="/models") == server.client.get("/models").json()
+    result = client.predict(photos, models=["edsr-gamma-0"], api_name="/enhance")
+    assert result["state"] == "done"
+    assert result == server.result(result["token"])
+    assert result["photos"][0]["name"] == "my photo.png"
+    # All models by default; progress on the way.
+    seen = list(client.submit(photos, scale=4, api_name="/enhance"))
+    assert seen[0]["state"] in ("waiting", "working")
+    assert [v["width"] for v in seen[-1]["photos"][0]["versions"]] == [50, 200, 200]
+    (score,) = client.predict(photos, api_name="/score")
+    assert score == {
+        "name": "my photo.png",
+        "error": None,
+        **result["photos"][0]["versions"][0]["score"],
+    }
+    for arguments, reason in [
+        ({"photos": [handle_file(tmp_path / "bad.png")]}, "Not a photo that can be read"),
+        ({"photos": photos, "scale": 7}, "super-resolution 7 is not offered here"),
+        ({"photos": photos, "models": ["x"]}, "No such model: x"),
+        ({"photos": []}, "No photo was given"),
+    ]:
+        with pytest.raises(AppError, match=reason):
+            client.predict(**arguments, api_name="/enhance")
+    uploads = [path for path in server.store.uploads.iterdir()]
+    assert uploads == []
+
+
+def test_a_cancelled_call_of_a_gradio_client_ends_its_job(serve: Serve, tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file
+
+    (tmp_path / "photo.png").write_bytes(picture(300, 300))
+    with serve(tmp_path / "store", tile=8) as server:
+        client = Client(server.base, verbose=False)
+        call = client.submit([handle_file(tmp_path / "photo.png")], api_name="/enhance")
+        while not call.outputs():
+            time.sleep(0.05)
+        token = call.outputs()[0]["token"]
+        assert server.result(token)["state"] in ("waiting", "working")
+        call.cancel()
+        assert server.finished(token)["state"] == "cancelled"
+
+
+def test_gradio_takes_no_file_that_it_has_not_received(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "mine.png").write_bytes(picture())
+    token = server.job(picture())
+    server.finished(token)
+    inside = server.store.folder / token / "1-original.png"
+    others = (tmp_path / "mine.png", inside, Path("/etc/passwd"), server.store.uploads)
+    for path in (*others, "http://127.0.0.1:9/a.png", "file:///etc/passwd", server.base):
+        photo = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [[photo], "super-resolution", 2, None]}
+        for address, more in [("call/enhance", {}), ("queue/join", {"fn_index": 0})]:
+            request = {**body, "session_hash": "x", **more}
+            answer = server.client.post(f"/gradio_api/{address}", json=request)
+            assert answer.status_code == 422
+            assert "handle_file" in answer.json()["error"]
+    assert list(server.store.api_uploads.rglob("1-original.png")) == []
+
+
+def test_the_server_asks_nobody_outside(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def connect_watched(self: socket.socket, address: Any) -> None:  # noqa: ANN401
+        asked.append(address)
+        return connect(self, address)
+
+    def look_up_watched(host: Any, *rest: Any, **more: Any) -> Any:  # noqa: ANN401
+        asked.append((host,))
+        return look_up(host, *rest, **more)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_watched)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_watched)
+    with serve(tmp_path / "store") as server:
+        token = server.job(picture())
+        assert server.finished(token)["state"] == "done"
+        time.sleep(1)
+    assert asked
+    for address in asked:
+        host = address[0] if isinstance(address, tuple) else "127.0.0.1"  # a path of this machine
+        assert host in ("127.0.0.1", b"127.0.0.1"), address
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
