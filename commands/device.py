@@ -25,6 +25,12 @@ def keep_memory() -> None:
         libc.mallopt(M_ARENA_MAX, 1)
 
 
+def release_memory() -> None:
+    """Has the C library give back what `keep_memory` has kept: for a server that waits."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is the first GPU if there is one, else the CPU; other names are torch's.
 

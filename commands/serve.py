@@ -1,5 +1,6 @@
 """python run.py serve: the web page on which photos are uploaded, enhanced, rated and compared."""
 
+import errno
 import importlib.util
 import logging
 import socket
@@ -42,10 +43,10 @@ class Options(BaseModel):
     user: str | None
     password: str | None
     output: str = Field(min_length=1)
-    keep_hours: PositiveFloat | PositiveInt
-    max_disk_gb: PositiveFloat | PositiveInt
-    max_megapixels: PositiveFloat | PositiveInt | None
-    max_mb: PositiveFloat | PositiveInt
+    keep_hours: PositiveFloat
+    max_disk_gb: PositiveFloat
+    max_megapixels: PositiveFloat | None
+    max_mb: PositiveFloat
     max_photos: int = Field(ge=1, le=100)
     max_waiting: PositiveInt
     tile: PositiveInt
@@ -84,7 +85,8 @@ def check_address(host: str, port: int) -> Iterator[str]:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
     except OSError as error:
-        yield f"host={host} port={port}: cannot be listened at ({error.strerror})"
+        hint = "; port=0 takes any that is free" if error.errno == errno.EADDRINUSE else ""
+        yield f"host={host} port={port}: cannot be listened at ({error.strerror}{hint})"
 
 
 def checkpoints(cfg: DictConfig) -> list[str]:
@@ -128,17 +130,19 @@ def serve(cfg: DictConfig) -> None:
             server_header=False,
             timeout_graceful_shutdown=5,
         )
-        server = uvicorn.Server(config)
         listening = config.bind_socket()
-        port = listening.getsockname()[1]
-        if not is_loopback(cfg.host):
-            who = (
-                "with the password" if login else "WITHOUT A PASSWORD (user= and password= set one)"
-            )
-            log.warning("host=%s: other machines can use this page, %s", cfg.host, who)
         shown = f"[{cfg.host}]" if ":" in cfg.host else cfg.host
-        log.info("http://%s:%d  (Ctrl-C ends it; results are kept in %s)", shown, port, folder)
+        address = f"http://{shown}:{listening.getsockname()[1]}"
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                log.info("%s  (Ctrl-C ends it; results are kept in %s)", address, folder)
+
+        if not is_loopback(cfg.host):
+            who = "with the password" if login else "WITHOUT A PASSWORD (user= and password=)"
+            log.warning("host=%s: other machines can use this page, %s", cfg.host, who)
         try:
-            server.run(sockets=[listening])
+            Server(config).run(sockets=[listening])
         except KeyboardInterrupt:  # uvicorn has shut down in order, and raises it again
             log.info("ended")

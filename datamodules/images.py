@@ -35,7 +35,12 @@ def read_image(path: str | Path) -> Tensor:
     if image.mode.startswith("I"):  # Pillow would clip 16-bit gray to 255 instead of scaling it
         gray = deep_gray(image, path)
         image = Image.fromarray(np.rint(gray / 257).astype(np.uint8))
-    return to_tensor(np.array(image.convert("RGB")))
+    return rgb_tensor(image)
+
+
+def rgb_tensor(image: Image.Image) -> Tensor:
+    """An image without alpha as 3 x H x W uint8; what is RGB already is not copied once more."""
+    return to_tensor(np.array(image if image.mode == "RGB" else image.convert("RGB")))
 
 
 def open_upright(path: str | Path) -> tuple[Image.Image, bool]:
@@ -116,7 +121,7 @@ def read_photo(path: str | Path) -> Photo:
     if image.has_transparency_data:
         pixels = to_tensor(np.array(image.convert("RGBA")))
         return Photo(pixels[:3], pixels[3:], 255, info)
-    return Photo(to_tensor(np.array(image.convert("RGB"))), None, 255, info)
+    return Photo(rgb_tensor(image), None, 255, info)
 
 
 def upright_exif(path: str | Path, image: Image.Image) -> Image.Exif:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,3 +144,19 @@ def scorer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = {"kind": "scorer", "net": spec, "data": "nothing", "metrics": {}, "epoch": 0}
     save_safetensors(path, scorer, {**record, "gamma": None})
     return path
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    with api.sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        path = own if Path(own).exists() else next(filter(None, map(shutil.which, names)), None)
+        if path is None:
+            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
+        # Chromium's sandbox refuses to run as root.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

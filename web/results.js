@@ -13,11 +13,6 @@ function scoreText(score, done) {
   return done ? "no score" : "not scored yet";
 }
 
-function setSource(image, version) {
-  const source = address(version.view);
-  if (image.getAttribute("src") !== source) image.setAttribute("src", source);
-}
-
 // Bars of the distribution, the mean as a line; `top` is the highest probability of the photo's charts.
 function chart(score, top) {
   const svg = (tag, attributes) => {
@@ -95,6 +90,7 @@ class PhotoView {
     this.full = { width: 0, height: 0 }; // of the results: all versions are drawn at this size
     this.scale = scale;
     this.drawn = ""; // the versions at the last update, as JSON
+    this.near = false; // whether the section is, or was, near what is seen: until then it fetches no picture
     this.touched = false; // once the user has chosen something here, arriving results change nothing
     this.zoom = null; // null: fit
     this.at = 0.5; // the divider, in parts of the frame
@@ -160,6 +156,17 @@ class PhotoView {
       const step = large ? 240 : 40;
       this.shift(-dx * step, -dy * step);
     });
+    // Instead of loading=lazy, which in Chromium leaves pictures empty where content-visibility hid them.
+    const approach = new IntersectionObserver(
+      (entries) => {
+        if (!entries.some((entry) => entry.isIntersecting)) return;
+        approach.disconnect();
+        this.near = true;
+        if (this.photo.versions.length) this.fill();
+      },
+      { rootMargin: "100% 0px" }
+    );
+    approach.observe(this.node);
     new ResizeObserver(() => this.measure()).observe(this.stage);
     new ResizeObserver(() => this.measure()).observe(this.find(".crops"));
   }
@@ -223,6 +230,14 @@ class PhotoView {
     return version.series && twice ? `${version.name} (slider)` : version.name;
   }
 
+  draw(image, version, what) {
+    const source = address(version.view);
+    if (!this.near) return;
+    image.alt = what;
+    // Setting it again would fetch it again.
+    if (image.getAttribute("src") !== source) image.src = source;
+  }
+
   series(name) {
     return this.photo.versions.filter((version) => version.series === name);
   }
@@ -275,7 +290,7 @@ class PhotoView {
     });
     // The pictures are fetched before the first movement, so that none has to be waited for.
     for (const event of ["pointerenter", "focus"]) {
-      input.addEventListener(event, () => this.series(name).forEach((version) => setSource(new Image(), version)));
+      input.addEventListener(event, () => this.series(name).forEach((version) => this.draw(new Image(), version, "")));
     }
     this.find(".gammas").append(node);
   }
@@ -317,6 +332,7 @@ class PhotoView {
       const { score } = version;
       const label = this.label(version);
       setText(card.querySelector(".name"), label);
+      this.draw(card.querySelector("img"), version, "");
       card.querySelector(".open").setAttribute("aria-label", `Open full size: ${this.photo.name}, ${label}`);
       card.querySelector(".save").setAttribute("aria-label", `Download: ${this.photo.name}, ${label}`);
       setText(card.querySelector(".score"), scoreText(score, this.done));
@@ -332,10 +348,6 @@ class PhotoView {
 
   makeCard(version) {
     const card = part("card-template");
-    const image = card.querySelector("img");
-    image.width = version.view_width;
-    image.height = version.view_height;
-    setSource(image, version);
     setText(card.querySelector(".facts"), `${version.width} x ${version.height} pixels, ${bytes(version.bytes)}`);
     if (version.seconds !== null) setText(card.querySelector(".time"), `network: ${duration(version.seconds)}`);
     for (const link of card.querySelectorAll("a")) link.href = address(version.file);
@@ -348,8 +360,7 @@ class PhotoView {
     const sides = { left: this.version("left"), right: this.version("right") };
     for (const [side, image] of [["left", this.find(".over img")], ["right", this.find(".under")]]) {
       const version = sides[side];
-      setSource(image, version);
-      image.alt = `${this.photo.name}, ${this.label(version)}`;
+      this.draw(image, version, `${this.photo.name}, ${this.label(version)}`);
       setText(this.find(`.${side}-tag`), this.label(version));
     }
     this.divider.setAttribute("aria-label", `Left of the divider ${this.label(sides.left)}, right of it ${this.label(sides.right)}`);
@@ -357,8 +368,7 @@ class PhotoView {
     for (const [name, { node, index }] of this.gammas) this.showGamma(node, index, this.shown(name));
     for (const [key, node] of this.crops) {
       const version = this.shown(key);
-      setSource(node.querySelector("img"), version);
-      node.querySelector("img").alt = `Part of ${this.photo.name}, ${this.label(version)}`;
+      this.draw(node.querySelector("img"), version, `Part of ${this.photo.name}, ${this.label(version)}`);
       node.querySelector(".window").setAttribute("aria-label", `Close-up of ${this.label(version)}: arrow keys move all close-ups`);
       setText(node.querySelector(".name"), this.label(version));
       setText(node.querySelector(".mean"), version.score ? version.score.mean.toFixed(2) : "");

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from commands.device import release_memory
 from commands.enhance import enhanced
 from datamodules.images import Photo, read_photo, to_array, write_photo
 from lightning_modules.checkpoint import Record
@@ -322,6 +323,7 @@ class Worker:
             with self.changed:
                 self.close(job, state, error)
                 self.current = None
+            release_memory()
             took = time.monotonic() - began
             log.info("%s: %d photos, %.1f s", state, len(job.uploads), took)
 
@@ -391,6 +393,7 @@ class Worker:
             bicubic = Bicubic(job.task.scale)
             made = enhanced(bicubic, photo, device=torch.device("cpu"), tile=self.tile)
             self.add(job, number, entry, "bicubic", "bicubic", made)
+            del made  # a large one less beside the next
         for offer in job.offers:
             for gamma, net in offer.networks(job.task.scale):
                 name = offer.name if gamma is None else f"{offer.class_name} gamma={gamma:g}"
@@ -408,6 +411,7 @@ class Worker:
                 facts = {"seconds": round(seconds, 3), "series": series, "gamma": gamma}
                 word = offer.id if gamma is None else f"{offer.id}-at-{gamma:g}"
                 self.add(job, number, entry, name, word, made, **facts)
+                del made
                 megapixels = entry["width"] * entry["height"] / 1e6
                 self.speeds.saw(offer, job.task, seconds * max(1, len(offer.gammas)), megapixels)
                 plan.version_done()

@@ -7,7 +7,7 @@ import os
 import shutil
 import statistics
 import xml.etree.ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -713,21 +713,6 @@ def test_the_report_of_a_real_run(cli: Cli, folder: Path) -> None:
     result = json.loads((folder / "outputs/sample_edsr/real/result.json").read_text())
     assert f"{result['metrics']['val/psnr']:.2f}" in text
     assert text.count("data:image/webp") == 8  # LR, bicubic, SR and HR of two photos
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    with api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        path = own if Path(own).exists() else next(filter(None, map(shutil.which, names)), None)
-        if path is None:
-            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
-        # Chromium's sandbox refuses to run as root.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.browser
