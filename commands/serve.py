@@ -73,7 +73,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     if cfg.user is not None and ":" in cfg.user:
         yield f"user={cfg.user}: without a colon"
     if importlib.util.find_spec("gradio") is None:
-        yield "serve needs Gradio: pip install 'neural-image-enhancement[demo]', or gradio alone"
+        yield "serve needs Gradio: pip install 'gradio>=6.24,<7'"
     yield from check_address(cfg.host, cfg.port)
 
 

@@ -178,7 +178,7 @@ class PhotoView {
     const some = photo.versions.length > 0;
     this.find(".problem").hidden = !photo.error;
     setText(this.find(".problem"), photo.error ?? "");
-    this.find(".views").hidden = !some || (photo.error && photo.versions.length === 1);
+    this.find(".views").hidden = photo.versions.length < (photo.error ? 2 : 1);
     setText(this.find(".size"), this.sizeText(some));
     const content = JSON.stringify([photo.versions, done]);
     if (some && content !== this.drawn) this.fill();
@@ -230,11 +230,11 @@ class PhotoView {
     return version.series && twice ? `${version.name} (slider)` : version.name;
   }
 
-  draw(image, version, what) {
-    const source = address(version.view);
+  draw(image, version, alt) {
     if (!this.near) return;
-    image.alt = what;
-    // Setting it again would fetch it again.
+    image.alt = alt;
+    const source = address(version.view);
+    // Only where it differs: setting it again would load it again.
     if (image.getAttribute("src") !== source) image.src = source;
   }
 

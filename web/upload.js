@@ -14,13 +14,14 @@ function fault(file) {
   return null;
 }
 
-function say(text) {
-  byId("message").hidden = !text;
-  setText(byId("message"), text);
+// `message` is beside the photos, `refusal` beside the button.
+function say(id, text) {
+  byId(id).hidden = !text;
+  setText(byId(id), text);
 }
 
 function add(files) {
-  say("");
+  say("message", "");
   let left = page.limits.photos - entries.filter((entry) => entry.state !== "refused").length;
   let extra = 0;
   for (const file of files) {
@@ -34,7 +35,7 @@ function add(files) {
     build(entry);
     if (!error) send(entry);
   }
-  if (extra) say(`At most ${plural(page.limits.photos, "photo")} at a time: ${extra} left out.`);
+  if (extra) say("message", `At most ${plural(page.limits.photos, "photo")} at a time: ${extra} left out.`);
   refresh();
 }
 
@@ -98,7 +99,7 @@ function drop(entry) {
   URL.revokeObjectURL(entry.url);
   entry.node.remove();
   (buttons[place + 1] ?? buttons[place - 1] ?? byId("files")).focus();
-  say("");
+  say("message", "");
   setText(byId("live"), `${entry.file.name} removed.`);
   refresh();
 }
@@ -195,7 +196,7 @@ async function start(event) {
   event.preventDefault();
   if (obstacle()) return;
   starting = true;
-  say("");
+  say("refusal", "");
   refresh();
   const { task: name, scale } = task();
   const body = JSON.stringify({
@@ -209,7 +210,7 @@ async function start(event) {
     location.assign((await response.json()).url);
   } catch (problem) {
     starting = false;
-    say(problem.message);
+    say("refusal", problem.message);
     refresh();
   }
 }
@@ -220,7 +221,7 @@ async function addExample(button) {
     const blob = await (await request(button.dataset.url)).blob();
     add([new File([blob], button.dataset.url.split("/").pop(), { type: blob.type })]);
   } catch (problem) {
-    say(problem.message);
+    say("message", problem.message);
   }
   button.disabled = false;
 }

@@ -27,7 +27,7 @@ from web.store import FullError, Store
 
 log = logging.getLogger(__name__)
 
-VIEW = 24e6  # pixels of the largest picture that a slider shows; browsers keep 4 bytes for each
+VIEW = 12e6  # pixels of the largest picture that a slider shows; browsers keep 4 bytes for each
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # of Pillow's, which knows more than photos
 FIXED = 0.15  # seconds for a picture's file and score, beside the network's time
 
