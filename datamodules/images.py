@@ -233,7 +233,7 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> None:
     parts = [photo.pixels]
     if photo.alpha is not None and suffix not in (".jpg", ".jpeg", ".bmp"):
         parts.append(photo.alpha)
-    image = torch.cat(parts)
+    image = torch.cat(parts) if len(parts) > 1 else photo.pixels  # a large one is not copied
     options = dict(photo.info)
     if suffix in (".jpg", ".jpeg", ".webp"):
         options["quality"] = 95  # Pillow's advice for the highest that still pays
