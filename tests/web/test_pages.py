@@ -254,8 +254,8 @@ def test_results_are_seen_only_by_who_has_the_link(
 def test_a_job_is_cancelled_and_deleted_by_its_buttons(
     serve: Serve, visit: Callable[..., Visit], tmp_path: Path
 ) -> None:
-    with serve(tmp_path / "store", tile=8) as server:
-        token = server.job(picture(300, 200))
+    with serve(tmp_path / "store", tile=6) as server:
+        token = server.job(picture(400, 300), models=["edsr-gamma-0-to-0.4", "mdsr-gamma-0.1"])
         page, complaints, _ = visit(f"{server.base}/results/{token}")
         page.get_by_role("button", name="Cancel").click()
         wait_for(page, "/cancel/i.test(document.querySelector('#state').textContent)")
