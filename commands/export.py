@@ -29,6 +29,7 @@ class Options(BaseModel):
     output: str
     format: Literal["safetensors", "onnx"]
     scale: Literal[1, 2, 3, 4] | None
+    description: str | None
     overwrite: bool
 
 
@@ -39,6 +40,8 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield f"output={cfg.output}: an .onnx file needs format=onnx"
     else:
         yield from check_output(cfg, f".{cfg.format}")
+    if cfg.format == "onnx" and cfg.description is not None:
+        yield "description=: is for format=safetensors"
     if cfg.format != "onnx" and cfg.scale is not None:
         yield f"scale={cfg.scale}: is for format=onnx; a safetensors file holds all scales"
 
@@ -53,6 +56,8 @@ def export(cfg: DictConfig) -> None:
         keys = ("kind", "net", "data", "gamma", "metrics", "epoch", "config_hash")
         # Not the configuration, which names local paths; imported weights have no epoch.
         kept = {key: record[key] for key in keys if key in record}
+        if cfg.description is not None:
+            kept["data"] = cfg.description
         if record["kind"] == "enhancer":
             kept["degradation"] = trained_degradation(record)
         save_safetensors(path, network, kept)

@@ -447,7 +447,8 @@ class RatedFolder(StoredRatings):
 
     The table is a CSV file with the columns `image,votes_1,...,votes_K`, or `image,mean` or
     `image,mean,std`: then each photo's distribution is the one of maximum entropy that has this
-    mean (and standard deviation).
+    mean (and standard deviation). What `python run.py score` writes is a table, too: a scorer that
+    is trained on it learns from the one that rated.
 
     Args:
         ratings: the table.
@@ -478,11 +479,14 @@ def read_ratings(path: Path, num_buckets: int) -> Ratings:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as a table of ratings ({error})") from error
     columns = [name.strip() for name in header[1]]
+    if columns[1:3] == ["mean", "std"] and columns[3:4] == ["p1"]:  # what `score` has written
+        columns = ["image", *(f"votes_{name.removeprefix('p')}" for name in columns[3:])]
+        rows = [(line, [Path(row[0]).name, *row[3:]]) for line, row in rows]
     votes = [f"votes_{k}" for k in range(1, len(columns))]
     if columns not in (["image", *votes], ["image", "mean"], ["image", "mean", "std"]) or not votes:
         raise ValueError(
             f"{path}: the columns are {','.join(columns)}; needed are image,votes_1,...,votes_K or "
-            "image,mean or image,mean,std"
+            "image,mean or image,mean,std, or the table that score writes"
         )
     by_votes = columns[1] == "votes_1"
     if by_votes and len(votes) != num_buckets:

@@ -421,6 +421,21 @@ def test_export_a_training_checkpoint(cli: Cli) -> None:
     assert "overwrite=true" in done.err
 
 
+def test_export_says_what_a_network_was_trained_on(cli: Cli) -> None:
+    words = ["data.degradation.blur=1.5", "gamma=0", "name=t"]
+    assert cli(*TINY, "net=edsr_tiny", *words).code == 0
+    checkpoint = "checkpoint=outputs/sample_edsr/t/checkpoints/best.ckpt"
+    text = "description='photos, of somebody'"
+    assert cli("export", checkpoint, "output=a.safetensors", text).code == 0
+    _, record = load_network("a.safetensors")
+    assert record["data"] == "photos, of somebody"
+    assert record["degradation"] == {"blur": 1.5, "noise": 0.0, "jpeg": None}
+    assert "config" not in record
+    refused = cli("export", checkpoint, "output=a.onnx", "format=onnx", text)
+    assert refused.code == 2
+    assert "is for format=safetensors" in refused.err
+
+
 def test_interpolate_measures_between_two_trainings(
     cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path, tmp_path: Path
 ) -> None:

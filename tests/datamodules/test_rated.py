@@ -391,3 +391,15 @@ def inside(crop: torch.Tensor, photo: torch.Tensor) -> bool:
         bool((windows == turned[:, None, None]).all(dim=(0, 3, 4)).any())
         for turned in (crop, crop.flip(-1))
     )
+
+
+def test_the_table_of_score_is_one_of_ratings(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    rows = "far/away/a.png,2.3,0.78,0.2,0.3,0.5\nb.png,1.5,0.67,0.6,0.3,0.1\n"
+    path.write_text(f"image,mean,std,p1,p2,p3\n{rows}")
+    found = read_ratings(path, 3)
+    assert found.names.tolist() == ["a.png", "b.png"]
+    assert np.allclose(found.p_NK, [[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
+    assert found.num_votes_N is None
+    with pytest.raises(ValueError, match="has votes for 3 ratings, the scorer is for 10"):
+        read_ratings(path, 10)
