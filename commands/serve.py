@@ -15,6 +15,7 @@ from commands.device import keep_memory, pick_device
 from commands.run_folder import locked
 from lightning_modules.checkpoint import load_network
 from networks.nima import NIMA
+from web.store import Store, is_ours
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +41,16 @@ class Options(BaseModel):
     scorer: Scorer
     host: str = Field(min_length=1)
     port: int = Field(ge=0, le=65535)
-    user: str | None
+    user: str | None = Field(min_length=1)
     password: str | None
     output: str = Field(min_length=1)
-    keep_hours: PositiveFloat
+    keep_hours: float = Field(gt=0, le=87_600)  # ten years
     max_disk_gb: PositiveFloat
     max_megapixels: PositiveFloat | None
-    max_mb: PositiveFloat
+    max_mb: float = Field(ge=0.01)
     max_photos: int = Field(ge=1, le=100)
     max_waiting: PositiveInt
-    tile: PositiveInt
+    tile: int = Field(ge=16)
     device: str
 
 
@@ -58,6 +59,8 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     for path in checkpoints(cfg):
         yield from require_file("checkpoint", path)
     for pair in cfg.pairs:
+        if isinstance(pair, str):  # the inner brackets are missing, which `Options` says
+            continue
         if len(pair) != 2:
             yield f"pairs={list(pair)}: two files each, [[gamma0.ckpt,gamma04.ckpt]]"
         for path in pair:
@@ -66,6 +69,9 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield "checkpoint=[]: one or several files, or pairs="
     yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
     yield from require_folder("output", cfg.output)
+    folder = Path(cfg.output).expanduser()
+    if folder.is_dir() and not is_ours(folder):
+        yield f"output={cfg.output}: holds other files; serve needs a folder of its own"
     if cfg.user is not None and not cfg.password:
         yield "user=: needs password=, or SERVE_PASSWORD in the environment"
     if cfg.user is None and cfg.password:
@@ -74,7 +80,8 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield f"user={cfg.user}: without a colon"
     if importlib.util.find_spec("gradio") is None:
         yield "serve needs Gradio: pip install 'gradio>=6.24,<7'"
-    yield from check_address(cfg.host, cfg.port)
+    if cfg.host and isinstance(cfg.port, int) and 0 <= cfg.port <= 65535:
+        yield from check_address(cfg.host, cfg.port)
 
 
 def check_address(host: str, port: int) -> Iterator[str]:
@@ -101,7 +108,6 @@ def serve(cfg: DictConfig) -> None:
     from web.app import Settings, build_app
     from web.guard import is_loopback
     from web.offers import load_offers
-    from web.store import Store
     from web.work import Limits, Worker
 
     keep_memory()

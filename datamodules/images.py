@@ -1,5 +1,6 @@
 """Image files in and out: what is read is upright 8-bit RGB, what is written is whole or absent."""
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -16,6 +17,12 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+# What Pillow raises where a file is damaged.
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, KeyError, NotImplementedError, struct.error)
+MAX_PROFILE = 2**20  # bytes of an ICC profile: Pillow would not open the PNG file of a larger one
+# What Pillow is asked to read. All begin with letters of their own, so that a file cannot be of two
+# kinds; others of its readers look elsewhere, start programs (PostScript) or are no photos.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -55,22 +62,27 @@ def open_upright(path: str | Path) -> tuple[Image.Image, bool]:
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait for ever
         raise ValueError(f"{path}: cannot be read as an image (it is no file)")
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             deep = ";16" in str(file.tile) and file.mode in ("LA", "RGB", "RGBA")
             file.load()
-            image = ImageOps.exif_transpose(file)
+            image = upright(file)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: not an image file") from error
-    except (
-        *(OSError, SyntaxError, ValueError, NotImplementedError),
-        Image.DecompressionBombError,
-    ) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
     if image.mode == "F":
         raise ValueError(f"{path}: has floating-point pixels, whose range is not known")
     return image, deep
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF data say; as it is where these are damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except DAMAGED:
+        return image
 
 
 def deep_gray(image: Image.Image, path: str | Path) -> NDArray[np.int64]:
@@ -108,10 +120,12 @@ def read_photo(path: str | Path) -> Photo:
     image, deep = open_upright(path)
     info: dict[str, Any] = {}
     # A profile of gray or of printing inks would be wrong for what becomes RGB.
-    if image.info.get("icc_profile") and image.mode in ("RGB", "RGBA", "P"):
-        info["icc_profile"] = image.info["icc_profile"]
-    if exif := upright_exif(path, image):
-        info["exif"] = exif.tobytes()
+    profile = image.info.get("icc_profile")
+    if profile and len(profile) < MAX_PROFILE and image.mode in ("RGB", "RGBA", "P"):
+        info["icc_profile"] = profile
+    with contextlib.suppress(*DAMAGED):  # without them the photo is still one
+        if exif := upright_exif(path, image):
+            info["exif"] = exif.tobytes()
     if deep:
         return deep_photo(path, info)
     if image.mode.startswith("I"):
@@ -131,7 +145,7 @@ def upright_exif(path: str | Path, image: Image.Image) -> Image.Exif:
     """
     if exif := image.getexif():
         return exif
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         found = file.getexif()
         exif = Image.Exif()
         for tag in DESCRIPTIVE:
@@ -166,7 +180,8 @@ def deep_photo(path: str | Path, info: dict[str, Any]) -> Photo:
         raise ValueError(f"{path}: OpenCV cannot read this 16-bit image")
     if found.ndim == 2:
         found = found[..., None]
-    with Image.open(path) as file:
+    orientation = 1
+    with contextlib.suppress(*DAMAGED), Image.open(path, formats=FORMATS) as file:
         orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
     turned = UPRIGHT.get(orientation, UPRIGHT[1])(found)
     channels = torch.from_numpy(np.ascontiguousarray(turned).astype(np.int32)).permute(2, 0, 1)

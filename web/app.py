@@ -22,6 +22,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
+from PIL.TiffImagePlugin import TILELENGTH as TILE_LENGTH
+from PIL.TiffImagePlugin import TILEWIDTH as TILE_WIDTH
+from PIL.TiffImagePlugin import TiffImageFile
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -40,10 +43,10 @@ HERE = Path(__file__).parent
 TYPES = {".css": "text/css", ".js": "text/javascript"}
 STATIC = {path.name: TYPES[path.suffix] for path in HERE.iterdir() if path.suffix in TYPES}
 EXAMPLES = {"coffee": "coffee.png", "cat": "chelsea.png", "astronaut": "astronaut.png"}
-BODY_SECONDS = 600  # that an upload may take
 CLEAN_SECONDS = 60  # between looks for what has expired
 STEP_SECONDS = 0.2  # between looks of Gradio's generators at a job
 CHUNK = 2**20
+TILE_PIXELS = 1e6  # that a tile of a TIFF file may have whatever the limit for photos
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,9 @@ class Desk:
         path = self.store.new_upload()
         part = path.with_suffix(".part")
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                with open(part, "xb") as file:
-                    async for chunk in request.stream():
-                        file.write(chunk)
+            with open(part, "xb") as file:
+                async for chunk in request.stream():
+                    file.write(chunk)
         except ClientDisconnect as error:  # the guard ends what goes on beyond the limit
             part.unlink(missing_ok=True)
             raise RefusedError(
@@ -129,7 +131,7 @@ class Desk:
         try:
             async with self.turn:
                 width, height = await asyncio.to_thread(self.inspect, path)
-        except RefusedError:
+        except BaseException:
             path.unlink(missing_ok=True)
             raise
         upload = self.uploads[path.name] = Upload(path, name, width, height)
@@ -146,6 +148,9 @@ class Desk:
         try:
             with Image.open(path, formats=FORMATS) as file:  # the header alone
                 width, height = file.size
+                # A photo of few pixels may lie in a tile of many.
+                tags = file.tag_v2 if isinstance(file, TiffImageFile) else {}
+                tile = tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0)
         except Image.DecompressionBombError as error:  # over 179 million
             raise RefusedError(413, "The photo has far more pixels than are accepted.") from error
         except (OSError, SyntaxError, ValueError) as error:
@@ -159,14 +164,16 @@ class Desk:
                 f"{width} x {height} pixels are {width * height / 1e6:.1f} megapixels; "
                 f"up to {limit:g} are accepted here.",
             )
+        if tile[0] * tile[1] > max(limit * 1e6, TILE_PIXELS):
+            raise RefusedError(413, f"The photo lies in tiles of {tile[0]} x {tile[1]} pixels.")
         try:
             height, width = read_photo(path).pixels.shape[1:]
         except ValueError as error:
             raise RefusedError(422, sentence(error, path)) from error
         return width, height
 
-    def take(self, names: Sequence[str]) -> list[Upload]:
-        """Hands uploads over to a job.
+    def find(self, names: Sequence[str]) -> list[Upload]:
+        """The uploads that a job asks for.
 
         Raises:
             ValueError: if one is not there any more.
@@ -175,7 +182,14 @@ class Desk:
             raise ValueError("A photo is named twice.")
         if any(name not in self.uploads or not self.store.find_upload(name) for name in names):
             raise ValueError("A photo is not here any more; please choose it again.")
-        return [self.uploads.pop(name) for name in names]
+        return [self.uploads[name] for name in names]
+
+    def hand_over(self, uploads: Sequence[Upload]) -> None:
+        """Forgets uploads, which are a job's now, and those that were removed for their age."""
+        for upload in uploads:
+            self.uploads.pop(upload.path.name, None)
+        for name in [name for name in self.uploads if not self.store.find_upload(name)]:
+            del self.uploads[name]
 
     def drop(self, name: str) -> None:
         """Removes an upload that is not wanted any more."""
@@ -207,8 +221,8 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
         while not over.wait(CLEAN_SECONDS):
             try:
                 store.clean(worker.busy())
-            except (OSError, FullError):
-                log.exception("the clean-up failed")
+            except (OSError, FullError) as error:
+                log.warning("clean-up: %s", error)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -266,7 +280,7 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
             "scorer": worker.scorer_facts,
             "keep_hours": store.keep_seconds / 3600,
             "device": worker.device_name,
-            "waiting": len(worker.busy()),
+            "waiting": worker.num_unfinished(),
             "examples": [
                 {"name": name, "url": f"/examples/{name}.png", "width": width, "height": height}
                 for name, (_, width, height) in examples.items()
@@ -318,8 +332,9 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
             return refuse(error.status, str(error))
         except FullError as error:
             return refuse(507, str(error))
-        except TimeoutError:
-            return refuse(408, "The photo took too long to arrive.")
+        except OSError as error:
+            log.warning("an upload could not be kept: %s", error)
+            return refuse(507, f"The server could not keep the photo: {error.strerror}.")
         facts = {"id": taken.path.name, "name": taken.name, "megapixels": taken.megapixels}
         return JSONResponse(facts | {"width": taken.width, "height": taken.height}, 201)
 
@@ -334,8 +349,9 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
         """Asks for photos to be enhanced."""
         try:
             task = Task(wanted.task, wanted.scale)
-            worker.chosen(task, wanted.models)  # before the photos are taken from the desk
-            job = worker.submit(desk.take(wanted.photos), task, wanted.models)
+            uploads = desk.find(wanted.photos)
+            job = worker.submit(uploads, task, wanted.models)
+            desk.hand_over(uploads)
         except FullError as error:
             return refuse(503, str(error))
         except ValueError as error:
@@ -414,6 +430,7 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
         max_photos=worker.limits.photos,
         has_room=store.has_room,
         is_upload=store.is_api_upload,
+        clear_parts=store.clear_parts,
     )
 
 
@@ -440,11 +457,10 @@ def add_gradio(
         uploads: list[Upload] = []
         try:
             worker.chosen(task, models)
-            for photo in photos[: worker.limits.photos + 1]:
-                source = photo["path"] if isinstance(photo, dict) else photo.path
-                name = photo["orig_name"] if isinstance(photo, dict) else photo.orig_name
-                uploads.append(await desk.copy(source, name or ""))
-            job = worker.submit(desk.take([one.path.name for one in uploads]), task, models)
+            for path, name in files_of(photos)[: worker.limits.photos + 1]:
+                uploads.append(await desk.copy(path, name))
+            job = worker.submit(uploads, task, models)
+            desk.hand_over(uploads)
         except (RefusedError, ValueError) as error:
             for one in uploads:
                 desk.drop(one.path.name)
@@ -516,6 +532,19 @@ def add_gradio(
     blocks.has_launched = True  # else it does not look where files of calls are, see `Guard`
 
 
+def files_of(photos: Any) -> list[tuple[str, str]]:  # noqa: ANN401
+    """Paths and names of the files that a call of Gradio brings.
+
+    Raises:
+        ValueError: if it brings something else.
+    """
+    given = photos if isinstance(photos, list) else [None]
+    files = [photo if isinstance(photo, dict) else {} for photo in given]
+    if not all(isinstance(file.get("path"), str) for file in files):
+        raise ValueError("photos: a list of files is needed (in Python: [handle_file(...)]).")
+    return [(file["path"], str(file.get("orig_name") or "")) for file in files]
+
+
 async def states(job: Job, worker: Worker) -> AsyncGenerator[dict[str, Any], None]:
     """A job's state whenever it changes; the last one is that of the finished job."""
     before = ""
@@ -545,14 +574,17 @@ def example(file: str) -> tuple[bytes, int, int]:
 def download_names(result: dict[str, Any]) -> dict[str, str]:
     """What the pictures of a job are called where they are saved, by file."""
     names: dict[str, str] = {}
+    used: set[str] = set()
     for number, photo in enumerate(result["photos"], 1):
-        stem = re.sub(r"[^\w-]+", "_", Path(photo["name"]).stem).strip("_") or f"photo_{number}"
+        stem = re.sub(r"[^\w-]+", "_", Path(photo["name"]).stem).strip("_")
+        # File systems take names of 255 bytes.
+        stem = stem.encode()[:120].decode(errors="ignore") or f"photo_{number}"
+        while stem.lower() in used:  # of another photo, also where case does not count
+            stem += f"_{number}"
+        used.add(stem.lower())
         for version in photo["versions"]:
-            word = version["id"].partition("-")[2]
-            name = f"{stem}_{word}.png"
-            names[version["file"]] = f"{number}_{name}" if name in names.values() else name
-            if version["view"] != version["file"]:
-                names[version["view"]] = name
+            name = f"{stem}_{version['id'].partition('-')[2]}.png"
+            names |= {version["view"]: name, version["file"]: name}
     return names
 
 

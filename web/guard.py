@@ -11,6 +11,7 @@ import binascii
 import hmac
 import ipaddress
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,7 +41,10 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 JSON_BYTES = 100_000  # of requests that carry no photo
-WRONG_SECONDS = 1.0  # that a wrong password waits
+WRONG_SECONDS = 1.0  # that a wrong password waits, one after the other
+BODY_SECONDS = 600  # that an upload may take
+UPLOADS = ("/uploads", "/gradio_api/upload")
+HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+?)\.?)(?::\d+)?")
 
 
 class Guard:
@@ -52,10 +56,11 @@ class Guard:
         login: user and password, or None for no login.
         max_upload: bytes of one photo.
         max_photos: photos of one request of Gradio's upload.
-        has_room: whether there is room for another upload.
+        has_room: whether there is room for uploads of so many bytes.
         is_upload: whether a path is that of a file which Gradio has received. Gradio itself would
             copy any file of the machine, and fetch any address, that a call names (`_check_allowed`
             looks at nothing in a mounted application).
+        clear_parts: removes what uploads to Gradio that have broken off have left.
     """
 
     def __init__(
@@ -66,8 +71,9 @@ class Guard:
         login: tuple[str, str] | None,
         max_upload: int,
         max_photos: int,
-        has_room: Callable[[], bool],
+        has_room: Callable[[int], bool],
         is_upload: Callable[[str], bool],
+        clear_parts: Callable[[], None],
     ) -> None:
         self.app = app
         self.local = is_loopback(host)
@@ -76,6 +82,10 @@ class Guard:
         self.max_photos = max_photos
         self.has_room = has_room
         self.is_upload = is_upload
+        self.clear_parts = clear_parts
+        self.arriving = 0  # bytes that the uploads under way may bring
+        self.under_way = 0  # uploads to Gradio
+        self.turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers what is refused, hands on the rest."""
@@ -86,12 +96,17 @@ class Guard:
             await self.app(scope, receive, send)
             return
         refused = await self.refusal(scope)
+        head = scope["method"] == "HEAD"
+        if head:
+            scope = {**scope, "method": "GET"}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+            elif head:
+                message = {**message, "body": b""}
             await send(message)
 
         receive = self.limited(scope, receive)
@@ -102,8 +117,32 @@ class Guard:
                 refused = refuse(422, "Send photos as files (in Python: handle_file).")
         if refused is not None:
             await refused(scope, receive, send_with_headers)
+        elif scope["path"] in UPLOADS:
+            await self.take_upload(scope, receive, send_with_headers)
+        else:
+            await self.app(scope, receive, send_with_headers)
+
+    async def take_upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands on an upload if there is room for it beside those that are under way."""
+        length = Headers(scope=scope).get("content-length")
+        expected = self.limit(scope["path"]) if length is None else int(length)
+        if not self.has_room(self.arriving + expected):
+            full = refuse(507, "Too many uploads are waiting here; please try again later.")
+            await full(scope, receive, send)
             return
-        await self.app(scope, receive, send_with_headers)
+        to_gradio = scope["path"] != "/uploads"
+        self.arriving += expected
+        self.under_way += to_gradio
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                await self.app(scope, receive, send)
+        except TimeoutError:
+            await refuse(408, "The photo took too long to arrive.")(scope, receive, send)
+        finally:
+            self.arriving -= expected
+            self.under_way -= to_gradio
+            if to_gradio and not self.under_way:
+                self.clear_parts()
 
     async def refusal(self, scope: Scope) -> JSONResponse | None:
         """The answer to a request that must not go on."""
@@ -118,17 +157,16 @@ class Guard:
             return refuse(403, "Requests of other web pages are not answered.")
         if self.login and not self.knows(headers.get("authorization", "")):
             if "authorization" in headers:
-                await asyncio.sleep(WRONG_SECONDS)
+                async with self.turn:
+                    await asyncio.sleep(WRONG_SECONDS)
             answer = refuse(401, "A user name and a password are needed.")
             answer.headers["WWW-Authenticate"] = 'Basic realm="Neural Image Enhancement"'
             return answer
         path = scope["path"]
         inner = path.removeprefix("/gradio_api/")
-        known = inner.startswith(GRADIO) if inner != path else path.split("/")[1] in OURS
-        if not known:
+        ours = path.startswith("/") and path[1:].partition("/")[0] in OURS
+        if not (inner.startswith(GRADIO) if inner != path else ours):
             return refuse(404, "There is nothing here.")
-        if inner == "upload" and not self.has_room():
-            return refuse(507, "Too many uploads are waiting here; please try again later.")
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self.limit(path):
             return too_large(self.limit(path))
@@ -217,10 +255,9 @@ def too_large(limit: int) -> JSONResponse:
 
 
 def host_name(host: str) -> str:
-    """A `Host` header without the port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """A `Host` header without the port; nothing for what is none."""
+    found = HOST.fullmatch(host.lower())
+    return (found[1] or found[2]) if found else ""
 
 
 def is_loopback(name: str) -> bool:

@@ -100,19 +100,19 @@ class Speeds:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.seconds: dict[tuple[str, Task], float] = {}
+        self.seen: dict[tuple[str, Task], tuple[float, float]] = {}  # seconds, megapixels
 
     def get(self, offer: Offer, task: Task) -> float | None:
         """What is known; None before anything was measured."""
         with self.lock:
-            return self.seconds.get((offer.id, task))
+            seconds, megapixels = self.seen.get((offer.id, task), (0.0, 0.0))
+        return seconds / megapixels if megapixels else None
 
     def saw(self, offer: Offer, task: Task, seconds: float, megapixels: float) -> None:
-        """Takes a measurement in, with as much weight as all before it."""
-        found = seconds / megapixels
+        """Takes a measurement in: the larger the photo and the newer, the more it counts."""
         with self.lock:
-            before = self.seconds.get((offer.id, task), found)
-            self.seconds[offer.id, task] = (before + found) / 2
+            before = self.seen.get((offer.id, task), (0.0, 0.0))
+            self.seen[offer.id, task] = (before[0] / 2 + seconds, before[1] / 2 + megapixels)
 
     def measure(self, offers: Sequence[Offer], device: torch.device) -> None:
         """Tries each offer on a small picture."""

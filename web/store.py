@@ -22,6 +22,7 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 UPLOAD_SECONDS = 3600  # uploads that no job has taken by then are removed
 UPLOAD_SHARE = 0.25  # of the room, so that uploads alone cannot push results out
 UNFINISHED = ("waiting", "working")
+MARK = ".serve"  # is in folders that are this program's to clear
 
 
 class FullError(ValueError):
@@ -44,7 +45,10 @@ class Store:
         self.uploads = folder / "uploads"  # shorter than a token, so that it is none
         self.api_uploads = folder / "api"  # Gradio's
         self.lock = threading.RLock()
+        if not is_ours(folder):
+            raise ValueError(f"{folder}: holds other files; serve needs a folder of its own")
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARK).touch()
         folder.chmod(0o700)
         for left_over in (self.uploads, self.api_uploads):
             remove(left_over)
@@ -54,7 +58,8 @@ class Store:
             if result is None:  # no job gets that far without one
                 remove(job)
             elif result["state"] in UNFINISHED:
-                write_json(job / "result.json", {**result, "state": "interrupted"})
+                ended = {"state": "interrupted", "now": "", "seconds_left": None}
+                write_json(job / "result.json", result | ended)
 
     def jobs(self) -> Iterator[Path]:
         """Folders of jobs."""
@@ -78,21 +83,25 @@ class Store:
         return job
 
     def result(self, job: Path) -> dict[str, Any] | None:
-        """A job's result.json."""
+        """A job's result.json; None where there is none, or a damaged one."""
         try:
-            return read_json(job / "result.json")
-        except (OSError, ValueError):
+            found = read_json(job / "result.json")
+            if found is None or not {"state", "photos"} <= found.keys():
+                return None
+            datetime.datetime.fromisoformat(found["created"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
+        return found
 
     def expires(self, job: Path) -> float:
         """When a job's results are removed, in seconds since 1970."""
         return self.created(job) + self.keep_seconds
 
     def created(self, job: Path) -> float:
-        """When a job was asked for; of one that is just being created, when its folder was."""
+        """When a job was asked for; of one that is just being created or deleted, now."""
         result = self.result(job)
         if result is None:
-            return job.stat().st_mtime
+            return time.time()
         return datetime.datetime.fromisoformat(result["created"]).timestamp()
 
     def remove_job(self, job: Path) -> None:
@@ -110,10 +119,10 @@ class Store:
             raise FullError("Too many uploads are waiting here; please try again later.")
         return self.uploads / secrets.token_urlsafe(16)
 
-    def has_room(self) -> bool:
-        """Whether another upload is taken."""
+    def has_room(self, num_bytes: int = 0) -> bool:
+        """Whether there is room for uploads of so many bytes beside those that wait."""
         waiting = size_of(self.uploads) + size_of(self.api_uploads)
-        return waiting <= UPLOAD_SHARE * self.max_bytes
+        return waiting + num_bytes <= UPLOAD_SHARE * self.max_bytes
 
     def find_upload(self, name: str) -> Path | None:
         """An upload that is complete."""
@@ -122,15 +131,24 @@ class Store:
 
     def is_api_upload(self, path: str) -> bool:
         """Whether a path is that of a file which Gradio has received."""
-        folder = self.api_uploads.resolve()
         found = Path(path)
-        return found.is_file() and found.resolve().is_relative_to(folder)
+        try:
+            inside = found.resolve().is_relative_to(self.api_uploads.resolve())
+            return inside and found.is_file()
+        except (OSError, ValueError):  # a name that is too long, or has a NUL
+            return False
+
+    def clear_parts(self) -> None:
+        """Removes what is left of uploads to Gradio that have broken off; none may be under way."""
+        for path in self.api_uploads.iterdir():
+            if not path.is_dir():
+                remove(path)
 
     def clean(self, busy: set[str]) -> None:
         """Removes what is too old, and the oldest results where there is too much.
 
         Args:
-            busy: tokens of the jobs that are not finished.
+            busy: tokens and uploads of the jobs that are not finished.
 
         Raises:
             FullError: if that does not help: what is left belongs to jobs that are not finished.
@@ -139,23 +157,32 @@ class Store:
             now = time.time()
             for folder in (self.uploads, self.api_uploads):
                 for path in folder.iterdir():
-                    if path.lstat().st_mtime < now - UPLOAD_SECONDS:
+                    if path.name not in busy and path.lstat().st_mtime < now - UPLOAD_SECONDS:
                         remove(path)
             finished = [job for job in self.jobs() if job.name not in busy]
             for job in finished:
                 if self.expires(job) < now:
                     remove(job)
             finished = sorted((job for job in finished if job.exists()), key=self.created)
-            total = size_of(self.folder)
-            while total > self.max_bytes and finished:
+            room = (1 - UPLOAD_SHARE) * self.max_bytes
+            total = sum(size_of(job) for job in self.jobs())
+            while total > room and finished:
                 oldest = finished.pop(0)
                 total -= size_of(oldest)
                 remove(oldest)
-            if total > self.max_bytes:
+            if total > room:
                 raise FullError(
-                    f"The results would exceed the {self.max_bytes / 1e9:g} GB that this server "
-                    "keeps. Fewer photos or models may fit."
+                    f"The results would exceed the {room / 1e9:.3g} GB that this server keeps. "
+                    "Fewer photos or models may fit."
                 )
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is this program's to clear: marked, empty or not there yet."""
+    if not folder.exists():
+        return True
+    # The lock is taken before the store is made.
+    return {path.name for path in folder.iterdir()} <= {".lock"} or (folder / MARK).is_file()
 
 
 def size_of(path: Path) -> int:

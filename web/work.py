@@ -288,9 +288,15 @@ class Worker:
         return folder is not None
 
     def busy(self) -> set[str]:
-        """Tokens of the jobs that are not finished."""
+        """Tokens and uploads of the jobs that are not finished."""
         with self.changed:
-            return {job.token for job in (*self.waiting, self.current) if job}
+            jobs = [job for job in (*self.waiting, self.current) if job]
+        return {name for job in jobs for name in (job.token, *(u.path.name for u in job.uploads))}
+
+    def num_unfinished(self) -> int:
+        """How many jobs there are before a new one."""
+        with self.changed:
+            return len(self.waiting) + (self.current is not None)
 
     def start(self) -> None:
         """Begins to work."""
@@ -321,8 +327,12 @@ class Worker:
             began = time.monotonic()
             state, error = self.outcome(job)
             with self.changed:
-                self.close(job, state, error)
-                self.current = None
+                try:
+                    self.close(job, state, error)
+                except OSError:  # the next job has a right to run
+                    log.exception("a job's end could not be written")
+                finally:
+                    self.current = None
             release_memory()
             took = time.monotonic() - began
             log.info("%s: %d photos, %.1f s", state, len(job.uploads), took)

@@ -35,10 +35,14 @@ WEIGHTS = ROOT / "weights"
         (["host=''"], "host="),
         (["user=ann"], "needs password=, or SERVE_PASSWORD"),
         (["password=secret"], "needs user="),
+        (["user=''", "password=x"], "user=: string should have at least 1 character"),
+        (["keep_hours=1e12"], "should be less than or equal to 87600"),
+        (["pairs=[a.ckpt,b.ckpt]"], "should be a valid list"),
+        (["output=."], "output=.: holds other files"),
         (["user='a:b'", "password=secret"], "without a colon"),
         (["steps=1"], "steps=1: should be greater than or equal to 2"),
-        (["max_mb=0"], "max_mb=0: should be greater than 0"),
-        (["tile=0"], "tile=0: should be greater than 0"),
+        (["max_mb=0"], "max_mb=0: should be greater than or equal to 0.01"),
+        (["tile=0"], "tile=0: should be greater than or equal to 16"),
         (["prot=80"], "prot: no such key in serve; did you mean port?"),
         (["scorer=mnasnet_0_5"], "scorer"),
         ([f"checkpoint={WEIGHTS}/nima_sample.safetensors"], "of kind scorer; needed is"),
@@ -47,11 +51,12 @@ WEIGHTS = ROOT / "weights"
     ],
 )
 def test_what_is_refused(cli: Cli, words: list[str], reason: str) -> None:
+    Path("mine.txt").touch()
     refused = cli("serve", "port=0", *words)
     assert refused.code == 2
     assert reason in refused.err
     assert "Traceback" not in refused.err
-    assert list(Path.cwd().iterdir()) == []
+    assert [path.name for path in Path.cwd().iterdir()] == ["mine.txt"]
 
 
 def test_pairs_have_to_be_two_trainings_of_one_network(

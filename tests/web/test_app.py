@@ -4,6 +4,7 @@ import concurrent.futures
 import io
 import json
 import os
+import re
 import socket
 import struct
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.images import read_image, to_array
+from datamodules.images import FORMATS, read_image, to_array
 from lightning_modules.checkpoint import load_scorer
 from networks.bicubic import imresize
 from tests.conftest import Finished
@@ -356,6 +357,9 @@ def test_another_host_or_page_is_not_answered(server: Server) -> None:
     assert get(Host="evil.example") == 403
     assert get(Host="127.0.0.1.evil.example") == 403
     assert get(Host="") == 403
+    assert get(Host="LOCALHOST.") == 200
+    assert get(Host="[::1].evil.example") == 403
+    assert get(Host="[::1") == 403
     assert get(Origin=server.base) == 200
     assert get(Origin="http://evil.example") == 403
     assert get(Origin="null") == 403
@@ -440,11 +444,11 @@ def test_the_archive_has_every_picture(server: Server) -> None:
     archive = zipfile.ZipFile(io.BytesIO(answer.content))
     assert archive.testzip() is None
     words = ("original", "bicubic", "edsr-gamma-0", "edsr-gamma-0.4")
-    names = [f"{number}photo_{word}.png" for number in ("", "2_") for word in words]
+    names = [f"{stem}_{word}.png" for stem in ("photo", "photo_2") for word in words]
     assert sorted(archive.namelist()) == sorted(["scores.json", *names])
     assert json.loads(archive.read("scores.json")) == found
     served = server.client.get(f"/results/{token}/2-edsr-gamma-0.png").content
-    assert archive.read("2_photo_edsr-gamma-0.png") == served
+    assert archive.read("photo_2_edsr-gamma-0.png") == served
 
 
 def test_twenty_uploads_at_once(serve: Serve, tmp_path: Path) -> None:
@@ -482,9 +486,9 @@ def test_a_full_queue_and_a_full_disk_say_so(serve: Serve, tmp_path: Path) -> No
         assert "queue is full" in answer.json()["error"]
         server.client.post(f"/results/{first}/cancel")
         assert server.finished(second)["state"] == "done"
-    with serve(tmp_path / "b", max_disk=60_000) as server:
-        # Uploads may take a quarter of the room: these six do not fit.
-        answers = [server.upload(picture(60, 60)) for _ in range(6)]
+    with serve(tmp_path / "b", max_disk=200_000) as server:
+        # Uploads may take a quarter of the room: these nine do not fit.
+        answers = [server.upload(picture(60, 60)) for _ in range(9)]
         assert answers[0].status_code == 201
         assert answers[-1].status_code == 507
         ids = [answer.json()["id"] for answer in answers if answer.status_code == 201]
@@ -626,3 +630,186 @@ def test_the_server_asks_nobody_outside(
         host = address[0] if isinstance(address, tuple) else "127.0.0.1"  # a path of this machine
         assert host in ("127.0.0.1", b"127.0.0.1"), address
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+
+
+def test_photos_of_waiting_jobs_are_kept_whatever_their_age(serve: Serve, tmp_path: Path) -> None:
+    with serve(tmp_path / "store", tile=8) as server:
+        first = server.job(picture(300, 200))
+        while server.result(first)["progress"] == 0:
+            time.sleep(0.02)
+        second = server.job(picture())
+        uploads = list(server.store.uploads.iterdir())
+        assert len(uploads) == 2
+        for path in uploads:
+            os.utime(path, (0, 0))
+        server.store.clean(server.worker.busy())
+        assert all(path.exists() for path in uploads)
+        server.client.post(f"/results/{first}/cancel")
+        assert server.finished(second)["photos"][0]["error"] is None
+
+
+def test_a_refused_job_does_not_use_its_photos_up(serve: Serve, tmp_path: Path) -> None:
+    with serve(tmp_path / "store", photos=2) as server:
+        ids = [server.upload(picture()).json()["id"] for _ in range(3)]
+        request = {"task": "super-resolution", "scale": 2, "models": ["edsr-gamma-0"]}
+        answer = server.client.post("/jobs", json={"photos": ids, **request})
+        assert answer.status_code == 422
+        assert answer.json()["error"] == "3 photos: up to 2 at a time."
+        answer = server.client.post("/jobs", json={"photos": ids[:2], **request})
+        assert server.finished(answer.json()["token"])["state"] == "done"
+
+
+def test_a_file_of_two_kinds_is_read_as_the_one_that_was_looked_at(server: Server) -> None:
+    # A TIFF file of 4 x 4 pixels that Pillow's reader of IM files takes for one of 3000 x 3000.
+    small = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(small, "TIFF")
+    tiff = bytearray(small.getvalue())
+    header = b"Image type: RGB image\r\nImage size (x*y): 3000*3000\r\n"
+    (offset,) = struct.unpack("<I", tiff[4:8])
+    both = tiff[:4] + struct.pack("<I", 512 + 27_000_000) + b"\r\n" + header
+    both = both.ljust(511, b"\0") + b"\x1a" + b"\0" * 27_000_000
+    directory = bytearray(tiff[offset:])
+    answer = server.upload(bytes(both + directory)[:1_900_000])
+    assert answer.status_code == 415
+    for plugin in ("ImImagePlugin", "EpsImagePlugin"):
+        assert plugin.removesuffix("ImagePlugin").upper() not in FORMATS
+
+
+def test_a_tiff_file_of_one_huge_tile_is_refused(server: Server) -> None:
+    def entry(tag: int, kind: int, value: int) -> bytes:
+        return struct.pack("<HHII", tag, kind, 1, value)
+
+    data = zlib.compress(b"\0" * 1000)
+    tags = [
+        *(entry(256, 4, 16), entry(257, 4, 16), entry(258, 3, 8), entry(259, 3, 8)),
+        *(entry(262, 3, 1), entry(277, 3, 1), entry(322, 4, 32768), entry(323, 4, 32768)),
+        *(entry(324, 4, 8 + 2 + 10 * 12 + 4), entry(325, 4, len(data))),
+    ]
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(tags) + b"\0" * 4 + data
+    answer = server.upload(content)
+    assert answer.status_code == 413
+    assert answer.json()["error"] == "The photo lies in tiles of 32768 x 32768 pixels."
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x07\0\xff\xff\xff\x7f\0\0\0\0",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03\0\0\0\x01",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\xff\xff\xff\xff",
+        b"Exif\0\0nothing of the kind",
+    ],
+)
+def test_damaged_exif_data_do_not_spoil_a_photo(server: Server, exif: bytes) -> None:
+    found = server.finished(server.job(picture(kind="JPEG", exif=exif)))
+    assert found["photos"][0]["error"] is None
+    assert len(found["photos"][0]["versions"]) == 3
+
+
+def test_a_large_colour_profile_is_dropped(server: Server) -> None:
+    found = server.finished(server.job(picture(kind="JPEG", icc_profile=b"\1" * 1_500_000)))
+    (photo,) = found["photos"]
+    assert photo["error"] is None
+    for version in photo["versions"]:
+        assert version["score"] is not None
+        assert version["bytes"] < 100_000
+
+
+def test_tiny_photos_do_not_spoil_the_estimates(server: Server) -> None:
+    server.finished(server.job(picture(300, 200)))
+    offer = server.worker.offers["edsr-gamma-0"]
+    before = server.worker.speeds.get(offer, offer.tasks[0])
+    server.finished(server.job(picture(1, 1)))
+    after = server.worker.speeds.get(offer, offer.tasks[0])
+    assert before is not None
+    assert after is not None
+    assert after < 3 * before
+
+
+def test_uploads_under_way_count(serve: Serve, tmp_path: Path) -> None:
+    with serve(tmp_path / "store", max_disk=4_000_000) as server:  # uploads have one megabyte
+        done = server.job(picture())
+        server.finished(done)
+        host, port = server.base.removeprefix("http://").split(":")
+        held = []
+        for path in ("/uploads", "/gradio_api/upload"):
+            connection = socket.create_connection((host, int(port)))
+            boundary = "multipart/form-data; boundary=x"
+            head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: {boundary}\r\n"
+            body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+            length = b"Content-Length: 350000\r\n\r\n"
+            connection.sendall(head.encode() + length + body + b"\0" * 100_000)
+            held.append(connection)
+        time.sleep(0.5)
+        refused = server.upload(b"\0" * 200_000)
+        assert refused.status_code == 507
+        assert server.upload(picture()).status_code == 201  # there is room for a small one
+        for connection in held:
+            connection.close()
+        deadline = time.monotonic() + 20
+        while server.upload(b"\0" * 700_000).status_code == 507:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert [path for path in server.store.api_uploads.iterdir() if path.is_file()] == []
+        assert server.result(done)["state"] == "done"
+
+
+def test_an_end_that_cannot_be_written_does_not_end_the_worker(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(tmp_path / "store") as server:
+        close = server.worker.close
+        monkeypatch.setattr(server.worker, "close", broken_close)
+        server.job(picture())
+        deadline = time.monotonic() + 30
+        while server.worker.num_unfinished():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        monkeypatch.setattr(server.worker, "close", close)
+        assert server.finished(server.job(picture()))["state"] == "done"
+
+
+def broken_close(*anything: Any) -> None:  # noqa: ANN401
+    """What a folder that has become read-only does."""
+    raise PermissionError("read-only")
+
+
+def test_wrong_files_of_a_gradio_call_are_named(server: Server) -> None:
+    for photos in ("x", None, 3, ["x"], [{"url": "http://127.0.0.1:9/a.png"}], [None]):
+        body = {"data": [photos, "super-resolution", 2, None]}
+        answer = server.client.post("/gradio_api/call/enhance", json=body)
+        if answer.status_code == 200:
+            event = answer.json()["event_id"]
+            stream = server.client.get(f"/gradio_api/call/enhance/{event}").text
+            assert "event: error" in stream
+            assert "object at 0x" not in stream
+    long = [{"path": "x" * 5000, "meta": {"_type": "gradio.FileData"}}]
+    body = {"data": [long, "super-resolution", 2, None]}
+    assert server.client.post("/gradio_api/call/enhance", json=body).status_code == 422
+
+
+def test_names_in_the_archive_are_different_everywhere() -> None:
+    photos = [
+        {
+            "name": name,
+            "versions": [{"id": f"{k}-original", "view": f"{k}.png", "file": f"{k}.png"}],
+        }
+        for k, name in enumerate(("3_a.png", "a.png", "a.png", "A.png", "水" * 200, "水" * 199), 1)
+    ]
+    names = list(download_names({"photos": photos}).values())
+    assert len({name.lower() for name in names}) == 6
+    assert all(len(name.encode()) < 255 for name in names)
+
+
+def test_heads_and_odd_targets(server: Server) -> None:
+    for path in ("/", "/api", "/models"):
+        answer = server.client.head(path)
+        assert answer.status_code == 200
+        assert answer.content == b""
+    host, port = server.base.removeprefix("http://").split(":")
+    for target in ("*", "foo", "?x", "//", "/%00"):
+        with socket.create_connection((host, int(port))) as connection:
+            text = f"OPTIONS {target} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
+            connection.sendall(text.encode())
+            answered = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert re.match(rb"HTTP/1.1 4\d\d ", answered), (target, answered[:100])

@@ -64,11 +64,11 @@ def test_old_results_and_uploads_are_removed(tmp_path: Path) -> None:
 
 
 def test_the_oldest_results_make_room(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store", max_bytes=10_000, keep_seconds=1000)
+    store = Store(tmp_path / "store", max_bytes=13_400, keep_seconds=1000)  # results: 10,050
     jobs = [filled(store, 3000, age=age) for age in (10, 40, 20, 30)]
     store.clean(set())
     assert [job.exists() for job in jobs] == [True, False, True, True]
-    assert size_of(store.folder) <= 10_000
+    assert size_of(store.folder) <= 10_050
     store.clean({jobs[3].name})
     assert jobs[3].exists()
     alone = filled(store, 12_000)
@@ -103,3 +103,23 @@ def test_a_start_removes_left_overs(tmp_path: Path) -> None:
     assert sorted(again.jobs()) == sorted([begun, done])
     assert again.result(begun)["state"] == "interrupted"  # type: ignore[index]
     assert again.result(done)["state"] == "done"  # type: ignore[index]
+
+
+def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
+    for name in ("uploads", "api", "my_holiday_photos-2024"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        Store(tmp_path, max_bytes=1e6, keep_seconds=60)
+    assert len(list(tmp_path.rglob("file"))) == 3
+
+
+@pytest.mark.parametrize("content", ["{}", '{"state": "done", "photos": []}', "[]", "x"])
+def test_a_damaged_result_is_none(tmp_path: Path, content: str) -> None:
+    store = Store(tmp_path / "store", max_bytes=1e6, keep_seconds=60)
+    job = filled(store, 10)
+    (job / "result.json").write_text(content)
+    assert store.result(job) is None
+    store.clean(set())
+    Store(tmp_path / "store", max_bytes=1e6, keep_seconds=60)
+    assert not job.exists()
