@@ -1,5 +1,6 @@
 """The server over HTTP: uploads, jobs, results, and everything that is not wanted there."""
 
+import base64
 import concurrent.futures
 import io
 import json
@@ -385,6 +386,11 @@ def test_the_login_guards_everything(serve: Serve, tmp_path: Path) -> None:
             assert stranger.get("/", auth=("ann", "password")).status_code == 401
             assert time.monotonic() - began >= 1
             assert stranger.get("/", headers={"Authorization": "Basic !"}).status_code == 401
+        from gradio_client import Client
+
+        coded = base64.b64encode("ann:pass:word é".encode()).decode()
+        client = Client(server.base, headers={"Authorization": f"Basic {coded}"}, verbose=False)
+        assert client.predict(api_name="/models") == server.client.get("/models").json()
 
 
 def test_a_job_can_be_cancelled_while_it_waits_and_while_it_works(

@@ -230,6 +230,27 @@ def test_what_is_refused_is_named_and_can_be_removed(
     assert "model" in page.locator("#estimate").inner_text()
 
 
+def test_photos_are_dropped_and_pasted(server: Server, visit: Callable[..., Visit]) -> None:
+    page, complaints, _ = visit(server.base)
+    give = """([kind, name, bytes]) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+      const options = { bubbles: true, cancelable: true };
+      document.body.dispatchEvent(kind === "drop"
+        ? new DragEvent("drop", { ...options, dataTransfer: transfer })
+        : new ClipboardEvent("paste", { ...options, clipboardData: transfer }));
+    }"""
+    for k, kind in enumerate(("drop", "paste"), 1):
+        page.evaluate(give, [kind, f"{kind}.png", list(picture(30 + k, 20))])
+        entry = page.locator("#list > li").nth(k - 1)
+        entry.locator(f"text={30 + k} x 20 pixels").wait_for()
+        assert f"{kind}.png" in entry.inner_text()
+    page.locator(".example").first.click()
+    page.wait_for_selector("#enhance:enabled")
+    assert page.locator("#list > li").count() == 3
+    assert complaints == []
+
+
 def test_results_are_seen_only_by_who_has_the_link(
     serve: Serve, visit: Callable[..., Visit], tmp_path: Path
 ) -> None:
