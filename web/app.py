@@ -29,7 +29,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from datamodules.images import SUFFIXES, read_photo, to_array
+from datamodules.images import DAMAGED, SUFFIXES, read_photo, to_array
 from datamodules.sample import photo as sample_photo
 from networks.bicubic import imresize
 from web.guard import Guard, refuse
@@ -150,10 +150,10 @@ class Desk:
                 width, height = file.size
                 # A photo of few pixels may lie in a tile of many.
                 tags = file.tag_v2 if isinstance(file, TiffImageFile) else {}
-                tile = tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0)
+                tile = int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
         except Image.DecompressionBombError as error:  # over 179 million
             raise RefusedError(413, "The photo has far more pixels than are accepted.") from error
-        except (OSError, SyntaxError, ValueError) as error:
+        except DAMAGED as error:
             raise RefusedError(
                 415, "Not a photo that can be read: PNG, JPEG, WebP, BMP and TIFF can."
             ) from error
