@@ -191,9 +191,10 @@ class Worker:
         for offer in self.offers.values():
             for task in offer.tasks:
                 found.setdefault(task, []).append(offer)
-        return dict(
-            sorted(found.items(), key=lambda entry: (-ord(entry[0].name[0]), entry[0].scale))
-        )
+        order = ("super-resolution", "deblurring", "restoration")
+        return {
+            task: found[task] for task in sorted(found, key=lambda t: (order.index(t[0]), t[1]))
+        }
 
     def submit(self, uploads: Sequence[Upload], task: Task | None, ids: Sequence[str]) -> Job:
         """Puts a job at the end of the queue.
@@ -313,7 +314,10 @@ class Worker:
 
     def run(self) -> None:
         """The thread."""
-        self.speeds.measure(list(self.offers.values()), self.device)
+        try:
+            self.speeds.measure(list(self.offers.values()), self.device)
+        except Exception:  # the page can do without estimates
+            log.exception("the speed of the models could not be measured")
         while True:
             with self.changed:
                 while not self.waiting and not self.ending:
@@ -389,7 +393,6 @@ class Worker:
                     raise
                 entry["error"] = sentence(error, upload.path)
             plan.photo_done(number)
-            self.show(job)
             self.save(job)
 
     def enhance_photo(
