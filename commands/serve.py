@@ -41,6 +41,7 @@ class Options(BaseModel):
     scorer: Scorer
     host: str = Field(min_length=1)
     port: int = Field(ge=0, le=65535)
+    hosts: list[str]
     user: str | None = Field(min_length=1)
     password: str | None
     output: str = Field(min_length=1)
@@ -126,7 +127,11 @@ def serve(cfg: DictConfig) -> None:
         )
         worker = Worker(store, offers, scorer, record, device=device, tile=cfg.tile, limits=limits)
         login = (cfg.user, cfg.password) if cfg.user is not None else None
-        app = build_app(store, worker, Settings(TITLE, cfg.host, login))
+        app = build_app(
+            store,
+            worker,
+            Settings(TITLE, cfg.host, login, tuple(name.lower() for name in cfg.hosts)),
+        )
         config = uvicorn.Config(
             app,
             host=cfg.host,
@@ -137,7 +142,8 @@ def serve(cfg: DictConfig) -> None:
             timeout_graceful_shutdown=5,
         )
         listening = config.bind_socket()
-        shown = f"[{cfg.host}]" if ":" in cfg.host else cfg.host
+        host = socket.gethostname() if cfg.host in ("0.0.0.0", "::") else cfg.host
+        shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}"
 
         class Server(uvicorn.Server):

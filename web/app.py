@@ -57,11 +57,13 @@ class Settings:
         title: heading of the page.
         host: the address that is listened at.
         login: user and password; None for no login.
+        hosts: names under which a proxy serves this, beside those of loopback.
     """
 
     title: str
     host: str
     login: tuple[str, str] | None
+    hosts: tuple[str, ...] = ()
 
 
 class JobRequest(BaseModel):
@@ -188,8 +190,9 @@ class Desk:
         """Forgets uploads, which are a job's now, and those that were removed for their age."""
         for upload in uploads:
             self.uploads.pop(upload.path.name, None)
-        for name in [name for name in self.uploads if not self.store.find_upload(name)]:
-            del self.uploads[name]
+        for name in list(self.uploads):  # threads take some away meanwhile
+            if not self.store.find_upload(name):
+                self.uploads.pop(name, None)
 
     def drop(self, name: str) -> None:
         """Removes an upload that is not wanted any more."""
@@ -426,6 +429,7 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
         app,
         host=settings.host,
         login=settings.login,
+        hosts=settings.hosts,
         max_upload=worker.limits.bytes,
         max_photos=worker.limits.photos,
         has_room=store.has_room,

@@ -12,7 +12,7 @@ import hmac
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -54,6 +54,7 @@ class Guard:
         app: what is guarded.
         host: the address that the server listens at; on loopback only names of it are answered.
         login: user and password, or None for no login.
+        hosts: other names that are answered: those under which a proxy serves this.
         max_upload: bytes of one photo.
         max_photos: photos of one request of Gradio's upload.
         has_room: whether there is room for uploads of so many bytes.
@@ -69,6 +70,7 @@ class Guard:
         *,
         host: str,
         login: tuple[str, str] | None,
+        hosts: Collection[str],
         max_upload: int,
         max_photos: int,
         has_room: Callable[[int], bool],
@@ -78,6 +80,7 @@ class Guard:
         self.app = app
         self.local = is_loopback(host)
         self.login = login
+        self.hosts = hosts
         self.max_upload = max_upload
         self.max_photos = max_photos
         self.has_room = has_room
@@ -148,7 +151,8 @@ class Guard:
         """The answer to a request that must not go on."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self.local and not is_loopback(host_name(host)):
+        name = host_name(host)
+        if self.local and not is_loopback(name) and name not in self.hosts:
             return refuse(403, "This address is not served.")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:

@@ -20,6 +20,7 @@ from lightning_modules.json_files import write_json
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 UPLOAD_SECONDS = 3600  # uploads that no job has taken by then are removed
+API_SECONDS = 300  # Gradio's, which are copied when their call begins, and shared by content
 UPLOAD_SHARE = 0.25  # of the room, so that uploads alone cannot push results out
 UNFINISHED = ("waiting", "working")
 MARK = ".serve"  # is in folders that are this program's to clear
@@ -155,9 +156,10 @@ class Store:
         """
         with self.lock:
             now = time.time()
-            for folder in (self.uploads, self.api_uploads):
+            ages = ((self.uploads, UPLOAD_SECONDS), (self.api_uploads, API_SECONDS))
+            for folder, age in ages:
                 for path in folder.iterdir():
-                    if path.name not in busy and path.lstat().st_mtime < now - UPLOAD_SECONDS:
+                    if path.name not in busy and path.lstat().st_mtime < now - age:
                         remove(path)
             finished = [job for job in self.jobs() if job.name not in busy]
             for job in finished:
@@ -166,15 +168,15 @@ class Store:
             finished = sorted((job for job in finished if job.exists()), key=self.created)
             room = (1 - UPLOAD_SHARE) * self.max_bytes
             total = sum(size_of(job) for job in self.jobs())
-            while total > room and finished:
-                oldest = finished.pop(0)
-                total -= size_of(oldest)
-                remove(oldest)
-            if total > room:
+            if total - sum(map(size_of, finished)) > room:  # removing others' would not help
                 raise FullError(
                     f"The results would exceed the {room / 1e9:.3g} GB that this server keeps. "
                     "Fewer photos or models may fit."
                 )
+            while total > room:
+                oldest = finished.pop(0)
+                total -= size_of(oldest)
+                remove(oldest)
 
 
 def is_ours(folder: Path) -> bool:

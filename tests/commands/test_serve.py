@@ -93,7 +93,7 @@ def started(folder: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str],
             line = process.stdout.readline()
             assert line, lines
             lines.append(line)
-        return process, f"http://{found[1]}".replace("0.0.0.0", "127.0.0.1"), lines
+        return process, f"http://127.0.0.1:{found[1].rpartition(':')[2]}", lines
 
     yield start
     for process in running:

@@ -144,7 +144,9 @@ def serve(enhancers: dict[str, str], scorer_file: Path) -> Serve:
             limits=Limits(**{**defaults, **limits}),
         )
         before = {k: v for k, v in os.environ.items() if k == "GRADIO_TEMP_DIR"}
-        app = build_app(store, worker, Settings("Test page", "127.0.0.1", login))
+        app = build_app(
+            store, worker, Settings("Test page", "127.0.0.1", login, ("photos.example.org",))
+        )
         port = free_port()
         config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
         server = uvicorn.Server(config)
