@@ -35,7 +35,7 @@ from networks.bicubic import imresize
 from web.guard import Guard, refuse
 from web.offers import Task
 from web.store import FullError, Store
-from web.work import FORMATS, Job, Upload, Worker, sentence
+from web.work import KINDS, Job, Upload, Worker, sentence
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Desk:
         if path.stat().st_size == 0:
             raise RefusedError(422, "The file is empty.")
         try:
-            with Image.open(path, formats=FORMATS) as file:  # the header alone
+            with Image.open(path, formats=KINDS) as file:  # the header alone
                 width, height = file.size
                 # A photo of few pixels may lie in a tile of many.
                 tags = file.tag_v2 if isinstance(file, TiffImageFile) else {}

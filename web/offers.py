@@ -162,6 +162,8 @@ def load_row(pair: Sequence[str], steps: int) -> Offer:
     """The networks between two trainings."""
     (first, one), (second, two) = loaded = [load_network(path, kind="enhancer") for path in pair]
     same_network(one, two)
+    if trained_degradation(one) != trained_degradation(two):
+        raise ValueError(f"pairs={list(pair)}: were trained to undo different degradations")
     low, high = one["gamma"], two["gamma"]
     if not low < high:
         raise ValueError(

@@ -28,7 +28,7 @@ from web.store import FullError, Store
 log = logging.getLogger(__name__)
 
 VIEW = 12e6  # pixels of the largest picture that a slider shows; browsers keep 4 bytes for each
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # of Pillow's, which knows more than photos
+KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # of Pillow's, which knows more than photos
 FIXED = 0.15  # seconds for a picture's file and score, beside the network's time
 
 
@@ -81,6 +81,11 @@ class Job:
     def unfinished(self) -> bool:
         """Whether it waits or is worked on."""
         return self.result["state"] in ("waiting", "working")
+
+    def go_on(self) -> None:
+        """Raises `Stopped` if the job is not wanted any more."""
+        if self.stop.is_set():
+            raise Stopped
 
 
 class Plan:
@@ -347,7 +352,10 @@ class Worker:
             self.work(job)
         except Stopped:
             return ("interrupted" if self.ending else "cancelled"), None
-        except FullError as error:
+        except FullError as error:  # its pictures would push those of others out later
+            for path in job.folder.glob("*.png"):
+                path.unlink()
+            self.show(job, photos=[])
             return "failed", str(error)
         except Exception as error:  # the next job has a right to run
             if isinstance(error, OSError) and error.strerror:
@@ -404,7 +412,13 @@ class Worker:
             return
         if job.task.scale > 1:
             bicubic = Bicubic(job.task.scale)
-            made = enhanced(bicubic, photo, device=torch.device("cpu"), tile=self.tile)
+            made = enhanced(
+                bicubic,
+                photo,
+                device=torch.device("cpu"),
+                tile=self.tile,
+                on_tile=lambda done, total: job.go_on(),
+            )
             self.add(job, number, entry, "bicubic", "bicubic", made)
             del made  # a large one less beside the next
         for offer in job.offers:
@@ -433,8 +447,7 @@ class Worker:
         """Called after each tile: shows how far the job is, and stops it if that is wanted."""
 
         def tick(done: int, total: int) -> None:
-            if job.stop.is_set():
-                raise Stopped
+            job.go_on()
             progress, left = plan.place(done / total)
             tiles = f", tile {done} of {total}" if total > 1 else ""
             self.show(job, progress=progress, seconds_left=left, now=f"{what}{tiles}")
@@ -457,8 +470,7 @@ class Worker:
         **facts: Any,  # noqa: ANN401
     ) -> None:
         """Writes a version of a photo, rates it and shows it."""
-        if job.stop.is_set():
-            raise Stopped
+        job.go_on()
         file = f"{number}-{word}.png"
         self.show(job, now=f"{entry['name']}: {name}")
         write_photo(job.folder / file, photo)
