@@ -63,6 +63,11 @@ def done(page: Any) -> None:  # noqa: ANN401
     wait_for(page, "document.title.startsWith('Done')")
 
 
+def tasks(server: Server) -> list[dict[str, Any]]:
+    """What is offered."""
+    return list(server.client.get("/models").json())
+
+
 def file(name: str, content: bytes) -> dict[str, Any]:
     """A file as Playwright gives it to a page."""
     return {"name": name, "mimeType": "image/png", "buffer": content}
@@ -77,6 +82,10 @@ def test_upload_progress_results_and_scores(
 ) -> None:
     content = picture(320, 240)
     with serve(folder / "store", tile=12) as server:
+        deadline = time.monotonic() + 60
+        while "null" in json.dumps([m["seconds"] for t in tasks(server) for m in t["models"]]):
+            assert time.monotonic() < deadline  # the first estimates are made after the start
+            time.sleep(0.05)
         page, complaints, requests = visit(server.base)
         assert page.locator("#enhance").is_disabled()
         page.set_input_files("#files", [file("my <b>photo.png", content)])
