@@ -1,4 +1,4 @@
-"""python run.py report: compares runs in one HTML page, and in figures beside it.
+"""python run.py report: compares runs in one HTML page; figures and tables in Markdown beside it.
 
 The page has everything inside it. It reads run folders alone; what is unfinished or broken is
 listed with the reason. Only what was measured on the same validation photos at the same scale is
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
@@ -28,6 +28,7 @@ from commands.run_table import (
     Run,
     Setting,
     cell,
+    change,
     differing,
     find_folders,
     label_of,
@@ -93,18 +94,19 @@ def output_of(cfg: DictConfig) -> Path:
 
 
 def report(cfg: DictConfig) -> None:
-    """Writes report.html and figures/, and says what could not be read."""
+    """Writes report.html, report.md and figures/, and says what could not be read."""
     patterns = patterns_of(cfg)
     runs = read_runs(patterns)
     folder = output_of(cfg)
     title = cfg.title or ", ".join(str(shorter(pattern)) for pattern in patterns)
-    page, written = build(runs, title, folder / "figures", cfg.photos)
+    pages, written = build(runs, title, folder / "figures", cfg.photos)
     folder.mkdir(parents=True, exist_ok=True)
+    for name, text in pages.items():
+        temporary = folder / f".{name}.{os.getpid()}"
+        # A folder's name need not be UTF-8.
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(temporary, folder / name)
     path = folder / "report.html"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    # A folder's name need not be UTF-8.
-    temporary.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(temporary, path)
     for figure in folder.glob("figures/*"):
         if OURS.fullmatch(figure.name) and f"figures/{figure.stem}" not in written:
             figure.unlink()  # of the report that was replaced
@@ -115,8 +117,10 @@ def report(cfg: DictConfig) -> None:
     log.info("%s  %.1f MB", path, path.stat().st_size / 1e6)
 
 
-def build(runs: Sequence[Run], title: str, folder: Path, num_photos: int) -> tuple[str, set[str]]:
-    """Writes the figures; returns the page as text, and the figures' names.
+def build(
+    runs: Sequence[Run], title: str, folder: Path, num_photos: int
+) -> tuple[dict[str, str], set[str]]:
+    """Writes the figures; returns the page and its tables in Markdown, and the figures' names.
 
     Args:
         runs: all runs, of any command and in any state.
@@ -141,12 +145,15 @@ def build(runs: Sequence[Run], title: str, folder: Path, num_photos: int) -> tup
         all_runs("Unreadable", unknown, []),
     ]
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(HERE),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
     )
+    environment.filters["markdown"] = markdown
     scorer_block = scorer_section(scorers, folder)
     blocks = [block for comparison in comparisons for block in comparison.blocks]
     blocks += [] if scorer_block is None else [scorer_block]
-    page = environment.get_template("report.html").render(
+    content = dict(
         title=title,
         css=(HERE / "report.css").read_text(),
         js=(HERE / "report.js").read_text(),
@@ -164,7 +171,9 @@ def build(runs: Sequence[Run], title: str, folder: Path, num_photos: int) -> tup
         ],
         others=[(run.command, str(shorter(run.folder))) for run in runs if run not in trained],
     )
-    return page, {block.files for block in blocks if block.files}
+    names = ("report.html", "report.md")
+    pages = {name: environment.get_template(name).render(content) for name in names}
+    return pages, {block.files for block in blocks if block.files}
 
 
 def count_states(runs: Sequence[Run]) -> str:
@@ -280,6 +289,7 @@ class Comparison:
             f"averaged; the values are of the best epoch by {' or '.join(monitors)}."
         )
         self.best = list(self.best_lines())
+        self.scored_by = self.scored() if self.metrics else ""
         self.blocks = [self.by_gamma(), self.by_epoch(), *self.planes(), self.spreads()]
 
     def only(self, runs: Sequence[Run], scale: int) -> list[Setting]:
@@ -334,8 +344,8 @@ class Comparison:
             "A line joins the means over seeds; the band is one sample standard deviation to each "
             f"side, small points are single seeds. {self.protocol}"
         )
-        if self.metrics:
-            note += f" {self.scored()}"
+        if self.scored_by:
+            note += f" {self.scored_by}"
         return self.drawn(title, note, "gamma", panels, len(self.scales))
 
     def scored(self) -> str:
@@ -405,6 +415,7 @@ class Comparison:
             for metric in metrics
             if any(s.values(metric) for group in self.settings.values() for s in group)
         ]
+        changes = ["val/psnr", *self.metrics]
         rows = []
         for scale in self.scales:
             front = self.on_front(scale)
@@ -418,26 +429,26 @@ class Comparison:
                     number_cell(len(setting.runs), str(len(setting.runs))),
                 ]
                 for metric in shown:
-                    spread, digits = setting.spread(metric), metrics[metric]
-                    cells.append(
-                        number_cell(None, "-")
-                        if spread is None
-                        else number_cell(
-                            spread[0],
-                            f"{spread[0]:.{digits}f}"
-                            + ("" if spread[1] is None else f" ± {spread[1]:.{digits}f}"),
-                        )
-                    )
+                    cells.append(spread_cell(setting.spread(metric), metrics[metric]))
+                    if metric in changes:
+                        gained = change(setting, self.settings[scale], metric)
+                        cells.append(spread_cell(gained, metrics[metric], "+"))
                 cells.append(text_cell("yes" if setting in front else ""))
                 rows.append(cells)
-        names = ["net", "other settings", "scale", "gamma", "runs", *shown, "Pareto front"]
-        drop = [k for k, name in enumerate(names) if not any(row[k]["text"] for row in rows)]
+        names = ["net", "other settings", "scale", "gamma", "runs"]
+        for metric in shown:
+            names += [metric, f"{metric} over gamma 0"] if metric in changes else [metric]
+        names.append("Pareto front")
+        drop = [k for k in range(len(names)) if all(row[k]["text"] in ("", "-") for row in rows)]
         keep = [k for k in range(len(names)) if k not in drop]
         table = {
             "columns": [column(names[k], rows, k) for k in keep],
             "rows": [[row[k] for k in keep] for row in rows],
         }
-        note = "Runs that differ in nothing but the seed: mean ± sample standard deviation."
+        note = (
+            "Runs that differ in nothing but the seed: mean ± sample standard deviation. What a "
+            "metric gains over gamma 0 is taken seed by seed, then averaged."
+        )
         return Block("Mean and spread over seeds", note, table=table)
 
     def on_front(self, scale: int) -> list[Setting]:
@@ -532,11 +543,32 @@ def number_cell(value: float | None, text: str) -> dict[str, Any]:
     return {"text": text, "value": "" if value is None else repr(value), "title": "", "numeric": 1}
 
 
+def spread_cell(
+    spread: tuple[float, float | None, int] | None, digits: int, sign: str = ""
+) -> dict[str, Any]:
+    """A cell with a mean and its spread over seeds."""
+    if spread is None:
+        return number_cell(None, "-")
+    text = f"{spread[0]:{sign}.{digits}f}"
+    text += "" if spread[1] is None else f" ± {spread[1]:.{digits}f}"
+    return number_cell(spread[0], text)
+
+
 def column(
     name: str, rows: Sequence[Sequence[dict[str, Any]]], k: int, *, extra: bool = False
 ) -> dict[str, Any]:
     """A column's heading."""
     return {"name": name, "numeric": any(row[k]["numeric"] for row in rows), "extra": extra}
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """A table of the page in Markdown, without the columns that the page hides at first."""
+    kept = [k for k, column in enumerate(table["columns"]) if not column["extra"]]
+    columns = [table["columns"][k] for k in kept]
+    lines = [[str(column["name"]) for column in columns]]
+    lines.append(["---:" if column["numeric"] else "---" for column in columns])
+    lines += [[row[k]["text"].replace("|", "\\|") for k in kept] for row in table["rows"]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def enhancer_columns(runs: Sequence[Run]) -> list[tuple[str, str, int | None]]:

@@ -70,8 +70,18 @@ def not_read(config: DictConfig) -> set[str]:
     if "scales" in (config.get("net") or {}):  # has its own
         keys.add("scale")
     if config.get("gamma") == 0:  # no scorer in the loss
-        keys |= {"scorer", "model.loss.scorer", "model.loss.mode", "model.loss.warmup"}
+        keys |= {"model.loss.mode", "model.loss.warmup"}
+        if not scores_always(config):
+            keys |= {"scorer", "model.loss.scorer"}
+    else:
+        keys.add("model.loss.score_always")  # it does anyway
     return keys
+
+
+def scores_always(config: DictConfig) -> bool:
+    """Whether the scorer rates validation photos at gamma 0, too."""
+    model = config.get("model") or {}
+    return bool((model.get("loss") or {}).get("score_always"))
 
 
 def within(key: str, keys: Iterable[str]) -> bool:

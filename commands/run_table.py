@@ -426,6 +426,39 @@ class Setting:
         return mean_and_std(self.values(metric))
 
 
+def change(
+    setting: Setting, settings: Iterable[Setting], metric: str
+) -> tuple[float, float | None, int] | None:
+    """What a metric gains over the same training at gamma 0, seed by seed.
+
+    Runs of the same seed begin with the same weights and see the same patches, so their
+    differences spread less than the runs do.
+
+    Args:
+        setting: of a gamma above 0.
+        settings: of the same scale, among them that of gamma 0.
+        metric: such as `val/psnr`.
+
+    Returns:
+        Mean, sample standard deviation (None of one seed), and how many seeds both have; None where
+        there is none.
+    """
+    plain = {
+        run.seed: run.value(metric, setting.scale)
+        for other in settings
+        if other.gamma == 0 and other.line == setting.line
+        for run in other.runs
+    }
+    gained = [
+        value - base
+        for run in setting.runs
+        if setting.gamma > 0
+        and (value := run.value(metric, setting.scale)) is not None
+        and (base := plain.get(run.seed)) is not None
+    ]
+    return mean_and_std(gained)
+
+
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None, int] | None:
     """Mean, sample standard deviation (None of one value), and how many; None of none."""
     if not values:

@@ -34,6 +34,7 @@ from commands.run_folder import (
     not_read,
     provenance,
     read_json,
+    scores_always,
     start,
 )
 from commands.terminal import metrics_table
@@ -141,10 +142,13 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield "net=bicubic has nothing to train; evaluate shows it beside every network"
     elif cfg.gamma is None or (cfg.scale is None and "scales" not in cfg.net):
         yield f"gamma={cfg.gamma} scale={cfg.scale}: an enhancer needs both"
-    elif cfg.gamma == 0:
+    elif cfg.gamma == 0 and not scores_always(cfg):
         pass  # the scorer is not read
     elif cfg.scorer.checkpoint is None:
-        yield f"gamma={cfg.gamma} needs a scorer: give scorer.checkpoint=FILE, or gamma=0"
+        what, instead = f"gamma={cfg.gamma}", "gamma=0"
+        if cfg.gamma == 0:
+            what, instead = ("model.loss.score_always" + end for end in ("", "=false"))
+        yield f"{what} needs a scorer: give scorer.checkpoint=FILE, or {instead}"
     else:
         missing = list(require_file("scorer.checkpoint", cfg.scorer.checkpoint))
         yield from missing
@@ -343,10 +347,11 @@ def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
     if not trains_scorer(cfg):
         if "scale" in unread:
             config["scale"] = None
+        for name in ("scorer", "mode", "warmup", "score_always"):
+            if f"model.loss.{name}" in unread:
+                config["model"]["loss"].pop(name, None)
         if "scorer" in unread:
             del config["scorer"]
-            for name in ("scorer", "mode", "warmup"):
-                config["model"]["loss"].pop(name, None)
         else:
             files["scorer.checkpoint"] = config["scorer"]["checkpoint"]
             config["scorer"] = {"checkpoint": config["scorer"]["checkpoint"]}

@@ -210,13 +210,15 @@ class HybridLoss(nn.Module):
 
     Args:
         gamma: weight of the aesthetic term, 0 or more; with 0 this is the plain L2 loss, and no
-            scorer is built.
-        scorer: builds the scorer; called once, and only if gamma is above 0.
+            scorer is built unless `score_always`.
+        scorer: builds the scorer; called at most once.
         mode: of the aesthetic term, see `AestheticLoss`.
         fidelity: the other term: `l2` (paper), or `l1`, the mean absolute error in 0..255 units
             (EDSR).
         warmup: share of the training over which gamma rises evenly from 0: at first the images are
             too far from photos for a scorer to say anything.
+        score_always: builds the scorer at gamma 0, too, to rate validation photos: so that a curve
+            of scores by gamma begins there.
 
     Attributes:
         weight: gamma as it stands now.
@@ -233,11 +235,13 @@ class HybridLoss(nn.Module):
         mode: Mode = "linear",
         fidelity: Fidelity = "l2",
         warmup: float = 0.0,
+        score_always: bool = False,
     ) -> None:
         super().__init__()
         if not gamma >= 0:
             raise ValueError(f"gamma={gamma}: the weight of the aesthetic term is 0 or more")
-        if gamma > 0 and scorer is None:
+        needed = gamma > 0 or score_always
+        if needed and scorer is None:
             raise ValueError(f"gamma={gamma} needs a scorer: give scorer.checkpoint=<file>")
         if fidelity not in FIDELITIES:
             raise ValueError(f"model.loss.fidelity={fidelity}: allowed are {', '.join(FIDELITIES)}")
@@ -247,7 +251,7 @@ class HybridLoss(nn.Module):
         self.fidelity = fidelity
         self.warmup = warmup
         self.weight = gamma
-        self.aesthetic = AestheticLoss(scorer(), mode) if gamma > 0 and scorer is not None else None
+        self.aesthetic = AestheticLoss(scorer(), mode) if needed and scorer is not None else None
 
     def at(self, progress: float) -> None:
         """Sets `weight` for a place in the training, 0..1."""
@@ -256,7 +260,7 @@ class HybridLoss(nn.Module):
     def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
         """Compares B x 3 x H x W images in [0, 1]; the gradient goes to `sr_BCHW`."""
         fidelity = FIDELITIES[self.fidelity](sr_BCHW, hr_BCHW)
-        if self.aesthetic is None:
+        if self.aesthetic is None or self.gamma == 0:
             return LossTerms(fidelity, fidelity, None)
         aesthetic = self.aesthetic(sr_BCHW, hr_BCHW)
         return LossTerms(fidelity + self.weight * aesthetic, fidelity, aesthetic)

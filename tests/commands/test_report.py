@@ -20,6 +20,7 @@ from commands import album, figures
 from commands.report import baseline, count_states
 from commands.run_table import (
     Run,
+    change,
     differing,
     find_folders,
     label_of,
@@ -356,6 +357,24 @@ def test_gamma_0_is_on_the_line_of_every_scorer(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_metric_gains_over_gamma_0_is_paired_by_seed(tmp_path: Path) -> None:
+    plain, hybrid = {0: 33.0, 1: 34.0, 2: 31.0}, {0: 33.3, 1: 34.1, 3: 39.0}
+    for seed, psnr in plain.items():
+        make_run(tmp_path / f"plain{seed}", seed=seed, psnr=psnr)
+    for seed, psnr in hybrid.items():
+        make_run(tmp_path / f"hybrid{seed}", seed=seed, psnr=psnr, gamma=0.1)
+        make_run(tmp_path / f"other{seed}", seed=seed, psnr=psnr + 1, gamma=0.1, scorer="b" * 64)
+    settings = settings_of(read_runs([str(tmp_path)]), 2)
+    mean, std, number = change(settings[1], settings, "val/psnr") or (0, 0, 0)
+    assert mean == pytest.approx(0.2)  # of 0.3 and 0.1: seed 2 and seed 3 have no partner
+    assert std == pytest.approx(0.2 / 2**0.5)
+    assert number == 2
+    assert [setting.gamma for setting in settings] == [0, 0.1, 0, 0.1]
+    assert change(settings[3], settings, "val/psnr") == pytest.approx((1.2, std, 2))
+    assert change(settings[0], settings, "val/psnr") is None
+    assert change(settings[1], settings, "val/score") is None
+
+
 def test_a_repetition_is_counted_once(tmp_path: Path) -> None:
     make_run(tmp_path / "old", psnr=33.0)
     make_run(tmp_path / "new", psnr=33.0, result={"finished": "2026-02-02T00:00:00+00:00"})
@@ -504,6 +523,20 @@ def test_the_report_of_a_sweep(cli: Cli, runs: Path) -> None:
     assert not list(report.rglob(".*"))
 
 
+def read_markdown(path: Path) -> list[dict[str, str]]:
+    """The rows of all tables of a Markdown file, by their headings."""
+    rows, heading = [], []
+    for line in path.read_text().split("\n"):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            heading = []
+        elif not heading:
+            heading = cells
+        elif not all(cell.strip("-:") == "" for cell in cells):
+            rows.append(dict(zip(heading, cells, strict=True)))
+    return rows
+
+
 def test_means_in_the_table_of_seeds(cli: Cli, folder: Path) -> None:
     values = [33.12, 33.48, 32.97]
     for seed, psnr in enumerate(values):
@@ -511,6 +544,11 @@ def test_means_in_the_table_of_seeds(cli: Cli, folder: Path) -> None:
     assert cli("report", "runs=runs", "output=there").code == 0
     text = (folder / "there" / "report.html").read_text()
     assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in text
+    rows = read_markdown(folder / "there" / "report.md")
+    assert {"net": "edsr", "scale": "x2", "gamma": "0", "runs": "3"}.items() <= rows[0].items()
+    assert rows[0]["val/psnr"] == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    assert [row["PSNR x2"] for row in rows[1:]] == ["33.12", "33.48", "32.97"]
+    assert all("wall" not in key and "commit" not in key for row in rows for key in row)
     assert "All runs have gamma 0." in text
     assert "No run has a score" in text
     assert not (folder / "there" / "figures" / "gamma.png").exists()

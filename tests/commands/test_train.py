@@ -471,6 +471,31 @@ def test_the_judge_validates_and_leaves_no_trace_in_the_weights(
     assert train(cli, "d", "model.loss.mode=feature", "gamma=50", "epochs=1")
 
 
+def test_gamma_0_is_scored_where_it_is_asked_for(cli: Cli, scorer_file: Path) -> None:
+    always = "model.loss.score_always=true"
+    plain, scored = train(cli, "a", "gamma=0"), train(cli, "b", "gamma=0", always)
+    for name, value in weights(plain).items():
+        assert torch.equal(value, weights(scored)[name]), name
+    records = [json.loads((run / "run.json").read_text()) for run in (plain, scored)]
+    assert ["scorer.checkpoint" in record["inputs"] for record in records] == [False, True]
+    metrics = json.loads((scored / "result.json").read_text())["metrics"]
+    expected = measured(
+        scored / "checkpoints/best.ckpt", {"score": ROOT / "weights/nima_sample.safetensors"}
+    )
+    assert metrics["val/score"] == pytest.approx(expected["score"], abs=2e-3)
+    assert "val/grad_ratio" not in metrics
+    assert "val/score" not in json.loads((plain / "result.json").read_text())["metrics"]
+    # Above 0 it changes nothing, so it is the same run.
+    hashes = [
+        json.loads((train(cli, place, *words) / "run.json").read_text())["config_hash"]
+        for place, words in (("c", ["epochs=1"]), ("d", ["epochs=1", always]))
+    ]
+    assert hashes[0] == hashes[1]
+    done = cli(*TINY, "gamma=0", always, "scorer.checkpoint=null")
+    assert done.code == 2
+    assert "model.loss.score_always needs a scorer: give scorer.checkpoint=FILE" in done.err
+
+
 @pytest.mark.parametrize("scale", [3, 4])
 def test_edsr_of_another_scale_starts_from_x2(cli: Cli, scale: int) -> None:
     run = train(cli, "a", "gamma=0", "epochs=1")

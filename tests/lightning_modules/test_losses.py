@@ -187,6 +187,19 @@ def test_gamma_warms_up_over_its_share_of_the_training(scorer: NIMA) -> None:
     assert plain.weight == 0.4
 
 
+def test_at_gamma_0_a_scorer_is_there_for_validation_alone(scorer: NIMA) -> None:
+    sr, hr = torch.rand(2, 3, 8, 8, requires_grad=True), torch.rand(2, 3, 8, 8)
+    calls = []
+    assert HybridLoss(0, lambda: calls.append(1) or scorer).aesthetic is None  # type: ignore[func-returns-value]
+    assert calls == []
+    loss = HybridLoss(0, lambda: scorer, score_always=True)
+    assert loss.aesthetic is not None
+    assert loss(sr, hr).aesthetic is None
+    assert loss(sr, hr).total.item() == l2_loss(sr, hr).item()
+    with pytest.raises(ValueError, match="needs a scorer"):
+        HybridLoss(0, score_always=True)
+
+
 def test_gradient_squares_by_two_backward_passes(scorer: NIMA) -> None:
     torch.manual_seed(1)
     start, hr = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
