@@ -139,7 +139,8 @@ def evaluate(cfg: DictConfig) -> None:
         if kind == "enhancer":
             nets = named(loaded, paths)
             return evaluate_enhancers(cfg, nets, raters, remarks, data, folder, device)
-        return evaluate_scorer(loaded[0][0], paths[0], data, folder, device)
+        remark = split_remark(cfg, loaded[0][1])
+        return evaluate_scorer(loaded[0][0], paths[0], remark, data, folder, device)
 
     # A scorer's constant predictor is the mean of the training data, an enhancer needs none.
     run_measurement(cfg, files, "val" if kind == "enhancer" else None, work)
@@ -167,6 +168,29 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
             shown = " ".join(f"data.degradation.{name}={trained[name]}" for name in differing)
             remarks.append(f"{record_name(record)} was trained with {shown}, not measured so here")
     return remarks
+
+
+def split_remark(cfg: DictConfig, record: Record) -> str:
+    """What to know where a scorer may have trained on what it is measured on; else empty.
+
+    Args:
+        cfg: what is measured.
+        record: of a scorer; an exported one does not say how its images were split.
+    """
+    trained = (record.get("config") or {}).get("data") or {}
+    measured = OmegaConf.to_container(cfg.data, resolve=True)
+    assert isinstance(measured, dict)
+    if trained.get("_target_") != measured["_target_"] or measured.get("val_list") is not None:
+        return ""  # a list was chosen by hand
+    keys = ("split", "val_list", "test_list", "val_share", "split_seed")
+    differing = [key for key in keys if trained.get(key) != measured.get(key)]
+    if not differing:
+        return ""
+    shown = " ".join(f"data.{key}={trained.get(key)}" for key in differing)
+    return (
+        f"was trained with {shown}, which is not the split here: where the images are the same, "
+        "some that are measured have trained it (data.val_list=FILE names those that have not)"
+    )
 
 
 def check_names(names: list[str]) -> None:
@@ -427,7 +451,12 @@ def save_images(
 
 
 def evaluate_scorer(
-    net: nn.Module, path: str, datamodule: ShardedDataModule, folder: Path, device: torch.device
+    net: nn.Module,
+    path: str,
+    remark: str,
+    datamodule: ShardedDataModule,
+    folder: Path,
+    device: torch.device,
 ) -> Result:
     """EMD, correlations and accuracy beside the baselines, per photo too, and in pictures."""
     net = net.to(device)
@@ -459,7 +488,9 @@ def evaluate_scorer(
         Predictions(p_NK, q_NK, items), data.val, folder / "images", str(shorter(path))
     )
     files = [str(picture.relative_to(folder)) for picture in pictures.values()]
-    return Result(metrics_table(title, metrics), metrics, [*files, "per_image.csv"])
+    text = metrics_table(title, metrics)
+    text += f"{remark}\n" if remark else ""
+    return Result(text, metrics, [*files, "per_image.csv"], remark)
 
 
 def digits(values: dict[str, Any], keys: list[str]) -> list[str]:

@@ -269,6 +269,10 @@ class AveragedWeights(EMAWeightAveraging):
 
     Lightning makes the copy before the module is moved, so it would stay on the CPU.
 
+    Batch norms should be frozen: their statistics are of activations that the averaged weights do
+    not have, and through fifty layers that may leave nothing of the photo, until a falling rate
+    brings the weights near their average. A warning says so.
+
     Args:
         decay: share of the average that each step keeps, 0 to below 1.
     """
@@ -280,6 +284,13 @@ class AveragedWeights(EMAWeightAveraging):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Makes the copy."""
+        if stage == "fit" and any(
+            isinstance(module, nn.BatchNorm2d) and module.training for module in pl_module.modules()
+        ):
+            log.warning(
+                "the statistics of batch norms do not fit averaged weights while these move fast: "
+                "model.freeze_batch_norms=true, or callbacks.ema=null"
+            )
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
 

@@ -124,6 +124,15 @@ def test_evaluating_on_a_benchmark_and_on_rated_photos(cli: Cli, folder: Path) -
     done = cli("evaluate", f"checkpoint={scorer}", *table)
     assert done.code == 0, done.err
     assert "on 2 images" in done.out
+    assert "was trained with" not in done.out
+    # Another split holds photos that have trained the scorer.
+    done = cli("evaluate", f"checkpoint={scorer}", *table, "data.val_share=0.5")
+    assert done.code == 0, done.err
+    assert "was trained with data.val_share=0.2, which is not the split here" in done.out
+    Path("test.txt").write_text("0.png\n")
+    done = cli("evaluate", f"checkpoint={scorer}", *table, "data.val_list=test.txt")
+    assert done.code == 0, done.err
+    assert "was trained with" not in done.out
 
 
 def test_a_bad_photo_ends_it_by_name(cli: Cli, folder: Path) -> None:
@@ -153,6 +162,7 @@ def test_fine_tuning_starts_from_another_scorer_and_its_pictures_reach_every_log
     loggers = ["logger=[csv,tensorboard,wandb]", "logger.wandb.offline=true"]
     done = cli(*words, *loggers)
     assert done.code == 0, done.err
+    assert "do not fit averaged weights" not in done.err + done.out
     run = folder / "outputs/nima_finetune/here"
     names = {"ratings_means", "ratings_distribution", "ratings_extremes"}
     assert {path.stem for path in (run / "images").iterdir()} == names
