@@ -2,12 +2,16 @@
 
     python benchmarks/augmented_crops.py PHOTOS [PHOTOS ...] --output crops --num 24000
 
-Writes `crops/images/*.jpg` (256 x 256) and `crops/val.txt`, the crops of every twentieth photo.
-Then a teacher rates them, and a student is trained on its ratings, both by ordinary commands:
+Writes `crops/images/*.jpg`, at the photos' own resolution, and `crops/val.txt`, the crops of every
+twentieth photo. Then a teacher rates them, and a student is trained on its ratings, by ordinary
+commands:
 
     python run.py score input=crops/images checkpoint=TEACHER output=crops/ratings.csv
     python run.py experiment=nima_mnasnet data=rated data.ratings=crops/ratings.csv \
-      data.images=crops/images data.val_list=crops/val.txt
+      data.images=crops/images data.val_list=crops/val.txt scorer.pretrained=null
+
+The student should make its small picture of a crop as the teacher does:
+scorer.resize_filter=nearest for one that takes single pixels.
 
 Crop k is a function of the seed and k alone.
 """
@@ -25,27 +29,26 @@ from datamodules.degradations import gaussian_blur, gaussian_noise, jpeg
 from datamodules.images import find_images, read_image, to_array, to_tensor
 from datamodules.parallel import progress
 
-SIDE = 256  # pixels; what the paper scales photos to
+SIDE = 224  # pixels that a crop has on each side at least, where the photo has them
 WHOLE = 0.3  # share of crops that are whole photos, which is what scorers are asked about
 
 
-def draw_box(
-    rng: np.random.Generator, width: int, height: int
-) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of a crop: a quarter to all of the area, sides up to 3 : 4."""
+def draw_box(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a crop: all, or 10 % of the area up, sides up to 3 : 4."""
     if rng.random() < WHOLE:
         return 0, 0, width, height
-    area, aspect = rng.uniform(0.25, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    wide = min(1.0, np.sqrt(area * aspect)) * width
-    high = min(1.0, np.sqrt(area / aspect)) * height
-    left, top = rng.uniform(0, width - wide), rng.uniform(0, height - high)
+    area, aspect = rng.uniform(0.1, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    wide, high = (
+        min(side, max(SIDE, round(float(np.sqrt(share)) * side)))
+        for side, share in ((width, area * aspect), (height, area / aspect))
+    )
+    left, top = (int(rng.integers(0, room + 1)) for room in (width - wide, height - high))
     return left, top, left + wide, top + high
 
 
 def augmented(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A crop, perhaps mirrored, of other colours, blurred, noisy or compressed."""
-    box = draw_box(rng, *image.size)
-    crop = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
+    """A crop at full resolution, perhaps mirrored, of other colours, and harmed in some way."""
+    crop = image.crop(draw_box(rng, *image.size))
     if rng.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for change, low, high in (
@@ -53,16 +56,28 @@ def augmented(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         (ImageEnhance.Contrast, 0.5, 1.5),
         (ImageEnhance.Color, 0.0, 2.0),
     ):
-        if rng.random() < 0.4:
+        if rng.random() < 0.3:
             crop = change(crop).enhance(float(rng.uniform(low, high)))
+    if rng.random() < 0.2:  # enlarged, as enhancers' photos are
+        factor = rng.uniform(1.5, 4)
+        small = [max(1, round(side / factor)) for side in crop.size]
+        crop = crop.resize(small).resize(crop.size, Image.Resampling.BICUBIC)
     pixels = to_tensor(np.array(crop))
-    if rng.random() < 0.3:
-        pixels = gaussian_blur(pixels, float(rng.uniform(0.5, 3)))
+    if rng.random() < 0.25:
+        pixels = gaussian_blur(pixels, float(rng.uniform(0.4, 3)))
+    elif rng.random() < 0.2:
+        pixels = sharpened(pixels, float(rng.uniform(0.3, 2)))
     if rng.random() < 0.2:
         pixels = gaussian_noise(pixels, float(rng.uniform(2, 25)), rng)
-    if rng.random() < 0.3:
+    if rng.random() < 0.25:
         pixels = jpeg(pixels, int(rng.integers(10, 80)))
     return Image.fromarray(to_array(pixels))
+
+
+def sharpened(pixels: torch.Tensor, amount: float) -> torch.Tensor:
+    """An unsharp mask of one pixel, 3 x H x W, uint8."""
+    fine = pixels.float() - gaussian_blur(pixels, 1).float()
+    return (pixels + amount * fine).round().clamp(0, 255).to(torch.uint8)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -90,17 +90,14 @@ def enhance(cfg: DictConfig) -> None:
 
 
 def load_enhancer(path: str, scale: int | None) -> nn.Module:
-    """The enhancer of a checkpoint for one scale, which only those of several need.
+    """The enhancer of a checkpoint for one scale; None is its only one, or the smallest.
 
     Raises:
-        ValueError: if it is no enhancer, lacks the scale, or has several and none was given.
+        ValueError: if it is no enhancer, or lacks the scale.
     """
     net, _ = load_network(path, kind="enhancer")
-    scales = scales_of(net)
-    if scale is None and len(scales) > 1:
-        raise ValueError(f"{path} is for x{', x'.join(map(str, scales))}: give scale=")
     try:
-        return at_scale(net, scales[0] if scale is None else scale)
+        return at_scale(net, scales_of(net)[0] if scale is None else scale)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

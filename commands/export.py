@@ -50,7 +50,9 @@ def export(cfg: DictConfig) -> None:
     """Writes the file."""
     path = Path(cfg.output).expanduser()
     if cfg.format == "onnx":
-        export_onnx(load_enhancer(cfg.checkpoint, cfg.scale), path)
+        net = load_enhancer(cfg.checkpoint, cfg.scale)
+        export_onnx(net, path)
+        log.info("%s  x%d  %.2f MB", path, int(net.scale), path.stat().st_size / 1e6)  # type: ignore[arg-type]
     else:
         network, record = load_network(cfg.checkpoint)
         keys = ("kind", "net", "data", "gamma", "metrics", "epoch", "config_hash")
@@ -61,7 +63,7 @@ def export(cfg: DictConfig) -> None:
         if record["kind"] == "enhancer":
             kept["degradation"] = trained_degradation(record)
         save_safetensors(path, network, kept)
-    log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
+        log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
 
 
 def export_onnx(net: nn.Module, path: Path) -> None:

@@ -593,7 +593,7 @@ def all_runs(
     extra = [key for key in differing(readable) if key not in (*main, *OWN_COLUMNS)]
     names = ["run", "state", "sweep", "net", "scale", "gamma", "seed", *main, *extra]
     names += [heading for heading, _, _ in metrics]
-    names += ["best epoch", "time", "device", "commit"]
+    names += ["best epoch", "time", "parameters", "device", "commit"]
     rows = [[*first_cells(run, [*main, *extra]), *result_cells(run, metrics)] for run in runs]
     hidden = {*extra, "device", "commit"}
     hidden |= {heading for heading, metric, _ in metrics if metric in ("val/ssim", "val/psnr_y")}
@@ -643,12 +643,14 @@ def result_cells(run: Run, metrics: Sequence[tuple[str, str, int | None]]) -> li
         digits = 2 if "psnr" in metric else 4 if metric not in SCORES else 3
         cells.append(number_cell(value, "-" if value is None else f"{value:.{digits}f}"))
     best, epochs = run.result.get("best_epoch"), run.result.get("epochs")
-    seconds, git = run.result.get("wall_time_s"), run.result.get("git") or {}
+    seconds, size = run.result.get("wall_time_s"), run.result.get("num_parameters")
+    git = run.result.get("git") or {}
     commit = str(git.get("commit") or "")[:8]
     return [
         *cells,
         number_cell(best, "-" if best is None else f"{best} of {epochs}"),
         number_cell(seconds, "-" if seconds is None else duration(seconds)),
+        number_cell(size, "-" if size is None else f"{size:,}"),
         text_cell(str(run.result.get("device") or "")),
         text_cell(f"{commit}, changed" if git.get("dirty") else commit),
     ]

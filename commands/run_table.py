@@ -30,6 +30,7 @@ ABOUT = {
 RESULT = {
     **{"metrics": dict, "warnings": list, "git": dict, "wall_time_s": int | float},
     **{"best_epoch": int, "epochs": int, "data": str, "monitor": str, "finished": str},
+    "num_parameters": int,
 }
 
 # Of `data`: what does not change what is validated on, nor how hard it is.

@@ -540,6 +540,8 @@ def close_loggers(trainer: L.Trainer) -> None:
 def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: WriteRecord) -> None:
     """result.json: the metrics of the best checkpoint, and everything needed to make it again."""
     checkpoint = checkpoint_of(trainer)
+    net = trainer.lightning_module.net
+    assert isinstance(net, nn.Module)
     best = folder / "checkpoints" / "best.ckpt"
     record = load_plain(best)["record"]
     finish(
@@ -551,6 +553,7 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
         best_epoch=record["epoch"] + 1,
         checkpoint=str(best.relative_to(folder)),
         data=record["data"],
+        num_parameters=sum(p.numel() for p in net.parameters()),
         seed=identity.config["seed"],
         epochs=trainer.current_epoch,
         device=str(trainer.strategy.root_device),

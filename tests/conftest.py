@@ -24,8 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # Photos that some measurements use and that the repository does not hold; tests skip without them.
 PHOTOS = Path(os.environ.get("PHOTO_DATA", ROOT.parent / "shared" / "data"))
 
+# Knows synthetic ratings, 1 to 10: experiment=sample_nima data.num_train=1920 epochs=12.
+SAMPLE_SCORER = ROOT / "tests" / "nima_sample.safetensors"
+SHIPPED_SCORER = ROOT / "weights" / "nima_ava_distilled.safetensors"  # by default
 # Seconds instead of minutes: four steps of two epochs on two photos.
 TINY = [
+    "scorer=mnasnet_0_5",
+    f"scorer.checkpoint={SAMPLE_SCORER}",
     "net.num_blocks=1",
     "net.num_features=8",
     "data.limit=2",

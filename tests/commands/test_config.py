@@ -147,7 +147,7 @@ def test_package_line_comes_first(path: Path) -> None:
         (["scorer.checkpoint=absent.ckpt"], ["scorer.checkpoint=absent.ckpt: no such file"]),
         (["init_from=absent.pt"], ["init_from=absent.pt: no such file"]),
         (["scorer.checkpoint=null"], ["gamma=0.4 needs a scorer"]),
-        (["scorer=mnasnet_1_0"], ["a mnasnet_0_5, but scorer=mnasnet_1_0 was asked for"]),
+        (["scorer=mobilenet_v2"], ["a mnasnet_1_0, but scorer=mobilenet_v2 was asked for"]),
         (["net=bicubic"], ["nothing to train"]),
         (["judge.checkpoint=a.ckpt"], ["judge.checkpoint=a.ckpt: no such file"]),
         (["model.loss.mode=hing"], ["model.loss.mode=hing: should be 'linear', 'hinge' or"]),

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from networks.weights import load_plain
 from tests.commands.test_train import assert_same_curve, assert_same_weights, rows, run_at
-from tests.conftest import ROOT, TINY, TINY_NIMA, Finished, kill_when, launch
+from tests.conftest import SAMPLE_SCORER, TINY, TINY_NIMA, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]
 
@@ -157,7 +157,7 @@ def test_fine_tuning_starts_from_another_scorer_and_its_pictures_reach_every_log
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    shutil.copy(ROOT / "weights" / "nima_sample.safetensors", "start.safetensors")
+    shutil.copy(SAMPLE_SCORER, "start.safetensors")
     words = [*FINETUNE, "scorer.pretrained=start.safetensors", "name=here"]
     loggers = ["logger=[csv,tensorboard,wandb]", "logger.wandb.offline=true"]
     done = cli(*words, *loggers)

@@ -24,7 +24,7 @@ from networks.mdsr import MDSR
 from networks.nima import NIMA
 from networks.srcnn import SRCNN
 from networks.tiling import SelfEnsemble
-from tests.conftest import ROOT, TINY, TINY_NIMA, Finished
+from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished
 
 Cli = Callable[..., Finished]
 
@@ -123,6 +123,15 @@ def mdsr(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_enhance_needs_nothing_but_a_photo(cli: Cli, photos: Path) -> None:
+    done = cli("enhance", "input=photos/b.png")
+    assert done.code == 0, done.err
+    lr, found = (read_image(path) for path in (photos / "b.png", "outputs/enhanced/b_x2.png"))
+    net, _ = load_network(ROOT / "weights" / "edsr_x2_gamma_0.safetensors")
+    with torch.no_grad():
+        assert torch.equal(found, to_bytes(net(to_unit(lr)[None])[0]))
+
+
 def test_enhance_in_tiles_gives_the_same_file(cli: Cli, enhancer: Path, photos: Path) -> None:
     for tile in ("null", "16"):
         words = ["enhance", "input=photos/b.png", f"checkpoint={enhancer}", f"tile={tile}"]
@@ -133,15 +142,14 @@ def test_enhance_in_tiles_gives_the_same_file(cli: Cli, enhancer: Path, photos: 
 
 def test_enhance_at_a_scale_of_several(cli: Cli, mdsr: Path, photos: Path) -> None:
     words = ["enhance", "input=photos/b.png", f"checkpoint={mdsr}", "output=out"]
-    done = cli(*words)
-    assert done.code == 2
-    assert "is for x2, x3: give scale=" in done.err
+    assert cli(*words).code == 0  # the smallest
     assert "is for x2, x3" in cli(*words, "scale=4").err
     assert cli(*words, "scale=3").code == 0
     net, _ = load_network(mdsr)
     lr = to_unit(read_image(photos / "b.png"))[None]
     with torch.no_grad():
-        assert torch.equal(read_image("out/b_x3.png"), to_bytes(net(lr, 3)[0]))
+        for scale in (2, 3):
+            assert torch.equal(read_image(f"out/b_x{scale}.png"), to_bytes(net(lr, scale)[0]))
 
 
 def test_enhance_as_an_ensemble_and_in_half_precision(
@@ -236,8 +244,7 @@ def test_enhance_keeps_sixteen_bits(cli: Cli, enhancer: Path, folder: Path, chan
 def test_evaluate_several_beside_each_other(
     cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = ROOT / "weights/nima_sample.safetensors"
-    scorers = [f"scorer.checkpoint={scorer_file}", f"judge.checkpoint={sample}"]
+    scorers = [f"scorer.checkpoint={scorer_file}", f"judge.checkpoint={SAMPLE_SCORER}"]
     notes: list[str] = []
 
     def draw(panels: list[Any], path: Path, note: str = "") -> None:
@@ -258,7 +265,7 @@ def test_evaluate_several_beside_each_other(
     assert "the judge is not independent: it shares backbone" in done.out
     data = SamplePairs(2)
     data.setup("validate")
-    for name, path in (("score", scorer_file), ("score_judge", sample)):
+    for name, path in (("score", scorer_file), ("score_judge", SAMPLE_SCORER)):
         scores = [load_scorer(path).score(to_unit(hr)[None]) for _, hr, _ in data.val]
         assert metrics[f"{name}/HR"] == pytest.approx(float(sum(scores)) / 2, abs=1e-4)
     assert len(notes) == 2
@@ -399,10 +406,11 @@ def test_score_writes_table_and_csv(cli: Cli, scorer_file: Path, photos: Path) -
     assert cli(*words).code == 2
 
 
-def test_score_says_that_the_sample_scorer_is_synthetic(cli: Cli, photos: Path) -> None:
-    done = cli("score", "input=photos/b.png")
+def test_score_says_what_the_scorer_knows(cli: Cli, photos: Path) -> None:
+    done = cli("score", "input=photos/b.png", f"checkpoint={SAMPLE_SCORER}")
     assert done.code == 0, done.err
     assert "SYNTHETIC" in done.out
+    assert "rated by a NIMA that idealo trained on AVA" in cli("score", "input=photos/b.png").out
 
 
 def test_export_a_training_checkpoint(cli: Cli) -> None:

@@ -751,6 +751,10 @@ def test_the_report_of_a_real_run(cli: Cli, folder: Path) -> None:
     result = json.loads((folder / "outputs/sample_edsr/real/result.json").read_text())
     assert f"{result['metrics']['val/psnr']:.2f}" in text
     assert text.count("data:image/webp") == 8  # LR, bicubic, SR and HR of two photos
+    convolutions = ((3, 8), (8, 8), (8, 8), (8, 8), (8, 32), (8, 3))  # of the tiny EDSR, 3 x 3
+    number = sum(9 * inner * outer + outer for inner, outer in convolutions)
+    assert result["num_parameters"] == number
+    assert f">{number:,}<" in text
 
 
 @pytest.mark.browser

@@ -16,11 +16,10 @@ from PIL import Image
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.scoring import rate_files
 from networks.nima import NIMA, mean_score, std_score
-from tests.conftest import ROOT, Finished
+from tests.conftest import SAMPLE_SCORER, SHIPPED_SCORER, Finished
 from tests.networks.test_weights import keras_layers, write_keras
 
 Cli = Callable[..., Finished]
-SAMPLE = ROOT / "weights" / "nima_sample.safetensors"
 
 
 @pytest.fixture
@@ -86,7 +85,7 @@ def test_nothing_is_written_over_or_among_the_photos(
 )
 def test_what_is_no_image_is_refused(nonsense: Any, message: str) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=message):
-        load_scorer(SAMPLE).score(nonsense)
+        load_scorer(SAMPLE_SCORER).score(nonsense)
 
 
 def test_one_photo_too_narrow_does_not_stop_the_others(photos: Path) -> None:
@@ -119,7 +118,7 @@ def test_three_lines_of_python_score_like_the_command(cli: Cli, photos: Path) ->
     assert "1 not scored" in done.out + done.err
     scores = table("scores.csv")
     assert len(scores) == 10
-    scorer = load_scorer(SAMPLE)
+    scorer = load_scorer(SHIPPED_SCORER)
     for name, row in scores.items():
         p = scorer.rate(name)
         assert scorer.score(name) == pytest.approx(row["mean"], abs=1e-5)

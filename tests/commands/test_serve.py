@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Finished, launch
+from tests.conftest import ROOT, SAMPLE_SCORER, Finished, launch
 
 pytest.importorskip("gradio", reason="Gradio is not installed")
 
@@ -45,7 +45,7 @@ WEIGHTS = ROOT / "weights"
         (["tile=0"], "tile=0: should be greater than or equal to 16"),
         (["prot=80"], "prot: no such key in serve; did you mean port?"),
         (["scorer=mnasnet_0_5"], "scorer"),
-        ([f"checkpoint={WEIGHTS}/nima_sample.safetensors"], "of kind scorer; needed is"),
+        ([f"checkpoint={SAMPLE_SCORER}"], "of kind scorer; needed is"),
         ([f"scorer.checkpoint={WEIGHTS}/edsr_x2_gamma_0.safetensors"], "of kind enhancer"),
         (["device=tpu"], "device=tpu: auto, cpu, cuda"),
     ],

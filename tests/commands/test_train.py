@@ -21,7 +21,7 @@ from datamodules.sample import SamplePairs
 from lightning_modules.checkpoint import load_network, load_plain, load_scorer
 from lightning_modules.json_files import write_json
 from lightning_modules.metrics import image_metrics
-from tests.conftest import ROOT, TINY, TINY_NIMA, Finished, kill_when, launch
+from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]
 
@@ -449,9 +449,8 @@ def test_the_judge_validates_and_leaves_no_trace_in_the_weights(
     run = run_at("b")
     result = json.loads((run / "result.json").read_text())
     metrics = result["metrics"]
-    sample = ROOT / "weights/nima_sample.safetensors"
     expected = measured(
-        run / "checkpoints/best.ckpt", {"score": sample, "score_judge": scorer_file}
+        run / "checkpoints/best.ckpt", {"score": SAMPLE_SCORER, "score_judge": scorer_file}
     )
     l1 = expected.pop("l1")
     for name, value in expected.items():
@@ -479,9 +478,7 @@ def test_gamma_0_is_scored_where_it_is_asked_for(cli: Cli, scorer_file: Path) ->
     records = [json.loads((run / "run.json").read_text()) for run in (plain, scored)]
     assert ["scorer.checkpoint" in record["inputs"] for record in records] == [False, True]
     metrics = json.loads((scored / "result.json").read_text())["metrics"]
-    expected = measured(
-        scored / "checkpoints/best.ckpt", {"score": ROOT / "weights/nima_sample.safetensors"}
-    )
+    expected = measured(scored / "checkpoints/best.ckpt", {"score": SAMPLE_SCORER})
     assert metrics["val/score"] == pytest.approx(expected["score"], abs=2e-3)
     assert "val/grad_ratio" not in metrics
     assert "val/score" not in json.loads((plain / "result.json").read_text())["metrics"]

@@ -23,7 +23,7 @@ from lightning_modules.metrics import rating_metrics
 from networks.edsr import EDSR
 from networks.nima import NIMA
 from networks.weights import load_weights
-from tests.conftest import ROOT
+from tests.conftest import SAMPLE_SCORER
 
 SPEC = {"_target_": "networks.edsr.EDSR", "scale": 2, "num_blocks": 1, "num_features": 4}
 RECORD: dict[str, Any] = {"kind": "enhancer", "net": SPEC, "data": "test", "gamma": 0.0}
@@ -144,9 +144,8 @@ def test_header_without_record_is_bare(tmp_path: Path, net: EDSR) -> None:
 def test_shipped_scorer_beats_the_constant_predictor() -> None:
     from datamodules.sample import SampleRated
 
-    path = ROOT / "weights" / "nima_sample.safetensors"
-    assert path.stat().st_size < 3_000_000
-    scorer, record = load_network(path, kind="scorer")
+    assert SAMPLE_SCORER.stat().st_size < 3_000_000
+    scorer, record = load_network(SAMPLE_SCORER, kind="scorer")
     assert isinstance(scorer, NIMA)
     assert not scorer.training
     assert "SYNTHETIC" in record["data"]
@@ -203,16 +202,13 @@ def test_one_changed_bit_is_noticed(scorer_path: Path) -> None:
         load_scorer(scorer_path)
 
 
-SAMPLE = ROOT / "weights" / "nima_sample.safetensors"
-
-
 def test_a_scorer_that_sees_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare, interpolate = NIMA.prepare, torch.nn.functional.interpolate
 
     def no_antialias(*args: Any, **options: Any) -> torch.Tensor:  # noqa: ANN401
         return interpolate(*args, **options | {"antialias": False})
 
-    load_scorer(SAMPLE)
+    load_scorer(SAMPLE_SCORER)
     for target, change in (
         ("networks.nima.NIMA.prepare", lambda self, x: prepare(self, x.flip(1))),  # BGR
         ("networks.nima.F.interpolate", no_antialias),
@@ -222,7 +218,7 @@ def test_a_scorer_that_sees_something_else_is_noticed(monkeypatch: pytest.Monkey
             with pytest.raises(
                 ValueError, match=r"rates its test image \d.*, but \d.* when it was"
             ):
-                load_scorer(SAMPLE)
+                load_scorer(SAMPLE_SCORER)
 
 
 def test_records_without_checksum_or_test_image_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lightning_modules.losses import (
     l2_loss,
 )
 from networks.nima import NIMA, mean_score
-from tests.conftest import ROOT
+from tests.conftest import SAMPLE_SCORER
 
 
 def distributions(num: int, k: int, seed: int) -> torch.Tensor:
@@ -159,7 +159,7 @@ def test_hinge_charges_only_what_is_lost_against_hr(scorer: NIMA) -> None:
 def test_feature_mode_is_the_relative_distance_of_pooled_features() -> None:
     torch.manual_seed(1)
     sr, hr = torch.rand(3, 3, 192, 192), torch.rand(3, 3, 192, 192) ** 2
-    scorer = load_scorer(ROOT / "weights" / "nima_sample.safetensors")
+    scorer = load_scorer(SAMPLE_SCORER)
     with torch.no_grad():
         x, y = (
             scorer.features((images - scorer.mean) / scorer.std).numpy().mean(axis=(2, 3))

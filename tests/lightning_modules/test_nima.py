@@ -18,7 +18,14 @@ from lightning_modules.nima import NIMAModule
 from lightning_modules.schedules import Constant, Cosine, WarmUp
 from networks.nima import NIMA, mean_score
 from networks.weights import load_plain
-from tests.conftest import ROOT, TINY_NIMA, Finished, kill_when, launch, quiet_trainer
+from tests.conftest import (
+    SAMPLE_SCORER,
+    TINY_NIMA,
+    Finished,
+    kill_when,
+    launch,
+    quiet_trainer,
+)
 
 Cli = Callable[..., Finished]
 
@@ -29,7 +36,7 @@ def scorer(**arguments: Any) -> NIMA:  # noqa: ANN401
 
 
 def trained_scorer() -> NIMA:
-    return load_scorer(ROOT / "weights" / "nima_sample.safetensors")
+    return load_scorer(SAMPLE_SCORER)
 
 
 def module(net: NIMA, lr: float = 1e-3, **arguments: Any) -> NIMAModule:  # noqa: ANN401
@@ -197,7 +204,7 @@ def test_two_ranks_train_and_measure_like_one(cli: Cli, folder: Path) -> None:
     words = [
         *(*TINY_NIMA, "data.num_val=5", "model.freeze_batch_norms=true", "scorer.dropout=0"),
         *("callbacks.pictures.every=1", "optim=adam", "model.gradient_penalty=0.01"),
-        *(f"init_from={ROOT}/weights/nima_sample.safetensors", "callbacks=nima_ema"),
+        *(f"init_from={SAMPLE_SCORER}", "callbacks=nima_ema"),
     ]
     done = cli(*words, "name=one")
     assert done.code == 0, done.err
