@@ -129,7 +129,8 @@ def test_enhance_needs_nothing_but_a_photo(cli: Cli, photos: Path) -> None:
     lr, found = (read_image(path) for path in (photos / "b.png", "outputs/enhanced/b_x2.png"))
     net, _ = load_network(ROOT / "weights" / "edsr_x2_gamma_0.safetensors")
     with torch.no_grad():
-        assert torch.equal(found, to_bytes(net(to_unit(lr)[None])[0]))
+        expected = to_bytes(net(to_unit(lr)[None])[0])
+    assert (found.int() - expected.int()).abs().max() <= 1  # the command has channels last
 
 
 def test_enhance_in_tiles_gives_the_same_file(cli: Cli, enhancer: Path, photos: Path) -> None:
