@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from commands.run_folder import flatten, not_read, run_name, trained_scorer
+from commands.run_folder import BEST, flatten, not_read, run_name, trained_scorer
 
 RESOLVING = "raised while resolving interpolation: "  # how OmegaConf begins its message
 ROOT = Path(__file__).resolve().parent.parent
@@ -524,8 +524,14 @@ def type_adapter(annotation: Any) -> TypeAdapter[Any] | None:  # noqa: ANN401
 
 def require_file(key: str, path: str | None) -> Iterator[str]:
     """One problem if a path is given and is no file."""
-    if path is not None and not os.path.isfile(os.path.expanduser(path)):
+    if path is None or (found := Path(path).expanduser()).is_file():
+        return
+    if not found.is_dir():
         yield f"{key}={path}: no such file"
+    elif (found / BEST).is_file():
+        yield f"{key}={path}: is a run folder; its weights are {Path(path) / BEST}"
+    else:
+        yield f"{key}={path}: is a folder; a file is needed"
 
 
 def require_folder(key: str, path: str) -> Iterator[str]:

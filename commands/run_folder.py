@@ -57,6 +57,7 @@ NOT_IN_HASH = NOT_SETTINGS | {
 # What a run writes, and a new run in its place replaces; run.json goes last.
 FILES = ("result.json", "metrics.csv", "progress.json", "run.json")
 FOLDERS = ("checkpoints", "images", "wandb", "tensorboard")
+BEST = Path("checkpoints") / "best.ckpt"  # of a run folder: its weights at the best epoch
 
 ANEW = "without its folder, or by overwrite=true, it starts anew"
 
@@ -369,7 +370,7 @@ def trained_scorer(folder: Path, backbone: str) -> str:
             f"no scorer with {backbone} in {folder}; "
             "python run.py sweep=backbone experiment=nima_mnasnet trains them"
         )
-    return str(min(found)[1] / "checkpoints" / "best.ckpt")
+    return str(min(found)[1] / BEST)
 
 
 @contextlib.contextmanager

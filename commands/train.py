@@ -25,6 +25,7 @@ from torch import nn
 from commands.config import check_name, locate, require_file, require_kind
 from commands.device import keep_memory
 from commands.run_folder import (
+    BEST,
     Identity,
     State,
     current,
@@ -542,7 +543,7 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
     checkpoint = checkpoint_of(trainer)
     net = trainer.lightning_module.net
     assert isinstance(net, nn.Module)
-    best = folder / "checkpoints" / "best.ckpt"
+    best = folder / BEST
     record = load_plain(best)["record"]
     finish(
         folder,
