@@ -289,7 +289,17 @@ def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
             net, record = load_network(path, kind="scorer")
         except ValueError as error:
             raise ValueError(f"{key}={error}") from error
-        raters[names[key]] = Rater(net, record, path)
+        assert isinstance(net, NIMA)
+        given: Any = cfg.scorer if key == "scorer.checkpoint" else {}
+        buckets = given.get("num_buckets")
+        if buckets not in (None, net.num_buckets):
+            raise ValueError(f"scorer.num_buckets={buckets}, but {path} has {net.num_buckets}")
+        view = {name: given[name] for name in VIEW if given.get(name) is not None}
+        try:
+            net.look(view)
+        except ValueError as error:
+            raise ValueError(f"scorer.{error}") from error
+        raters[names[key]] = Rater(net, record, path, view)
     return raters
 
 
@@ -319,11 +329,12 @@ def differing_part(path: str, paths: list[str]) -> str:
 
 
 class Rater(NamedTuple):
-    """A scorer that rates the images, its record and where it comes from."""
+    """A scorer that rates the images, its record, where it comes from and how it sees them."""
 
-    net: Any
+    net: NIMA
     record: Record
     path: str
+    view: dict[str, Any]  # what was asked for instead of the file's own
 
 
 def describe(raters: dict[str, Rater]) -> str:
@@ -331,6 +342,7 @@ def describe(raters: dict[str, Rater]) -> str:
     what = {"score": "scorer", "score_judge": "judge"}
     lines = [
         f"{what[name]}: {shorter(rater.path)}, trained on {rater.record['data']}"
+        + "".join(f", {key}={value}" for key, value in rater.view.items())
         for name, rater in raters.items()
     ]
     if len(raters) == 2:

@@ -10,7 +10,7 @@ Shape suffixes: B batch, C channels, H and W height and width, F features, K rat
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -123,6 +123,20 @@ class NIMA(nn.Module):
         """Features averaged over each image as it is: B x 3 x H x W in [0, 1] to B x F."""
         x_BFHW: Tensor = self.features((images_BCHW - self.mean) / self.std)
         return x_BFHW.mean(dim=(2, 3))
+
+    def look(self, view: Mapping[str, Any]) -> None:
+        """Changes how whole images become what the network sees: any of the arguments in `VIEW`.
+
+        Scores of another view are another measure, comparable among themselves only.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        given = {name: view.get(name, getattr(self, name)) for name in VIEW}
+        check_view(*given.values())
+        for name, value in given.items():
+            setattr(self, name, value)
+            self.arguments[name] = value
 
     def prepare(self, images_BCHW: Tensor) -> Tensor:
         """Applies this scorer's rule for whole images: resize, round to 8 bits, centre crop.

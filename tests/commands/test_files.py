@@ -21,7 +21,7 @@ from networks.bicubic import upscale
 from networks.can import CAN
 from networks.edsr import EDSR
 from networks.mdsr import MDSR
-from networks.nima import NIMA
+from networks.nima import NIMA, mean_score
 from networks.srcnn import SRCNN
 from networks.tiling import SelfEnsemble
 from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished
@@ -91,6 +91,28 @@ def test_evaluate_without_scorer_and_with_the_wrong_data(cli: Cli, enhancer: Pat
     done = cli("evaluate", f"checkpoint={enhancer}", "scale=3")
     assert done.code == 2
     assert "is for x2" in done.err
+
+
+def test_evaluate_rates_as_the_scorer_is_told_to_look(cli: Cli, enhancer: Path) -> None:
+    words = ["evaluate", f"checkpoint={enhancer}", "data.limit=1", "judge.checkpoint=null"]
+    words += [f"scorer.checkpoint={SAMPLE_SCORER}"]
+    native = ["scorer.resize_rule=native", "scorer.crop=64"]
+    done = cli(*words, *native, "name=native")
+    assert done.code == 0, done.err
+    assert "resize_rule=native, crop=64" in done.out
+    scorer, _ = load_network(SAMPLE_SCORER)
+    assert isinstance(scorer, NIMA)
+    hr = read_image("outputs/evaluate/native/images/chelsea_sr.png")
+    top, left = ((side - 64) // 2 for side in hr.shape[1:])
+    centre = to_unit(hr)[None, :, top : top + 64, left : left + 64]
+    with torch.no_grad():
+        expected = mean_score(scorer(centre)).item()
+    metrics = json.loads(Path("outputs/evaluate/native/result.json").read_text())["metrics"]
+    found = next(v for k, v in metrics.items() if k.startswith("score/") and "EDSR" in k)
+    assert found == pytest.approx(expected, abs=1e-4)
+    refused = cli(*words, "scorer.resize_rule=pad")
+    assert "scorer.resize_rule=pad: allowed are squash, short_side, native" in refused.err
+    assert "scorer.num_buckets=7, but " in cli(*words, "scorer.num_buckets=7").err
 
 
 def test_evaluate_a_scorer(cli: Cli, scorer_file: Path) -> None:
