@@ -432,7 +432,8 @@ class Comparison:
                     cells.append(spread_cell(setting.spread(metric), metrics[metric]))
                     if metric in changes:
                         gained = change(setting, self.settings[scale], metric)
-                        cells.append(spread_cell(gained, metrics[metric], "+"))
+                        # Paired, it is known better than the metric itself.
+                        cells.append(spread_cell(gained, metrics[metric] + 1, "+"))
                 cells.append(text_cell("yes" if setting in front else ""))
                 rows.append(cells)
         names = ["net", "other settings", "scale", "gamma", "runs"]

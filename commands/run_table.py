@@ -251,8 +251,9 @@ def read_run(folder: Path) -> Run:
             run.state, run.note = "unfinished", progress_of(run)
     except FileNotFoundError:
         said = last_line(folder / "console.log")
-        run.state = "broken"
-        run.note = f"no run.json; console.log ends with: {said}" if said else "no run.json"
+        run.state, run.note = "unfinished", "not begun"
+        if said:
+            run.state, run.note = "broken", f"no run.json; console.log ends with: {said}"
     except (OSError, ValueError) as error:
         run.state, run.note = "broken", str(error)
     return run

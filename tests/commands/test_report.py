@@ -269,6 +269,9 @@ def test_a_job_that_never_began_says_why(tmp_path: Path) -> None:
     (run,) = read_runs([str(tmp_path)])
     assert run.state == "broken"
     assert run.note == "no run.json; console.log ends with: error: no GPU"
+    (tmp_path / "a" / "console.log").write_text("")  # the process is starting
+    (run,) = read_runs([str(tmp_path)])
+    assert (run.state, run.note) == ("unfinished", "not begun")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"photos": 3}', '{"photos": [1, {"id": "a"}]}'])
