@@ -290,15 +290,16 @@ def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
         except ValueError as error:
             raise ValueError(f"{key}={error}") from error
         assert isinstance(net, NIMA)
-        given: Any = cfg.scorer if key == "scorer.checkpoint" else {}
+        who = key.partition(".")[0]
+        given = cfg[who]
         buckets = given.get("num_buckets")
         if buckets not in (None, net.num_buckets):
-            raise ValueError(f"scorer.num_buckets={buckets}, but {path} has {net.num_buckets}")
+            raise ValueError(f"{who}.num_buckets={buckets}, but {path} has {net.num_buckets}")
         view = {name: given[name] for name in VIEW if given.get(name) is not None}
         try:
             net.look(view)
         except ValueError as error:
-            raise ValueError(f"scorer.{error}") from error
+            raise ValueError(f"{who}.{error}") from error
         raters[names[key]] = Rater(net, record, path, view)
     return raters
 

@@ -110,6 +110,12 @@ def test_evaluate_rates_as_the_scorer_is_told_to_look(cli: Cli, enhancer: Path) 
     metrics = json.loads(Path("outputs/evaluate/native/result.json").read_text())["metrics"]
     found = next(v for k, v in metrics.items() if k.startswith("score/") and "EDSR" in k)
     assert found == pytest.approx(expected, abs=1e-4)
+    words[3] = f"judge.checkpoint={SAMPLE_SCORER}"
+    both = cli(*words, "judge.resize_rule=native", "judge.crop=64", "name=judge")
+    assert both.code == 0, both.err
+    metrics = json.loads(Path("outputs/evaluate/judge/result.json").read_text())["metrics"]
+    found = next(v for k, v in metrics.items() if k.startswith("score_judge/") and "EDSR" in k)
+    assert found == pytest.approx(expected, abs=1e-4)
     refused = cli(*words, "scorer.resize_rule=pad")
     assert "scorer.resize_rule=pad: allowed are squash, short_side, native" in refused.err
     assert "scorer.num_buckets=7, but " in cli(*words, "scorer.num_buckets=7").err
