@@ -217,7 +217,7 @@ def gamma_axis(axes: Axes, gammas: Sequence[float]) -> None:
     smallest = min((gamma for gamma in gammas if gamma), default=largest)
     axes.set_xlabel("gamma")
     if largest / smallest > 50:  # evenly by magnitude, and 0 stays on it
-        axes.set_xscale("symlog", linthresh=smallest)
+        axes.set_xscale("symlog", linthresh=smallest, linscale=0.4)
         axes.set_xlim(-0.2 * smallest, 1.3 * largest)
         axes.set_xticks([0.0, *(g for g in gammas if g)])
         axes.set_xticklabels([f"{g:g}" for g in [0.0, *(g for g in gammas if g)]])
