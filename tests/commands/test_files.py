@@ -22,6 +22,7 @@ from networks.can import CAN
 from networks.edsr import EDSR
 from networks.mdsr import MDSR
 from networks.nima import NIMA, mean_score
+from networks.scales import at_scale
 from networks.srcnn import SRCNN
 from networks.tiling import SelfEnsemble
 from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished
@@ -155,10 +156,19 @@ def test_enhance_needs_nothing_but_a_photo(cli: Cli, photos: Path) -> None:
     done = cli("enhance", "input=photos/b.png")
     assert done.code == 0, done.err
     lr, found = (read_image(path) for path in (photos / "b.png", "outputs/enhanced/b_x2.png"))
-    net, _ = load_network(ROOT / "weights" / "edsr_x2_gamma_0.safetensors")
+    net, _ = load_network(ROOT / "weights" / "mdsr_gamma_0.safetensors")
     with torch.no_grad():
-        expected = to_bytes(net(to_unit(lr)[None])[0])
+        expected = to_bytes(at_scale(net, 2)(to_unit(lr)[None])[0])
     assert (found.int() - expected.int()).abs().max() <= 1  # the command has channels last
+
+
+def test_enhance_at_any_scale_with_what_ships(cli: Cli, photos: Path) -> None:
+    for scale in (2, 3, 4):
+        done = cli("enhance", "input=photos/b.png", f"scale={scale}")
+        assert done.code == 0, done.err
+        made = read_image(f"outputs/enhanced/b_x{scale}.png")
+        assert made.shape == (3, 40 * scale, 30 * scale)
+    assert "is for x2, x3, x4" in cli("enhance", "input=photos/b.png", "scale=1").err
 
 
 def test_enhance_in_tiles_gives_the_same_file(cli: Cli, enhancer: Path, photos: Path) -> None:

@@ -114,10 +114,11 @@ def test_it_serves_the_shipped_models_and_ends_in_order(
 ) -> None:
     process, address, lines = started()
     assert lines == [f"{address}  (Ctrl-C ends it; results are kept in outputs/web)\n"]
-    (task,) = get_json(f"{address}/models")
-    assert (task["label"], [model["name"] for model in task["models"]]) == (
-        *("Enlarge x2", ["EDSR gamma=0", "EDSR gamma=0.4"]),
-    )
+    tasks = get_json(f"{address}/models")
+    edsr, mdsr = ([f"{net} gamma={gamma}" for gamma in (0, 0.4)] for net in ("EDSR", "MDSR"))
+    assert {task["label"]: [model["name"] for model in task["models"]] for task in tasks} == {
+        **{"Enlarge x2": [*edsr, *mdsr], "Enlarge x3": mdsr, "Enlarge x4": mdsr}
+    }
     # A second one in the same folder is refused.
     other = launch(folder, "serve", "port=0")
     assert "another process is running this" in other.communicate(timeout=120)[0]
