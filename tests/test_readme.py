@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from string import Template
 
 import numpy as np
 import pytest
@@ -17,8 +18,13 @@ from commands import config
 from tests.conftest import ROOT, TINY
 
 README = (ROOT / "README.md").read_text()
-DOCS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
-COMMANDS = re.findall(r"python run\.py [^`\n]*=[^`\n]*", DOCS)
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "weights").glob("*.md"))]
+DOCS = README + "".join(path.read_text() for path in PAGES)
+VARIABLES = dict(re.findall(r'^    ([A-Z]+)="(.*)"$', DOCS, flags=re.MULTILINE))  # of the shell
+COMMANDS = [
+    Template(line).safe_substitute(VARIABLES)
+    for line in re.findall(r"python run\.py [^`\n]*=[^`\n]*", DOCS)
+]
 BLOCKS = re.findall(r"```(?:python|yaml)\n# (\S+).*?\n(.*?)```", README, flags=re.DOTALL)
 
 
