@@ -9,12 +9,12 @@ from torchmetrics import MeanMetric
 
 from datamodules.div2k import PairBatch
 from lightning_modules.checkpoint import load_scorer
+from lightning_modules.compiling import compile_in_place
 from lightning_modules.losses import (
     EPSILON,
     FIDELITIES,
     Frozen,
     HybridLoss,
-    LossTerms,
     gradient_squares,
 )
 from lightning_modules.metrics import MicroBatchMeans, drift, image_metrics
@@ -35,8 +35,10 @@ class EnhancementModule(L.LightningModule):
         judge: a second scorer, or its checkpoint, which validates only: an enhancer that games its
             scorer gains there and loses here.
         grad_ratio_every: steps between measurements of `train/grad_ratio`.
-        compile: compiles the network for training patches, in place, so that checkpoints have the
-            same keys; whole photos, of any size, are not compiled for.
+        compile: compiles network and aesthetic term for training patches, in place, so that
+            checkpoints have the same keys; a word is a mode of `torch.compile`, such as
+            `reduce-overhead`, which replays CUDA graphs. Whole photos, of any size, are not
+            compiled for.
     """
 
     def __init__(
@@ -47,14 +49,13 @@ class EnhancementModule(L.LightningModule):
         schedule: Schedule,
         judge: NIMA | str | None = None,
         grad_ratio_every: int = 50,
-        compile: bool = False,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         if grad_ratio_every < 1:
             raise ValueError(f"model.grad_ratio_every={grad_ratio_every}: 1 or more")
         self.net = net.to(memory_format=torch.channels_last)  # what bf16 convolutions are fast in
-        if compile:
-            self.net.compile()
+        compile_in_place(compile, self.net, loss.aesthetic)
         self.scales = scales_of(net)
         self.loss = loss
         self.optimizer = optimizer
@@ -101,17 +102,17 @@ class EnhancementModule(L.LightningModule):
         logs = {"train/loss": terms.total, f"train/{self.loss.fidelity}": terms.fidelity}
         if terms.aesthetic is not None:
             logs["train/aesthetic"] = terms.aesthetic
-            self.log_grad_ratio(terms, sr_BCHW, batch_idx)
+            self.log_grad_ratio(sr_BCHW, batch.hr_BCHW, batch_idx)
         logs = self.means.add(logs, self.trainer.accumulate_grad_batches)
         self.log_dict(logs, sync_dist=True, batch_size=len(batch.lr_BCHW))
         return terms.total  # type: ignore[no-any-return]
 
-    def log_grad_ratio(self, terms: LossTerms, sr_BCHW: Tensor, batch_idx: int) -> None:
+    def log_grad_ratio(self, sr_BCHW: Tensor, hr_BCHW: Tensor, batch_idx: int) -> None:
         """Every so many steps: how much of the gradient at the SR pixels is the scorer's."""
         part = batch_idx % self.trainer.accumulate_grad_batches
         if self.trainer.global_step % self.grad_ratio_every:
             return
-        squares = gradient_squares(terms, sr_BCHW)
+        squares = gradient_squares(self.loss, sr_BCHW, hr_BCHW)
         self.grad_squares = squares if part == 0 else self.grad_squares + squares
         if part == self.trainer.accumulate_grad_batches - 1:
             aesthetic, fidelity = self.trainer.strategy.reduce(self.grad_squares, reduce_op="sum")

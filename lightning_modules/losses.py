@@ -124,7 +124,7 @@ class Frozen(nn.Module):
         memo[id(self.scorer)] = self.scorer
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        twin.__dict__ = copy.deepcopy(self.__getstate__(), memo)  # type: ignore[no-untyped-call]
         return twin
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
@@ -165,7 +165,7 @@ class AestheticLoss(Frozen):
         """Mean of the term over the batch.
 
         The scorer sees the images clamped to [0, 1], whole, at their own size; below 192 pixels
-        they are enlarged to it, bilinearly, with a warning at the first time.
+        they are enlarged to it, bilinearly.
         """
         sr_BCHW = self.view(sr_BCHW)
         if self.mode == "linear":
@@ -184,7 +184,13 @@ class AestheticLoss(Frozen):
         side = min(images_BCHW.shape[-2:])
         if side >= MIN_SCORER_SIDE:
             return images_BCHW
-        if not self._warned:
+        size = [round(length * MIN_SCORER_SIDE / side) for length in images_BCHW.shape[-2:]]
+        return F.interpolate(images_BCHW, size=size, mode="bilinear")
+
+    def warn_of(self, images_BCHW: Tensor) -> None:
+        """Says once that patches are enlarged; not in `forward`, which may be compiled."""
+        side = min(images_BCHW.shape[-2:])
+        if side < MIN_SCORER_SIDE and not self._warned:
             self._warned = True
             log.warning(
                 "the scorer sees patches of %d pixels enlarged to %d, which look blurred to it "
@@ -193,8 +199,6 @@ class AestheticLoss(Frozen):
                 MIN_SCORER_SIDE,
                 MIN_SCORER_SIDE,
             )
-        size = [round(length * MIN_SCORER_SIDE / side) for length in images_BCHW.shape[-2:]]
-        return F.interpolate(images_BCHW, size=size, mode="bilinear")
 
 
 class LossTerms(NamedTuple):
@@ -258,31 +262,39 @@ class HybridLoss(nn.Module):
         self.weight = self.gamma * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
 
     def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
-        """Compares B x 3 x H x W images in [0, 1]; the gradient goes to `sr_BCHW`."""
+        """Compares B x 3 x H x W images in [0, 1]; the gradient goes to `sr_BCHW`.
+
+        Patches that are enlarged for the scorer are warned of at the first time.
+        """
         fidelity = FIDELITIES[self.fidelity](sr_BCHW, hr_BCHW)
         if self.aesthetic is None or self.gamma == 0:
             return LossTerms(fidelity, fidelity, None)
+        self.aesthetic.warn_of(sr_BCHW)
         aesthetic = self.aesthetic(sr_BCHW, hr_BCHW)
         return LossTerms(fidelity + self.weight * aesthetic, fidelity, aesthetic)
 
 
-def gradient_squares(terms: LossTerms, sr_BCHW: Tensor) -> Tensor:
+def gradient_squares(loss: HybridLoss, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
     """Squared norms of the gradients of the aesthetic and of the fidelity term at the SR pixels.
 
-    They add up over micro-batches and ranks.
+    Computes both terms anew, not compiled: compiled ones have no second backward pass. The squares
+    add up over micro-batches and ranks.
 
     Args:
-        terms: computed from `sr_BCHW`, with an aesthetic term.
+        loss: has an aesthetic term.
         sr_BCHW: the images.
+        hr_BCHW: what they are compared with.
 
     Returns:
         Two values.
     """
-    assert terms.aesthetic is not None
-    squares = (
-        torch.autograd.grad(term, sr_BCHW, retain_graph=True)[0].float().square().sum()
-        for term in (terms.aesthetic, terms.fidelity)
+    assert loss.aesthetic is not None
+    sr_BCHW = sr_BCHW.detach().requires_grad_()
+    terms = (
+        loss.aesthetic.forward(sr_BCHW, hr_BCHW),
+        FIDELITIES[loss.fidelity](sr_BCHW, hr_BCHW),
     )
+    squares = (torch.autograd.grad(term, sr_BCHW)[0].float().square().sum() for term in terms)
     return torch.stack(list(squares))
 
 

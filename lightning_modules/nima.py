@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.rated import RatedBatch
+from lightning_modules.compiling import compile_in_place
 from lightning_modules.losses import emd_per_sample, input_gradient
 from lightning_modules.metrics import (
     MicroBatchMeans,
@@ -36,6 +37,7 @@ class NIMAModule(L.LightningModule):
         gradient_penalty: weight of the squared norm of the mean score's gradient to the pixels in
             [0, 1] (double backpropagation; Drucker and LeCun, 1992). A scorer with small gradients
             is harder to please by noise that no one sees. Costs two more backward passes.
+        compile: compiles the network for training, in place; a word is a mode of `torch.compile`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class NIMAModule(L.LightningModule):
         constant_start: bool = False,
         freeze_batch_norms: bool = False,
         gradient_penalty: float = 0.0,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         if not r >= 1:
@@ -55,7 +58,13 @@ class NIMAModule(L.LightningModule):
         for name, value in (("backbone_lr", backbone_lr), ("gradient_penalty", gradient_penalty)):
             if not value >= 0:
                 raise ValueError(f"model.{name}={value}: 0 or more")
+        if gradient_penalty and compile:
+            raise ValueError(
+                f"model.compile={compile}: compiled networks have no second derivative, which "
+                "model.gradient_penalty needs"
+            )
         self.net = net.to(memory_format=torch.channels_last)  # depthwise layers: twice as fast
+        compile_in_place(compile, self.net)
         self.optimizer = optimizer
         self.schedule = schedule
         self.r = r
@@ -71,7 +80,8 @@ class NIMAModule(L.LightningModule):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Predicted distributions p_BK."""
-        return self.net(images_BCHW)  # type: ignore[no-any-return]
+        net = self.net if self.training else self.net.forward  # the latter is never compiled
+        return net(images_BCHW)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, but for batch norms that are frozen."""

@@ -12,12 +12,13 @@ import torch
 
 from datamodules.sample import SamplePairs
 from lightning_modules.callbacks import AveragedWeights, BeforeAfter, Checkpoints, Watch
+from lightning_modules.checkpoint import load_scorer
 from lightning_modules.enhancement import EnhancementModule
 from lightning_modules.losses import HybridLoss
 from lightning_modules.schedules import Constant, Cosine, Exponential, Steps
 from networks.edsr import EDSR
 from networks.nima import NIMA
-from tests.conftest import quiet_trainer
+from tests.conftest import SAMPLE_SCORER, quiet_trainer
 
 
 def test_scorer_does_not_change_in_twenty_steps() -> None:
@@ -96,26 +97,38 @@ def test_a_gain_of_the_scorer_against_psnr_or_judge_is_said(
     assert "val/score_judge has lost 0.10" in warning
 
 
-def module_of(**options: Any) -> EnhancementModule:  # noqa: ANN401
+def module_of(loss: HybridLoss | None = None, **options: Any) -> EnhancementModule:  # noqa: ANN401
     torch.manual_seed(0)
     optimizer = partial(torch.optim.Adam, lr=1e-3)
     net = EDSR(2, num_blocks=1, num_features=4)
-    return EnhancementModule(net, HybridLoss(0), optimizer, Constant(), **options)
+    return EnhancementModule(net, loss or HybridLoss(0), optimizer, Constant(), **options)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_a_compiled_network_trains_and_saves_the_same() -> None:
+def test_compiled_network_and_scorer_train_and_save_the_same() -> None:
     states = []
     for compiled in (False, True):
-        module = module_of(compile=compiled)
+        module = module_of(
+            HybridLoss(5.0, lambda: load_scorer(SAMPLE_SCORER)),
+            compile=compiled,
+            grad_ratio_every=2,
+        )
         data = SamplePairs(2, patch_size=8, batch_size=2, num_steps=3, limit=1)
-        quiet_trainer(max_epochs=1).fit(module, datamodule=data)
-        assert (module.net._compiled_call_impl is not None) == compiled
+        quiet_trainer(max_epochs=1, callbacks=[AveragedWeights(decay=0.5)]).fit(module, data)
+        for part in (module.net, module.loss.aesthetic):
+            assert part is not None
+            assert (part._compiled_call_impl is not None) == compiled
         states.append(module.state_dict())
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         assert torch.allclose(value, states[1][name], atol=1e-5), name
+
+
+def test_modes_of_compiling() -> None:
+    assert module_of(compile="reduce-overhead").net._compiled_call_impl is not None
+    with pytest.raises(ValueError, match=r"model.compile=fast: true, false, or one of def"):
+        module_of(compile="fast")
 
 
 def test_averaged_weights_are_what_is_validated_saved_and_drawn(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training of scorers: rates, batch norms, starts, penalties, averages, ranks."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,22 @@ def fit(trained: NIMAModule, epochs: int = 1, **data: Any) -> L.Trainer:  # noqa
     trainer = quiet_trainer(max_epochs=epochs, log_every_n_steps=1)
     trainer.fit(trained, datamodule)
     return trainer
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_scorer_trains_the_same() -> None:
+    states = []
+    for compiled in (False, True):
+        trained = module(scorer(dropout=0.0), compile=compiled, freeze_batch_norms=True)
+        fit(trained)
+        assert (trained.net._compiled_call_impl is not None) == compiled
+        states.append(trained.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.allclose(value, states[1][name], atol=1e-4), name
+    with pytest.raises(ValueError, match="no second derivative"):
+        module(scorer(), compile=True, gradient_penalty=0.1)
 
 
 def test_the_backbone_has_a_rate_of_its_own() -> None:

@@ -1,0 +1,28 @@
+"""Compiles what is trained, in place, so that checkpoints keep their keys."""
+
+from torch import nn
+
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
+def compile_in_place(wanted: bool | str, *parts: nn.Module | None) -> None:
+    """Has `torch.compile` make faster calls of modules; their `forward` is left as it is.
+
+    Compiled for each shape anew: meant for training, whose batches have one or a few shapes.
+
+    Args:
+        wanted: False does nothing; True is the mode `default`; or one of `MODES`, of which
+            `reduce-overhead` replays CUDA graphs.
+        parts: what is compiled; None is passed over.
+
+    Raises:
+        ValueError: if the mode is unknown.
+    """
+    if wanted is False:
+        return
+    mode = "default" if wanted is True else wanted
+    if mode not in MODES:
+        raise ValueError(f"model.compile={mode}: true, false, or one of {', '.join(MODES)}")
+    for part in parts:
+        if part is not None:
+            part.compile(mode=mode, dynamic=False)
