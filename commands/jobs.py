@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 LIFELINE = "SWEEP_LIFELINE"  # a pipe that ends when the sweep's process does
 GRACE = 20.0  # seconds that a job has to end by itself
 # Of the process that starts the sweep, which may itself be a rank or a cluster's task.
-NOT_INHERITED = ("SLURM_", "TORCHELASTIC_", "PMI_", "OMPI_")
+NOT_INHERITED = ("SLURM_", "TORCHELASTIC_", "PMI_")
+BY_MPIRUN = "OMPI_COMM_WORLD_SIZE"  # without it, OMPI_MCA_... are settings of the machine
 RANK_VARIABLES = {
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "WANDB_RUN_ID", "WANDB_SERVICE"),
@@ -249,10 +250,11 @@ class Pool(Runner):
         self, outer: Mapping[str, str], taken: Sequence[str], lifeline: int
     ) -> dict[str, str]:
         """A job's environment: nothing of other ranks or clusters, its own devices and port."""
+        foreign = (*NOT_INHERITED, "OMPI_") if BY_MPIRUN in outer else NOT_INHERITED
         cleaned = {
             name: value
             for name, value in outer.items()
-            if name not in RANK_VARIABLES and not name.startswith(NOT_INHERITED)
+            if name not in RANK_VARIABLES and not name.startswith(foreign)
         }
         threads = str(self.threads)
         own = {"MASTER_PORT": str(free_port()), LIFELINE: str(lifeline), "OMP_NUM_THREADS": threads}

@@ -18,7 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from commands import figures
 from commands.album import fill_album
@@ -61,6 +61,7 @@ class Options(BaseModel):
     runs: str | list[str]
     output: str | None
     title: str | None
+    epoch: PositiveInt | None
     photos: NonNegativeInt
     overwrite: bool
 
@@ -96,7 +97,7 @@ def output_of(cfg: DictConfig) -> Path:
 def report(cfg: DictConfig) -> None:
     """Writes report.html, report.md and figures/, and says what could not be read."""
     patterns = patterns_of(cfg)
-    runs = read_runs(patterns)
+    runs = read_runs(patterns, cfg.epoch)
     folder = output_of(cfg)
     title = cfg.title or ", ".join(str(shorter(pattern)) for pattern in patterns)
     pages, written = build(runs, title, folder / "figures", cfg.photos)
@@ -255,7 +256,7 @@ class Comparison:
         prefix: str,
     ) -> None:
         self.runs, self.folder, self.prefix = runs, folder, prefix
-        self.description = str(runs[0].result.get("data") or "unknown data")
+        self.description = str(runs[0].result.get("data") or data_of(runs[0]))
         own, validations = runs[0].validation, [group[0].validation for group in groups]
         self.difference = ", ".join(
             f"{key}={own.get(key, '')}"
@@ -283,10 +284,15 @@ class Comparison:
         ]
         self.num_unfinished = len(others)
         self.look = figures.Look(s for group in self.begun.values() for s in group)
-        monitors = sorted({str(run.result.get("monitor")) for run in runs})
+        monitors = sorted({str(m) for run in runs if (m := run.result.get("monitor"))})
+        which = (
+            f"the best epoch by {' or '.join(monitors)}"
+            if monitors
+            else f"epoch {runs[0].result['epochs']}, finished or not"
+        )
         self.protocol = (
             "val/psnr is measured in RGB, without a border of scale + 6 pixels, per photo, and "
-            f"averaged; the values are of the best epoch by {' or '.join(monitors)}."
+            f"averaged; the values are of {which}."
         )
         self.best = list(self.best_lines())
         self.scored_by = self.scored() if self.metrics else ""
@@ -476,6 +482,15 @@ class Comparison:
             for k, (text, panel) in enumerate(panels.items())
         ]
         return Block(title, note, shown, files=f"figures/{name}", columns=columns)
+
+
+def data_of(run: Run) -> str:
+    """The data of a run that has not said what they are."""
+    choices = run.about.get("choices") or {}
+    folder = run.key("data.val_hr")
+    return " ".join(
+        str(part) for part in (choices.get("data"), folder and Path(folder).name) if part
+    )
 
 
 def scored_by(run: Run) -> set[str]:

@@ -225,13 +225,43 @@ def run_folders(root: Path) -> Iterator[Path]:
         names[:] = [name for name in names if name not in own and not name.startswith(".")]
 
 
-def read_runs(patterns: Iterable[str]) -> list[Run]:
+def read_runs(patterns: Iterable[str], epoch: int | None = None) -> list[Run]:
     """Every run of the folders or globs; what is wrong with one is said in its `note`.
+
+    Args:
+        patterns: folders or globs.
+        epoch: see `stand_at`; None leaves finished runs at their best epoch.
 
     Raises:
         ValueError: if there is none.
     """
-    return [read_run(folder) for folder in find_folders(patterns)]
+    runs = [read_run(folder) for folder in find_folders(patterns)]
+    for run in runs:
+        if epoch is not None and run.command == "train" and run.state != "broken":
+            stand_at(run, epoch)
+    return runs
+
+
+def stand_at(run: Run, epoch: int) -> None:
+    """Has a run end after an epoch, whether it went on or was not finished.
+
+    Its metrics are those that were logged then. One that has not been validated then is unfinished.
+    """
+    run.rows = [row for row in run.rows if row.get("epoch", 0) < epoch]
+    metrics = {
+        name: value
+        for row in run.rows
+        if row.get("epoch") == epoch - 1
+        for name, value in row.items()
+        if name.startswith("val/")
+    }
+    run.photos = []  # of the best epoch
+    kept: dict[str, Any] = {k: v for k, v in run.result.items() if k in ("data", "git", "device")}
+    run.result = {**kept, "metrics": metrics, "best_epoch": epoch, "epochs": epoch}
+    if metrics:
+        run.state, run.note = "finished", f"taken after epoch {epoch}"
+    else:
+        run.state, run.note = "unfinished", f"no validation after epoch {epoch}"
 
 
 def read_run(folder: Path) -> Run:

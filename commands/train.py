@@ -42,6 +42,7 @@ from commands.terminal import metrics_table
 from datamodules.sampling import ShardedDataModule
 from lightning_modules.callbacks import ProgressFile, Watch, last_step
 from lightning_modules.checkpoint import WriteRecord, dependence, load_network, read_checkpoint
+from lightning_modules.compiling import WITH_GRAPHS
 from lightning_modules.loggers import RunCSV
 from networks.backbones import BACKBONES
 from networks.edsr import EDSR
@@ -120,6 +121,12 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield (
             f"data.batch_size={cfg.data.batch_size}: is the size over all ranks and must divide by "
             f"{parts} (trainer.devices x trainer.num_nodes x trainer.accumulate_grad_batches)"
+        )
+    if cfg.model.compile in WITH_GRAPHS and cfg.trainer.accumulate_grad_batches > 1:
+        yield (
+            f"model.compile={cfg.model.compile}: CUDA graphs overwrite the gradients of a batch "
+            "with the next ones, so trainer.accumulate_grad_batches=1 goes with it, or "
+            "model.compile=true"
         )
     if trains_scorer(cfg):
         for name in ("num_buckets", *VIEW):

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+WITH_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile with CUDA graphs
+MODES = ("default", *WITH_GRAPHS, "max-autotune-no-cudagraphs")
 
 
 def compile_in_place(wanted: bool | str, *parts: nn.Module | None) -> None:

@@ -197,6 +197,11 @@ def test_package_line_comes_first(path: Path) -> None:
         (["trainer.precision=16-mixed"], ["is for GPUs; a CPU has bf16-mixed"]),
         (["trainer.gradient_clip_val=-1"], ["gradient_clip_val=-1: above 0, or null"]),
         (["trainer.accelerator=tpu"], ["trainer.accelerator=tpu: cpu or gpu"]),
+        (
+            ["model.compile=reduce-overhead", "trainer.accumulate_grad_batches=2"],
+            ["CUDA graphs overwrite the gradients", "model.compile=true"],
+        ),
+        (["model.compile=fast"], ["model.compile=fast: true, false, or one of default, reduce-"]),
         (["callbacks=nima"], ["RatingPictures goes with another model; callbacks=enhancement"]),
         (["experiment=sample_nima", "callbacks=enhancement"], ["callbacks=nima goes with this"]),
         (["sweep=gama"], ["sweep=gama: no such sweep; did you mean gamma?"]),

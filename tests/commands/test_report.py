@@ -557,6 +557,32 @@ def test_means_in_the_table_of_seeds(cli: Cli, folder: Path) -> None:
     assert not (folder / "there" / "figures" / "gamma.png").exists()
 
 
+def test_runs_are_compared_after_an_epoch_finished_or_not(cli: Cli, folder: Path) -> None:
+    make_run(folder / "runs" / "a", psnr=34.0, gamma=0.0, judge="j")
+    make_run(folder / "runs" / "b", psnr=34.5, gamma=0.1, judge="j", finished=False)
+    assert cli("report", "runs=runs", "output=early", "epoch=3").code == 0
+    rows = read_markdown(folder / "early" / "report.md")
+    behind = 1.5 * 0.6**2
+    assert [row["val/psnr"] for row in rows[:2]] == [f"{34 - behind:.2f}", f"{34.5 - behind:.2f}"]
+    assert [row["val/psnr over gamma 0"] for row in rows[:2]] == ["-", "+0.500"]
+    assert [row["state"] for row in rows[2:]] == ["finished: taken after epoch 3"] * 2
+    assert [row["best epoch"] for row in rows[2:]] == ["3 of 3"] * 2
+    text = (folder / "early" / "report.html").read_text()
+    assert "the values are of epoch 3, finished or not" in text
+    assert "crops/" not in text
+    curve = read_runs([str(folder / "runs")], 3)[0].curve("val/psnr")
+    assert curve[0] == [1, 2, 3]
+
+    assert cli("report", "runs=runs", "output=late", "epoch=6").code == 0
+    states = [
+        row["state"] for row in read_markdown(folder / "late" / "report.md") if "state" in row
+    ]
+    assert states == ["finished: taken after epoch 6", "unfinished: no validation after epoch 6"]
+    wrong = cli("report", "runs=runs", "output=wrong", "epoch=0")
+    assert wrong.code == 2
+    assert "epoch=0" in wrong.err
+
+
 def test_other_photos_are_drawn_apart(cli: Cli, folder: Path) -> None:
     for k, data in enumerate(({"limit": 10}, {"limit": 10}, {"limit": 20})):
         make_run(folder / "runs" / f"{k}", seed=k, gamma=0.1 * k, data=data, score=5.0)

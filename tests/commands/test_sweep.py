@@ -80,11 +80,15 @@ def test_a_job_sees_its_own_devices_and_nothing_of_other_ranks() -> None:
         "LOCAL_RANK": "1",
         "MASTER_PORT": "29500",
         "SLURM_NTASKS": "2",
+        "OMPI_MCA_plm": "isolated",
     }
     pool = Pool(["4", "7"], on_gpu=True, threads=3)
     one, two = (pool.environment(outer, taken, 5) for taken in (("7",), ("4", "7")))
     assert one["HOME"] == "/h"
     assert not {"RANK", "LOCAL_RANK", "SLURM_NTASKS"} & one.keys()
+    assert one["OMPI_MCA_plm"] == "isolated"  # a setting of this machine, unless mpirun gave it
+    started_by_mpi = pool.environment(outer | {"OMPI_COMM_WORLD_SIZE": "2"}, ("7",), 5)
+    assert not {"OMPI_MCA_plm", "OMPI_COMM_WORLD_SIZE"} & started_by_mpi.keys()
     assert one["CUDA_VISIBLE_DEVICES"] == "7"
     assert two["CUDA_VISIBLE_DEVICES"] == "4,7"
     assert one["MASTER_PORT"] != "29500"
