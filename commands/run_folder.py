@@ -62,6 +62,7 @@ BEST = Path("checkpoints") / "best.ckpt"  # of a run folder: its weights at the 
 ANEW = "without its folder, or by overwrite=true, it starts anew"
 
 MAX_NAME = 120  # characters of a folder name
+FIRST = ("gamma", "net", "scale", "scorer", "seed")  # in names that are cut: what is often swept
 VERSIONED = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
 
 
@@ -99,10 +100,11 @@ def run_name(
 ) -> str:
     """Folder name of a run: `gamma-0.1_net-edsr`, or `default` without overrides.
 
-    Sorted; numbers normalised (`.1` and `1e-1` are `0.1`); a path becomes its stem and six digits
-    of its hash. Where the run goes and what it runs on do not count. Nor do `epochs` in a single
-    run: they say how far it has gone, so that `resume=true epochs=40` finds it; in a sweep they do.
-    `name=...` is taken as it is.
+    Sorted, and in a name that has to be cut what is often swept comes first; numbers normalised
+    (`.1` and `1e-1` are `0.1`); a path becomes its stem and six digits of its hash. Where the run
+    goes and what it runs on do not count. Nor do `epochs` in a single run: they say how far it has
+    gone, so that `resume=true epochs=40` finds it; in a sweep they do. `name=...` is taken as it
+    is.
 
     Args:
         task: the overrides, as typed.
@@ -115,16 +117,17 @@ def run_name(
     if "name" in given and given["name"].value() is not None:
         return given["name"].get_value_element_as_str().strip("'\"")
     ignored = NOT_IN_NAME if sweep else NOT_IN_NAME | {"epochs"}
-    items = []
+    items: dict[str, str] = {}
     for key, override in given.items():
         left_out = key in ignored or key.split(".")[0] in NOT_SETTINGS or within(key, unread)
         if left_out and key not in counted:
             continue
         value = "deleted" if override.is_delete() else override.get_value_element_as_str()
-        items.append(f"{key}-{name_value(value)}")
-    name = "_".join(sorted(items)) or "default"
+        items[key] = f"{key}-{name_value(value)}"
+    name = "_".join(sorted(items.values())) or "default"
     if len(name) > MAX_NAME:
-        name = f"{name[: MAX_NAME - 9]}-{digest(name)[:8]}"
+        start = "_".join(items[key] for key in sorted(items, key=lambda k: (k not in FIRST, k)))
+        name = f"{start[: MAX_NAME - 9]}-{digest(name)[:8]}"
     return name
 
 

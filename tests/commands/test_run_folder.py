@@ -46,6 +46,7 @@ def test_long_names_are_cut() -> None:
     task = [f"net.key{i}={'x' * 10}" for i in range(20)]
     assert len(run_name(task)) == 120
     assert run_name(task) != run_name([*task[:-1], "net.key19=y"])
+    assert run_name(["gamma=.1", "net=edsr", *task]).startswith("gamma-0.1_net-edsr_")
 
 
 def test_the_experiment_counts_where_the_sweep_is_not_named_after_it() -> None:
