@@ -97,6 +97,15 @@ def measuring_problems(cfg: DictConfig, key: str, paths: list[str]) -> Iterator[
         yield from require_file(key, path)
     yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
     yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
+    for who in ("scorer", "judge"):
+        for name, value in view_of(cfg, who).items():
+            if cfg[who].checkpoint is None:
+                yield f"{who}.{name}={value}: nobody looks, since {who}.checkpoint=null"
+
+
+def view_of(cfg: DictConfig, who: str) -> dict[str, Any]:
+    """How scorer or judge are to look at photos, as far as it was given."""
+    return {name: cfg[who][name] for name in VIEW if cfg[who].get(name) is not None}
 
 
 def checkpoints(cfg: DictConfig) -> list[str]:
@@ -124,6 +133,8 @@ def evaluate(cfg: DictConfig) -> None:
             raise ValueError("checkpoint: scorers are measured one at a time")
         if cfg.self_ensemble:
             raise ValueError("self_ensemble=true: is for enhancers")
+        for name, value in view_of(cfg, "judge").items():
+            raise ValueError(f"judge.{name}={value}: is for enhancers; a scorer has no judge")
         network = loaded[0][0]
         assert isinstance(network, NIMA)
         sizes = {name: getattr(network, name) for name in ("num_buckets", *VIEW)}
@@ -295,7 +306,7 @@ def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
         buckets = given.get("num_buckets")
         if buckets not in (None, net.num_buckets):
             raise ValueError(f"{who}.num_buckets={buckets}, but {path} has {net.num_buckets}")
-        view = {name: given[name] for name in VIEW if given.get(name) is not None}
+        view = view_of(cfg, who)
         try:
             net.look(view)
         except ValueError as error:

@@ -282,7 +282,9 @@ def read_run(folder: Path) -> Run:
     except FileNotFoundError:
         said = last_line(folder / "console.log")
         run.state, run.note = "unfinished", "not begun"
-        if said:
+        if said.startswith("packing "):
+            run.note = f"not begun: {said}"
+        elif said:
             run.state, run.note = "broken", f"no run.json; console.log ends with: {said}"
     except (OSError, ValueError) as error:
         run.state, run.note = "broken", str(error)

@@ -272,6 +272,9 @@ def test_a_job_that_never_began_says_why(tmp_path: Path) -> None:
     (tmp_path / "a" / "console.log").write_text("")  # the process is starting
     (run,) = read_runs([str(tmp_path)])
     assert (run.state, run.note) == ("unfinished", "not begun")
+    (tmp_path / "a" / "console.log").write_text("packing 8 HR photos (train) into packed\n")
+    (run,) = read_runs([str(tmp_path)])
+    assert (run.state, run.note[:19]) == ("unfinished", "not begun: packing ")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"photos": 3}', '{"photos": [1, {"id": "a"}]}'])
