@@ -26,10 +26,11 @@ from report import heading, publish, spread
 ROUND = 0.4  # seconds
 DTYPES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
 # Dense peak, TFLOP/s, of the GPUs' data sheets (SXM); float32 is TF32.
-PEAKS = {"H100": {"32": 494.7, "bf16": 989.4, "16": 989.4}}
-PEAKS["H200"] = PEAKS["H100"]
+PEAKS = {"H100 80GB HBM3": {"32": 494.7, "bf16": 989.4, "16": 989.4}}
+PEAKS["H200"] = PEAKS["H100 80GB HBM3"]
 # What a kernel is, by a part of its name; the first that fits.
 KINDS = {
+    "fused by the compiler": ("triton",),  # named after what they fuse
     "convolutions and matrices": ("conv", "gemm", "cudnn", "xmma", "cutlass", "wgrad", "dgrad"),
     "optimizer": ("multi_tensor", "adam"),
     "batch norm": ("batch_norm", "bn_", "batchnorm"),
@@ -158,10 +159,10 @@ def serve(way: Way) -> None:
         sides = [scale * way.size for scale in scales]
         return [(first, torch.rand(batch, 3, side, side, device=device)) for side in sides]
 
-    def loss_of(pair: tuple[Any, Any], scale: int, called: bool = True) -> Any:  # noqa: ANN401
+    def loss_of(pair: tuple[Any, Any], scale: int) -> Any:  # noqa: ANN401
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if way.net == "nima":
-                return emd_loss(module(pair[0]) if called else module.net.forward(pair[0]), pair[1])
+                return emd_loss(module(pair[0]), pair[1])
             return module.loss(module(pair[0], scale), pair[1]).total
 
     plain = module_of(Way(way.net, way.size, way.batch, way.precision, False, way.gamma)).to(device)

@@ -97,10 +97,6 @@ def measuring_problems(cfg: DictConfig, key: str, paths: list[str]) -> Iterator[
         yield from require_file(key, path)
     yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
     yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
-    for who in ("scorer", "judge"):
-        for name, value in view_of(cfg, who).items():
-            if cfg[who].checkpoint is None:
-                yield f"{who}.{name}={value}: nobody looks, since {who}.checkpoint=null"
 
 
 def view_of(cfg: DictConfig, who: str) -> dict[str, Any]:
@@ -295,6 +291,11 @@ def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
     """Scorer and judge, as far as there are any, by the names of their scores."""
     names = {"scorer.checkpoint": "score", "judge.checkpoint": "score_judge"}
     raters = {}
+    for who in ("scorer", "judge"):
+        given = view_of(cfg, who)
+        if given and cfg[who].checkpoint is None:
+            words = " ".join(f"{who}.{name}={value}" for name, value in given.items())
+            raise ValueError(f"{words}: nobody looks, since {who}.checkpoint=null")
     for key, path in rater_files(cfg).items():
         try:
             net, record = load_network(path, kind="scorer")

@@ -100,7 +100,7 @@ def report(cfg: DictConfig) -> None:
     runs = read_runs(patterns, cfg.epoch)
     folder = output_of(cfg)
     title = cfg.title or ", ".join(str(shorter(pattern)) for pattern in patterns)
-    pages, written = build(runs, title, folder / "figures", cfg.photos)
+    pages, written = build(runs, title, folder / "figures", cfg.photos, cfg.epoch)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         temporary = folder / f".{name}.{os.getpid()}"
@@ -119,7 +119,7 @@ def report(cfg: DictConfig) -> None:
 
 
 def build(
-    runs: Sequence[Run], title: str, folder: Path, num_photos: int
+    runs: Sequence[Run], title: str, folder: Path, num_photos: int, epoch: int | None = None
 ) -> tuple[dict[str, str], set[str]]:
     """Writes the figures; returns the page and its tables in Markdown, and the figures' names.
 
@@ -128,6 +128,7 @@ def build(
         title: heading of the page.
         folder: where figures go.
         num_photos: validation photos per run and scale.
+        epoch: after which runs were taken; None is their best one.
     """
     trained = [run for run in runs if run.command == "train"]
     enhancers = [run for run in trained if run.kind == "enhancer"]
@@ -136,7 +137,7 @@ def build(
     finished = newest_of_equal([run for run in enhancers if run.state == "finished"])
     groups = same_photos(finished)
     comparisons = [
-        Comparison(group, groups, enhancers, folder, f"data{k}_" if k > 1 else "")
+        Comparison(group, groups, enhancers, folder, f"data{k}_" if k > 1 else "", epoch)
         for k, group in enumerate(groups, 1)
     ]
     album = fill_album(finished, num_photos)
@@ -245,6 +246,7 @@ class Comparison:
         everything: all enhancers, of which unfinished ones have curves, too.
         folder: where figures go.
         prefix: of their names.
+        epoch: see `build`.
     """
 
     def __init__(
@@ -254,6 +256,7 @@ class Comparison:
         everything: Sequence[Run],
         folder: Path,
         prefix: str,
+        epoch: int | None,
     ) -> None:
         self.runs, self.folder, self.prefix = runs, folder, prefix
         self.description = str(runs[0].result.get("data") or data_of(runs[0]))
@@ -284,12 +287,10 @@ class Comparison:
         ]
         self.num_unfinished = len(others)
         self.look = figures.Look(s for group in self.begun.values() for s in group)
-        monitors = sorted({str(m) for run in runs if (m := run.result.get("monitor"))})
-        which = (
-            f"the best epoch by {' or '.join(monitors)}"
-            if monitors
-            else f"epoch {runs[0].result['epochs']}, finished or not"
-        )
+        monitors = sorted({str(run.result.get("monitor")) for run in runs})
+        which = f"the best epoch by {' or '.join(monitors)}"
+        if epoch is not None:
+            which = f"epoch {epoch}, whether runs were finished or not"
         self.protocol = (
             "val/psnr is measured in RGB, without a border of scale + 6 pixels, per photo, and "
             f"averaged; the values are of {which}."

@@ -33,6 +33,8 @@ RESULT = {
     "num_parameters": int,
 }
 
+OF_ANY_EPOCH = ("data", "git", "device", "num_parameters", "finished")  # of a result
+
 # Of `data`: what does not change what is validated on, nor how hard it is.
 ONLY_TRAINS = {
     *("batch_size", "patch_size", "num_steps", "num_workers", "seed", "on_device", "store"),
@@ -237,7 +239,7 @@ def read_runs(patterns: Iterable[str], epoch: int | None = None) -> list[Run]:
     """
     runs = [read_run(folder) for folder in find_folders(patterns)]
     for run in runs:
-        if epoch is not None and run.command == "train" and run.state != "broken":
+        if epoch is not None and run.config and run.command == "train" and run.state != "broken":
             stand_at(run, epoch)
     return runs
 
@@ -256,7 +258,7 @@ def stand_at(run: Run, epoch: int) -> None:
         if name.startswith("val/")
     }
     run.photos = []  # of the best epoch
-    kept: dict[str, Any] = {k: v for k, v in run.result.items() if k in ("data", "git", "device")}
+    kept = {k: v for k, v in run.result.items() if k in OF_ANY_EPOCH}
     run.result = {**kept, "metrics": metrics, "best_epoch": epoch, "epochs": epoch}
     if metrics:
         run.state, run.note = "finished", f"taken after epoch {epoch}"

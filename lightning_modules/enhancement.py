@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric
 
 from datamodules.div2k import PairBatch
 from lightning_modules.checkpoint import load_scorer
-from lightning_modules.compiling import compile_in_place
+from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.losses import (
     EPSILON,
     FIDELITIES,
@@ -56,6 +56,7 @@ class EnhancementModule(L.LightningModule):
             raise ValueError(f"model.grad_ratio_every={grad_ratio_every}: 1 or more")
         self.net = net.to(memory_format=torch.channels_last)  # what bf16 convolutions are fast in
         compile_in_place(compile, self.net, loss.aesthetic)
+        self.graphs = compile in WITH_GRAPHS
         self.scales = scales_of(net)
         self.loss = loss
         self.optimizer = optimizer
@@ -106,6 +107,11 @@ class EnhancementModule(L.LightningModule):
         logs = self.means.add(logs, self.trainer.accumulate_grad_batches)
         self.log_dict(logs, sync_dist=True, batch_size=len(batch.lr_BCHW))
         return terms.total  # type: ignore[no-any-return]
+
+    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
+        """Drops gradients that CUDA graphs are about to overwrite: nobody may touch them then."""
+        if self.graphs:
+            self.net.zero_grad()
 
     def log_grad_ratio(self, sr_BCHW: Tensor, hr_BCHW: Tensor, batch_idx: int) -> None:
         """Every so many steps: how much of the gradient at the SR pixels is the scorer's."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.rated import RatedBatch
-from lightning_modules.compiling import compile_in_place
+from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.losses import emd_per_sample, input_gradient
 from lightning_modules.metrics import (
     MicroBatchMeans,
@@ -65,6 +65,7 @@ class NIMAModule(L.LightningModule):
             )
         self.net = net.to(memory_format=torch.channels_last)  # depthwise layers: twice as fast
         compile_in_place(compile, self.net)
+        self.graphs = compile in WITH_GRAPHS
         self.optimizer = optimizer
         self.schedule = schedule
         self.r = r
@@ -117,6 +118,11 @@ class NIMAModule(L.LightningModule):
         logs = self.means.add(logs, self.trainer.accumulate_grad_batches)
         self.log_dict(logs, prog_bar=True, sync_dist=True, batch_size=len(images_BCHW))
         return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
+        """As `EnhancementModule.on_train_batch_end`."""
+        if self.graphs:
+            self.net.zero_grad()
 
     def validation_step(self, batch: RatedBatch, batch_idx: int) -> None:
         """Collects predictions, in float32 whatever the training precision."""

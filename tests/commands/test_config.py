@@ -207,10 +207,6 @@ def test_package_line_comes_first(path: Path) -> None:
         (["sweep=gama"], ["sweep=gama: no such sweep; did you mean gamma?"]),
         (["sweep=gamma", "net=edsr,srcn"], ["net=srcn: no such net"]),
         (["sweep=scale", "name=x"], ["would share one folder"]),
-        (
-            ["evaluate", "checkpoint=a.ckpt", "judge.checkpoint=null", "judge.crop=512"],
-            ["judge.crop=512: nobody looks, since judge.checkpoint=null"],
-        ),
         (["interpolate", "checkpoints=[a,b]", "data=ava"], ["AVA does not give LR/HR pairs"]),
         (["interpolate", "checkpoints=[a,b]", "steps=102"], ["steps=102: "]),
     ],

@@ -120,10 +120,14 @@ def test_evaluate_rates_as_the_scorer_is_told_to_look(cli: Cli, enhancer: Path) 
     refused = cli(*words, "scorer.resize_rule=pad")
     assert "scorer.resize_rule=pad: allowed are squash, short_side, native" in refused.err
     assert "scorer.num_buckets=7, but " in cli(*words, "scorer.num_buckets=7").err
+    blind = cli(*words, "judge.checkpoint=null", "judge.crop=64")
+    assert "judge.crop=64: nobody looks, since judge.checkpoint=null" in blind.err
 
 
 def test_evaluate_a_scorer(cli: Cli, scorer_file: Path) -> None:
     words = ["data=sample_rated", "data.limit=8", "name=here"]
+    judged = cli("evaluate", f"checkpoint={scorer_file}", *words, "judge.crop=64")
+    assert "judge.crop=64: is for enhancers; a scorer has no judge" in judged.err
     done = cli("evaluate", f"checkpoint={scorer_file}", *words)
     assert done.code == 0, done.err
     metrics = json.loads(Path("outputs/evaluate/here/result.json").read_text())["metrics"]
