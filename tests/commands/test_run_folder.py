@@ -3,7 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from commands.run_folder import Identity, State, decide, run_name, trained_scorer
+from commands.run_folder import (
+    ROOT,
+    Identity,
+    State,
+    decide,
+    run_name,
+    shorter,
+    trained_scorer,
+)
 from lightning_modules.json_files import write_json
 
 
@@ -141,3 +149,9 @@ def test_what_is_done_with_a_folder(tmp_path: Path, source: Path) -> None:
 def test_json_has_no_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": float("nan"), "y": [float("inf"), 1.5]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": None, "y": [None, 1.5]}
+
+
+def test_paths_are_shown_short(folder: Path) -> None:
+    assert shorter(folder / "outputs" / "a") == Path("outputs/a")
+    assert shorter("/elsewhere/a") == Path("/elsewhere/a")
+    assert shorter(ROOT / "weights" / "a.safetensors") == Path("weights/a.safetensors")
