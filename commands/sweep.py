@@ -44,7 +44,8 @@ class Machine:
         jobs: on the CPU, how many run at a time.
         gpus: which GPUs, by their place among the visible ones; None is all.
         share: jobs that may use a GPU at a time.
-        threads: CPU threads of each rank; None shares the cores among those at a time.
+        threads: CPU threads of each rank; None is what OMP_NUM_THREADS says, and without it shares
+            the cores among those at a time.
         stop_at_failure: whether jobs that wait are given up when one fails.
     """
 
@@ -83,10 +84,16 @@ class Machine:
             places,
             on_gpu=on_gpu,
             share=share,
-            threads=self.threads or max(1, num_cores() // at_a_time),
+            threads=self.threads or threads_told() or max(1, num_cores() // at_a_time),
             stop_at_failure=self.stop_at_failure,
         )
         return pool.run(jobs)
+
+
+def threads_told() -> int | None:
+    """OMP_NUM_THREADS as a number, if it is one."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() and int(told) > 0 else None
 
 
 def run_sweep(

@@ -18,6 +18,7 @@ from commands import jobs, sweep
 from commands.config import CONF
 from commands.jobs import Job, Pool, Slots, State
 from commands.run_folder import locked
+from commands.sweep import Machine
 from hydra_plugins.study_sweeper import study_name
 from tests.conftest import ROOT, TINY, Finished, kill_when, launch
 
@@ -96,6 +97,25 @@ def test_a_job_sees_its_own_devices_and_nothing_of_other_ranks() -> None:
     assert (
         Pool(["cpu0"], on_gpu=False).environment(outer, ("cpu0",), 5)["CUDA_VISIBLE_DEVICES"] == ""
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "told", "ready"), [("3", None, "3"), ("3", 2, "2"), ("", None, "4"), ("0", None, "4")]
+)
+def test_threads_of_jobs(
+    monkeypatch: pytest.MonkeyPatch, given: str, told: int | None, ready: str
+) -> None:
+    seen: list[str] = []
+
+    def run(pool: Pool, todo: list[Job]) -> None:
+        seen.append(pool.environment({}, ("cpu0",), 5)["OMP_NUM_THREADS"])
+
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(Pool, "run", run)
+    monkeypatch.setattr(sweep, "num_cores", lambda: 8)
+    place = Machine(jobs=2, gpus=None, share=1, threads=told, stop_at_failure=False)
+    place.run([Job(["a"], Path("a"), name="a", devices=0)])
+    assert seen == [ready]
 
 
 @pytest.fixture
