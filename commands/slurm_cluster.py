@@ -112,9 +112,16 @@ class SlurmCluster(Runner):
         Raises:
             ValueError: if a job is to be trained anew while the earlier one goes on.
         """
+        notes = {job.folder: read_json(job.folder / "slurm.json") or {} for job in jobs}
+        numbers = {folder: str(note.get("job_id")) for folder, note in notes.items()}
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and any(
+            self.known.get(number) == "COMPLETING" for number in numbers.values()
+        ):
+            time.sleep(0.5)  # it is about to end, or to be queued again
+            self.known = self.states()
         for job in jobs:
-            note = read_json(job.folder / "slurm.json") or {}
-            number = str(note.get("job_id"))
+            note, number = notes[job.folder], numbers[job.folder]
             if self.known.get(number, "COMPLETING") == "COMPLETING":
                 continue
             if any(word == "overwrite=true" for word in job.words):

@@ -455,3 +455,30 @@ def test_a_damaged_study_is_said(cli: Cli, folder: Path) -> None:
     assert done.code == 2
     assert "hydra.sweeper.storage=sqlite:///" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("seen", "attached"),
+    [
+        (["COMPLETING", "COMPLETING", "PENDING"], True),  # it was preempted, and is queued again
+        (["COMPLETING", None], False),  # it has ended
+        ([None], False),
+        (["RUNNING"], True),
+    ],
+)
+def test_a_job_that_slurm_is_clearing_away_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, seen: list[str | None], attached: bool
+) -> None:
+    slurm = pytest.importorskip("commands.slurm_cluster", exc_type=ImportError)
+    cluster = slurm.SlurmCluster(
+        submitit_folder="logs", max_num_timeout=1, stop_at_failure=False, wait=True, parameters={}
+    )
+    job = Job(["a"], folder / "a", name="a", devices=0)
+    job.folder.mkdir()
+    (job.folder / "slurm.json").write_text('{"job_id": "12", "submitit_folder": "logs"}')
+    answers = iter([{} if state is None else {"12": state} for state in seen])
+    monkeypatch.setattr(cluster, "states", lambda: next(answers))
+    cluster.known = cluster.states()
+    cluster.attach([job])
+    assert (job.state is State.QUEUED) == attached
+    assert next(answers, None) is None
