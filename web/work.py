@@ -222,7 +222,7 @@ class Worker:
             if len(self.waiting) >= self.limits.waiting:
                 raise FullError("The queue is full; please try again later.")
             folder = self.store.create()
-            now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+            now = datetime.datetime.now(datetime.UTC)  # whole seconds would leave ties in their age
             kept = datetime.timedelta(seconds=self.store.keep_seconds)
             result: dict[str, Any] = {
                 "token": folder.name,

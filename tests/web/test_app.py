@@ -507,6 +507,7 @@ def test_a_full_queue_and_a_full_disk_say_so(serve: Serve, tmp_path: Path) -> No
         kept = [server.store.find(token) is not None for token in tokens]
         assert kept[-1]
         assert not kept[0]
+        assert kept == sorted(kept)  # the oldest went first, however fast they came
         found = server.finished(server.job(picture(200, 150)))
         assert found["state"] == "failed"
         assert "would exceed" in found["error"]
