@@ -399,8 +399,8 @@ def test_a_job_can_be_cancelled_while_it_waits_and_while_it_works(
     serve: Serve, tmp_path: Path
 ) -> None:
     with serve(tmp_path / "store", tile=8) as server:
-        working = server.job(picture(200, 200))
-        waiting = server.job(picture(200, 200))
+        working = server.job(picture(400, 400))
+        waiting = server.job(picture(400, 400))
         while server.result(working)["progress"] == 0:
             time.sleep(0.02)
         found = server.result(waiting)
@@ -430,7 +430,7 @@ def test_results_outlive_the_server_and_what_was_begun_is_called_interrupted(
     with serve(tmp_path / "store", tile=8) as server:
         done = server.job(picture())
         server.finished(done)
-        begun, waiting = server.job(picture(200, 200)), server.job(picture())
+        begun, waiting = server.job(picture(400, 400)), server.job(picture())
         while server.result(begun)["state"] == "waiting":
             time.sleep(0.02)
     with serve(tmp_path / "store") as server:
@@ -483,7 +483,7 @@ def test_twenty_uploads_at_once(serve: Serve, tmp_path: Path) -> None:
 
 def test_a_full_queue_and_a_full_disk_say_so(serve: Serve, tmp_path: Path) -> None:
     with serve(tmp_path / "a", waiting=1, tile=8) as server:
-        first = server.job(picture(200, 200))
+        first = server.job(picture(400, 400))
         while server.result(first)["state"] == "waiting":
             time.sleep(0.02)
         second = server.job(picture())
@@ -588,7 +588,7 @@ def test_gradio_client(server: Server, tmp_path: Path) -> None:
 def test_a_cancelled_call_of_a_gradio_client_ends_its_job(serve: Serve, tmp_path: Path) -> None:
     from gradio_client import Client, handle_file
 
-    (tmp_path / "photo.png").write_bytes(picture(300, 300))
+    (tmp_path / "photo.png").write_bytes(picture(400, 400))
     with serve(tmp_path / "store", tile=8) as server:
         client = Client(server.base, verbose=False)
         call = client.submit([handle_file(tmp_path / "photo.png")], api_name="/enhance")
@@ -646,7 +646,7 @@ def test_the_server_asks_nobody_outside(
 
 def test_photos_of_waiting_jobs_are_kept_whatever_their_age(serve: Serve, tmp_path: Path) -> None:
     with serve(tmp_path / "store", tile=8) as server:
-        first = server.job(picture(300, 200))
+        first = server.job(picture(400, 400))
         while server.result(first)["progress"] == 0:
             time.sleep(0.02)
         second = server.job(picture())
