@@ -1,10 +1,12 @@
 """python run.py [train]: trains what the experiment says, in a run folder that can be resumed."""
 
+import atexit
 import contextlib
 import copy
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -341,6 +343,10 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     trainer: L.Trainer = instantiate(
         cfg.trainer, callbacks=callbacks, logger=False, enable_progress_bar=shown
     )
+    if trainer.world_size > 1:
+        # Gloo's threads need the interpreter to put down their last work. One that asks for it when
+        # it is gone aborts the process, whatever that has come to (PyTorch issue 190489).
+        atexit.register(time.sleep, 0.2)
     return trainer
 
 
