@@ -3,6 +3,7 @@
 import csv
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -38,7 +39,13 @@ from lightning_modules.checkpoint import (
     trained_degradation,
 )
 from lightning_modules.losses import emd_per_sample
-from lightning_modules.metrics import Predictions, baselines, image_metrics, rating_metrics
+from lightning_modules.metrics import (
+    MAX_PSNR,
+    Predictions,
+    baselines,
+    image_metrics,
+    rating_metrics,
+)
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, VIEW, mean_score, std_score
@@ -55,7 +62,7 @@ HEADINGS = {
     "score_judge": "judge",
 }
 PROTOCOLS = """\
-DIV2K: RGB, border of scale + 6 pixels ignored. Benchmark: BT.601 luma in whole levels, border of
+DIV2K: RGB, border of scale + 6 pixels ignored. Benchmark: BT.601 luma, not rounded, border of
 scale pixels ignored. Both on images rounded to 8 bits, averaged over images.
 """
 
@@ -450,7 +457,18 @@ def evaluate_enhancers(
             metrics[f"psnr_gain/{name}{suffix}" if len(own) > 1 else f"psnr_gain{suffix}"] = gain
             where = f" at x{scale}" if suffix else ""
             text += f"{name} over {baseline}{where}: {gain:+.2f} dB PSNR (DIV2K)\n"
+    note = "\n".join(filter(None, [note, *exact_remarks(rows, len(photos))]))
     return Result(f"{text}{PROTOCOLS}{note}\n", metrics, files, note)
+
+
+def exact_remarks(rows: list[dict[str, Any]], num_photos: int) -> list[str]:
+    """Say how photos count that were restored exactly, so that their error is 0."""
+    exact = Counter(row["net"] for row in rows if row.get("psnr") == MAX_PSNR)
+    return [
+        f"{name} restores {count} of {num_photos} photos exactly; in the means each counts as "
+        f"{MAX_PSNR:g} dB"
+        for name, count in exact.items()
+    ]
 
 
 def save_images(

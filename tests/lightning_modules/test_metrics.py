@@ -10,6 +10,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from lightning_modules.metrics import (
+    MAX_PSNR,
     NIMAScore,
     RatingMetrics,
     baselines,
@@ -57,13 +58,34 @@ def test_psnr_in_the_div2k_protocol(pair: tuple[torch.Tensor, torch.Tensor]) -> 
 def test_psnr_and_ssim_in_the_benchmark_protocol(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     values = image_metrics(*pair, scale=3)
     for i, (sr, hr) in enumerate(zip(*pair, strict=True)):
-        a, b = (rgb2ycbcr(as_uint8(image))[..., 0].round()[3:-3, 3:-3] for image in (sr, hr))
+        a, b = (rgb2ycbcr(as_uint8(image))[..., 0][3:-3, 3:-3] for image in (sr, hr))
         psnr = peak_signal_noise_ratio(b, a, data_range=255)
-        assert values["psnr_y"][i].item() == pytest.approx(psnr, abs=1e-3)
-        ssim = structural_similarity(
+        assert values["psnr_y"][i].item() == pytest.approx(psnr, abs=1e-5)
+        assert values["ssim"][i].item() == pytest.approx(reference_ssim(a, b), abs=1e-6)
+
+
+def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    return float(
+        structural_similarity(
             a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
         )
-        assert values["ssim"][i].item() == pytest.approx(ssim, abs=1e-4)
+    )
+
+
+def test_ssim_of_flat_pages_where_float32_is_off() -> None:
+    page = torch.ones(1, 3, 120, 96)
+    band = page.clone()
+    band[..., 50:60, :] = 0.2
+    values = [image_metrics(band, page, 2)["ssim"].item(), image_metrics(page, page, 2)["ssim"]]
+    a, b = (rgb2ycbcr(as_uint8(image[0]))[..., 0][2:-2, 2:-2] for image in (band, page))
+    assert values[0] == pytest.approx(reference_ssim(a, b), abs=1e-6)
+    assert values[1] == 1
+
+
+def test_equal_images_count_as_100_db_and_leave_means_finite() -> None:
+    page = torch.full((1, 3, 40, 40), 0.7)
+    values = image_metrics(page, page, 2)
+    assert values["psnr"].item() == values["psnr_y"].item() == MAX_PSNR == 100
 
 
 def test_metrics_do_not_change_under_autocast(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
