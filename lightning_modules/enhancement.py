@@ -1,5 +1,6 @@
 """Trains enhancers: `L2 + gamma * (K - mean score)`, the scorer frozen (paper, section 2.3.1)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
@@ -10,13 +11,7 @@ from torchmetrics import MeanMetric
 from datamodules.div2k import PairBatch
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
-from lightning_modules.losses import (
-    EPSILON,
-    FIDELITIES,
-    Frozen,
-    HybridLoss,
-    gradient_squares,
-)
+from lightning_modules.losses import EPSILON, Frozen, HybridLoss, LossTerms, gradient_squares
 from lightning_modules.metrics import MicroBatchMeans, drift, image_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule, apply_schedule, configure
 from networks.nima import NIMA
@@ -29,7 +24,8 @@ class EnhancementModule(L.LightningModule):
     Args:
         net: maps LR B x 3 x H x W in [0, 1] to SR, `net.scale` times larger; or has several
             `net.scales` and takes one of them beside the images (MDSR).
-        loss: what is minimised on patches; also scores the validation photos where it has a scorer.
+        loss: minimised on patches, and measured on validation photos as `val/loss`; each of its
+            terms is logged by its own name.
         optimizer: called with the parameters.
         schedule: factor on the learning rate by progress.
         judge: a second scorer, or its checkpoint, which validates only: an enhancer that games its
@@ -74,6 +70,7 @@ class EnhancementModule(L.LightningModule):
             names += ["score_judge"]
         if self.judge is not None or loss.aesthetic is not None:
             names += ["contrast_drift", "saturation_drift"]
+        self.reserved = {*names, "grad_ratio"}  # names that no term of the loss may have
         if self.several:
             names += [f"{name}/x{scale}" for scale in self.scales for name in names[1:]]
         self.means = MicroBatchMeans()
@@ -99,14 +96,13 @@ class EnhancementModule(L.LightningModule):
         """Loss of one batch of patches."""
         self.loss.at(self.trainer.global_step / self.trainer.estimated_stepping_batches)
         sr_BCHW = self(batch.lr_BCHW, batch.scale)
-        terms = self.loss(sr_BCHW, batch.hr_BCHW)
-        logs = {"train/loss": terms.total, f"train/{self.loss.fidelity}": terms.fidelity}
-        if terms.aesthetic is not None:
-            logs["train/aesthetic"] = terms.aesthetic
+        total, terms, _ = self.compare(sr_BCHW, batch.hr_BCHW)
+        logs = {"train/loss": total, **{f"train/{name}": term for name, term in terms.items()}}
+        if "aesthetic" in terms:
             self.log_grad_ratio(sr_BCHW, batch.hr_BCHW, batch_idx)
         logs = self.means.add(logs, self.trainer.accumulate_grad_batches)
         self.log_dict(logs, sync_dist=True, batch_size=len(batch.lr_BCHW))
-        return terms.total  # type: ignore[no-any-return]
+        return total
 
     def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
         """Drops gradients that CUDA graphs are about to overwrite: nobody may touch them then."""
@@ -129,22 +125,21 @@ class EnhancementModule(L.LightningModule):
                 logger.log_metrics(row, step=self.trainer.global_step)
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Metrics of whole photos, in float32 whatever the training precision.
+        """Measure a whole photo, in float32 whatever the training precision.
 
-        `val/loss` is the fidelity term + gamma * (K - score of the whole photo by the scorer's own
-        rule), whatever the mode of the aesthetic term.
+        `val/loss` is the loss in eval mode: by default L2 + gamma * (K - score of the whole photo
+        by the scorer's own rule).
         """
         with torch.autocast(self.device.type, enabled=False):
             sr_BCHW = self(batch.lr_BCHW, batch.scale)
             values = image_metrics(sr_BCHW, batch.hr_BCHW, batch.scale)
-            values["loss"] = FIDELITIES[self.loss.fidelity](sr_BCHW, batch.hr_BCHW)
+            total, terms, score_B = self.compare(sr_BCHW, batch.hr_BCHW)
+            self.make_room(terms)
+            values |= {"loss": total, **terms}
             clamped_BCHW = sr_BCHW.clamp(0, 1)
             if self.loss.aesthetic is not None:
                 scorer = self.loss.aesthetic.scorer
-                values["score"] = scorer.score(clamped_BCHW)
-                values["loss"] = values["loss"] + self.loss.gamma * (
-                    scorer.num_buckets - values["score"].mean()
-                )
+                values["score"] = scorer.score(clamped_BCHW) if score_B is None else score_B
             if self.judge is not None:
                 values["score_judge"] = self.judge.scorer.score(clamped_BCHW)
             if "contrast_drift" in self.val_metrics:
@@ -159,6 +154,29 @@ class EnhancementModule(L.LightningModule):
             for key in (name, f"{name}/x{batch.scale}"):
                 if key in self.val_metrics:
                     self.val_metrics[key].update(value)  # type: ignore[operator]
+
+    def compare(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
+        """Compute the loss.
+
+        Raises:
+            ValueError: if a term has a name that a log entry cannot have, or that a metric has.
+        """
+        terms = self.loss(sr_BCHW, hr_BCHW)
+        taken = [name for name in terms.terms if name in self.reserved or not name.isidentifier()]
+        if taken:
+            raise ValueError(
+                f"{type(self.loss).__name__}: a term is called {taken[0]!r}; its name has to be a "
+                f"word other than {', '.join(sorted(self.reserved))}"
+            )
+        return terms  # type: ignore[no-any-return]
+
+    def make_room(self, names: Iterable[str]) -> None:
+        """Add the means of terms of the loss that have not been validated before."""
+        for name in names:
+            scales = [f"{name}/x{scale}" for scale in self.scales] if self.several else []
+            for key in (name, *scales):
+                if key not in self.val_metrics:
+                    self.val_metrics[key] = MeanMetric().to(self.device)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the means over the photos of all ranks."""

@@ -175,8 +175,23 @@ class AestheticLoss(Frozen):
             target = self.scorer.pooled(hr_BCHW) if self.mode == "feature" else self.scorer(hr_BCHW)
         if self.mode == "hinge":
             return (mean_score(target) - mean_score(self.scorer(sr_BCHW))).relu().mean()
-        distance_B = (self.scorer.pooled(sr_BCHW) - target).float().square().sum(dim=1)
-        return (distance_B / (target.float().square().sum(dim=1) + EPSILON)).mean()
+        return relative_distance(self.scorer.pooled(sr_BCHW), target)
+
+    def whole(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the term for whole photos, which the scorer sees by its own rule.
+
+        Returns:
+            The mean of the term over the photos, and the mean score of each SR photo.
+        """
+        seen_BCHW = self.scorer.prepare(sr_BCHW.clamp(0, 1))
+        score_B = mean_score(self.scorer(seen_BCHW))
+        if self.mode == "linear":
+            return self.scorer.num_buckets - score_B.mean(), score_B
+        hr_BCHW = self.scorer.prepare(hr_BCHW)
+        if self.mode == "hinge":
+            return (mean_score(self.scorer(hr_BCHW)) - score_B).relu().mean(), score_B
+        features = (self.scorer.pooled(images) for images in (seen_BCHW, hr_BCHW))
+        return relative_distance(*features), score_B
 
     def view(self, images_BCHW: Tensor) -> Tensor:
         """What the scorer sees of a batch of patches."""
@@ -201,21 +216,38 @@ class AestheticLoss(Frozen):
             )
 
 
+def relative_distance(sr_BC: Tensor, hr_BC: Tensor) -> Tensor:
+    """Average the squared distance of features, relative to the squared norm of those of HR."""
+    distance_B = (sr_BC - hr_BC).float().square().sum(dim=1)
+    return (distance_B / (hr_BC.float().square().sum(dim=1) + EPSILON)).mean()
+
+
 class LossTerms(NamedTuple):
-    """Scalars: `total = fidelity + weight * aesthetic`; `aesthetic` is None where gamma is 0."""
+    """The value of a loss and what it is made of.
+
+    `total` is the scalar that is minimised. `terms` are scalars by name, before they are weighted:
+    each is logged, as `train/<name>` and `val/<name>`. `score_B` is the mean score of each image
+    where the loss has rated whole photos anyway.
+    """
 
     total: Tensor
-    fidelity: Tensor
-    aesthetic: Tensor | None
+    terms: dict[str, Tensor]
+    score_B: Tensor | None = None
 
 
 class HybridLoss(nn.Module):
     """`L2 + gamma * (K - mean score)` (paper, section 2.3.1), the L2 term in 0..255 units.
 
+    In training mode it compares patches, and `gamma` may be warming up. In eval mode it compares
+    whole photos: the scorer sees them by its own rule, and the weight is `gamma`.
+
+    A loss of your own that replaces the L2 term overrides `fidelity_terms`; one that adds to the
+    sum overrides `forward`.
+
     Args:
         gamma: weight of the aesthetic term, 0 or more; with 0 this is the plain L2 loss, and no
             scorer is built unless `score_always`.
-        scorer: builds the scorer; called at most once.
+        scorer: the scorer, or a function that builds it, which is called at most once.
         mode: of the aesthetic term, see `AestheticLoss`.
         fidelity: the other term: `l2` (paper), or `l1`, the mean absolute error in 0..255 units
             (EDSR).
@@ -234,7 +266,7 @@ class HybridLoss(nn.Module):
     def __init__(
         self,
         gamma: float,
-        scorer: Callable[[], NIMA] | None = None,
+        scorer: NIMA | Callable[[], NIMA] | None = None,
         *,
         mode: Mode = "linear",
         fidelity: Fidelity = "l2",
@@ -255,30 +287,43 @@ class HybridLoss(nn.Module):
         self.fidelity = fidelity
         self.warmup = warmup
         self.weight = gamma
-        self.aesthetic = AestheticLoss(scorer(), mode) if needed and scorer is not None else None
+        self.aesthetic: AestheticLoss | None = None
+        if needed and scorer is not None:
+            built = scorer if isinstance(scorer, NIMA) else scorer()
+            self.aesthetic = AestheticLoss(built, mode)
 
     def at(self, progress: float) -> None:
         """Sets `weight` for a place in the training, 0..1."""
         self.weight = self.gamma * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
 
+    def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
+        """Compute the terms that compare SR with HR; their sum is what gamma weighs against."""
+        return {self.fidelity: FIDELITIES[self.fidelity](sr_BCHW, hr_BCHW)}
+
     def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
-        """Compares B x 3 x H x W images in [0, 1]; the gradient goes to `sr_BCHW`.
+        """Compare B x 3 x H x W images in [0, 1]; the gradient goes to `sr_BCHW`.
 
         Patches that are enlarged for the scorer are warned of at the first time.
         """
-        fidelity = FIDELITIES[self.fidelity](sr_BCHW, hr_BCHW)
+        terms = self.fidelity_terms(sr_BCHW, hr_BCHW)
+        first, *others = terms.values()
+        total = sum(others, start=first)
         if self.aesthetic is None or self.gamma == 0:
-            return LossTerms(fidelity, fidelity, None)
+            return LossTerms(total, terms)
+        if not self.training:
+            aesthetic, score_B = self.aesthetic.whole(sr_BCHW, hr_BCHW)
+            terms["aesthetic"] = aesthetic
+            return LossTerms(total + self.gamma * aesthetic, terms, score_B)
         self.aesthetic.warn_of(sr_BCHW)
-        aesthetic = self.aesthetic(sr_BCHW, hr_BCHW)
-        return LossTerms(fidelity + self.weight * aesthetic, fidelity, aesthetic)
+        terms["aesthetic"] = self.aesthetic(sr_BCHW, hr_BCHW)
+        return LossTerms(total + self.weight * terms["aesthetic"], terms)
 
 
 def gradient_squares(loss: HybridLoss, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
-    """Squared norms of the gradients of the aesthetic and of the fidelity term at the SR pixels.
+    """Compute the squared norms of the gradients of the aesthetic term and of all others.
 
-    Computes both terms anew, not compiled: compiled ones have no second backward pass. The squares
-    add up over micro-batches and ranks.
+    At the SR pixels, before gamma weighs the aesthetic term. Computes the loss anew, not compiled:
+    a compiled one has no second backward pass. The squares add up over micro-batches and ranks.
 
     Args:
         loss: has an aesthetic term.
@@ -288,14 +333,16 @@ def gradient_squares(loss: HybridLoss, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tens
     Returns:
         Two values.
     """
-    assert loss.aesthetic is not None
     sr_BCHW = sr_BCHW.detach().requires_grad_()
-    terms = (
-        loss.aesthetic.forward(sr_BCHW, hr_BCHW),
-        FIDELITIES[loss.fidelity](sr_BCHW, hr_BCHW),
-    )
-    squares = (torch.autograd.grad(term, sr_BCHW)[0].float().square().sum() for term in terms)
-    return torch.stack(list(squares))
+    with torch.compiler.set_stance("force_eager"):
+        total, terms, _ = loss(sr_BCHW, hr_BCHW)
+    aesthetic = terms["aesthetic"]
+    others = total - loss.weight * aesthetic
+    gradients = [
+        torch.autograd.grad(aesthetic, sr_BCHW, retain_graph=True)[0],
+        torch.autograd.grad(others, sr_BCHW)[0],
+    ]
+    return torch.stack([gradient.float().square().sum() for gradient in gradients])
 
 
 FIDELITIES = {"l2": l2_loss, "l1": l1_loss}

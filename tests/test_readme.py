@@ -53,7 +53,7 @@ def test_extensions_work_as_shown(folder: Path) -> None:
     imports = {
         "networks/mynet.py": "from torch import Tensor, nn\n",
         "lightning_modules/myloss.py": "from torch import Tensor, nn\n"
-        "from lightning_modules.losses import HybridLoss, LossTerms\n",
+        "from lightning_modules.losses import HybridLoss\n",
         "datamodules/mydata.py": "from pathlib import Path\n"
         "import numpy as np\n"
         "from datamodules.degradations import Degradation\n"

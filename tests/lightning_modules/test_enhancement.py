@@ -7,9 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from datamodules.images import to_unit
 from datamodules.sample import SamplePairs
 from lightning_modules.callbacks import AveragedWeights, BeforeAfter, Checkpoints, Watch
 from lightning_modules.checkpoint import load_scorer
@@ -173,6 +176,47 @@ def test_a_photo_without_a_number_ends_the_validation() -> None:
     data = SamplePairs(2, limit=1)
     with pytest.raises(ValueError, match=r"val/psnr of photo 1 in epoch 1 is not a number"):
         quiet_trainer().validate(module, datamodule=data, verbose=False)
+
+
+class Charbonnier(HybridLoss):
+    """A loss of a user's own, with two terms."""
+
+    def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
+        difference = 255 * (sr_BCHW - hr_BCHW)
+        return {"charbonnier": (difference**2 + 1).sqrt().mean(), "bias": difference.mean().abs()}
+
+
+def test_terms_of_a_loss_of_ones_own_are_validated_by_their_names() -> None:
+    module = module_of(Charbonnier(0.5, load_scorer(SAMPLE_SCORER)))
+    data = SamplePairs(2, limit=2)
+    trainer = quiet_trainer()
+    (values,) = trainer.validate(module, datamodule=data, verbose=False)
+    own, bias, score = [], [], []
+    for k in range(2):
+        photo = data.val[k]
+        with torch.no_grad():
+            sr = module.eval()(to_unit(photo.lr)[None], 2)
+        difference = 255 * (sr - to_unit(photo.hr)[None]).double().numpy()
+        own.append(np.sqrt(difference**2 + 1).mean())
+        bias.append(abs(difference.mean()))
+        score.append(load_scorer(SAMPLE_SCORER).score(sr.clamp(0, 1)).item())
+    assert values["val/charbonnier"] == pytest.approx(np.mean(own), rel=1e-5)
+    assert values["val/bias"] == pytest.approx(np.mean(bias), rel=1e-3)
+    assert values["val/aesthetic"] == pytest.approx(10 - np.mean(score), abs=1e-4)
+    assert values["val/score"] == pytest.approx(np.mean(score), abs=1e-4)
+    total = np.mean(own) + np.mean(bias) + 0.5 * (10 - np.mean(score))
+    assert values["val/loss"] == pytest.approx(total, rel=1e-5)
+    assert "val/l2" not in values
+
+
+@pytest.mark.parametrize("name", ["psnr", "a/b", "grad_ratio"])
+def test_a_term_may_not_have_the_name_of_a_metric(name: str) -> None:
+    class Wrong(HybridLoss):
+        def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
+            return {name: (sr_BCHW - hr_BCHW).abs().mean()}
+
+    with pytest.raises(ValueError, match=rf"Wrong: a term is called '{name}'"):
+        quiet_trainer().validate(module_of(Wrong(0)), SamplePairs(2, limit=1), verbose=False)
 
 
 def test_copies_of_a_module_share_the_scorer() -> None:

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import wasserstein_distance
+from torch import Tensor
 
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.losses import (
     AestheticLoss,
     HybridLoss,
+    Mode,
     emd_batch,
     emd_loss,
     emd_per_sample,
@@ -101,9 +103,9 @@ def test_gradient_of_the_aesthetic_term_reaches_the_pixels(scorer: NIMA) -> None
     sr = torch.rand(1, 3, 64, 64, requires_grad=True)
     hr = sr.detach().clone()
     terms = HybridLoss(0.5, lambda: scorer)(sr, hr)
-    assert terms.fidelity.item() == 0
-    assert terms.aesthetic is not None
-    assert terms.total.item() == pytest.approx(0.5 * terms.aesthetic.item())
+    assert list(terms.terms) == ["l2", "aesthetic"]
+    assert terms.terms["l2"].item() == 0
+    assert terms.total.item() == pytest.approx(0.5 * terms.terms["aesthetic"].item())
     terms.total.backward()
     assert sr.grad is not None
     assert (sr.grad != 0).float().mean() > 0.5
@@ -131,7 +133,7 @@ def test_gamma_zero_does_not_build_the_scorer() -> None:
 
     sr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
     terms = HybridLoss(0, never)(sr, hr)
-    assert terms.aesthetic is None
+    assert list(terms.terms) == ["l2"]
     assert torch.equal(terms.total, l2_loss(sr, hr))
 
 
@@ -197,7 +199,7 @@ def test_at_gamma_0_a_scorer_is_there_for_validation_alone(scorer: NIMA) -> None
     assert calls == []
     loss = HybridLoss(0, lambda: scorer, score_always=True)
     assert loss.aesthetic is not None
-    assert loss(sr, hr).aesthetic is None
+    assert "aesthetic" not in loss(sr, hr).terms
     assert loss(sr, hr).total.item() == l2_loss(sr, hr).item()
     with pytest.raises(ValueError, match="needs a scorer"):
         HybridLoss(0, score_always=True)
@@ -207,13 +209,58 @@ def test_gradient_squares_by_two_backward_passes(scorer: NIMA) -> None:
     torch.manual_seed(1)
     start, hr = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
     expected = []
-    for part in ("aesthetic", "fidelity"):
+    for part in ("aesthetic", "l2"):
         sr = start.clone().requires_grad_()
-        getattr(HybridLoss(0.3, lambda: scorer)(sr, hr), part).backward()
+        HybridLoss(0.3, scorer)(sr, hr).terms[part].backward()
         assert sr.grad is not None
         expected.append((sr.grad.numpy().astype(np.float64) ** 2).sum())
     loss = HybridLoss(0.3, lambda: scorer)
     assert gradient_squares(loss, start, hr).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+class Charbonnier(HybridLoss):
+    def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
+        charbonnier = ((255 * (sr_BCHW - hr_BCHW)) ** 2 + 1).sqrt().mean()
+        return {"charbonnier": charbonnier, "bias": 255 * (sr_BCHW - hr_BCHW).mean().abs()}
+
+
+def test_terms_of_ones_own_are_summed_and_share_the_gradient(scorer: NIMA) -> None:
+    torch.manual_seed(1)
+    start, hr = torch.rand(2, 3, 192, 192), torch.rand(2, 3, 192, 192)
+    loss = Charbonnier(0.3, scorer)
+    sr = start.clone().requires_grad_()
+    total, terms, _ = loss(sr, hr)
+    difference = 255 * (start.double() - hr.double()).numpy()
+    own = np.sqrt(difference**2 + 1).mean() + abs(difference.mean())
+    with torch.no_grad():
+        rated = 7 - mean_score(scorer.eval()(start)).mean().item()
+    assert list(terms) == ["charbonnier", "bias", "aesthetic"]
+    assert total.item() == pytest.approx(own + 0.3 * rated, rel=1e-5)
+    sr = start.clone().requires_grad_()
+    sum(loss.fidelity_terms(sr, hr).values()).backward()  # type: ignore[union-attr]
+    assert sr.grad is not None
+    expected = (sr.grad.double() ** 2).sum().item()
+    assert gradient_squares(loss, start, hr)[1].item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["linear", "hinge", "feature"])
+def test_whole_photos_are_seen_by_the_scorers_own_rule(mode: Mode) -> None:
+    torch.manual_seed(1)
+    scorer = load_scorer(SAMPLE_SCORER)
+    sr, hr = torch.rand(2, 3, 150, 250), torch.rand(2, 3, 150, 250) ** 2
+    with torch.no_grad():
+        total, terms, score_B = HybridLoss(0.3, scorer, mode=mode, warmup=0.5).eval()(sr, hr)
+        scores = [scorer.score(images).numpy() for images in (sr, hr)]
+        x, y = (scorer.pooled(scorer.prepare(images)).numpy() for images in (sr, hr))
+    expected = {
+        "linear": 10 - scores[0].mean(),
+        "hinge": np.maximum(scores[1] - scores[0], 0).mean(),
+        "feature": (((x - y) ** 2).sum(axis=1) / (y**2).sum(axis=1)).mean(),
+    }[mode]
+    assert score_B is not None
+    assert score_B.tolist() == pytest.approx(scores[0].tolist(), abs=1e-4)
+    assert terms["aesthetic"].item() == pytest.approx(expected, abs=1e-4)
+    assert total.item() == pytest.approx(terms["l2"].item() + 0.3 * expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
