@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_modules.metric_names import BASELINES, baseline_name, is_baseline
+
 
 class TerminalHandler(logging.StreamHandler[TextIO]):
     """Writes to whatever sys.stdout is at the time, so that a live progress bar is kept whole."""
@@ -74,17 +76,20 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def metrics_table(title: str, metrics: Mapping[str, float | None]) -> str:
-    """Metrics by name; `<name>_constant` and `<name>_floor` come beside theirs."""
-    kinds = ("constant", "floor")
-    names = [name for name in metrics if not name.endswith(tuple(f"_{kind}" for kind in kinds))]
-    used = [kind for kind in kinds if any(f"{name}_{kind}" in metrics for name in names)]
+    """Format metrics by name, each with its baselines beside it."""
+    names = [name for name in metrics if not is_baseline(name)]
+    used = [
+        kind for kind in BASELINES if any(baseline_name(name, kind) in metrics for name in names)
+    ]
     rows = [
-        [name, *(digits(metrics.get(key)) for key in (name, *(f"{name}_{kind}" for kind in used)))]
+        [
+            name,
+            *(digits(metrics.get(key)) for key in (name, *(baseline_name(name, k) for k in used))),
+        ]
         for name in names
     ]
-    columns = {"constant": "constant predictor", "floor": "noise of the votes"}
-    heading = ["metric", "scorer" if used else "value", *(columns[kind] for kind in used)]
-    return table(title, heading, rows)
+    own = "scorer" if "constant" in used else "network" if used else "value"
+    return table(title, ["metric", own, *(BASELINES[kind] for kind in used)], rows)
 
 
 def digits(value: float | None) -> str:

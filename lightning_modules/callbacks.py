@@ -18,6 +18,7 @@ from datamodules.sampling import Use, random_stream
 from lightning_modules.checkpoint import load_network
 from lightning_modules.enhancement import EnhancementModule
 from lightning_modules.json_files import write_json
+from lightning_modules.metric_names import is_baseline
 from lightning_modules.metrics import image_metrics
 from lightning_modules.nima import NIMAModule
 from lightning_modules.pictures import (
@@ -64,7 +65,7 @@ class EpochLine(Callback):
         values = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if not name.endswith(("_step", "_epoch", "_constant", "_floor"))
+            if not name.endswith(("_step", "_epoch")) and not is_baseline(name.removeprefix("val/"))
         }
         log.info(
             "epoch %d/%d  %s  %.1f s",

@@ -12,8 +12,10 @@ from datamodules.div2k import PairBatch
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.losses import EPSILON, Frozen, HybridLoss, LossTerms, gradient_squares
+from lightning_modules.metric_names import baseline_name, is_baseline
 from lightning_modules.metrics import MicroBatchMeans, drift, image_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule, apply_schedule, configure
+from networks.bicubic import Bicubic
 from networks.nima import NIMA
 from networks.scales import scales_of
 
@@ -75,6 +77,8 @@ class EnhancementModule(L.LightningModule):
             names += [f"{name}/x{scale}" for scale in self.scales for name in names[1:]]
         self.means = MicroBatchMeans()
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in names})
+        self.baseline = "input" if self.scales == [1] else "bicubic"
+        self.baselines: dict[str, Tensor] = {}  # what images have that are enlarged, not restored
 
     @property
     def several(self) -> bool:
@@ -86,6 +90,10 @@ class EnhancementModule(L.LightningModule):
         """The scorer in the loss and the judge, as far as there are any, by their scores' names."""
         frozen = {"score": self.loss.aesthetic, "score_judge": self.judge}
         return {name: part.scorer for name, part in frozen.items() if part is not None}
+
+    def setup(self, stage: str) -> None:
+        """Forget the baselines of earlier photos."""
+        self.baselines = {}
 
     def forward(self, lr_BCHW: Tensor, scale: int) -> Tensor:
         """SR images, not clamped."""
@@ -134,8 +142,11 @@ class EnhancementModule(L.LightningModule):
             sr_BCHW = self(batch.lr_BCHW, batch.scale)
             values = image_metrics(sr_BCHW, batch.hr_BCHW, batch.scale)
             total, terms, score_B = self.compare(sr_BCHW, batch.hr_BCHW)
-            self.make_room(terms)
             values |= {"loss": total, **terms}
+            if not self.baselines:
+                enlarged_BCHW = Bicubic(batch.scale)(batch.lr_BCHW)
+                found = image_metrics(enlarged_BCHW, batch.hr_BCHW, batch.scale)
+                values |= {baseline_name(name, self.baseline): v for name, v in found.items()}
             clamped_BCHW = sr_BCHW.clamp(0, 1)
             if self.loss.aesthetic is not None:
                 scorer = self.loss.aesthetic.scorer
@@ -144,6 +155,7 @@ class EnhancementModule(L.LightningModule):
                 values["score_judge"] = self.judge.scorer.score(clamped_BCHW)
             if "contrast_drift" in self.val_metrics:
                 values |= drift(clamped_BCHW, batch.hr_BCHW)
+        self.make_room(values)
         for name, value in values.items():
             if value.isnan().any():
                 raise ValueError(
@@ -171,20 +183,27 @@ class EnhancementModule(L.LightningModule):
         return terms  # type: ignore[no-any-return]
 
     def make_room(self, names: Iterable[str]) -> None:
-        """Add the means of terms of the loss that have not been validated before."""
+        """Add means for terms of the loss and baselines, which are not known from the start."""
         for name in names:
-            scales = [f"{name}/x{scale}" for scale in self.scales] if self.several else []
-            for key in (name, *scales):
-                if key not in self.val_metrics:
+            if name not in self.val_metrics:
+                scales = [f"{name}/x{scale}" for scale in self.scales] if self.several else []
+                for key in (name, *scales):
                     self.val_metrics[key] = MeanMetric().to(self.device)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the means over the photos of all ranks."""
+        """Log the means over the photos of all ranks."""
+        means: dict[str, Tensor] = {}
         for name, metric in self.val_metrics.items():
             assert isinstance(metric, MeanMetric)
             with metric.sync_context():  # of all ranks; `compute` would warn where there is none
-                value = metric.mean_value / metric.weight
+                means[name] = metric.mean_value / metric.weight
             metric.reset()
+        found = {name: value for name, value in means.items() if is_baseline(name)}
+        if found and not self.trainer.sanity_checking:
+            self.baselines = found
+            for name in found:
+                del self.val_metrics[name]
+        for name, value in (means | self.baselines).items():
             if not value.isnan():  # a scale of which limit_val_batches has left no photo
                 # The same on all ranks already; saying so keeps Lightning from warning.
                 self.log(f"val/{name}", value, prog_bar=name == "psnr", sync_dist=True)

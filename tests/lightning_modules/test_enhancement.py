@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
-from datamodules.images import to_unit
+from datamodules.images import to_bytes, to_unit
 from datamodules.sample import SamplePairs
 from lightning_modules.callbacks import AveragedWeights, BeforeAfter, Checkpoints, Watch
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.enhancement import EnhancementModule
 from lightning_modules.losses import HybridLoss
+from lightning_modules.metric_names import is_baseline
 from lightning_modules.schedules import Constant, Cosine, Exponential, Steps
+from networks.bicubic import Bicubic
 from networks.edsr import EDSR
+from networks.mdsr import MDSR
 from networks.nima import NIMA
 from tests.conftest import SAMPLE_SCORER, quiet_trainer
 
@@ -100,10 +104,14 @@ def test_a_gain_of_the_scorer_against_psnr_or_judge_is_said(
     assert "val/score_judge has lost 0.10" in warning
 
 
-def module_of(loss: HybridLoss | None = None, **options: Any) -> EnhancementModule:  # noqa: ANN401
+def module_of(
+    loss: HybridLoss | None = None,
+    net: torch.nn.Module | None = None,
+    **options: Any,  # noqa: ANN401
+) -> EnhancementModule:
     torch.manual_seed(0)
     optimizer = partial(torch.optim.Adam, lr=1e-3)
-    net = EDSR(2, num_blocks=1, num_features=4)
+    net = net or EDSR(2, num_blocks=1, num_features=4)
     return EnhancementModule(net, loss or HybridLoss(0), optimizer, Constant(), **options)
 
 
@@ -207,6 +215,30 @@ def test_terms_of_a_loss_of_ones_own_are_validated_by_their_names() -> None:
     total = np.mean(own) + np.mean(bias) + 0.5 * (10 - np.mean(score))
     assert values["val/loss"] == pytest.approx(total, rel=1e-5)
     assert "val/l2" not in values
+
+
+@pytest.mark.parametrize("scales", [[2], [2, 3]])
+def test_validation_has_the_baseline_beside_each_metric(scales: list[int]) -> None:
+    expected = {scale: [] for scale in scales}  # type: ignore[var-annotated]
+    data = SamplePairs(scales if len(scales) > 1 else 2, limit=2)
+    data.setup("validate")
+    for photo in (data.val[k] for k in range(len(data.val))):
+        border = photo.scale + 6
+        bicubic = to_bytes(Bicubic(photo.scale)(to_unit(photo.lr)[None]))[0]
+        a, b = (x.numpy()[:, border:-border, border:-border] for x in (bicubic, photo.hr))
+        expected[photo.scale].append(peak_signal_noise_ratio(b, a))
+    net = MDSR(scales, num_blocks=1, num_features=4) if len(scales) > 1 else None
+    module = module_of(net=net)
+    trainer = quiet_trainer(max_epochs=2, limit_train_batches=1, num_sanity_val_steps=1)
+    data = SamplePairs(scales if len(scales) > 1 else 2, limit=2, batch_size=1, patch_size=8)
+    trainer.fit(module, datamodule=data)  # the second epoch does not measure it anew
+    values = trainer.callback_metrics
+    mean = np.mean([np.mean(found) for found in expected.values()])
+    assert values["val/psnr_bicubic"].item() == pytest.approx(mean, abs=1e-4)
+    for scale in scales if len(scales) > 1 else []:
+        found = values[f"val/psnr_bicubic/x{scale}"].item()
+        assert found == pytest.approx(np.mean(expected[scale]), abs=1e-4)
+    assert not any(is_baseline(name) for name in module.val_metrics)
 
 
 @pytest.mark.parametrize("name", ["psnr", "a/b", "grad_ratio"])
