@@ -135,6 +135,7 @@ def job(command: str) -> Callable[[DictConfig], Any]:
             quieten()
             # float32 means float32; bf16-mixed is the fast way
             torch.backends.cudnn.allow_tf32 = False
+            config.use_best(cfg)
             return getattr(importlib.import_module(f"commands.{command}"), command)(cfg)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)

@@ -26,7 +26,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -56,6 +56,14 @@ PATH_KEYS = (
     *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
     *("data.images", "data.ratings", "data.train_list", "data.val_list", "data.test_list"),
     *("scorer.pretrained",),
+)
+# Where a run folder stands for its best checkpoint.
+CHECKPOINT_KEYS = (
+    "checkpoint",
+    "checkpoints",
+    "scorer.checkpoint",
+    "judge.checkpoint",
+    "init_from",
 )
 
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
@@ -378,6 +386,7 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
             problems += importlib.import_module(f"commands.{command}").problems(cfg)
         message = str(error).partition("\n")[0]
         return problems or [message.removeprefix(f"ValueError {RESOLVING}")]
+    use_best(cfg)
     module = importlib.import_module(f"commands.{command}")
     try:
         module.Options.model_validate(values)
@@ -522,16 +531,34 @@ def type_adapter(annotation: Any) -> TypeAdapter[Any] | None:  # noqa: ANN401
         return None
 
 
+def use_best(cfg: DictConfig) -> None:
+    """Replace each run folder that is given for a checkpoint by the run's best checkpoint."""
+    for key in CHECKPOINT_KEYS:
+        try:
+            value = OmegaConf.select(cfg, key)
+        except OmegaConfBaseException:
+            continue  # what cannot be resolved is a mistake of its own
+        if isinstance(value, str):
+            OmegaConf.update(cfg, key, best_of(value))
+        elif isinstance(value, ListConfig):
+            found = [best_of(item) if isinstance(item, str) else item for item in value]
+            OmegaConf.update(cfg, key, found)
+
+
+def best_of(path: str) -> str:
+    """Return the best checkpoint of a run folder; any other path as it is."""
+    best = Path(path) / BEST
+    return str(best) if best.expanduser().is_file() else path
+
+
 def require_file(key: str, path: str | None) -> Iterator[str]:
     """One problem if a path is given and is no file."""
     if path is None or (found := Path(path).expanduser()).is_file():
         return
     if not found.is_dir():
         yield f"{key}={path}: no such file"
-    elif (found / BEST).is_file():
-        yield f"{key}={path}: is a run folder; its weights are {Path(path) / BEST}"
     else:
-        yield f"{key}={path}: is a folder; a file is needed"
+        yield f"{key}={path}: is a folder without {BEST}; a file or a run folder is needed"
 
 
 def require_folder(key: str, path: str) -> Iterator[str]:

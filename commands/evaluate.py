@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from commands.config import check_name, require_file, require_kind
 from commands.device import pick_device
+from commands.own_data import use_own_data
 from commands.run_folder import (
     Identity,
     State,
@@ -122,6 +123,7 @@ def evaluate(cfg: DictConfig) -> None:
     loaded = [load_network(path) for path in paths]
     if len({record["kind"] for _, record in loaded}) > 1:
         raise ValueError("checkpoint: enhancers and scorers are measured apart")
+    use_own_data(cfg, [record for _, record in loaded], paths)
     for path, (_, record) in zip(paths, loaded, strict=True):
         for problem in require_kind(cfg, "pairs" if record["kind"] == "enhancer" else "rated"):
             raise ValueError(f"{path} is a checkpoint of kind {record['kind']}; {problem}")

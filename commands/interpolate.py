@@ -34,6 +34,7 @@ from commands.evaluate import (
     set_scale,
     write_csv,
 )
+from commands.own_data import use_own_data
 from commands.terminal import table
 from datamodules.images import to_unit
 from datamodules.parallel import progress
@@ -65,6 +66,7 @@ def interpolate(cfg: DictConfig) -> None:
     loaded = [load_network(path, kind="enhancer") for path in paths]
     (first, one), (second, two) = loaded
     same_network(one, two)
+    use_own_data(cfg, [one, two], paths)
     set_scale(cfg, [first, second], paths)
     files = {f"checkpoints.{k}": path for k, path in enumerate(paths)} | rater_files(cfg)
     names = list(named(loaded, paths))

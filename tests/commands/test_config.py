@@ -146,7 +146,7 @@ def test_package_line_comes_first(path: Path) -> None:
         (["scale=5"], ["scale=5: should be 1, 2, 3 or 4"]),
         (["scorer.checkpoint=absent.ckpt"], ["scorer.checkpoint=absent.ckpt: no such file"]),
         (["init_from=absent.pt"], ["init_from=absent.pt: no such file"]),
-        (["init_from=."], ["init_from=.: is a folder; a file is needed"]),
+        (["init_from=."], ["init_from=.: is a folder without checkpoints/best.ckpt"]),
         (["scorer.checkpoint=null"], ["gamma=0.4 needs a scorer"]),
         (["scorer=mobilenet_v2"], ["a mnasnet_1_0, but scorer=mobilenet_v2 was asked for"]),
         (["net=bicubic"], ["nothing to train"]),
@@ -221,12 +221,13 @@ def test_mistakes(cli: Cli, folder: Path, words: list[str], messages: list[str])
     assert list(folder.iterdir()) == []  # nothing was begun
 
 
-def test_a_run_folder_for_a_checkpoint_is_told_its_file(cli: Cli, folder: Path) -> None:
-    (folder / "mine" / "checkpoints").mkdir(parents=True)
-    (folder / "mine" / "checkpoints" / "best.ckpt").touch()
-    done = cli("enhance", "input=.", "checkpoint=mine")
+@pytest.mark.parametrize("key", ["checkpoint", "init_from", "scorer.checkpoint"])
+def test_a_folder_without_a_best_checkpoint_is_refused(cli: Cli, folder: Path, key: str) -> None:
+    (folder / "mine").mkdir()
+    words = ["enhance", "input=."] if key == "checkpoint" else ["gamma=0.1"]
+    done = cli(*words, f"{key}=mine")
     assert done.code == 2
-    assert "is a run folder; its weights are mine/checkpoints/best.ckpt" in done.err
+    assert f"{key}=mine: is a folder without checkpoints/best.ckpt" in done.err
 
 
 def test_traceback_on_request(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
