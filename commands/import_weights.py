@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from commands.config import check_output, require_file
 from lightning_modules.checkpoint import Record, save_safetensors
+from networks.keras_files import KERAS_SUFFIXES
 from networks.nima import keras_nima
-from networks.weights import KERAS_SUFFIXES
 
 log = logging.getLogger(__name__)
 

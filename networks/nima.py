@@ -22,7 +22,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from datamodules.images import read_image, to_unit
 from networks.backbones import BACKBONES, COUNTER, in_order
-from networks.weights import load_pretrained, load_weights, read_keras
+from networks.keras_files import read_keras
+from networks.weights import load_pretrained, load_weights
 
 ResizeRule = Literal["squash", "short_side", "native"]
 ResizeFilter = Literal["bilinear", "nearest"]

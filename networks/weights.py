@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from datamodules.images import file_sha256
 from networks.backbones import BACKBONES, COUNTER, Backbone, State
-
-KERAS_SUFFIXES = (".h5", ".hdf5")
+from networks.keras_files import KERAS_SUFFIXES, read_keras
 
 
 def load_weights(network: nn.Module, state: State, source: str | Path) -> None:
@@ -236,37 +235,3 @@ def check_state(state: Any, path: str | Path) -> None:  # noqa: ANN401
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: neither a checkpoint of this project nor bare weights")
-
-
-def read_keras(path: Path) -> State:
-    """Tensors of a Keras HDF5 file in the order of its layers, in PyTorch's axis order.
-
-    Convolutions are stored as H x W x in x out, depthwise ones as H x W x channels x 1, dense
-    layers as in x out; batch norms as gamma, beta, mean and variance, PyTorch's order.
-
-    Raises:
-        ValueError: if h5py is not installed, or the file is no Keras file.
-    """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ValueError(f"{path}: reading Keras files needs h5py: pip install h5py") from error
-    state: State = {}
-    try:
-        with h5py.File(path) as file:
-            root = file.get("model_weights", file)
-            for layer in root.attrs["layer_names"]:
-                group = root[layer]
-                for name in group.attrs["weight_names"]:
-                    text = name.decode() if isinstance(name, bytes) else str(name)
-                    value = torch.from_numpy(group[name][()]).float()
-                    if value.ndim == 4 and value.shape[3] == 1:
-                        value = value.permute(2, 3, 0, 1)
-                    elif value.ndim == 4:
-                        value = value.permute(3, 2, 0, 1)
-                    elif value.ndim == 2:
-                        value = value.T
-                    state[text] = value.contiguous()
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a Keras file of weights ({error})") from error
-    return state
