@@ -11,9 +11,13 @@ from typing import Any
 import PIL.Image
 
 from commands.run_table import Run, label_of, number, stem, variant_keys, variant_of
+from datamodules.regular_files import read_regular
 
 BUDGET = 12_000_000  # characters of pictures: with figures and tables the page stays below 15 MB
 QUALITY = 90  # of WebP, where lossless pictures do not fit: a quarter of their size, hardly visible
+MAX_BYTES = 64 * 2**20  # of a picture's file
+MAX_PIXELS = 2**23  # of a picture: a quarter of a photo's width and height is shown
+FORMATS = ("PNG", "JPEG", "WEBP")  # other readers of Pillow may start programs
 MEASURES = ("psnr", "ssim", "score", "score_judge")  # of a photo, in photos.json
 
 
@@ -28,25 +32,38 @@ class Album:
     wanted: int = 0  # pictures that runs made
     shown: int = 0  # of these
     size: int = 0
-    known: dict[str, int | None] = field(default_factory=dict)
+    known: dict[str, int | None] = field(default_factory=dict)  # by SHA-256
+    read: dict[Path, int | None] = field(default_factory=dict)  # by file
 
-    def add(self, folder: Path, name: Any) -> int | None:  # noqa: ANN401
+    def add(self, run: Run, name: Any) -> int | None:  # noqa: ANN401
         """Index of a picture; None where there is none, or no room for it.
 
         Args:
-            folder: a run's images/.
-            name: the file in it.
+            run: gets what is wrong with the picture.
+            name: the file in its images/.
         """
+        folder = run.folder / "images"
         path = folder / str(name)
-        try:
-            if not path.resolve().is_relative_to(folder.resolve()):
-                return None  # a run folder from elsewhere shows its own pictures only
-            content = path.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            if digest not in self.known:
-                self.known[digest] = self.place(as_uri(content, self.quality))
-        except (OSError, ValueError, SyntaxError):  # Pillow raises the last for a broken PNG
-            return None
+        if path not in self.read:
+            self.read[path] = None
+            try:
+                if not path.resolve().is_relative_to(folder.resolve()):
+                    raise ValueError("is not below images/")
+                self.read[path] = self.add_content(read_regular(path, MAX_BYTES))
+            except Exception as error:  # a decoder may raise anything at a damaged picture
+                problem = f"images/{str(name)[:80]}: {getattr(error, 'strerror', None) or error}"
+                if problem not in run.bad_pictures:
+                    run.bad_pictures.append(problem)
+        return self.read[path]
+
+    def add_content(self, content: bytes) -> int | None:
+        """Index of a picture by its file's content; None where there is no room for it."""
+        digest = hashlib.sha256(content).hexdigest()
+        if digest not in self.known:
+            if self.left_out and self.quality is not None:  # full: no need to compress more
+                self.left_out += 1
+                return None
+            self.known[digest] = self.place(as_uri(content, self.quality))
         return self.known[digest]
 
     def place(self, uri: str) -> int | None:
@@ -72,11 +89,14 @@ def as_uri(content: bytes, quality: int | None = None) -> str:
         quality: None is lossless.
 
     Raises:
-        OSError: if it is no picture.
+        ValueError: if it is too large.
+        Exception: whatever Pillow raises if it is not a picture.
     """
     buffer = io.BytesIO()
     options = {"lossless": True} if quality is None else {"quality": quality}
-    with PIL.Image.open(io.BytesIO(content)) as picture:
+    with PIL.Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"has {picture.width} x {picture.height} pixels, too many for a page")
         picture.convert("RGB").save(buffer, format="WEBP", **options)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
@@ -100,7 +120,7 @@ def fill_album(runs: Sequence[Run], num_photos: int) -> Album:
             str(run.validation),
         )
         seeds[setting] = seeds.get(setting, -1) + 1
-        order += [(place, seeds[setting], run) for place in range(num_photos)]
+        order += [(place, seeds[setting], run) for place in range(min(num_photos, len(run.photos)))]
     # Where there is no room for all: first photos before second ones, first seeds before others.
     ordered = [(place, run) for place, _, run in sorted(order, key=lambda item: item[:2])]
     album = filled(Album(), ordered, keys)
@@ -110,13 +130,17 @@ def fill_album(runs: Sequence[Run], num_photos: int) -> Album:
 def filled(album: Album, order: Sequence[tuple[int, Run]], keys: Sequence[str]) -> Album:
     """Puts photos into an album, in the order given; a lossless one only until it is full."""
     found: dict[Any, dict[str, Any]] = {}
+    listed: dict[Run, tuple[str, list[list[dict[str, Any]]]]] = {}  # label; photos by scale
     for place, run in order:
         if album.left_out and album.quality is None:
             return album
-        for scale in run.scales:
-            photos = [photo for photo in run.photos if photo["scale"] == scale]
+        if run not in listed:
+            by_scale = [[p for p in run.photos if p["scale"] == scale] for scale in run.scales]
+            listed[run] = label_of(run, keys), by_scale
+        label, by_scale = listed[run]
+        for photos in by_scale:
             if place < len(photos):
-                add_photo(album, found, run, photos[place], label_of(run, keys))
+                add_photo(album, found, run, photos[place], label)
     album.photos = sorted(found.values(), key=lambda photo: (photo["scale"], photo["id"]))
     for photo in album.photos:
         choices = sorted(photo.pop("runs"), key=lambda choice: str(choice["label"]))
@@ -138,14 +162,13 @@ def add_photo(
     album: Album, found: dict[Any, dict[str, Any]], run: Run, photo: dict[str, Any], label: str
 ) -> None:
     """Adds what a run made of a photo."""
-    folder = run.folder / "images"
     album.wanted += 1
-    hr = album.add(folder, photo.get("hr"))
+    hr = album.add(run, photo.get("hr"))
     if hr is None:
         return
     key = (photo["id"], photo["scale"], hr)
     if key not in found:
-        lr, bicubic = (album.add(folder, photo.get(name)) for name in ("lr", "bicubic"))
+        lr, bicubic = (album.add(run, photo.get(name)) for name in ("lr", "bicubic"))
         pictures = {"LR": lr, "bicubic": bicubic, "HR": hr}
         found[key] = {
             "id": str(photo["id"]),
@@ -164,7 +187,7 @@ def add_photo(
                 reference[name] = value
     if label in (other["label"] for other in entry["runs"]):
         label = f"{label} ({stem(str(run.folder))})"
-    picture = album.add(folder, photo.get("sr"))
+    picture = album.add(run, photo.get("sr"))
     album.shown += picture is not None
     entry["runs"].append(
         {

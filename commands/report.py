@@ -24,17 +24,16 @@ from commands import figures
 from commands.album import fill_album
 from commands.config import require_folder
 from commands.run_folder import shorter
+from commands.run_reading import find_folders, read_runs
 from commands.run_table import (
     Run,
     Setting,
     cell,
     change,
     differing,
-    find_folders,
     label_of,
     newest_of_equal,
     pareto,
-    read_runs,
     settings_of,
     variant_keys,
     variant_of,
@@ -109,11 +108,14 @@ def report(cfg: DictConfig) -> None:
         os.replace(temporary, folder / name)
     path = folder / "report.html"
     for figure in folder.glob("figures/*"):
-        if OURS.fullmatch(figure.name) and f"figures/{figure.stem}" not in written:
+        is_ours = OURS.fullmatch(figure.name) and figure.is_file()
+        if is_ours and f"figures/{figure.stem}" not in written:
             figure.unlink()  # of the report that was replaced
     for run in runs:
         if run.state == "broken":
             log.warning("broken: %s: %s", shorter(run.folder), run.note)
+        for problem in run.bad_pictures:
+            log.warning("broken picture: %s: %s", shorter(run.folder), problem)
     log.info("%s", count_states(runs))
     log.info("%s  %.1f MB", path, path.stat().st_size / 1e6)
 
@@ -169,7 +171,7 @@ def build(
         warnings=[
             (label_of(run), str(text))
             for run in enhancers
-            for text in run.result.get("warnings") or []
+            for text in [*(run.result.get("warnings") or []), *run.bad_pictures]
         ],
         others=[(run.command, str(shorter(run.folder))) for run in runs if run not in trained],
     )

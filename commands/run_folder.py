@@ -30,6 +30,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.images import file_sha256
+from datamodules.regular_files import read_regular
 from lightning_modules.json_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +62,7 @@ BEST = Path("checkpoints") / "best.ckpt"  # of a run folder: its weights at the 
 
 ANEW = "without its folder, or by overwrite=true, it starts anew"
 
+MAX_JSON = 8 * 2**20  # bytes of a JSON file in a run folder; run.json has 20 kB
 MAX_NAME = 120  # characters of a folder name
 FIRST = ("gamma", "net", "scale", "scorer", "seed")  # in names that are cut: what is often swept
 VERSIONED = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
@@ -440,10 +442,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
         ValueError: if it is damaged.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_regular(path, MAX_JSON))
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); {ANEW}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged; {ANEW}")

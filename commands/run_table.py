@@ -1,39 +1,23 @@
-"""Run folders read into a table: a row for each, also for those that are unfinished or broken.
+"""Runs to compare: a row for each, also for those that are unfinished or broken.
 
 What is compared are trainings. Runs that differ in nothing but the seed are one setting, whose
 metrics have a mean and a sample standard deviation. A network of several scales (MDSR) has a value
 of each metric for each scale.
 """
 
-import csv
-import glob
-import io
 import json
-import math
-import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from commands.run_folder import FILES, FOLDERS, flatten
+import numpy as np
 
-MARKS = {*FILES, "console.log", "slurm.json"}  # a folder with one of these was meant to be a run
-TAIL = 4096  # bytes of console.log in which its last line is looked for
+from commands.run_folder import flatten
 
-# Types of what is read of run.json and result.json; None is allowed.
-ABOUT = {
-    **{"config": dict, "settings": dict, "inputs": dict, "choices": dict},
-    **{"config_hash": str, "code_hash": str},
-}
-RESULT = {
-    **{"metrics": dict, "warnings": list, "git": dict, "wall_time_s": int | float},
-    **{"best_epoch": int, "epochs": int, "data": str, "monitor": str, "finished": str},
-    "num_parameters": int,
-}
-
-OF_ANY_EPOCH = ("data", "git", "device", "num_parameters", "finished")  # of a result
+LARGEST = float(np.finfo(np.float32).max)  # what is measured and logged is float32
+LARGEST_SCALE = 16  # twice the largest of the field
 
 # Of `data`: what does not change what is validated on, nor how hard it is.
 ONLY_TRAINS = {
@@ -53,6 +37,7 @@ class Run:
     result: dict[str, Any] = field(default_factory=dict)  # result.json
     rows: list[dict[str, float]] = field(default_factory=list)  # metrics.csv
     photos: list[dict[str, Any]] = field(default_factory=list)  # images/photos.json
+    bad_pictures: list[str] = field(default_factory=list)  # what is wrong in images/
 
     @property
     def config(self) -> dict[str, Any]:
@@ -97,7 +82,7 @@ class Run:
         """HR pixels per LR pixel; several of an MDSR, none of a scorer."""
         scales = self.key("net.scales")
         listed = scales if isinstance(scales, list) else [self.key("scale")]
-        return [scale for scale in listed if isinstance(scale, int)]
+        return list(dict.fromkeys(scale for scale in listed if is_scale(scale)))
 
     @property
     def gamma(self) -> float | None:
@@ -179,203 +164,21 @@ class Run:
 
 
 def number(value: Any) -> float | None:  # noqa: ANN401
-    """A finite number, or None."""
+    """Return a number that float32 can hold as a float, and None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if abs(value) <= LARGEST else None  # false for not-a-number
+
+
+def is_scale(value: Any) -> bool:  # noqa: ANN401
+    """Whether this is the scale of a network."""
+    return type(value) is int and 1 <= value <= LARGEST_SCALE
 
 
 def stem(path: str) -> str:
     """A path short enough for a table: the folder of a run stands for its checkpoint."""
     parts = [part for part in Path(path).parts if part not in ("checkpoints", "best.ckpt")]
     return "/".join(parts[-2:])
-
-
-def find_folders(patterns: Iterable[str]) -> list[Path]:
-    """Folders at any depth that hold a run or parts of one, in order of their names.
-
-    Args:
-        patterns: folders or globs. Links inside of them are not followed.
-
-    Raises:
-        ValueError: if one of them is nothing, or no run is found.
-    """
-    patterns = list(patterns)
-    folders: dict[Path, Path] = {}
-    for pattern in patterns:
-        path = Path(pattern).expanduser()
-        found = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))
-        roots = [root for root in found if root.is_dir()]
-        if not roots:
-            what = "is a file; a folder is needed" if path.exists() else "no such file or folder"
-            raise ValueError(f"runs={pattern}: {what}")
-        for root in roots:
-            for place in run_folders(root):
-                folders.setdefault(place.resolve(), place)
-    if not folders:
-        raise ValueError(f"runs={','.join(patterns)}: there is no run (a folder with run.json)")
-    return sorted(folders.values())
-
-
-def run_folders(root: Path) -> Iterator[Path]:
-    """Folders below this one, and itself, that look like runs."""
-    for place, names, files in os.walk(root):
-        is_run = not MARKS.isdisjoint(files)
-        if is_run:
-            yield Path(place)
-        own = FOLDERS if is_run else ()
-        names[:] = [name for name in names if name not in own and not name.startswith(".")]
-
-
-def read_runs(patterns: Iterable[str], epoch: int | None = None) -> list[Run]:
-    """Every run of the folders or globs; what is wrong with one is said in its `note`.
-
-    Args:
-        patterns: folders or globs.
-        epoch: see `stand_at`; None leaves finished runs at their best epoch.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    runs = [read_run(folder) for folder in find_folders(patterns)]
-    for run in runs:
-        if epoch is not None and run.config and run.command == "train" and run.state != "broken":
-            stand_at(run, epoch)
-    return runs
-
-
-def stand_at(run: Run, epoch: int) -> None:
-    """Has a run end after an epoch, whether it went on or was not finished.
-
-    Its metrics are those that were logged then. One that has not been validated then is unfinished.
-    """
-    run.rows = [row for row in run.rows if row.get("epoch", 0) < epoch]
-    metrics = {
-        name: value
-        for row in run.rows
-        if row.get("epoch") == epoch - 1
-        for name, value in row.items()
-        if name.startswith("val/")
-    }
-    run.photos = []  # of the best epoch
-    kept = {k: v for k, v in run.result.items() if k in OF_ANY_EPOCH}
-    run.result = {**kept, "metrics": metrics, "best_epoch": epoch, "epochs": epoch}
-    if metrics:
-        run.state, run.note = "finished", f"taken after epoch {epoch}"
-    else:
-        run.state, run.note = "unfinished", f"no validation after epoch {epoch}"
-
-
-def read_run(folder: Path) -> Run:
-    """One run folder; nothing in it is an error."""
-    run = Run(folder)
-    try:
-        run.about = read_object(folder / "run.json", ABOUT)
-        if not run.config:
-            raise ValueError("run.json has no configuration")
-        run.rows = read_rows(folder / "metrics.csv")
-        if (folder / "result.json").exists():
-            run.result = read_object(folder / "result.json", RESULT)
-            if run.result.get("metrics") is None:
-                raise ValueError("result.json has no metrics")
-            run.photos = read_photos(folder / "images" / "photos.json")
-        else:
-            run.state, run.note = "unfinished", progress_of(run)
-    except FileNotFoundError:
-        said = last_line(folder / "console.log")
-        run.state, run.note = "unfinished", "not begun"
-        if said.startswith("packing "):
-            run.note = f"not begun: {said}"
-        elif said:
-            run.state, run.note = "broken", f"no run.json; console.log ends with: {said}"
-    except (OSError, ValueError) as error:
-        run.state, run.note = "broken", str(error)
-    return run
-
-
-def read_object(path: Path, types: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Args:
-        path: the file.
-        types: of some of its values, unless they are null.
-
-    Raises:
-        ValueError: if it holds something else.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is damaged ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} is damaged (not an object)")
-    for key, kind in (types or {}).items():
-        if content.get(key) is not None and not isinstance(content[key], kind):
-            raise ValueError(f"{path.name} is damaged ({key} is {str(content[key])[:40]!r})")
-    return content
-
-
-def read_rows(path: Path) -> list[dict[str, float]]:
-    """The finite numbers of metrics.csv; a last row without its end was being written, and is cut.
-
-    A file that is not there has no rows.
-    """
-    try:
-        text = path.read_text(errors="replace")
-    except FileNotFoundError:
-        return []
-    whole = text[: text.rfind("\n") + 1]
-    rows = []
-    try:
-        for cells in csv.DictReader(io.StringIO(whole)):
-            rows.append({k: v for k, text in cells.items() if (v := parse(text)) is not None})
-    except csv.Error as error:
-        raise ValueError(f"metrics.csv is damaged ({error})") from error
-    return rows
-
-
-def parse(text: Any) -> float | None:  # noqa: ANN401
-    """A cell as a finite number; None for others and for what is beyond the columns."""
-    try:
-        return number(float(text))
-    except (TypeError, ValueError):
-        return None
-
-
-def read_photos(path: Path) -> list[dict[str, Any]]:
-    """Rows of photos.json that name a photo and a scale; none if there is no such file."""
-    try:
-        photos = read_object(path).get("photos")
-    except (OSError, ValueError):  # the run's numbers do not depend on it
-        return []
-    return [
-        photo
-        for photo in (photos if isinstance(photos, list) else [])
-        if isinstance(photo, dict)
-        and isinstance(photo.get("id"), str)
-        and isinstance(photo.get("scale"), int)
-    ]
-
-
-def progress_of(run: Run) -> str:
-    """How far an unfinished run is."""
-    total = run.key("epochs")
-    try:
-        epoch = read_object(run.folder / "progress.json")["epoch"]
-    except (OSError, ValueError, KeyError):
-        epoch = max((int(row["epoch"]) + 1 for row in run.rows if "epoch" in row), default=0)
-    return f"epoch {epoch} of {total}"
-
-
-def last_line(path: Path) -> str:
-    """The end of a log, empty if there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL))
-            lines = file.read().decode(errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def is_seed(key: str) -> bool:

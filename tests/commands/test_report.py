@@ -18,17 +18,15 @@ from PIL import Image
 
 from commands import album, figures
 from commands.report import baseline, count_states
+from commands.run_reading import find_folders, read_run, read_runs
 from commands.run_table import (
     Run,
     change,
     differing,
-    find_folders,
     label_of,
     mean_and_std,
     newest_of_equal,
     pareto,
-    read_run,
-    read_runs,
     settings_of,
     variant_keys,
 )
