@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from datamodules.rated import RatedFolder, read_ratings
+from datamodules.rated import RatedFolder
+from datamodules.ratings_table import read_ratings
 from networks.nima import NIMA, mean_score
 
 ROOT = Path(__file__).resolve().parent.parent

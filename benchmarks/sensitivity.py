@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from datamodules.images import read_image, to_unit
-from datamodules.rated import read_ratings
+from datamodules.ratings_table import read_ratings
 from lightning_modules.checkpoint import load_scorer
 from networks.nima import NIMA, inference_copy, mean_score
 

@@ -19,7 +19,8 @@ from datamodules.download import Archive, fetch
 from datamodules.images import image_names, probe
 from datamodules.packed import BadImages, PackedImages, Source, damaged
 from datamodules.parallel import each, workers_for
-from datamodules.rated import RatedFolder, StoredRatings, read_ratings
+from datamodules.rated import RatedFolder, StoredRatings
+from datamodules.ratings_table import read_ratings
 from networks.nima import VIEW, ResizeFilter, ResizeRule
 
 Sizes = NDArray[np.int64]  # N x 2: height, width
@@ -159,8 +160,9 @@ def prepare_rated(cfg: DictConfig, root: Path) -> None:
     """Reads the table and decodes every file that it names."""
     options = rated_options(cfg) | {"num_buckets": cfg.num_buckets}
     data = RatedFolder(cfg.ratings, str(root), **options)
-    rated = read_ratings(Path(cfg.ratings).expanduser(), cfg.num_buckets).names.tolist()
     names = set(image_names(root))
+    table = Path(cfg.ratings).expanduser()
+    rated = read_ratings(table, cfg.num_buckets, names).names.tolist()
     missing = [name for name in rated if name not in names]
     log.info("%s: %d photos; %s: %d files", cfg.ratings, len(rated), root, len(names))
     report("without a file", missing)

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.div2k import some
-from datamodules.rated import Ratings, StoredRatings
+from datamodules.rated import StoredRatings
+from datamodules.ratings_table import Ratings
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,9 @@ from. Photos are resized once, by the scorer's own rule, into a binary store (`d
 Shape suffixes: B batch, C channels, H and W height and width, N images, K rating buckets.
 """
 
-import csv
 import hashlib
 import itertools
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +22,12 @@ from torch.utils.data import DataLoader
 from datamodules.div2k import some, store_of
 from datamodules.images import image_names, read_image, to_array, to_bytes, to_unit
 from datamodules.packed import NAMES, Image, Images, PackedImages, Source, pack
+from datamodules.ratings_table import FileNames, Ratings, compose, read_ratings, read_text
 from datamodules.sampling import BatchDataset, Draws, ShardedDataModule, Use, below
 from networks.nima import ResizeFilter, ResizeRule, check_view, resize_images
 
 log = logging.getLogger(__name__)
 
-MANY_VOTES = 1e9  # more, or parts of votes, are shares of votes whose number is not known
 PER_SHARD = 1024  # photos per file of the store: 200 MB at 256 x 256
 
 
@@ -188,15 +186,6 @@ class RatedDataModule(ShardedDataModule):
         return batch.to_unit()
 
 
-class Ratings(NamedTuple):
-    """Rated images, and what was left out of the table and why."""
-
-    names: NDArray[np.str_]  # of the files, N
-    p_NK: NDArray[np.float32]
-    num_votes_N: NDArray[np.int64] | None  # None where the table does not say
-    notes: list[str]
-
-
 @dataclass(frozen=True)
 class Resize:
     """Resizes a photo by a scorer's rule: the same arithmetic as `NIMA.prepare`.
@@ -212,11 +201,18 @@ class Resize:
     side: int
 
     def __call__(self, source: Source) -> Image:
-        """Reads the file and resizes the photo."""
+        """Read the file and resize the photo.
+
+        Raises:
+            ValueError: if the photo cannot be read, or is too narrow; the message names it.
+        """
         image_BCHW = to_unit(read_image(source.path))[None]
-        resized_BCHW = resize_images(
-            image_BCHW, self.rule, self.resize_filter, self.side, self.side
-        )
+        try:
+            resized_BCHW = resize_images(
+                image_BCHW, self.rule, self.resize_filter, self.side, self.side
+            )
+        except ValueError as error:
+            raise ValueError(f"{source.path}: {error}") from error
         return to_array(to_bytes(resized_BCHW[0]))
 
 
@@ -423,16 +419,18 @@ def listed(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], list[
         ValueError: if the list cannot be read, or a name without suffix could mean two images.
     """
     try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(Path(file).expanduser()).splitlines()
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read as a list of images ({error})") from error
     by_name = {name: k for k, name in enumerate(names.tolist())}
     by_stem: dict[str, list[int]] = {}
     for name, k in by_name.items():
-        by_stem.setdefault(name.rpartition(".")[0], []).append(k)
+        by_stem.setdefault(compose(name.rpartition(".")[0]), []).append(k)
+    known = FileNames(by_name)
     found, unknown = set(), []
     for line in filter(None, map(str.strip, lines)):
-        meant = [by_name[line]] if line in by_name else by_stem.get(line, [])
+        name = known.meant(line)
+        meant = [by_name[name]] if name in by_name else by_stem.get(compose(line), [])
         if len(meant) > 1:
             raise ValueError(f"{file}: {line} could be {' or '.join(names[meant].tolist())}")
         if meant:
@@ -445,10 +443,10 @@ def listed(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], list[
 class RatedFolder(StoredRatings):
     """A table of ratings and a folder of photos.
 
-    The table is a CSV file with the columns `image,votes_1,...,votes_K`, or `image,mean` or
-    `image,mean,std`: then each photo's distribution is the one of maximum entropy that has this
-    mean (and standard deviation). What `python run.py score` writes is a table, too: a scorer that
-    is trained on it learns from the one that rated.
+    The table is a CSV file (see `read_ratings`) with the columns `image,votes_1,...,votes_K`, or
+    `image,mean` or `image,mean,std`: then each photo's distribution is the one of maximum entropy
+    that has this mean (and standard deviation). What `python run.py score` writes is a table, too:
+    a scorer that is trained on it learns from the one that rated.
 
     Args:
         ratings: the table.
@@ -463,153 +461,4 @@ class RatedFolder(StoredRatings):
 
     def ratings(self) -> Ratings:
         """Reads the table."""
-        return read_ratings(self.table, self.num_buckets)
-
-
-def read_ratings(path: Path, num_buckets: int) -> Ratings:
-    """Reads a table of ratings (see `RatedFolder`).
-
-    Raises:
-        ValueError: naming the table and the line.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header, *rows = [(reader.line_num, row) for row in reader if row] or [(1, [])]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as a table of ratings ({error})") from error
-    columns = [name.strip() for name in header[1]]
-    if columns[1:3] == ["mean", "std"] and columns[3:4] == ["p1"]:  # what `score` has written
-        columns = ["image", *(f"votes_{name.removeprefix('p')}" for name in columns[3:])]
-        rows = [(line, [Path(row[0]).name, *row[3:]]) for line, row in rows]
-    votes = [f"votes_{k}" for k in range(1, len(columns))]
-    if columns not in (["image", *votes], ["image", "mean"], ["image", "mean", "std"]) or not votes:
-        raise ValueError(
-            f"{path}: the columns are {','.join(columns)}; needed are image,votes_1,...,votes_K or "
-            "image,mean or image,mean,std, or the table that score writes"
-        )
-    by_votes = columns[1] == "votes_1"
-    if by_votes and len(votes) != num_buckets:
-        raise ValueError(
-            f"{path}: has votes for {len(votes)} ratings, the scorer is for {num_buckets}; "
-            f"train one with scorer.num_buckets={len(votes)}"
-        )
-    names: dict[str, int] = {}
-    values = np.empty((len(rows), len(columns) - 1))
-    for k, (line, row) in enumerate(rows):
-        where = f"{path}, {row[0]!r} in line {line}"
-        try:
-            if len(row) != len(columns) or not row[0].strip():
-                raise ValueError("a column too few or too many")
-            values[k] = [float(word) for word in row[1:]]
-        except ValueError as error:
-            needed = f"a name and {len(votes)} numbers are needed"
-            raise ValueError(f"{where}: {needed}") from error
-        if not np.isfinite(values[k]).all() or (by_votes and values[k].min() < 0):
-            raise ValueError(f"{where}: the numbers have to be finite, and votes 0 or more")
-        if by_votes and not values[k].any():
-            raise ValueError(f"{where}: has no votes")
-        wrong = None if by_votes else impossible(*values[k], num_buckets=num_buckets)
-        if wrong is not None:
-            raise ValueError(f"{where}: {wrong}")
-        if names.setdefault(row[0].strip(), k) != k:
-            raise ValueError(f"{where}: is there twice")
-    if not rows:
-        raise ValueError(f"{path}: has no row")
-    if by_votes:
-        table = values
-        values = values / values.max(axis=1, keepdims=True)  # the sum of huge ones is infinite
-        p_NK = values / values.sum(axis=1, keepdims=True)
-    else:
-        p_NK = maximum_entropy(*values.T, num_buckets=num_buckets)
-    num_votes_N = None
-    if by_votes and (table == table.round()).all() and table.max() < MANY_VOTES:
-        num_votes_N = table.sum(axis=1).astype(np.int64)
-    return Ratings(np.array(list(names)), p_NK.astype(np.float32), num_votes_N, [])
-
-
-def narrowest(mean: float) -> float:
-    """The least standard deviation of ratings with this mean: only the two nearest are used."""
-    return math.sqrt((mean - math.floor(mean)) * (math.floor(mean) + 1 - mean))
-
-
-def widest(mean: float, num_buckets: int) -> float:
-    """The largest one: only 1 and K are used."""
-    return math.sqrt((mean - 1) * (num_buckets - mean))
-
-
-def impossible(mean: float, std: float | None = None, *, num_buckets: int) -> str | None:
-    """Why no distribution over 1..K has this mean and standard deviation; None if one has."""
-    if not 1 <= mean <= num_buckets:
-        return f"a mean of {mean:g} is not within 1 to {num_buckets}"
-    low, high = narrowest(mean), widest(mean, num_buckets)
-    if std is not None and not low - 1e-6 <= std <= high + 1e-6:
-        return (
-            f"ratings of 1 to {num_buckets} with a mean of {mean:g} have a standard deviation of "
-            f"{low:.4g} to {high:.4g}, not {std:g}"
-        )
-    return None
-
-
-def maximum_entropy(
-    mean_N: NDArray[np.float64], std_N: NDArray[np.float64] | None = None, *, num_buckets: int
-) -> NDArray[np.float64]:
-    """Distributions over 1..K of maximum entropy with these means (and standard deviations).
-
-    They are p_k ~ exp(a k), or exp(a k + b k^2) with a standard deviation (Jaynes, Physical Review
-    1957); a and b come from Newton's method on the dual, which is convex.
-
-    Args:
-        mean_N: means, within 1..K.
-        std_N: standard deviations that are possible (see `impossible`); no condition if None.
-        num_buckets: K.
-
-    Returns:
-        N x K, rows sum to 1.
-    """
-    k_K = np.arange(1, num_buckets + 1, dtype=np.float64)
-    if std_N is not None:
-        # At the ends only one distribution is left, which the dual reaches at infinity.
-        low_N = np.array([narrowest(mean) for mean in mean_N])
-        high_N = np.array([widest(mean, num_buckets) for mean in mean_N])
-        gap_N = 1e-4 * (high_N - low_N)
-        std_N = np.clip(std_N, low_N + gap_N, high_N - gap_N)
-    x_K = (2 * k_K - num_buckets - 1) / (num_buckets - 1)  # within -1..1
-    unit = 2 / (num_buckets - 1)
-    aim_N = np.clip((mean_N - (num_buckets + 1) / 2) * unit, -1 + 1e-6, 1 - 1e-6)
-    features = [x_K] if std_N is None else [x_K, x_K**2]
-    aims = [aim_N] if std_N is None else [aim_N, (std_N * unit) ** 2 + aim_N**2]
-    f_FK, aim_NF = np.array(features), np.stack(aims, axis=1)
-    weight_NF = np.zeros_like(aim_NF)
-
-    def dual(weight_NF: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        logits_NK = weight_NF @ f_FK
-        top_N1 = logits_NK.max(axis=1, keepdims=True)
-        p_NK = np.exp(logits_NK - top_N1)
-        total_N1 = p_NK.sum(axis=1, keepdims=True)
-        value_N = (np.log(total_N1) + top_N1)[:, 0] - (weight_NF * aim_NF).sum(axis=1)
-        return p_NK / total_N1, value_N
-
-    p_NK, value_N = dual(weight_NF)
-    for _ in range(200):
-        slope_NF = p_NK @ f_FK.T - aim_NF
-        if np.abs(slope_NF).max() < 1e-9:
-            break
-        mean_NF = p_NK @ f_FK.T
-        moments_NFF = np.einsum("nk,fk,gk->nfg", p_NK, f_FK, f_FK)
-        curvature_NFF = moments_NFF - mean_NF[:, :, None] * mean_NF[:, None, :]
-        curvature_NFF += 1e-12 * np.eye(len(f_FK))
-        step_NF = np.linalg.solve(curvature_NFF, slope_NF[..., None])[..., 0]
-        size_N = np.ones(len(step_NF))
-        for _ in range(40):  # halve the steps that overshoot
-            _, new_N = dual(weight_NF - size_N[:, None] * step_NF)
-            worse_N = new_N > value_N + 1e-15
-            if not worse_N.any():
-                break
-            size_N[worse_N] /= 2
-        size_N[worse_N] = 0
-        weight_NF = weight_NF - size_N[:, None] * step_NF
-        p_NK, value_N = dual(weight_NF)
-    for mean, bucket in ((1, 0), (num_buckets, -1)):  # one bucket is all that is left
-        p_NK[mean_N == mean] = np.eye(num_buckets)[bucket]
-    return p_NK
+        return read_ratings(self.table, self.num_buckets, self.files())
