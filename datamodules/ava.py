@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from datamodules.div2k import some
 from datamodules.rated import StoredRatings
-from datamodules.ratings_table import Ratings
+from datamodules.ratings_table import MAX_VOTES, Ratings, read_text
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,9 @@ COLUMNS = 15
 # Files of the archive that cannot be decoded whole.
 CORRUPT = (179118, 230701, 277832, 371434, 440774, 729377)
 NUM_ABSENT = 20  # lines of AVA.txt whose image the archive lacks
-TEST_LIST = "generic_test.jpgl"  # 20,000 ids, 70 of which are not in AVA.txt
+NUM_LINES = 255_530  # of AVA.txt
+TEST_LIST = "generic_test.jpgl"  # 20,000 ids
+NUM_UNLISTED = 70  # of these that are not in AVA.txt
 
 
 class Index(NamedTuple):
@@ -84,6 +86,8 @@ class AVA(StoredRatings):
         if self.official:
             self.val_list = str(self.find_test_list())
         index = read_index(self.root / "AVA.txt")
+        if self.official:
+            self.check_test_list(index)
         used = ~np.isin(index.ids, CORRUPT)
         corrupt = [str(i) for i in index.ids[~used]]
         notes = [f"{len(corrupt)} whose files are known to be corrupt ({some(corrupt)})"]
@@ -115,18 +119,31 @@ class AVA(StoredRatings):
             "official test list"
         )
 
+    def check_test_list(self, index: Index) -> None:
+        """Raise a ValueError if AVA.txt lacks too many images of the official test list."""
+        path = self.find_test_list()
+        wanted = {word.partition(".")[0] for word in read_text(path).split()}
+        lacking = sorted(wanted.difference(map(str, index.ids.tolist())))
+        if len(lacking) > NUM_UNLISTED:
+            raise ValueError(
+                f"{self.root / 'AVA.txt'}: lacks {len(lacking)} of the {len(wanted)} images of "
+                f"{path.name} ({some(lacking, 3)}); {NUM_UNLISTED} are known to be missing, so it "
+                "is incomplete: get it again, or set data.split=random to use what is there"
+            )
+
 
 def read_index(path: Path) -> Index:
-    """Reads AVA.txt.
+    """Read AVA.txt; warn if it is shorter than it should be.
 
     Raises:
         ValueError: naming the file and the line.
     """
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', error)}); python run.py prepare "
+            f"{path}: cannot be read ({reason}); python run.py prepare "
             "dataset=ava says where AVA is to be had, data.root=FOLDER where it lies"
         ) from error
     if not text.strip():
@@ -140,21 +157,42 @@ def read_index(path: Path) -> Index:
     except (ValueError, OverflowError, IndexError, DeprecationWarning) as error:
         raise ValueError(f"{path}: {first_bad_line(text)}") from error
     ids, votes = table[:, 1], table[:, 2:12]
-    for k in np.flatnonzero((votes < 0).any(axis=1) | (votes.sum(axis=1) == 0))[:1]:
-        raise ValueError(f"{path}: image {ids[k]} has no valid votes")
-    found, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise ValueError(f"{path}: image {found[counts > 1][0]} is there twice")
+    if (wrong := first_wrong_row(ids, votes)) is not None:
+        row, reason = wrong
+        numbers = [n for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        raise ValueError(f"{path}: line {numbers[row]}: image {ids[row]} {reason}")
+    if len(table) < NUM_LINES:
+        cut = "" if text.endswith("\n") else ", and the end of its last line is missing"
+        log.warning("%s has %d of AVA's %d lines%s", path, len(table), NUM_LINES, cut)
     return Index(ids, votes, table[:, 12:14], table[:, 14])
+
+
+def first_wrong_row(ids: NDArray[np.int64], votes: NDArray[np.int64]) -> tuple[int, str] | None:
+    """The first row that cannot be one of AVA's, and what is wrong with it."""
+    _, first = np.unique(ids, return_index=True)
+    repeated = np.ones(len(ids), np.bool_)
+    repeated[first] = False
+    reasons = {
+        "has an id that is not positive": ids <= 0,
+        "has a negative number of votes": (votes < 0).any(axis=1),
+        f"has more than {MAX_VOTES} votes for one rating": (votes > MAX_VOTES).any(axis=1),
+        "has no valid votes": (votes == 0).all(axis=1),
+        "is there twice": repeated,
+    }
+    found = [(int(bad.argmax()), reason) for reason, bad in reasons.items() if bad.any()]
+    return min(found, default=None)
 
 
 def first_bad_line(text: str) -> str:
     """What is wrong with the first line that is not 15 whole numbers."""
-    for number, line in enumerate(text.splitlines(), 1):
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
         words = line.split()
         numbers = [word for word in words if re.fullmatch(r"-?\d{1,18}", word)]
-        if words and len(numbers) != COLUMNS:
-            return f"line {number} is not 15 whole numbers: {line[:60]!r}"
+        if words and (len(numbers) != COLUMNS or len(words) != COLUMNS):
+            cut = number == len(lines) and not text.endswith("\n")
+            hint = "; the file is cut off there: get it again" if cut else ""
+            return f"line {number} is not 15 whole numbers: {line[:60]!r}{hint}"
     return "has lines that are not 15 whole numbers"
 
 
@@ -166,9 +204,9 @@ def tag_numbers(tags: Sequence[int | str], path: Path) -> list[int]:
     """
     names: dict[str, int] = {}
     if path.is_file():
-        for line in path.read_text(errors="replace").splitlines():
+        for line in read_text(path).splitlines():
             number, _, name = line.strip().partition(" ")
-            if number.isdigit():
+            if number.isdecimal():
                 names[name.strip().lower()] = int(number)
     numbers = []
     for tag in tags:
