@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import time
 import urllib.error
 import urllib.request
@@ -22,10 +23,13 @@ from urllib.parse import urlsplit
 from rich.progress import DownloadColumn, MofNCompleteColumn, TransferSpeedColumn
 
 from datamodules.parallel import progress_bar
+from datamodules.regular_files import open_regular
 
 log = logging.getLogger(__name__)
 
 USER_AGENT = "neural-image-enhancement"  # some servers turn Python's own away
+SCHEMES = ("http", "https")
+MAX_BYTES = 5 * 10**9  # of a file whose size is not known; the largest archive of DIV2K has 3.5 GB
 CHUNK = 1 << 18  # bytes read at most at once: more than a socket ever holds ready
 
 
@@ -99,12 +103,13 @@ def download(
 
     Raises:
         ValueError: if there is no connection, the server refuses or gives up, the disk is too
-            small, or the checksum is wrong. What has arrived is kept, but for a wrong checksum.
+            small, or the size or the checksum is wrong. What has arrived is kept, except after a
+            wrong size or checksum.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
+    if urlsplit(url).scheme not in SCHEMES:
         raise ValueError(f"{url}: only http and https URLs can be downloaded")
     if target.exists():
-        with open(target, "rb") as file:
+        with open_regular(target) as file:
             found = hashlib.file_digest(file, new_md5).hexdigest()
         if found != md5:
             raise ValueError(
@@ -132,13 +137,14 @@ class Part:
         path: for messages.
         file: open for reading and appending, unbuffered: after a full disk nothing is left to
             write when it is closed.
-        total: bytes of the whole file, None where not known yet.
+        known: bytes of the whole file, None where not known.
     """
 
-    def __init__(self, path: Path, file: FileIO, total: int | None) -> None:
+    def __init__(self, path: Path, file: FileIO, known: int | None) -> None:
         self.path = path
         self.file = file
-        self.total = total
+        self.known = known
+        self.total = known  # or what the server says
         file.seek(0)
         self.digest = hashlib.file_digest(file, new_md5)
         self.size = file.tell()
@@ -171,6 +177,22 @@ class Part:
         self.digest.update(chunk)
         self.size += len(chunk)
 
+    def expect(self, total: int | None, url: str) -> None:
+        """Take note of how many bytes a server says that the whole file has.
+
+        Raises:
+            ValueError: if they are not as many as the caller knows, or too many.
+        """
+        if total is None:
+            return
+        if total != (total if self.known is None else self.known):
+            raise ValueError(f"{url}: the server has {total} bytes, not {self.known} as expected")
+        if self.known is None and total > MAX_BYTES:
+            raise ValueError(
+                f"{url}: {amount(total)} are more than the {amount(MAX_BYTES)} allowed"
+            )
+        self.total = total
+
     def restart(self) -> None:
         """Drops what is there."""
         self.file.truncate(0)
@@ -180,9 +202,25 @@ class Part:
 
 @contextlib.contextmanager
 def open_part(target: Path, total: int | None) -> Iterator[Part]:
-    """Opens the unfinished file of a target, and removes it at the end if it is empty."""
+    """Open the unfinished file of a target, and remove it at the end if it is empty.
+
+    Raises:
+        ValueError: if it is a link or not a plain file: another file would be written.
+    """
     path = target.with_name(f"{target.name}.part")
-    with open(path, "ab+", buffering=0) as file:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise ValueError(
+                f"{path} is a link, which is not written through: remove it"
+            ) from error
+        raise
+    with FileIO(descriptor, "ab+") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise ValueError(f"{path} is not a plain file, or has a second name: remove it")
         lock(file, path)
         part = Part(path, file, total)
         try:
@@ -240,7 +278,7 @@ def receive(url: str, part: Part, timeout: float) -> Iterator[None]:
     """Appends what one connection gives, and yields now and then.
 
     Raises:
-        ValueError: if the rest does not fit on the disk.
+        ValueError: if the size is not the expected one, or the rest does not fit on the disk.
         OSError: if the connection fails or ends too early.
         http.client.HTTPException: likewise.
     """
@@ -249,27 +287,74 @@ def receive(url: str, part: Part, timeout: float) -> Iterator[None]:
         headers["Range"] = f"bytes={part.size}-"
     request = urllib.request.Request(url, headers=headers)
     response: http.client.HTTPResponse
-    with urllib.request.urlopen(request, timeout=timeout) as response:
+    with urllib.request.build_opener(WebRedirects).open(request, timeout=timeout) as response:
+        length = content_length(url, response)
         if response.status == 206:
-            sent = re.match(r"bytes (\d+)-\d+/(\d*)", response.headers["Content-Range"] or "")
-            if sent is None or int(sent[1]) != part.size:
+            sent = re.fullmatch(
+                r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers["Content-Range"] or "", re.ASCII
+            )
+            first, last = (int(sent[1]), int(sent[2])) if sent else (-1, -1)
+            if sent is None or first != part.size or length not in (None, last - first + 1):
                 part.restart()
                 raise ConnectionError("the server sent another range than asked for")
-            part.total = int(sent[2]) if sent[2] else part.total
-        else:  # all of it, whether or not a range was asked for
+            part.expect(None if sent[3] == "*" else int(sent[3]), url)
+        elif response.status == 200:  # all of it, whether or not a range was asked for
+            part.expect(length, url)
             part.restart()
-            part.total = part.total if response.length is None else response.length
+        else:
+            raise ValueError(f"{url}: HTTP status {response.status} ({response.reason})")
         if part.total is not None:
             need_space(part.path.parent, part.total - part.size, url)
         while part.total is None or part.size < part.total:
             # Not read(): it drops what it has when the connection breaks off.
-            chunk = response.read1(CHUNK)
+            rest = CHUNK if part.total is None else part.total - part.size
+            chunk = response.read1(min(CHUNK, rest))
             if not chunk:
                 break
             part.write(chunk)
+            if part.size > MAX_BYTES and part.total is None:
+                part.restart()
+                raise ValueError(f"{url}: does not end after {amount(MAX_BYTES)}; nothing is kept")
             yield
     if part.total is not None and part.size < part.total:
         raise ConnectionError("it ended too early")
+
+
+class WebRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirections to http and https only; Python's own takes ftp, too."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Make the request for the new address.
+
+        Raises:
+            ValueError: if it is neither http nor https.
+        """
+        if urlsplit(newurl).scheme not in SCHEMES:
+            raise ValueError(f"{req.full_url}: redirects to {newurl}, which is not http or https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def content_length(url: str, response: http.client.HTTPResponse) -> int | None:
+    """Number of bytes that a response says it has; None if it does not say.
+
+    Raises:
+        ValueError: if what it says is not a number of bytes.
+    """
+    stated = {text.strip() for text in response.headers.get_all("Content-Length", [])}
+    if not stated:
+        return None
+    if len(stated) > 1 or not re.fullmatch(r"\d{1,18}", min(stated), re.ASCII):
+        shown = " and ".join(sorted(repr(text[:40]) for text in stated))
+        raise ValueError(f"{url}: the server sent a Content-Length of {shown}")
+    return int(min(stated))
 
 
 def unpack(archive: Path, folder: str, root: Path) -> None:
