@@ -33,6 +33,7 @@ IN_PAGE = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
 WIDTH, HEIGHT = 4.7, 3.3  # inches of a panel: text is legible where a phone shows one in its width
 DPI = 200
 LINE = 52  # characters of a legend in the width of a panel
+MAX_LABEL = 300  # characters of a legend's entry
 FAINT = 0.35  # opacity of the lowest gamma's line, of 1 for the highest
 FAR = 1.0  # a baseline further from the values than their range is named, not drawn
 FEW_EPOCHS = 12  # up to which each has a marker
@@ -482,7 +483,7 @@ def compose(panels: Sequence[Panel], columns: int = 3) -> Figure:
         if FRONT in entries:
             entries[FRONT] = entries.pop(FRONT)  # after the networks
         if entries:
-            names = [textwrap.fill(name, LINE * columns) for name in entries]
+            names = [textwrap.fill(name[:MAX_LABEL], LINE * columns) for name in entries]
             longest = max(len(line) for name in names for line in name.split("\n"))
             across = columns * (
                 4 if longest < 9 else 3 if longest < 18 else 2 if longest < 30 else 1

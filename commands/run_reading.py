@@ -23,6 +23,7 @@ MAX_CSV = 64 * 2**20  # bytes of metrics.csv, where a step has 100
 MAX_ROWS = 500_000  # of metrics.csv: 25 million steps of which every 50th is logged
 MAX_COLUMNS = 1000
 MAX_EPOCHS = 10**7
+MAX_TEXT = 1000  # characters of a setting
 MAX_DEPTH = 50  # of objects and lists within each other in JSON
 # What neither a page nor a figure can show: control characters, halves of surrogate pairs.
 UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -197,7 +198,7 @@ def read_object(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def printable(node: Any, depth: int = 0) -> Any:  # noqa: ANN401
-    """A copy of what JSON held, without characters that cannot be shown.
+    """A copy of what JSON held, without endless texts and characters that cannot be shown.
 
     Raises:
         RecursionError: if it is nested too deeply.
@@ -205,7 +206,7 @@ def printable(node: Any, depth: int = 0) -> Any:  # noqa: ANN401
     if depth > MAX_DEPTH:
         raise RecursionError
     if isinstance(node, str):
-        return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", node)
+        return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", node[:MAX_TEXT])
     if isinstance(node, list):
         return [printable(item, depth + 1) for item in node]
     if isinstance(node, dict):
@@ -250,7 +251,8 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     try:
         reader = csv.DictReader(io.StringIO(whole))
         names = reader.fieldnames or []
-        if whole.strip() and ("epoch" not in names or len(names) > MAX_COLUMNS):
+        is_table = not {"epoch", "step"}.isdisjoint(names) and len(names) <= MAX_COLUMNS
+        if whole.strip() and not is_table:
             raise ValueError("metrics.csv is damaged (its first line is not that of a table)")
         for cells in reader:
             row = {k: v for k, text in cells.items() if (v := parse(text)) is not None}

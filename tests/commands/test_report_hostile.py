@@ -157,7 +157,7 @@ def test_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
         ("result.json", {"metrics": {}, "epochs": "all"}, "(epochs is 'all')"),
         ("metrics.csv", "epoch,step,val/psnr\n1e12,9,30\n", "line 2: epoch is 1e+12"),
         ("metrics.csv", "epoch,step,val/psnr\n-1,9,30\n", "line 2: epoch is -1"),
-        ("metrics.csv", "step,val/psnr\n9,30\n", "its first line is not that of a table"),
+        ("metrics.csv", "val/psnr,val/ssim\n30,0.9\n", "its first line is not that of a table"),
         ("metrics.csv", "epoch" + "," * 100_000 + "\n", "its first line is not that of a table"),
         ("metrics.csv", "epoch,step\n" + "0,9\n" * 500_001, "more than 500000 rows"),
         ("metrics.csv", "epoch,step\n0," + "9" * 200_000 + "\n", "field larger than field limit"),
@@ -176,6 +176,12 @@ def test_what_no_run_writes_breaks_the_run(
     assert run.note.startswith(name)
     assert note in run.note
     assert len(run.note) < 200
+
+
+def test_learning_rates_may_be_logged_before_the_first_epoch(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", finished=False)
+    (folder / "metrics.csv").write_text("lr,step\n0.1,0\n")
+    assert read_run(folder).note == "epoch 0 of 8"
 
 
 def test_null_is_no_number_but_no_damage(tmp_path: Path) -> None:
@@ -275,3 +281,16 @@ def test_a_run_json_that_is_none_is_an_error_of_every_command(tmp_path: Path, sp
         read_json(path)
     path.unlink() if path.is_symlink() or not path.is_dir() else path.rmdir()
     assert read_json(path) is None
+
+
+def test_endless_names_make_no_endless_figures(cli: Cli, folder: Path) -> None:
+    odd = {"choices": {"net": "n" * 10**6}}
+    make_run(folder / "runs" / "a", about=odd)
+    settings = {f"data.{k:0900}": "v" * 10**4 for k in range(20)}
+    make_run(folder / "runs" / "b", seed=1, about=odd | {"settings": settings})
+    make_run(folder / "runs" / "c", gamma=0.1)
+    done = cli("report", "runs=runs")
+    assert done.code == 0, done.err
+    for name in ("gamma", "epoch"):
+        with Image.open(folder / "runs" / "report" / "figures" / f"{name}.png") as picture:
+            assert max(picture.size) < 10_000
