@@ -318,7 +318,12 @@ class Comparison:
                     values = {run: run.value(metric, scale) or -math.inf for run in runs}
                     run = max(runs, key=lambda run: values[run])
                     top = values[run]
-                    value = f"{top:.2f} dB" if metric == "val/psnr" else f"{top:.3f}"
+                    value = f"{top:.3f}"
+                    if metric == "val/psnr":
+                        value = f"{top:.2f} dB"
+                        if (base := baseline([run], metric, scale)) is not None:
+                            kind = "bicubic" if scale > 1 else "the input"
+                            value += f" ({top - base:+.2f} over {kind})"
                     what = f"highest {name}" if rater is None else f"highest {name} by {rater}"
                     facts.append({"what": what, "value": value, "run": label_of(run, self.keys)})
             if facts:
@@ -510,9 +515,15 @@ def unique(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def baseline(runs: Sequence[Run], metric: str, scale: int) -> float | None:
-    """What bicubic reaches, known where the photos of photos.json are all validation photos."""
+    """Return what images have that are only enlarged: by bicubic, or not at all at scale 1.
+
+    Runs of version 0.1 say it only where the photos of photos.json are all validation photos.
+    """
     name = metric.removeprefix("val/")
     for run in runs:
+        for kind in ("bicubic", "input"):
+            if (found := run.value(f"{metric}_{kind}", scale)) is not None:
+                return found
         photos = [photo for photo in run.photos if photo["scale"] == scale]
         whole = run.value(metric, scale)
         try:
@@ -593,7 +604,8 @@ def markdown(table: dict[str, Any]) -> str:
 def enhancer_columns(runs: Sequence[Run]) -> list[tuple[str, str, int | None]]:
     """Heading, metric and scale of the columns of metrics; those without any value are left out."""
     scales = sorted({scale for run in runs for scale in run.scales})
-    names = {"val/psnr": "PSNR", "val/score": "score", "val/score_judge": "judge"}
+    names = {"val/psnr": "PSNR", "val/psnr_bicubic": "bicubic", "val/psnr_input": "input"}
+    names |= {"val/score": "score", "val/score_judge": "judge"}
     names |= {"val/ssim": "SSIM", "val/psnr_y": "PSNR Y"}
     return [
         (f"{name} x{scale}", metric, scale)

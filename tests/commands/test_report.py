@@ -398,6 +398,16 @@ def test_bicubic_is_known_where_all_photos_are(tmp_path: Path) -> None:
     assert baseline([read_run(other)], "val/psnr", 2) is None
 
 
+def test_the_headline_has_the_gain_over_bicubic(cli: Cli, folder: Path) -> None:
+    metrics = {"val/psnr": 19.9, "val/psnr_bicubic": 31.4}
+    make_run(folder / "bad", psnr=19.9, result={"metrics": metrics})
+    assert cli("report", "runs=bad").code == 0
+    text = (folder / "bad" / "report" / "report.html").read_text()
+    assert "19.90 dB (-11.50 over bicubic)" in text
+    (row,) = [row for row in read_markdown(folder / "bad" / "report" / "report.md") if "run" in row]
+    assert row["bicubic x2"] == "31.40"
+
+
 def test_states_are_counted(tmp_path: Path) -> None:
     make_run(tmp_path / "sweeps" / "one" / "a")
     make_run(tmp_path / "sweeps" / "one" / "b", finished=False)
