@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from commands.config import require_file, require_folder
@@ -15,7 +15,8 @@ from commands.device import keep_memory, pick_device
 from commands.run_folder import locked
 from lightning_modules.checkpoint import load_network
 from networks.nima import NIMA
-from web.store import Store, is_ours
+from web.hosts import is_loopback, is_name
+from web.store import UPLOAD_SHARE, Store, is_ours
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,16 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield "password=: needs user="
     if cfg.user is not None and ":" in cfg.user:
         yield f"user={cfg.user}: without a colon"
-    if importlib.util.find_spec("gradio") is None:
-        yield "serve needs Gradio: pip install 'gradio>=6.24,<7'"
+    for name in cfg.hosts if isinstance(cfg.hosts, ListConfig) else []:
+        if not isinstance(name, str) or not is_name(name):
+            yield f"hosts: {name}: names or addresses without port, such as photos.example.org"
+    if isinstance(cfg.max_mb, int | float) and isinstance(cfg.max_disk_gb, int | float):
+        room = cfg.max_disk_gb * 1e3 * UPLOAD_SHARE
+        if cfg.max_mb > room:
+            yield f"max_mb={cfg.max_mb:g}: at most {room:g}, a quarter of max_disk_gb, for uploads"
+    for package in ("fastapi", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            yield f"serve needs {package}: pip install '.[demo]'"
     if cfg.host and isinstance(cfg.port, int) and 0 <= cfg.port <= 65535:
         yield from check_address(cfg.host, cfg.port)
 
@@ -104,10 +113,8 @@ def checkpoints(cfg: DictConfig) -> list[str]:
 
 def serve(cfg: DictConfig) -> None:
     """Serves until Ctrl-C."""
-    import uvicorn  # comes with Gradio
-
-    from web.app import Settings, build_app
-    from web.guard import is_loopback
+    from web.app import Settings, build_app  # needs the extra `demo`
+    from web.connections import Server
     from web.offers import load_offers
     from web.work import Limits, Worker
 
@@ -127,34 +134,20 @@ def serve(cfg: DictConfig) -> None:
         )
         worker = Worker(store, offers, scorer, record, device=device, tile=cfg.tile, limits=limits)
         login = (cfg.user, cfg.password) if cfg.user is not None else None
-        app = build_app(
-            store,
-            worker,
-            Settings(TITLE, cfg.host, login, tuple(name.lower() for name in cfg.hosts)),
-        )
-        config = uvicorn.Config(
-            app,
-            host=cfg.host,
-            port=cfg.port,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
-        )
-        listening = config.bind_socket()
-        host = socket.gethostname() if cfg.host in ("0.0.0.0", "::") else cfg.host
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listening.getsockname()[1]}"
+        hosts = tuple(name.lower() for name in cfg.hosts)
+        app = build_app(store, worker, Settings(TITLE, cfg.host, login, hosts))
 
-        class Server(uvicorn.Server):
-            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                await super().startup(sockets)
-                log.info("%s  (Ctrl-C ends it; results are kept in %s)", address, folder)
+        def started() -> None:
+            host = socket.gethostname() if cfg.host in ("0.0.0.0", "::") else cfg.host
+            shown = f"[{host}]" if ":" in host else host
+            where = f"http://{shown}:{server.port}"
+            log.info("%s  (Ctrl-C ends it; results are kept in %s)", where, folder)
 
+        server = Server(app, cfg.host, cfg.port, started)
         if not is_loopback(cfg.host):
             who = "with the password" if login else "WITHOUT A PASSWORD (user= and password=)"
             log.warning("host=%s: other machines can use this page, %s", cfg.host, who)
         try:
-            Server(config).run(sockets=[listening])
+            server.serve_until_stopped()
         except KeyboardInterrupt:  # uvicorn has shut down in order, and raises it again
             log.info("ended")

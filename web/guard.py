@@ -1,32 +1,28 @@
 """What every request has to pass before any route sees it, and what every answer carries.
 
-A page on loopback is reachable from every web page that the same person opens: a foreign `Host`
-(DNS rebinding) and a foreign `Origin` (cross-site requests) are refused. Of Gradio's own routes
-only those of its API exist; those that serve files, fetch addresses or show its pages do not.
+The page is reachable from every web page that somebody opens who can reach the server: a foreign
+`Host` (DNS rebinding) and a foreign `Origin` (cross-site requests) are refused. Bodies are limited
+in bytes and in time.
 """
 
 import asyncio
 import base64
 import binascii
 import hmac
-import ipaddress
-import json
 import re
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
 
+from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Where our own routes begin; of all others that Gradio brings only `config` is for its clients,
-OURS = (
-    *("", "api", "config", "examples", "favicon.ico", "jobs", "models", "openapi.json"),
-    *("results", "uploads", "web"),
-)
-# and of those below /gradio_api these.
-GRADIO = ("info", "openapi.json", "upload", "queue/join", "queue/data", "call/", "cancel", "reset")
-CALLS = ("/gradio_api/call/", "/gradio_api/queue/join")
+from web.hosts import host_name, is_loopback, same_address
+from web.pages import NOTHING, refuse
+
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -39,12 +35,16 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
+    "Vary": "Accept",  # refusals are pages or JSON
 }
 JSON_BYTES = 100_000  # of requests that carry no photo
 WRONG_SECONDS = 1.0  # that a wrong password waits, one after the other
-BODY_SECONDS = 600  # that an upload may take
-UPLOADS = ("/uploads", "/gradio_api/upload")
-HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+?)\.?)(?::\d+)?")
+WRONG_WAITING = 5  # wrong passwords of one client that may wait at a time
+BODY_SECONDS = 600  # that a body may take,
+PATIENCE = 20  # the first of them at any rate,
+BODY_RATE = 1000  # then with so many bytes a second on average
+MAX_UPLOADS = 32  # under way at a time
+LENGTH = re.compile(r"[0-9]{1,15}")
 
 
 class Guard:
@@ -52,16 +52,12 @@ class Guard:
 
     Args:
         app: what is guarded.
-        host: the address that the server listens at; on loopback only names of it are answered.
+        host: the address that the server listens at; on loopback only names of it are answered,
+            elsewhere also this machine's own name and the address that was connected to.
         login: user and password, or None for no login.
-        hosts: other names that are answered: those under which a proxy serves this.
+        hosts: other names and addresses that are answered, those of a proxy for example.
         max_upload: bytes of one photo.
-        max_photos: photos of one request of Gradio's upload.
         has_room: whether there is room for uploads of so many bytes.
-        is_upload: whether a path is that of a file which Gradio has received. Gradio itself would
-            copy any file of the machine, and fetch any address, that a call names (`_check_allowed`
-            looks at nothing in a mounted application).
-        clear_parts: removes what uploads to Gradio that have broken off have left.
     """
 
     def __init__(
@@ -72,26 +68,20 @@ class Guard:
         login: tuple[str, str] | None,
         hosts: Collection[str],
         max_upload: int,
-        max_photos: int,
         has_room: Callable[[int], bool],
-        is_upload: Callable[[str], bool],
-        clear_parts: Callable[[], None],
     ) -> None:
         self.app = app
         self.local = is_loopback(host)
         self.login = login
-        self.hosts = hosts
+        self.hosts = set(hosts) if self.local else {*hosts, socket.gethostname().lower()}
         self.max_upload = max_upload
-        self.max_photos = max_photos
         self.has_room = has_room
-        self.is_upload = is_upload
-        self.clear_parts = clear_parts
-        self.arriving = 0  # bytes that the uploads under way may bring
-        self.under_way = 0  # uploads to Gradio
+        self.arriving: list[int] = []  # bytes that each upload under way may bring
+        self.wrong: Counter[str] = Counter()  # wrong passwords that wait, by client
         self.turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers what is refused, hands on the rest."""
+        """Answer what is refused, hand on the rest."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})
             return
@@ -102,9 +92,12 @@ class Guard:
         head = scope["method"] == "HEAD"
         if head:
             scope = {**scope, "method": "GET"}
+        started = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -112,87 +105,110 @@ class Guard:
                 message = {**message, "body": b""}
             await send(message)
 
-        receive = self.limited(scope, receive)
-        if refused is None and scope["path"].startswith(CALLS) and scope["method"] == "POST":
-            body = await whole_body(receive)
-            receive = replay(body, receive)
-            if not all(self.is_upload(path) for path in paths_in(body)):
-                refused = refuse(422, "Send photos as files (in Python: handle_file).")
+        receive = self.limited(scope, receive, lambda: started)
         if refused is not None:
             await refused(scope, receive, send_with_headers)
-        elif scope["path"] in UPLOADS:
+        elif is_upload(scope):
             await self.take_upload(scope, receive, send_with_headers)
         else:
             await self.app(scope, receive, send_with_headers)
 
     async def take_upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hands on an upload if there is room for it beside those that are under way."""
+        """Hand on an upload if there is room for it beside those that are under way."""
         length = Headers(scope=scope).get("content-length")
-        expected = self.limit(scope["path"]) if length is None else int(length)
-        if not self.has_room(self.arriving + expected):
-            full = refuse(507, "Too many uploads are waiting here; please try again later.")
+        expected = self.max_upload if length is None else int(length)
+        if len(self.arriving) >= MAX_UPLOADS or not self.has_room(sum(self.arriving) + expected):
+            full = refuse(scope, 507, "Too many uploads are waiting here; please try again later.")
             await full(scope, receive, send)
             return
-        to_gradio = scope["path"] != "/uploads"
-        self.arriving += expected
-        self.under_way += to_gradio
+        self.arriving.append(expected)
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                await self.app(scope, receive, send)
-        except TimeoutError:
-            await refuse(408, "The photo took too long to arrive.")(scope, receive, send)
+            await self.app(scope, receive, send)
         finally:
-            self.arriving -= expected
-            self.under_way -= to_gradio
-            if to_gradio and not self.under_way:
-                self.clear_parts()
+            self.arriving.remove(expected)
 
-    async def refusal(self, scope: Scope) -> JSONResponse | None:
+    async def refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that must not go on."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         name = host_name(host)
-        if self.local and not is_loopback(name) and name not in self.hosts:
-            return refuse(403, "This address is not served.")
+        if not self.serves(name, scope):
+            hint = f"; serve hosts=[{name}] would answer it" if name else ""
+            return refuse(scope, 403, f"This server is not known by that name{hint}.")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
-            return refuse(403, "Requests of other web pages are not answered.")
+            return refuse(scope, 403, "Requests of other web pages are not answered.")
         if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
-            return refuse(403, "Requests of other web pages are not answered.")
-        if self.login and not self.knows(headers.get("authorization", "")):
-            if "authorization" in headers:
+            return refuse(scope, 403, "Requests of other web pages are not answered.")
+        if self.login and (answer := await self.stranger(scope)):
+            return answer
+        if not scope["path"].startswith("/"):  # OPTIONS *, for example
+            return refuse(scope, 404, NOTHING)
+        length = headers.get("content-length", "0")
+        if not LENGTH.fullmatch(length):
+            return refuse(scope, 400, "Content-Length is not a number of bytes.")
+        limit = self.limit(scope)
+        return refuse(scope, 413, too_large(limit)) if int(length) > limit else None
+
+    def serves(self, name: str, scope: Scope) -> bool:
+        """Whether a request may name this server so: a web page cannot make other names its own."""
+        if is_loopback(name) or name in self.hosts:
+            return True
+        return not self.local and same_address(name, (scope.get("server") or ("",))[0])
+
+    async def stranger(self, scope: Scope) -> Response | None:
+        """The answer to who does not know the password; it takes a while after a wrong one."""
+        headers = Headers(scope=scope)
+        client = (scope.get("client") or ("",))[0]
+        if self.wrong[client] >= WRONG_WAITING:  # not even the right one, which would tell
+            return refuse(scope, 429, "Too many wrong passwords; please try again later.")
+        if self.knows(headers.get("authorization", "")):
+            return None
+        if "authorization" in headers:
+            self.wrong[client] += 1
+            try:
                 async with self.turn:
                     await asyncio.sleep(WRONG_SECONDS)
-            answer = refuse(401, "A user name and a password are needed.")
-            answer.headers["WWW-Authenticate"] = 'Basic realm="Neural Image Enhancement"'
-            return answer
-        path = scope["path"]
-        inner = path.removeprefix("/gradio_api/")
-        ours = path.startswith("/") and path[1:].partition("/")[0] in OURS
-        if not (inner.startswith(GRADIO) if inner != path else ours):
-            return refuse(404, "There is nothing here.")
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.limit(path):
-            return too_large(self.limit(path))
-        return None
+            finally:
+                self.wrong[client] -= 1
+                self.wrong += Counter()  # forgets those at 0
+        answer = refuse(scope, 401, "A user name and a password are needed.")
+        answer.headers["WWW-Authenticate"] = 'Basic realm="Neural Image Enhancement"'
+        return answer
 
-    def limit(self, path: str) -> int:
-        """Bytes that a request may have."""
-        if path == "/uploads":
-            return self.max_upload
-        if path == "/gradio_api/upload":
-            return self.max_photos * (self.max_upload + 1000)
-        return JSON_BYTES
+    def limit(self, scope: Scope) -> int:
+        """Bytes that a request's body may have."""
+        return self.max_upload if is_upload(scope) else JSON_BYTES
 
-    def limited(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that ends a body which goes on beyond the limit without having said so."""
-        limit, seen = self.limit(scope["path"]), 0
+    def limited(self, scope: Scope, receive: Receive, started: Callable[[], bool]) -> Receive:
+        """`receive` that ends a body which is too large or too slow.
+
+        Args:
+            scope: of the request.
+            receive: the server's.
+            started: whether the answer is on its way, so that there cannot be another one.
+        """
+        limit, seen, whole = self.limit(scope), 0, False
+        began = time.monotonic()
 
         async def receive_limited() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            return {"type": "http.disconnect"} if seen > limit else message
+            nonlocal seen, whole
+            if whole:  # what comes now is the end of the connection
+                return await receive()
+            left = min(BODY_SECONDS, PATIENCE + seen / BODY_RATE) - (time.monotonic() - began)
+            try:
+                async with asyncio.timeout(left):
+                    message = await receive()
+                seen += len(message.get("body", b""))
+                if seen <= limit:
+                    whole = not message.get("more_body", False)
+                    return message
+                refused = HTTPException(413, too_large(limit))
+            except TimeoutError:
+                refused = HTTPException(408, "The request took too long to arrive.")
+            if started():
+                return {"type": "http.disconnect"}
+            raise refused
 
         return receive_limited
 
@@ -207,68 +223,11 @@ class Guard:
         return hmac.compare_digest(given, ":".join(self.login).encode())
 
 
-async def whole_body(receive: Receive) -> bytes:
-    """A request's body; of one that breaks off what there was."""
-    parts = []
-    while (message := await receive())["type"] == "http.request":
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            break
-    return b"".join(parts)
+def is_upload(scope: Scope) -> bool:
+    """Whether a request brings a photo."""
+    return bool(scope["path"] == "/uploads" and scope["method"] == "POST")
 
 
-def replay(body: bytes, receive: Receive) -> Receive:
-    """`receive` of a request whose body has been read."""
-    given = False
-
-    async def receive_again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receive_again
-
-
-def paths_in(body: bytes) -> Iterator[str]:
-    """What a JSON text has under `path`, at any depth; none of what is no JSON."""
-    try:
-        left: list[Any] = [json.loads(body)]
-    except (ValueError, RecursionError):
-        return
-    while left:
-        item = left.pop()
-        if isinstance(item, dict):
-            if "path" in item:
-                yield str(item["path"])
-            left += item.values()
-        elif isinstance(item, list):
-            left += item
-
-
-def refuse(status: int, text: str) -> JSONResponse:
-    """An answer with the reason; of what is too large nothing more is read."""
-    headers = {"Connection": "close"} if status == 413 else None
-    return JSONResponse({"error": text}, status, headers)
-
-
-def too_large(limit: int) -> JSONResponse:
-    """The answer to a body over a limit."""
-    return refuse(413, f"Too large: up to {limit / 1e6:g} MB are accepted.")
-
-
-def host_name(host: str) -> str:
-    """A `Host` header without the port; nothing for what is none."""
-    found = HOST.fullmatch(host.lower())
-    return (found[1] or found[2]) if found else ""
-
-
-def is_loopback(name: str) -> bool:
-    """Whether a name or an address means this machine alone."""
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+def too_large(limit: int) -> str:
+    """What is said of a body over a limit."""
+    return f"Too large: up to {limit / 1e6:g} MB are accepted."

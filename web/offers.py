@@ -1,10 +1,12 @@
 """What the page offers: enhancers by task and scale, and rows of networks between two trainings."""
 
 import re
+import statistics
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 from commands.evaluate import named
 from commands.interpolate import mixed, same_network
 from lightning_modules.checkpoint import Record, load_network, trained_degradation
+from networks.nima import NIMA
 from networks.scales import at_scale, scales_of
-from networks.tiling import restore
+from networks.tiling import restore, spans
 
-TRIAL = 96  # pixels a side of the picture on which speed is measured at the start
+TRIAL = 96  # pixels a side of the picture on which speed is measured at the start, on a CPU
+TRIALS = 3  # measurements of an architecture, of which the middle one counts
 
 
 class Task(NamedTuple):
@@ -70,6 +74,11 @@ class Offer:
         """The name as a word: `edsr-gamma-0.4`."""
         return re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-.")
 
+    @cached_property
+    def architecture(self) -> str:
+        """What its speed depends on: all layers, without their weights."""
+        return repr(self.net)
+
     @property
     def tasks(self) -> list[Task]:
         """What it can be used for."""
@@ -96,35 +105,73 @@ class Offer:
 
 
 class Speeds:
-    """Seconds that an offer's networks together take for a megapixel of LR, as far as measured."""
+    """Seconds that networks take for a megapixel, by architecture and scale.
 
-    def __init__(self) -> None:
+    Weights do not change them, so all networks of an architecture share what was measured. Pixels
+    in the margins of tiles count as often as they are read.
+
+    Args:
+        tile: LR pixels a side that are enhanced at once.
+    """
+
+    def __init__(self, tile: int) -> None:
+        self.tile = tile
         self.lock = threading.Lock()
-        self.seen: dict[tuple[str, Task], tuple[float, float]] = {}  # seconds, megapixels
+        self.seen: dict[tuple[str, int], tuple[float, float]] = {}  # seconds, megapixels
 
-    def get(self, offer: Offer, task: Task) -> float | None:
-        """What is known; None before anything was measured."""
-        with self.lock:
-            seconds, megapixels = self.seen.get((offer.id, task), (0.0, 0.0))
-        return seconds / megapixels if megapixels else None
+    def get(self, offer: Offer, task: Task, size: tuple[int, int] = (1000, 1000)) -> float | None:
+        """Seconds that an offer's networks together need for a photo; None before any measurement.
 
-    def saw(self, offer: Offer, task: Task, seconds: float, megapixels: float) -> None:
-        """Takes a measurement in: the larger the photo and the newer, the more it counts."""
+        Args:
+            offer: one network or several.
+            task: gives the scale.
+            size: height and width of the photo.
+        """
         with self.lock:
-            before = self.seen.get((offer.id, task), (0.0, 0.0))
-            self.seen[offer.id, task] = (before[0] / 2 + seconds, before[1] / 2 + megapixels)
+            seconds, megapixels = self.seen.get((offer.architecture, task.scale), (0.0, 0.0))
+        if not megapixels:
+            return None
+        one = seconds / megapixels * self.read_megapixels(offer.net, size)
+        return one * max(1, len(offer.gammas))
+
+    def saw(self, offer: Offer, task: Task, size: tuple[int, int], seconds: float) -> None:
+        """Take in what one network needed: the larger the photo and the newer, the more it counts.
+
+        What is smaller than the trial at the start tells nothing about photos.
+        """
+        megapixels = self.read_megapixels(offer.net, size)
+        if megapixels < TRIAL**2 / 1e6:
+            return
+        key = offer.architecture, task.scale
+        with self.lock:
+            before = self.seen.get(key, (0.0, 0.0))
+            self.seen[key] = (before[0] / 2 + seconds, before[1] / 2 + megapixels)
+
+    def read_megapixels(self, net: nn.Module, size: tuple[int, int]) -> float:
+        """Megapixels that a network reads for a photo, margins of tiles included."""
+        margin = getattr(net, "margin", None)
+        if margin is None:
+            return size[0] * size[1] / 1e6
+        sides = [sum(s.last - s.first for s in spans(n, self.tile, margin)) for n in size]
+        return sides[0] * sides[1] / 1e6
 
     def measure(self, offers: Sequence[Offer], device: torch.device) -> None:
-        """Tries each offer on a small picture."""
-        picture = torch.randint(0, 256, (3, TRIAL, TRIAL), dtype=torch.uint8)
+        """Try each architecture on a small picture; a GPU is busy only with a whole tile."""
+        side = self.tile if device.type == "cuda" else min(self.tile, TRIAL)
+        side = max(side, TRIAL)
+        picture = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
         for offer in offers:
             for task in offer.tasks:
+                if (offer.architecture, task.scale) in self.seen:
+                    continue
                 _, net = offer.networks(task.scale)[0]
-                restore(net, picture, device=device)  # the first time takes longer
-                began = time.perf_counter()
-                restore(net, picture, device=device)
-                took = (time.perf_counter() - began) * max(1, len(offer.gammas))
-                self.saw(offer, task, took, TRIAL**2 / 1e6)
+                times = []
+                for _ in range(1 + TRIALS):
+                    began = time.perf_counter()
+                    restore(net, picture, device=device, tile=None)
+                    times.append(time.perf_counter() - began)
+                # The first one warms up.
+                self.saw(offer, task, (side, side), statistics.median(times[1:]))
 
 
 def load_offers(
@@ -186,3 +233,12 @@ def note(net: nn.Module, record: Record) -> str:
     """A line about a network."""
     millions = sum(p.numel() for p in net.parameters()) / 1e6
     return f"{millions:.2f} M parameters, trained on {record['data']}"
+
+
+def scorer_facts(scorer: NIMA, record: Record) -> dict[str, Any]:
+    """What the pages and results say about the scorer, as `ScorerFacts` describes."""
+    return {
+        "name": record["net"]["backbone"],
+        "trained_on": record["data"],
+        "buckets": scorer.num_buckets,
+    }

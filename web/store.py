@@ -20,8 +20,9 @@ from lightning_modules.json_files import write_json
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 UPLOAD_SECONDS = 3600  # uploads that no job has taken by then are removed
-API_SECONDS = 300  # Gradio's, which are copied when their call begins, and shared by content
 UPLOAD_SHARE = 0.25  # of the room, so that uploads alone cannot push results out
+MAX_WAITING = 1000  # uploads that no job has taken: looking for room stays fast
+BLOCK = 4096  # bytes of the disk that the smallest file takes
 UNFINISHED = ("waiting", "working")
 MARK = ".serve"  # is in folders that are this program's to clear
 
@@ -44,16 +45,14 @@ class Store:
         self.max_bytes = max_bytes
         self.keep_seconds = keep_seconds
         self.uploads = folder / "uploads"  # shorter than a token, so that it is none
-        self.api_uploads = folder / "api"  # Gradio's
         self.lock = threading.RLock()
         if not is_ours(folder):
             raise ValueError(f"{folder}: holds other files; serve needs a folder of its own")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARK).touch()
         folder.chmod(0o700)
-        for left_over in (self.uploads, self.api_uploads):
-            remove(left_over)
-            left_over.mkdir()
+        remove(self.uploads)
+        self.uploads.mkdir()
         for job in self.jobs():
             result = self.result(job)
             if result is None:  # no job gets that far without one
@@ -122,28 +121,14 @@ class Store:
 
     def has_room(self, num_bytes: int = 0) -> bool:
         """Whether there is room for uploads of so many bytes beside those that wait."""
-        waiting = size_of(self.uploads) + size_of(self.api_uploads)
-        return waiting + num_bytes <= UPLOAD_SHARE * self.max_bytes
+        waiting = [blocks(path) for path in self.uploads.iterdir()]
+        fits = sum(waiting) + num_bytes <= UPLOAD_SHARE * self.max_bytes
+        return fits and len(waiting) < MAX_WAITING
 
     def find_upload(self, name: str) -> Path | None:
         """An upload that is complete."""
         path = self.uploads / name
         return path if TOKEN.fullmatch(name) and path.is_file() and not path.is_symlink() else None
-
-    def is_api_upload(self, path: str) -> bool:
-        """Whether a path is that of a file which Gradio has received."""
-        found = Path(path)
-        try:
-            inside = found.resolve().is_relative_to(self.api_uploads.resolve())
-            return inside and found.is_file()
-        except (OSError, ValueError):  # a name that is too long, or has a NUL
-            return False
-
-    def clear_parts(self) -> None:
-        """Removes what is left of uploads to Gradio that have broken off; none may be under way."""
-        for path in self.api_uploads.iterdir():
-            if not path.is_dir():
-                remove(path)
 
     def clean(self, busy: set[str]) -> None:
         """Removes what is too old, and the oldest results where there is too much.
@@ -156,11 +141,9 @@ class Store:
         """
         with self.lock:
             now = time.time()
-            ages = ((self.uploads, UPLOAD_SECONDS), (self.api_uploads, API_SECONDS))
-            for folder, age in ages:
-                for path in folder.iterdir():
-                    if path.name not in busy and path.lstat().st_mtime < now - age:
-                        remove(path)
+            for path in self.uploads.iterdir():
+                if path.name not in busy and changed(path) < now - UPLOAD_SECONDS:
+                    remove(path)
             finished = [job for job in self.jobs() if job.name not in busy]
             for job in finished:
                 if self.expires(job) < now:
@@ -185,6 +168,22 @@ def is_ours(folder: Path) -> bool:
         return True
     # The lock is taken before the store is made.
     return {path.name for path in folder.iterdir()} <= {".lock"} or (folder / MARK).is_file()
+
+
+def blocks(path: Path) -> int:
+    """Bytes of the disk that a file takes; 0 if it was removed meanwhile."""
+    try:
+        return max(1, -(-path.lstat().st_size // BLOCK)) * BLOCK
+    except FileNotFoundError:
+        return 0
+
+
+def changed(path: Path) -> float:
+    """When a file was last written, in seconds since 1970; now if it was removed meanwhile."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def size_of(path: Path) -> int:

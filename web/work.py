@@ -22,7 +22,7 @@ from lightning_modules.json_files import write_json
 from lightning_modules.scoring import rate_files
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, mean_score, std_score
-from web.offers import Offer, Speeds, Task
+from web.offers import Offer, Speeds, Task, scorer_facts
 from web.store import FullError, Store
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Plan:
         for upload in job.uploads:
             for offer in job.offers:
                 assert job.task is not None
-                whole = (speeds.get(offer, job.task) or 0.0) * upload.megapixels
+                whole = speeds.get(offer, job.task, (upload.height, upload.width)) or 0.0
                 num = max(1, len(offer.gammas))
                 self.steps += [whole / num + FIXED] * num
             self.ends.append(len(self.steps))
@@ -168,15 +168,11 @@ class Worker:
         self.store = store
         self.offers = {offer.id: offer for offer in offers}
         self.scorer = scorer
-        self.scorer_facts = {
-            "name": scorer_record["net"]["backbone"],
-            "trained_on": scorer_record["data"],
-            "buckets": scorer.num_buckets,
-        }
+        self.scorer_facts = scorer_facts(scorer, scorer_record)
         self.device = device
         self.tile = tile
         self.limits = limits
-        self.speeds = Speeds()
+        self.speeds = Speeds(tile)
         self.waiting: deque[Job] = deque()
         self.current: Job | None = None
         self.changed = threading.Condition()
@@ -392,16 +388,26 @@ class Worker:
             self.show(job, photos=[*job.result["photos"], entry])
             try:
                 photo = read_photo(upload.path)
+            except Exception as error:  # whatever a decoder makes of it: the others go on
+                entry["error"] = sentence(error, upload.path)
+            else:
                 # Where it was taken is nobody's business who gets the link.
                 photo.info.pop("exif", None)
                 entry["height"], entry["width"] = photo.pixels.shape[1:]
-                self.enhance_photo(job, number, photo, entry, plan)
-            except ValueError as error:
-                if isinstance(error, FullError):
-                    raise
-                entry["error"] = sentence(error, upload.path)
+                self.enhance_or_tell(job, number, photo, entry, plan)
             plan.photo_done(number)
             self.save(job)
+
+    def enhance_or_tell(
+        self, job: Job, number: int, photo: Photo, entry: dict[str, Any], plan: "Plan"
+    ) -> None:
+        """Make all versions of one photo, or say beside it why that cannot be."""
+        try:
+            self.enhance_photo(job, number, photo, entry, plan)
+        except FullError:  # the others would not fit either
+            raise
+        except ValueError as error:
+            entry["error"] = sentence(error, job.uploads[number - 1].path)
 
     def enhance_photo(
         self, job: Job, number: int, photo: Photo, entry: dict[str, Any], plan: "Plan"
@@ -439,8 +445,7 @@ class Worker:
                 word = offer.id if gamma is None else f"{offer.id}-at-{gamma:g}"
                 self.add(job, number, entry, name, word, made, **facts)
                 del made
-                megapixels = entry["width"] * entry["height"] / 1e6
-                self.speeds.saw(offer, job.task, seconds * max(1, len(offer.gammas)), megapixels)
+                self.speeds.saw(offer, job.task, (entry["height"], entry["width"]), seconds)
                 plan.version_done()
 
     def ticker(self, job: Job, what: str, plan: "Plan") -> Callable[[int, int], None]:
@@ -527,5 +532,8 @@ class Worker:
 
 def sentence(error: Exception, path: Path) -> str:
     """What is wrong with a photo, without the name that its file has here."""
-    text = str(error).removeprefix(f"{path}: ").partition("\n")[0]
+    text = str(error) if isinstance(error, ValueError) else ""
+    if path.name in text.removeprefix(f"{path}: ") or not text:  # not made for people
+        text = f"cannot be read as an image ({type(error).__name__})"
+    text = text.removeprefix(f"{path}: ").partition("\n")[0]
     return f"{text[:1].upper()}{text[1:]}."

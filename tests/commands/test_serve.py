@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import ROOT, SAMPLE_SCORER, Finished, launch
 
-pytest.importorskip("gradio", reason="Gradio is not installed")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
 Cli = Callable[..., Finished]
 WEIGHTS = ROOT / "weights"
@@ -40,6 +40,8 @@ WEIGHTS = ROOT / "weights"
         (["pairs=[a.ckpt,b.ckpt]"], "should be a valid list"),
         (["output=."], "output=.: holds other files"),
         (["user='a:b'", "password=secret"], "without a colon"),
+        (["hosts=['photos.lan:80']"], "hosts: photos.lan:80: names or addresses without port"),
+        (["max_disk_gb=0.1"], "max_mb=50: at most 25, a quarter of max_disk_gb"),
         (["steps=1"], "steps=1: should be greater than or equal to 2"),
         (["max_mb=0"], "max_mb=0: should be greater than or equal to 0.01"),
         (["tile=0"], "tile=0: should be greater than or equal to 16"),

@@ -1,7 +1,5 @@
 """A server of tiny networks, in this process and on a port of its own."""
 
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +15,13 @@ from networks.can import CAN
 from networks.edsr import EDSR
 from networks.mdsr import MDSR
 
-pytest.importorskip("gradio", reason="Gradio is not installed")
+pytest.importorskip("fastapi", reason="FastAPI is not installed")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
 import httpx
-import uvicorn
 
 from web.app import Settings, build_app
+from web.connections import Server as Listening
 from web.offers import load_offers
 from web.store import Store
 from web.work import Limits, Worker
@@ -99,13 +98,6 @@ def enhancers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
-
-
 Serve = Callable[..., Any]
 
 
@@ -117,6 +109,7 @@ def serve(enhancers: dict[str, str], scorer_file: Path) -> Serve:
     def start(
         folder: Path,
         *,
+        host: str = "127.0.0.1",
         login: tuple[str, str] | None = None,
         max_disk: float = 1e9,
         keep_hours: float = 1,
@@ -143,25 +136,18 @@ def serve(enhancers: dict[str, str], scorer_file: Path) -> Serve:
             tile=tile,
             limits=Limits(**{**defaults, **limits}),
         )
-        before = {k: v for k, v in os.environ.items() if k == "GRADIO_TEMP_DIR"}
-        app = build_app(
-            store, worker, Settings("Test page", "127.0.0.1", login, ("photos.example.org",))
-        )
-        port = free_port()
-        config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, daemon=True)
+        app = build_app(store, worker, Settings("Test page", host, login, ("photos.example.org",)))
+        started = threading.Event()
+        server = Listening(app, host, 0, started.set)
+        thread = threading.Thread(target=server.serve_until_stopped, daemon=True)
         thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.02)
-        base = f"http://127.0.0.1:{port}"
+        assert started.wait(60)
+        base = f"http://127.0.0.1:{server.port}"
         try:
             with httpx.Client(base_url=base, timeout=60, auth=login) as client:
                 yield Server(base, store, worker, client)
         finally:
             server.should_exit = True
-            os.environ.update(before)  # where Gradio's files of the other server are
             thread.join(timeout=30)
             assert not thread.is_alive()
 

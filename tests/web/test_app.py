@@ -24,7 +24,9 @@ from lightning_modules.checkpoint import load_scorer
 from networks.bicubic import imresize
 from tests.conftest import Finished
 from tests.web.conftest import Serve, Server
-from web.app import clean_name, download_names
+from web.archive import download_names
+from web.desk import clean_name
+from web.schema import JobResult, OfferedTask
 
 Cli = Any
 
@@ -374,8 +376,8 @@ def test_the_login_guards_everything(serve: Serve, tmp_path: Path) -> None:
     with serve(tmp_path / "store", login=("ann", "pass:word é")) as server:
         token = server.job(picture())
         server.finished(token)
-        paths = ["/", "/api", "/models", "/web/style.css", "/openapi.json", "/config"]
-        paths += [f"/results/{token}", f"/results/{token}/1-original.png", "/gradio_api/info"]
+        paths = ["/", "/api", "/models", "/web/style.css", "/api/openapi.json"]
+        paths += [f"/results/{token}", f"/results/{token}/1-original.png"]
         with httpx.Client(base_url=server.base) as stranger:
             for path in paths:
                 assert server.client.get(path).status_code == 200, path
@@ -383,16 +385,15 @@ def test_the_login_guards_everything(serve: Serve, tmp_path: Path) -> None:
                 assert answer.status_code == 401
                 assert answer.headers["www-authenticate"].startswith("Basic")
             assert stranger.post("/uploads", content=picture()).status_code == 401
-            assert stranger.post("/gradio_api/upload", content=b"").status_code == 401
+            assert stranger.post("/jobs", content=b"").status_code == 401
             began = time.monotonic()
             assert stranger.get("/", auth=("ann", "password")).status_code == 401
             assert time.monotonic() - began >= 1
             assert stranger.get("/", headers={"Authorization": "Basic !"}).status_code == 401
-        from gradio_client import Client
-
         coded = base64.b64encode("ann:pass:word é".encode()).decode()
-        client = Client(server.base, headers={"Authorization": f"Basic {coded}"}, verbose=False)
-        assert client.predict(api_name="/models") == server.client.get("/models").json()
+        headers = {"Authorization": f"Basic {coded}"}
+        answer = httpx.get(f"{server.base}/models", headers=headers)
+        assert answer.json() == server.client.get("/models").json()
 
 
 def test_a_job_can_be_cancelled_while_it_waits_and_while_it_works(
@@ -550,71 +551,81 @@ def test_a_large_result_has_a_smaller_view(
         assert len(names) == 4
 
 
-def test_gradio_client(server: Server, tmp_path: Path) -> None:
-    from gradio_client import Client, handle_file
-    from gradio_client.exceptions import AppError
+def test_a_program_can_do_what_the_page_does(server: Server) -> None:
+    def start(photo: bytes, **wanted: Any) -> httpx.Response:  # noqa: ANN401
+        upload = server.upload(photo, "my%20photo.png").json()
+        return server.client.post("/jobs", json={"photos": [upload["id"]], **wanted})
 
-    (tmp_path / "my photo.png").write_bytes(picture(50, 40))
-    (tmp_path / "bad.png").write_bytes(b"no photo")
-    client = Client(server.base, verbose=False)
-    photos = [handle_file(tmp_path / "my photo.png")]
-    assert client.predict(api_name="/models") == server.client.get("/models").json()
-    result = client.predict(photos, models=["edsr-gamma-0"], api_name="/enhance")
+    def followed(**wanted: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+        token = start(picture(50, 40), **wanted).json()["token"]
+        states = [server.result(token)]
+        while states[-1]["state"] in ("waiting", "working"):
+            states.append(server.result(token))
+        return states
+
+    result = followed(models=["edsr-gamma-0"])[-1]
     assert result["state"] == "done"
     assert result == server.result(result["token"])
     assert result["photos"][0]["name"] == "my photo.png"
     # All models by default; progress on the way.
-    seen = list(client.submit(photos, scale=4, api_name="/enhance"))
+    seen = followed(scale=4)
     assert seen[0]["state"] in ("waiting", "working")
     assert [v["width"] for v in seen[-1]["photos"][0]["versions"]] == [50, 200, 200]
-    (score,) = client.predict(photos, api_name="/score")
-    assert score == {
-        "name": "my photo.png",
-        "error": None,
-        **result["photos"][0]["versions"][0]["score"],
-    }
-    for arguments, reason in [
-        ({"photos": [handle_file(tmp_path / "bad.png")]}, "Not a photo that can be read"),
-        ({"photos": photos, "scale": 7}, "super-resolution 7 is not offered here"),
-        ({"photos": photos, "models": ["x"]}, "No such model: x"),
+    scored = followed(task="score")[-1]
+    assert (scored["task"], scored["scale"], scored["label"]) == (None, 1, "Score")
+    (version,) = scored["photos"][0]["versions"]
+    assert version["score"] == result["photos"][0]["versions"][0]["score"]
+    # The description of the answers holds.
+    for found in (*seen, result, scored):
+        JobResult.model_validate(found)
+    for task in server.client.get("/models").json():
+        OfferedTask.model_validate(task)
+    assert "Not a photo that can be read" in server.upload(b"no photo").json()["error"]
+    for wanted, reason in [
+        ({"scale": 7}, "super-resolution 7 is not offered here"),
+        ({"models": ["x"]}, "No such model: x"),
         ({"photos": []}, "No photo was given"),
     ]:
-        with pytest.raises(AppError, match=reason):
-            client.predict(**arguments, api_name="/enhance")
-    uploads = [path for path in server.store.uploads.iterdir()]
-    assert uploads == []
+        answer = start(picture(), **wanted)
+        assert answer.status_code == 422
+        assert reason in answer.json()["error"]
 
 
-def test_a_cancelled_call_of_a_gradio_client_ends_its_job(serve: Serve, tmp_path: Path) -> None:
-    from gradio_client import Client, handle_file
+def test_the_api_is_described(server: Server) -> None:
+    found = server.client.get("/api/openapi.json").json()
+    assert {(path, method) for path, methods in found["paths"].items() for method in methods} == {
+        *(("/models", "get"), ("/uploads", "post"), ("/uploads/{name}", "delete")),
+        *(("/jobs", "post"), ("/results/{token}/result.json", "get")),
+        *(("/results/{token}/all.zip", "get"), ("/results/{token}/{file}", "get")),
+        *(("/results/{token}/cancel", "post"), ("/results/{token}/delete", "post")),
+    }
+    upload = found["paths"]["/uploads"]["post"]
+    assert list(upload["requestBody"]["content"]) == ["application/octet-stream"]
+    assert [p["name"] for p in upload["parameters"]] == ["x-file-name"]
+    schema = found["components"]["schemas"]["JobRequest"]
+    assert schema["required"] == ["photos"]
+    assert "HTTPValidationError" not in found["components"]["schemas"]
+    for methods in found["paths"].values():
+        for method in methods.values():
+            refusal = method["responses"]["422"]["content"]["application/json"]["schema"]
+            assert refusal == {"$ref": "#/components/schemas/Refusal"}
 
-    (tmp_path / "photo.png").write_bytes(picture(400, 400))
-    with serve(tmp_path / "store", tile=8) as server:
-        client = Client(server.base, verbose=False)
-        call = client.submit([handle_file(tmp_path / "photo.png")], api_name="/enhance")
-        while not call.outputs():
-            time.sleep(0.05)
-        token = call.outputs()[0]["token"]
-        assert server.result(token)["state"] in ("waiting", "working")
-        call.cancel()
-        assert server.finished(token)["state"] == "cancelled"
 
-
-def test_gradio_takes_no_file_that_it_has_not_received(server: Server, tmp_path: Path) -> None:
+def test_a_job_takes_no_file_that_was_not_sent(server: Server, tmp_path: Path) -> None:
     (tmp_path / "mine.png").write_bytes(picture())
     token = server.job(picture())
     server.finished(token)
     inside = server.store.folder / token / "1-original.png"
     others = (tmp_path / "mine.png", inside, Path("/etc/passwd"), server.store.uploads)
     for path in (*others, "http://127.0.0.1:9/a.png", "file:///etc/passwd", server.base):
-        photo = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-        body = {"data": [[photo], "super-resolution", 2, None]}
-        for address, more in [("call/enhance", {}), ("queue/join", {"fn_index": 0})]:
-            request = {**body, "session_hash": "x", **more}
-            answer = server.client.post(f"/gradio_api/{address}", json=request)
-            assert answer.status_code == 422
-            assert "handle_file" in answer.json()["error"]
-    assert list(server.store.api_uploads.rglob("1-original.png")) == []
+        answer = server.client.post("/jobs", json={"photos": [str(path)[-50:]]})
+        assert answer.status_code == 422
+        assert "not here any more" in answer.json()["error"]
+    for photos in ("x", None, 3, [{"path": "/etc/passwd"}], [None], ["x" * 5000]):
+        answer = server.client.post("/jobs", json={"photos": photos})
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith("photos")
+        assert "object at 0x" not in answer.text
 
 
 def test_the_server_asks_nobody_outside(
@@ -641,7 +652,6 @@ def test_the_server_asks_nobody_outside(
     for address in asked:
         host = address[0] if isinstance(address, tuple) else "127.0.0.1"  # a path of this machine
         assert host in ("127.0.0.1", b"127.0.0.1"), address
-    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
 
 
 def test_photos_of_waiting_jobs_are_kept_whatever_their_age(serve: Serve, tmp_path: Path) -> None:
@@ -749,13 +759,11 @@ def test_uploads_under_way_count(serve: Serve, tmp_path: Path) -> None:
         server.finished(done)
         host, port = server.base.removeprefix("http://").split(":")
         held = []
-        for path in ("/uploads", "/gradio_api/upload"):
+        for _ in range(2):
             connection = socket.create_connection((host, int(port)))
-            boundary = "multipart/form-data; boundary=x"
-            head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: {boundary}\r\n"
-            body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+            head = f"POST /uploads HTTP/1.1\r\nHost: {host}:{port}\r\n"
             length = b"Content-Length: 350000\r\n\r\n"
-            connection.sendall(head.encode() + length + body + b"\0" * 100_000)
+            connection.sendall(head.encode() + length + b"\0" * 100_000)
             held.append(connection)
         time.sleep(0.5)
         refused = server.upload(b"\0" * 200_000)
@@ -767,7 +775,6 @@ def test_uploads_under_way_count(serve: Serve, tmp_path: Path) -> None:
         while server.upload(b"\0" * 700_000).status_code == 507:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert [path for path in server.store.api_uploads.iterdir() if path.is_file()] == []
         assert server.result(done)["state"] == "done"
 
 
@@ -789,20 +796,6 @@ def test_an_end_that_cannot_be_written_does_not_end_the_worker(
 def broken_close(*anything: Any) -> None:  # noqa: ANN401
     """What a folder that has become read-only does."""
     raise PermissionError("read-only")
-
-
-def test_wrong_files_of_a_gradio_call_are_named(server: Server) -> None:
-    for photos in ("x", None, 3, ["x"], [{"url": "http://127.0.0.1:9/a.png"}], [None]):
-        body = {"data": [photos, "super-resolution", 2, None]}
-        answer = server.client.post("/gradio_api/call/enhance", json=body)
-        assert answer.status_code == 200  # it is queued, and refused when its turn comes
-        event = answer.json()["event_id"]
-        stream = server.client.get(f"/gradio_api/call/enhance/{event}").text
-        assert "event: error" in stream
-        assert "object at 0x" not in stream
-    long = [{"path": "x" * 5000, "meta": {"_type": "gradio.FileData"}}]
-    body = {"data": [long, "super-resolution", 2, None]}
-    assert server.client.post("/gradio_api/call/enhance", json=body).status_code == 422
 
 
 def test_names_in_the_archive_are_different_everywhere() -> None:

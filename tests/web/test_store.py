@@ -27,7 +27,6 @@ def test_tokens_are_random_and_folders_private(tmp_path: Path) -> None:
     assert all(TOKEN.fullmatch(job.name) for job in jobs)
     assert {path.stat().st_mode & 0o777 for path in (store.folder, *jobs)} == {0o700}
     assert not TOKEN.fullmatch(store.uploads.name)
-    assert not TOKEN.fullmatch(store.api_uploads.name)
 
 
 def test_what_is_no_token_finds_nothing(tmp_path: Path) -> None:

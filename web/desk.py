@@ -1,0 +1,163 @@
+"""Uploads: files are received, looked at once, and wait for a job."""
+
+import asyncio
+import re
+import unicodedata
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastapi import HTTPException, Request
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TILELENGTH, TILEWIDTH, TiffImageFile
+from starlette.requests import ClientDisconnect
+
+from datamodules.images import read_photo
+from web.store import Store
+from web.work import KINDS, Upload, Worker, sentence
+
+TILE_PIXELS = 1e6  # that a tile of a TIFF file may have whatever the limit for photos
+EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[a-z0-9-]*'(.*)", re.IGNORECASE)  # RFC 5987
+JOINERS = "\u200c\u200d"  # parts of words and of emoji that are not shown by themselves
+
+
+class Desk:
+    """Takes photos in, one at a time, so that decoding them cannot exhaust the memory."""
+
+    def __init__(self, store: Store, worker: Worker) -> None:
+        self.store = store
+        self.worker = worker
+        self.turn = asyncio.Semaphore(1)
+        self.uploads: dict[str, Upload] = {}
+
+    async def receive(self, request: Request, name: str) -> Upload:
+        """Write a request's body to a file of a random name and check that it is a photo.
+
+        Raises:
+            HTTPException: if it is not one, or too large.
+            FullError: if too many wait.
+        """
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            raise HTTPException(
+                415, "Send the file itself as the body (curl --data-binary @FILE), not as a form."
+            )
+        path = self.store.new_upload()
+        part = path.with_suffix(".part")
+        try:
+            with open(part, "xb") as file:
+                async for chunk in request.stream():
+                    file.write(chunk)
+        except ClientDisconnect as error:
+            part.unlink(missing_ok=True)
+            raise HTTPException(400, "The connection was lost.") from error
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        part.rename(path)
+        try:
+            async with self.turn:
+                width, height = await asyncio.to_thread(self.inspect, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        upload = self.uploads[path.name] = Upload(path, name, width, height)
+        return upload
+
+    def inspect(self, path: Path) -> tuple[int, int]:
+        """Decode a photo; return its width and height, upright.
+
+        Raises:
+            HTTPException: if it is none, or too large to be decoded.
+        """
+        if path.stat().st_size == 0:
+            raise HTTPException(422, "The file is empty.")
+        try:
+            (width, height), tile = sizes(path)
+        except Image.DecompressionBombError as error:  # over 179 million
+            raise HTTPException(413, "The photo has far more pixels than are accepted.") from error
+        except Exception as error:  # whatever a decoder makes of a stranger's file
+            raise HTTPException(
+                415, "Not a photo that can be read: PNG, JPEG, WebP, BMP and TIFF can."
+            ) from error
+        limit = self.worker.limits.megapixels
+        if width * height > limit * 1e6:
+            raise HTTPException(
+                413,
+                f"{width} x {height} pixels are {width * height / 1e6:.1f} megapixels; "
+                f"up to {limit:g} are accepted here.",
+            )
+        if tile[0] * tile[1] > max(limit * 1e6, TILE_PIXELS):
+            raise HTTPException(413, f"The photo lies in tiles of {tile[0]} x {tile[1]} pixels.")
+        try:
+            height, width = read_photo(path).pixels.shape[1:]
+        except Exception as error:
+            raise HTTPException(422, sentence(error, path)) from error
+        return width, height
+
+    def find(self, names: Sequence[str]) -> list[Upload]:
+        """The uploads that a job asks for.
+
+        Raises:
+            ValueError: if one is not there any more.
+        """
+        if len(set(names)) < len(names):
+            raise ValueError("A photo is named twice.")
+        if any(name not in self.uploads or not self.store.find_upload(name) for name in names):
+            raise ValueError("A photo is not here any more; please choose it again.")
+        return [self.uploads[name] for name in names]
+
+    def hand_over(self, uploads: Sequence[Upload]) -> None:
+        """Forget uploads, which are a job's now, and those that were removed for their age."""
+        for upload in uploads:
+            self.uploads.pop(upload.path.name, None)
+        for name in list(self.uploads):  # threads take some away meanwhile
+            if not self.store.find_upload(name):
+                self.uploads.pop(name, None)
+
+    def drop(self, name: str) -> None:
+        """Remove an upload that is not wanted any more."""
+        if upload := self.uploads.pop(name, None):
+            upload.path.unlink(missing_ok=True)
+
+
+def sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height of a photo, upright, and of its tiles, from its header alone.
+
+    Tiles are those of TIFF, else 0 x 0: a photo of few pixels may lie in a tile of many.
+    """
+    with Image.open(path, formats=KINDS) as file:
+        size, tile = file.size, (0, 0)
+        if isinstance(file, TiffImageFile):  # whose `size` is upright in some releases of Pillow
+            tags = file.tag_v2
+            size = int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH])
+            tile = int(tags.get(TILEWIDTH, 0)), int(tags.get(TILELENGTH, 0))
+        try:
+            orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:  # damaged EXIF data do not spoil a photo
+            orientation = 1
+    return (size[::-1] if orientation in (5, 6, 7, 8) else size), tile
+
+
+def clean_name(header: str) -> str:
+    """A file's name as people gave it, without a path and without what cannot be shown.
+
+    Args:
+        header: X-File-Name as Starlette gives it, in Latin-1: percent-encoded, RFC 5987
+            (`UTF-8''na%C3%AFve.png`), or plain UTF-8 or Latin-1.
+    """
+    try:
+        name = header.encode("latin-1").decode()
+    except UnicodeError:
+        name = header
+    charset = "utf-8"
+    if found := EXTENDED.fullmatch(name):
+        charset, name = found[1], found[2]
+    name = urllib.parse.unquote(name, encoding=charset, errors="replace")
+    name = re.split(r"[/\\]", name)[-1]
+    name = "".join(c if is_shown(c) else "_" for c in name).strip()
+    return name[:200] or "photo"
+
+
+def is_shown(c: str) -> bool:
+    """Whether a name may have this character: no control codes, nothing that turns text around."""
+    return c.isprintable() or unicodedata.category(c) == "Zs" or c in JOINERS

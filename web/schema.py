@@ -1,0 +1,137 @@
+"""Types of the HTTP API; FastAPI makes the OpenAPI description from them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+State = Literal["waiting", "working", "done", "cancelled", "failed", "interrupted"]
+
+
+class Exact(BaseModel):
+    """Base of the types that describe answers: no keys but the declared ones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Model(Exact):
+    """Network, or a row of networks between two trainings."""
+
+    id: str
+    name: str
+    note: str = Field(description="size and training data")
+    seconds: float | None = Field(
+        description="estimate for a photo of one megapixel; null until it is measured"
+    )
+    gammas: list[float] | None = Field(description="of a row of networks; null for a single one")
+
+
+class OfferedTask(Exact):
+    """Task and the models that do it."""
+
+    task: str = Field(description="super-resolution, deblurring or restoration")
+    scale: int = Field(description="1: same size")
+    label: str
+    models: list[Model]
+
+
+class UploadedPhoto(Exact):
+    """Photo that waits for a job; sizes are those of the upright photo."""
+
+    id: str
+    name: str
+    width: int
+    height: int
+    megapixels: float
+
+
+class JobRequest(BaseModel):
+    """Photos to enhance, or only to score."""
+
+    photos: Annotated[list[Annotated[str, Field(max_length=50)]], Field(max_length=100)] = Field(
+        description="ids of uploads"
+    )
+    task: Annotated[str, Field(max_length=50)] = Field(
+        "super-resolution", description="a task that GET /models lists, or score"
+    )
+    scale: int = Field(2, ge=1, le=64, description="no effect with task=score")
+    models: Annotated[list[Annotated[str, Field(max_length=300)]], Field(max_length=100)] | None = (
+        Field(None, description="ids that GET /models lists; null: all of the task")
+    )
+
+
+class StartedJob(Exact):
+    """Address of a job's results; whoever knows the token can see and delete them."""
+
+    token: str
+    url: str
+
+
+class Score(Exact):
+    """Predicted rating distribution of a picture."""
+
+    mean: float
+    std: float
+    p: list[float] = Field(description="share of each rating, from 1")
+
+
+class Version(Exact):
+    """Picture made from a photo: the original, bicubic, or a model's output."""
+
+    id: str
+    name: str
+    kind: Literal["original", "bicubic", "model"]
+    file: str = Field(description="PNG; GET /results/TOKEN/FILE")
+    width: int
+    height: int
+    view: str = Field(description="smaller PNG where the file is too large for a page")
+    view_width: int
+    view_height: int
+    bytes: int
+    seconds: float | None = Field(description="computing time of the network")
+    series: str | None = Field(description="id of the row of networks it belongs to")
+    gamma: float | None
+    score: Score | None = Field(description="null where the scorer cannot rate the picture")
+
+
+class PhotoResult(Exact):
+    """Photo with everything made from it so far."""
+
+    name: str
+    error: str | None
+    width: int | None
+    height: int | None
+    versions: list[Version]
+
+
+class ScorerFacts(Exact):
+    """Network that scores the pictures."""
+
+    name: str
+    trained_on: str
+    buckets: int = Field(description="the highest rating")
+
+
+class JobResult(Exact):
+    """State of a job, its files and its scores."""
+
+    token: str
+    state: State
+    error: str | None
+    created: str
+    expires: str
+    progress: float = Field(description="0 to 1")
+    seconds_left: float | None
+    now: str = Field(description="what is being computed")
+    waiting: int | None = Field(None, description="jobs before this one, while it waits")
+    task: str | None = Field(description="null: score only")
+    scale: int
+    label: str
+    device: str
+    scorer: ScorerFacts
+    photos: list[PhotoResult]
+
+
+class Refusal(Exact):
+    """Answer to a request that was refused or failed."""
+
+    error: str = Field(description="one sentence")
