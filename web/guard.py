@@ -57,7 +57,7 @@ class Guard:
         login: user and password, or None for no login.
         hosts: other names and addresses that are answered, those of a proxy for example.
         max_upload: bytes of one photo.
-        has_room: whether there is room for uploads of so many bytes.
+        has_room: whether there is room for uploads of these many bytes each.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Guard:
         login: tuple[str, str] | None,
         hosts: Collection[str],
         max_upload: int,
-        has_room: Callable[[int], bool],
+        has_room: Callable[..., bool],
     ) -> None:
         self.app = app
         self.local = is_loopback(host)
@@ -117,7 +117,7 @@ class Guard:
         """Hand on an upload if there is room for it beside those that are under way."""
         length = Headers(scope=scope).get("content-length")
         expected = self.max_upload if length is None else int(length)
-        if len(self.arriving) >= MAX_UPLOADS or not self.has_room(sum(self.arriving) + expected):
+        if len(self.arriving) >= MAX_UPLOADS or not self.has_room(*self.arriving, expected):
             full = refuse(scope, 507, "Too many uploads are waiting here; please try again later.")
             await full(scope, receive, send)
             return

@@ -119,11 +119,10 @@ class Store:
             raise FullError("Too many uploads are waiting here; please try again later.")
         return self.uploads / secrets.token_urlsafe(16)
 
-    def has_room(self, num_bytes: int = 0) -> bool:
-        """Whether there is room for uploads of so many bytes beside those that wait."""
-        waiting = [blocks(path) for path in self.uploads.iterdir()]
-        fits = sum(waiting) + num_bytes <= UPLOAD_SHARE * self.max_bytes
-        return fits and len(waiting) < MAX_WAITING
+    def has_room(self, *sizes: int) -> bool:
+        """Whether there is room for uploads of these many bytes beside those that wait."""
+        counted = [on_disk(size) for size in (*map(length, self.uploads.iterdir()), *sizes)]
+        return sum(counted) <= UPLOAD_SHARE * self.max_bytes and len(counted) <= MAX_WAITING
 
     def find_upload(self, name: str) -> Path | None:
         """An upload that is complete."""
@@ -170,10 +169,15 @@ def is_ours(folder: Path) -> bool:
     return {path.name for path in folder.iterdir()} <= {".lock"} or (folder / MARK).is_file()
 
 
-def blocks(path: Path) -> int:
-    """Bytes of the disk that a file takes; 0 if it was removed meanwhile."""
+def on_disk(size: int) -> int:
+    """Bytes of the disk that a file of some bytes takes."""
+    return max(1, -(-size // BLOCK)) * BLOCK
+
+
+def length(path: Path) -> int:
+    """Bytes of a file; 0 if it was removed meanwhile."""
     try:
-        return max(1, -(-path.lstat().st_size // BLOCK)) * BLOCK
+        return path.lstat().st_size
     except FileNotFoundError:
         return 0
 

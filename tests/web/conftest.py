@@ -22,6 +22,7 @@ import httpx
 
 from web.app import Settings, build_app
 from web.connections import Server as Listening
+from web.guard import Guard
 from web.offers import load_offers
 from web.store import Store
 from web.work import Limits, Worker
@@ -36,6 +37,7 @@ class Server(NamedTuple):
     store: Store
     worker: Worker
     client: httpx.Client
+    app: Guard
 
     def upload(self, content: bytes, name: str = "photo.png") -> httpx.Response:
         """Sends a photo."""
@@ -145,7 +147,7 @@ def serve(enhancers: dict[str, str], scorer_file: Path) -> Serve:
         base = f"http://127.0.0.1:{server.port}"
         try:
             with httpx.Client(base_url=base, timeout=60, auth=login) as client:
-                yield Server(base, store, worker, client)
+                yield Server(base, store, worker, client, app)
         finally:
             server.should_exit = True
             thread.join(timeout=30)
