@@ -14,7 +14,12 @@ def host_name(host: str) -> str:
 
 def is_name(text: str) -> bool:
     """Whether a text is a name or an address as `host_name` gives it."""
-    return host_name(f"[{text}]" if ":" in text else text) == text.lower() != ""
+    if ":" not in text:
+        return host_name(text) == text.lower() != ""
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def is_loopback(name: str) -> bool:

@@ -1,10 +1,12 @@
 // The upload page: a list of photos that are sent at once, a task, models, one button.
 import { Problem, byId, bytes, duration, element, page, plural, request, setText } from "./shared.js";
+import { forget, keep, keepChoices, kept, restoreChoices } from "./kept.js";
 
-// An entry: {file, state: "waiting"|"sending"|"ready"|"refused", sent, answer, error, megapixels, upload, node}.
+// An entry: {file, key, state: "waiting"|"sending"|"ready"|"refused", sent, answer, error, megapixels, upload, node}.
 let entries = [];
 let starting = false;
 let sending = Promise.resolve();
+const restored = kept();
 
 function fault(file) {
   const name = file.name.toLowerCase();
@@ -20,17 +22,19 @@ function say(id, text) {
   setText(byId(id), text);
 }
 
-function add(files) {
+// `keys` are those under which restored files are kept already.
+function add(files, keys = []) {
   say("message", "");
   let left = page.limits.photos - entries.filter((entry) => entry.state !== "refused").length;
   let extra = 0;
-  for (const file of files) {
+  for (const [k, file] of [...files].entries()) {
     const error = fault(file);
     if (!error && left-- <= 0) {
       extra += 1;
       continue;
     }
     const entry = { file, state: error ? "refused" : "waiting", error, sent: 0 };
+    entry.key = keys[k] ? Promise.resolve(keys[k]) : error ? Promise.resolve(null) : restored.then(() => keep(file));
     entries.push(entry);
     build(entry);
     if (!error) send(entry);
@@ -95,6 +99,7 @@ function drop(entry) {
   const place = buttons.indexOf(entry.node.querySelector(".remove"));
   entries = entries.filter((other) => other !== entry);
   entry.upload?.abort();
+  entry.key.then(forget);
   if (entry.answer) request(`/uploads/${entry.answer.id}`, { method: "DELETE" }).catch(() => {});
   URL.revokeObjectURL(entry.url);
   entry.node.remove();
@@ -237,7 +242,10 @@ byId("files").addEventListener("change", (event) => {
   event.target.value = ""; // the same file can be chosen again
 });
 for (const button of document.querySelectorAll(".example")) button.addEventListener("click", () => addExample(button));
-byId("form").addEventListener("change", chooseTask);
+byId("form").addEventListener("change", () => {
+  chooseTask();
+  keepChoices(byId("form"));
+});
 byId("form").addEventListener("submit", start);
 
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
@@ -267,4 +275,8 @@ window.addEventListener("pageshow", (event) => {
   refresh();
 });
 
+restoreChoices(byId("form"));
 chooseTask();
+restored.then((found) => {
+  if (found.length) add(found.map(([, file]) => file), found.map(([key]) => key));
+});
