@@ -133,8 +133,8 @@ class Guard:
         host = headers.get("host", "")
         name = host_name(host)
         if not self.serves(name, scope):
-            hint = f"; serve hosts=[{name}] would answer it" if name else ""
-            return refuse(scope, 403, f"This server is not known by that name{hint}.")
+            hint = f" To allow {name}, start it with hosts=[{name}]." if name else ""
+            return refuse(scope, 403, f"This server does not answer to that name.{hint}")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return refuse(scope, 403, "Requests of other web pages are not answered.")

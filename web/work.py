@@ -520,7 +520,7 @@ class Worker:
     def score(self, path: Path) -> dict[str, Any] | None:
         """The rating of a file, as `python run.py score` gives it; None if it cannot be rated."""
         (rating,) = rate_files(self.scorer, [path], device=self.device)
-        if rating.p_K is None:  # too narrow for the scorer
+        if rating.p_K is None or not rating.p_K.isfinite().all():  # too narrow, or a broken scorer
             return None
         p_1K = rating.p_K[None]
         return {

@@ -123,7 +123,7 @@ def test_hosts_of_a_server_for_others(serve: Serve, tmp_path: Path) -> None:
         ):
             assert get(Host=f"{name}:{port}").status_code == 403, name
         refused = get(Host=f"evil.example:{port}")
-        assert "serve hosts=[evil.example]" in refused.json()["error"]
+        assert "start it with hosts=[evil.example]" in refused.json()["error"]
         assert get(Host=own, Origin="http://evil.example").status_code == 403
         # By each address that the machine has.
         outer = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), 0, socket.AF_INET)}
