@@ -2,7 +2,6 @@
 
 import io
 import socket
-import time
 import urllib.parse
 from pathlib import Path
 
@@ -13,13 +12,12 @@ import torch
 from PIL import Image
 
 from networks.edsr import EDSR
-from networks.tiling import restore
 from tests.web.conftest import Serve, Server, save_enhancer
 from tests.web.test_app import picture, pixels
 from web.archive import download_names
 from web.desk import clean_name
 from web.hosts import is_name, same_address
-from web.offers import TRIAL, Speeds, load_offers
+from web.offers import Speeds, load_offers
 
 NAMES = [
     "naïve café.png",
@@ -197,29 +195,6 @@ def test_identical_networks_have_one_estimate(tmp_path: Path) -> None:
     assert whole is not None
     assert small is not None
     assert small / whole == pytest.approx(64**2 / side**2)
-
-
-def test_the_estimate_is_that_of_a_real_photo(tmp_path: Path) -> None:
-    """Also of one in many tiles, whose margins are most of the work."""
-    torch.manual_seed(0)
-    net = EDSR(scale=2, num_blocks=4, num_features=16)
-    spec = save_enhancer(tmp_path / "a.safetensors", EDSR(scale=2, num_blocks=1, num_features=8), 0)
-    (offer,) = load_offers([spec], [], 2, torch.device("cpu"))
-    offer.net = net.eval()
-    (task,) = offer.tasks
-    speeds = Speeds(32)
-    photo = torch.randint(0, 256, (3, 240, 320), dtype=torch.uint8)
-    took = []
-    for _ in range(3):
-        speeds.seen.clear()
-        speeds.measure([offer], torch.device("cpu"))
-        began = time.perf_counter()
-        restore(net, photo, device=torch.device("cpu"), tile=32)
-        expected = speeds.get(offer, task, (240, 320))
-        assert expected is not None
-        took.append((time.perf_counter() - began) / expected)
-    assert TRIAL == 96
-    assert 1 / 3 < np.median(took) < 3  # a loaded machine is no clock
 
 
 def test_a_rotated_photo_has_its_pixels_upright(server: Server) -> None:
