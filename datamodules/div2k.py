@@ -94,6 +94,17 @@ class PatchPlaces(NamedTuple):
     left_B: Tensor
     code_B: Tensor
 
+    def to_unit(self) -> PairBatch:
+        """Always fail: in a plain loop the data module has to cut these patches out.
+
+        Raises:
+            ValueError: saying how.
+        """
+        raise ValueError(
+            "data.on_device=true leaves the cutting of patches to the data module: "
+            "use data.on_after_batch_transfer(batch.to(device), 0)"
+        )
+
 
 class PatchDataset(BatchDataset):
     """Random patches with one of the eight flips and rotations; each a function of its position.
@@ -395,11 +406,11 @@ class PairsDataModule(ShardedDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of patches."""
-        return self.train_loader(self.train, num_steps=self.num_steps)
+        return self.train_loader(self.dataset("train"), num_steps=self.num_steps)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Whole photos, one at a time."""
-        return self.val_loader(self.val)
+        return self.val_loader(self.dataset("val"))
 
     def on_after_batch_transfer(
         self, batch: PatchBatch | PatchPlaces | PairBatch, dataloader_idx: int
@@ -738,6 +749,8 @@ class Benchmark(FolderPairs):
 
     def hr_folder(self, split: str) -> Path:
         """Where the HR photos are."""
+        if split == "train":
+            raise ValueError(f"{self.description} is for evaluation: it has no training photos")
         return self.root / "HR"
 
     def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:

@@ -174,12 +174,12 @@ class RatedDataModule(ShardedDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of random crops; an epoch shows every image once, up to the last full batch."""
-        num_steps = max(1, len(self.train) // self.batch_size)
-        return self.train_loader(self.train, num_steps=num_steps)
+        train = self.dataset("train")
+        return self.train_loader(train, num_steps=max(1, len(train) // self.batch_size))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Centre crops."""
-        return self.val_loader(self.val, batch_size=self.batch_size)
+        return self.val_loader(self.dataset("val"), batch_size=self.batch_size)
 
     def on_after_batch_transfer(self, batch: RatedCrops, dataloader_idx: int) -> RatedBatch:
         """Flips and converts to float on the device: a quarter of the bytes travel."""

@@ -157,6 +157,8 @@ class TrainSampler(Sampler[Draws]):
     Rank r's micro-batch m of a step is a contiguous slice of the global batch, so the mean gradient
     is that of the global batch for any number of ranks and any accumulation.
 
+    Each pass is another epoch: the one that `set_epoch` has chosen, or else the one after the last.
+
     Args:
         num_items: size of the data set.
         batch_size: global batch size.
@@ -203,26 +205,39 @@ class TrainSampler(Sampler[Draws]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch; Lightning calls this before each."""
+        """Choose the epoch of the next pass; Lightning's Trainer does so before each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.num_steps * self.accumulate
 
     def __iter__(self) -> Iterator[Draws]:
+        epoch = self.epoch
+        self.epoch += 1  # counted when a pass begins: it may be left early
         order = epoch_order(
-            self.num_items, self.num_steps * self.batch_size, seed=self.seed, epoch=self.epoch
+            self.num_items, self.num_steps * self.batch_size, seed=self.seed, epoch=epoch
         )
         size = self.batch_size // (self.world_size * self.accumulate)
         for step in range(self.num_steps):
             for micro in range(self.accumulate):
                 first = step * self.batch_size + (micro * self.world_size + self.rank) * size
-                yield Draws(self.epoch, step, first, order[first : first + size])
+                yield Draws(epoch, step, first, order[first : first + size])
 
 
 def as_it_is(batch: Any) -> Any:  # noqa: ANN401
     """What the loader does with a batch: the data set has made it already."""
     return batch
+
+
+class LateLoader(DataLoader[Any]):
+    """A loader that begins to draw when its first batch is asked for.
+
+    Lightning asks for an iterator before it has restored the epoch of a run that resumes. Workers
+    would start at once, on the patches of epoch 0.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 class ShardedDataModule(L.LightningDataModule):
@@ -252,6 +267,7 @@ class ShardedDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.limit = limit
+        self.sampler: TrainSampler | None = None  # of the latest training loader
 
     def fingerprint(self, split: str | None = None) -> str | None:
         """What tells these data from others of the same settings; None where the code says it all.
@@ -263,8 +279,18 @@ class ShardedDataModule(L.LightningDataModule):
         """
         return None
 
+    def dataset(self, split: str) -> Any:  # noqa: ANN401
+        """`self.train` or `self.val`; opens the data if nobody has called `setup`."""
+        if not hasattr(self, split):
+            self.setup("fit" if split == "train" else "validate")
+        return getattr(self, split)
+
     def train_loader(self, dataset: BatchDataset, *, num_steps: int) -> DataLoader[Any]:
-        """Loader of this rank's share of `num_steps` global batches per epoch."""
+        """Loader of this rank's share of `num_steps` global batches per epoch.
+
+        Every pass through it is a new epoch, with other patches. A Trainer says which; in a plain
+        loop they are counted from 0, also over several loaders of this data module.
+        """
         trainer = self.trainer
         sampler = TrainSampler(
             len(dataset),
@@ -275,6 +301,9 @@ class ShardedDataModule(L.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
         )
+        if self.sampler is not None:
+            sampler.set_epoch(self.sampler.epoch)
+        self.sampler = sampler
         return self.loader(dataset, sampler)
 
     def val_loader(self, dataset: BatchDataset, *, batch_size: int = 1) -> DataLoader[Any]:
@@ -298,7 +327,7 @@ class ShardedDataModule(L.LightningDataModule):
         self, dataset: BatchDataset, batches: TrainSampler | list[list[int]]
     ) -> DataLoader[Any]:
         """Loader that leaves torch's global random numbers alone."""
-        return DataLoader(
+        return LateLoader(
             dataset,
             batch_sampler=batches,  # type: ignore[arg-type]  # Draws are no list
             collate_fn=as_it_is,

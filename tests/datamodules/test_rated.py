@@ -42,8 +42,10 @@ def rated(root: Path, **more: Any) -> RatedFolder:  # noqa: ANN401
     return RatedFolder(str(root / "ratings.csv"), str(root / "photos"), **options)
 
 
-def batches(data: RatedFolder) -> list[RatedBatch]:
-    return [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+def batches(data: RatedFolder, epoch: int = 0) -> list[RatedBatch]:
+    loader = data.train_dataloader()
+    loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+    return [data.on_after_batch_transfer(batch, 0) for batch in loader]
 
 
 def test_votes_become_shares_of_the_right_photo(folder: Path) -> None:
@@ -92,13 +94,11 @@ def test_small_photos_are_enlarged_to_the_crop_at_native_resolution(folder: Path
 def test_training_crops_are_random_and_flipped_and_epochs_differ(folder: Path) -> None:
     data = rated(folder, resize=40, crop=32)
     data.setup()
-    loader = data.train_dataloader()
-    assert len(loader) == 4
+    assert len(data.train_dataloader()) == 4
     first = batches(data)
     again = batches(data)
     assert all(torch.equal(a.images_BCHW, b.images_BCHW) for a, b in zip(first, again, strict=True))
-    loader.batch_sampler.set_epoch(1)  # type: ignore[union-attr]
-    other = [data.on_after_batch_transfer(batch, 0) for batch in loader]
+    other = batches(data, epoch=1)
     assert not torch.equal(first[0].images_BCHW, other[0].images_BCHW)
     flips = torch.cat([batch.flip_B for batch in data.train_dataloader()])
     assert set(flips.tolist()) == {0, 1}
