@@ -151,9 +151,12 @@ class NIMA(nn.Module):
         top, left = ((side - self.crop) // 2 for side in x_BCHW.shape[-2:])
         return x_BCHW[..., top : top + self.crop, left : left + self.crop]
 
-    @torch.no_grad()
     def rate(self, images: Tensor | str | Path) -> Tensor:
-        """Rates whole images of any size.
+        """Rate whole images of any size.
+
+        The gradient reaches the pixels of images that require one, as if `prepare` did not round;
+        a rule that crops leaves it zero outside of the crop. Of others none is recorded. To train
+        on patches use `lightning_modules.losses.AestheticLoss`, which shows them whole.
 
         Args:
             images: B x 3 x H x W in [0, 1], or the path of one image file.
@@ -166,11 +169,13 @@ class NIMA(nn.Module):
         """
         if isinstance(images, Tensor):
             check_images(images)
-            return self(self.prepare(images))  # type: ignore[no-any-return]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
+                return self(self.prepare(images))  # type: ignore[no-any-return]
         if not isinstance(images, str | Path):
             raise ValueError(f"a path or a tensor is needed, not a {type(images).__name__}")
         image_BCHW = to_unit(read_image(Path(images).expanduser()))[None].to(self.mean.device)
-        return self(self.prepare(image_BCHW))[0]  # type: ignore[no-any-return]
+        with torch.no_grad():
+            return self(self.prepare(image_BCHW))[0]  # type: ignore[no-any-return]
 
     @overload
     def score(self, images: Tensor) -> Tensor: ...
@@ -178,9 +183,11 @@ class NIMA(nn.Module):
     @overload
     def score(self, images: str | Path) -> float: ...
 
-    @torch.no_grad()
     def score(self, images: Tensor | str | Path) -> Tensor | float:
-        """Mean score, within 1..K, of what `rate` takes: B values; of a file a number."""
+        """Mean score, within 1..K, of what `rate` takes: B values; of a file a number.
+
+        `-scorer.score(images).mean()` is a loss of the images: see `rate` on its gradient.
+        """
         if isinstance(images, Tensor):
             return mean_score(self.rate(images))
         return mean_score(self.rate(images)[None]).item()
@@ -245,7 +252,8 @@ def resize_images(
 ) -> Tensor:
     """Resizes by a rule and a filter (see `NIMA`), rounded to steps of 1/255.
 
-    `native` enlarges only what is smaller than the crop, keeping the aspect.
+    `native` enlarges only what is smaller than the crop, keeping the aspect. The gradient passes
+    the rounding unchanged (Bengio, Léonard, Courville, 2013: the straight-through estimator).
 
     Raises:
         ValueError: for an image so narrow that it would become longer than `MAX_SIDE`.
@@ -271,7 +279,11 @@ def resize_images(
             images_BCHW = images_BCHW[..., rows[:, None], columns]
         else:
             images_BCHW = F.interpolate(images_BCHW, size=size, mode="bilinear", antialias=True)
-    return (images_BCHW * 255.0).round().clamp(0, 255) / 255.0
+    levels_BCHW = (images_BCHW * 255.0).clamp(0, 255)
+    rounded_BCHW = levels_BCHW.round()
+    if levels_BCHW.requires_grad:
+        rounded_BCHW = levels_BCHW + (rounded_BCHW - levels_BCHW).detach()  # exact: less than 256
+    return rounded_BCHW / 255.0
 
 
 def nearest_pixels(old: int, new: int) -> Tensor:
