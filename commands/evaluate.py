@@ -28,7 +28,7 @@ from commands.run_folder import (
     shorter,
     start,
 )
-from commands.terminal import metrics_table, table
+from commands.terminal import differing_part, metrics_table, table
 from datamodules.div2k import Pair
 from datamodules.images import to_unit, write_image
 from datamodules.parallel import progress
@@ -337,17 +337,6 @@ def named(loaded: list[tuple[nn.Module, Record]], paths: list[str]) -> dict[str,
             name += f" ({parts[path] if clear else k})"
         unique.append(name)
     return dict(zip(unique, (net for net, _ in loaded), strict=True))
-
-
-def differing_part(path: str, paths: list[str]) -> str:
-    """What is left of a path without what all share, at its beginning and its end."""
-    parts = [Path(p).with_suffix("").parts for p in paths]
-    own = Path(path).with_suffix("").parts
-    while all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1:
-        parts, own = [p[1:] for p in parts], own[1:]
-    while all(len(p) > 1 for p in parts) and len({p[-1] for p in parts}) == 1:
-        parts, own = [p[:-1] for p in parts], own[:-1]
-    return "/".join(own)
 
 
 class Rater(NamedTuple):

@@ -27,7 +27,14 @@ from rich.live import Live
 from rich.table import Table
 
 from commands.run_folder import ROOT, locked, read_json, shorter
-from commands.terminal import table
+from commands.terminal import (
+    differing_part,
+    shorten,
+    table,
+    table_width,
+    terminal_width,
+)
+from datamodules.parallel import clock
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +72,7 @@ class Job:
         words: the command line behind `run.py`, in single-run mode.
         folder: its run folder.
         name: what people call it.
+        differs: the settings by which it differs from the sweep's other jobs.
         devices: how many devices it needs, on each machine.
         nodes: machines that it needs.
         ranks: processes on each, where a cluster starts them.
@@ -75,6 +83,7 @@ class Job:
     words: list[str]
     folder: Path
     name: str = ""
+    differs: dict[str, str] = field(default_factory=dict)
     devices: int = 1
     nodes: int = 1
     ranks: int = 1
@@ -146,7 +155,11 @@ class Runner(ABC):
         """
         with caught_signals() as signals, live_lines(jobs) as refresh, self.opened(jobs):
             self.signals = signals
+            heard = 0
             while pending(jobs):
+                if len(signals) > heard:
+                    heard = len(signals)
+                    log.info("%s", self.stopping(jobs, impatient=heard > 1))
                 if signals or (self.stop_at_failure and failed(jobs)):
                     self.give_up(jobs)
                 for job in jobs:
@@ -171,6 +184,16 @@ class Runner(ABC):
     @abstractmethod
     def watch(self, jobs: Sequence[Job]) -> None:
         """Sees which jobs have begun and which have ended."""
+
+    def stopping(self, jobs: Sequence[Job], *, impatient: bool) -> str:
+        """What is said when a signal arrives."""
+        num = sum(job.state in (State.QUEUED, State.RUNNING) for job in jobs)
+        what = "1 job" if num == 1 else f"{num} jobs"
+        if impatient:
+            return f"killing {what}"
+        trains = any(job.words[:1] == ["train"] for job in jobs)
+        kept = " (their last full epoch is kept)" if trains else ""
+        return f"stopping {what}{kept}; Ctrl-C again kills"
 
     @abstractmethod
     def stop(self, jobs: Sequence[Job], *, impatient: bool) -> None:
@@ -387,13 +410,6 @@ def last_line(path: Path, code: int) -> str:
     return f"exit code {code}: {said}" if said else f"exit code {code}"
 
 
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 @contextlib.contextmanager
 def live_lines(jobs: Sequence[Job]) -> Iterator[Any]:
     """On a terminal, a line for each job that runs; what is returned draws them anew."""
@@ -416,12 +432,15 @@ def live_lines(jobs: Sequence[Job]) -> Iterator[Any]:
 def running_table(jobs: Sequence[Job]) -> Table:
     """How far each running job is, from the file that trainings leave in their folder."""
     lines = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        lines.add_column(no_wrap=True)
     for job in jobs:
         if job.state is State.RUNNING:
             at: dict[str, Any] = {}
             with contextlib.suppress(ValueError):  # not of our making
                 at = read_json(job.folder / "progress.json") or {}
-            lines.add_row(job.name, clock(time.monotonic() - job.began), progress_line(at))
+            name = shorten(job.name, terminal_width() // 2)
+            lines.add_row(name, clock(time.monotonic() - job.began), progress_line(at))
     ended = sum(job.state not in OPEN for job in jobs)
     lines.add_row(f"{ended} of {len(jobs)} jobs have ended")
     return lines
@@ -437,17 +456,42 @@ def progress_line(at: Mapping[str, Any]) -> str:
     return line + (f"  {clock(at['left_s'])} left" if at["left_s"] is not None else "")
 
 
-def summary(jobs: Sequence[Job]) -> str:
-    """The table at the end of a sweep."""
-    rows = []
-    names = set()
-    for job in jobs:
-        metric = job.metric() if job.state in (State.DONE, State.FOUND) else None
-        names |= {metric[0]} if metric else set()
-        value = f"{metric[1]:.4f}" if metric else "-"
-        took = clock(job.seconds) if job.state in (State.DONE, State.FAILED) else "-"
-        rows.append([job.name, job.state.value, value, took, str(shorter(job.folder))])
-    heading = names.pop() if len(names) == 1 else "metric"
+def summary(jobs: Sequence[Job], limit: int | None = None) -> str:
+    """The table at the end of a sweep, and why jobs failed.
+
+    Args:
+        jobs: of the sweep.
+        limit: characters in a line of the table; the terminal's if None.
+    """
+    limit = limit or terminal_width()
+    metrics = [job.metric() if job.state in (State.DONE, State.FOUND) else None for job in jobs]
+    names = {metric[0] for metric in metrics if metric}
+    keys = list(dict.fromkeys(key for job in jobs for key in job.differs))
+    columns = [setting_column(jobs, key) for key in keys] or [["job", *(job.name for job in jobs)]]
+    columns.append(["state", *(job.state.value for job in jobs)])
+    values = [f"{metric[1]:.4f}" if metric else "-" for metric in metrics]
+    columns.append([names.pop() if len(names) == 1 else "metric", *values])
+    ran = (State.DONE, State.FAILED, State.STOPPED)
+    times = [clock(job.seconds) if job.state in ran and job.seconds else "-" for job in jobs]
+    columns.append(["time", *times])
+    folders = ["folder", *(job.folder.name for job in jobs)]
+    lines = list(zip(*columns, folders, strict=True))
+    if table_width(lines) > limit:
+        lines = list(zip(*columns, strict=True))
     title = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
-    text = table(title, ["job", "state", heading, "time", "folder"], rows)
-    return "\n".join([text, *(f"{job.name}: {job.note}" for job in failed(jobs))])
+    title += f" in {shorter(jobs[0].folder.parent)}"
+    failures = [
+        f"{job.name}: {job.note} ({shorter(job.folder)}/console.log)" for job in failed(jobs)
+    ]
+    return "\n".join([table(title, lines[0], lines[1:], limit), *failures])
+
+
+def setting_column(jobs: Sequence[Job], key: str) -> list[str]:
+    """A heading and each job's value of a setting, of paths what tells them apart."""
+    last = key.split(".")[-1]
+    others = {other.split(".")[-1] for job in jobs for other in job.differs if other != key}
+    values = [job.differs.get(key, "-").strip("'\"") for job in jobs]
+    paths = [value for value in values if "/" in value]
+    if len(set(paths)) > 1:
+        values = [differing_part(value, paths) if value in paths else value for value in values]
+    return [key if last in others else last, *values]

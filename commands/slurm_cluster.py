@@ -257,6 +257,12 @@ class SlurmCluster(Runner):
             logs = shorter(str(folder).replace("%j", number))
             fail(job, f"SLURM job {number}: {reason}; its log is in {logs}")
 
+    def stopping(self, jobs: Sequence[Job], *, impatient: bool) -> str:
+        """What is said when a signal arrives."""
+        if impatient:
+            return "not waiting for SLURM to end them"
+        return f"{super().stopping(jobs, impatient=False)} without waiting for SLURM"
+
     def stop(self, jobs: Sequence[Job], *, impatient: bool) -> None:
         """Cancels what is queued or runs; does not wait for SLURM if impatient."""
         for job in jobs:

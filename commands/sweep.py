@@ -5,6 +5,8 @@ import importlib
 import json
 import logging
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,8 @@ from commands.run_folder import decide, not_read, parse_task, shorter, within
 from datamodules.parallel import num_cores
 
 log = logging.getLogger(__name__)
+
+LONG = 200  # characters; lists of more names become a number: the table has them all
 
 
 class Place(Protocol):
@@ -138,9 +142,14 @@ def run_sweep(
     finished = [job for job in jobs if job.state is State.FOUND]
     for what, found in (("finished already", finished), ("to be continued", continued)):
         if found:
-            log.info("%s: %s", what, ", ".join(job.name for job in found))
+            listed = ", ".join(job.name for job in found)
+            log.info("%s: %s", what, listed if len(listed) <= LONG else f"{len(found)} jobs")
     stopped_by = place.run(jobs)
+    if stopped_by is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that it could stop
     log.info("\n%s", summary(jobs))
+    if command == "train" and any(job.state in (State.DONE, State.FOUND) for job in jobs):
+        log.info("to compare them: python run.py report %s", shlex.quote(f"runs={folder}"))
     if stopped_by is not None:
         log.info("interrupted; the same command goes on")
         sys.exit(128 + stopped_by)
@@ -250,6 +259,10 @@ def label(jobs: Sequence[Job], given: Sequence[str]) -> None:
         own = [word for word in job.words[1:] if word not in shared]
         own = [word for word in own if not word.startswith(("hydra.", "hydra/"))]
         name = job.folder.name
+        # A group, a key, an addition (+) or a deletion (~); what is deleted has no value.
+        for word in own:
+            key, _, value = word.partition("=")
+            job.differs[key.lstrip("+")] = value or "deleted"
         job.name = " ".join(own) or (name if len(name) <= 40 else f"{name[:30]}...{name[-8:]}")
 
 

@@ -5,8 +5,10 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -14,6 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_modules.metric_names import BASELINES, baseline_name, is_baseline
+
+WEIGHTS = (".ckpt", ".safetensors", ".pt", ".pth", ".onnx")
+LONG = 40  # characters; of longer run folders only the settings that differ are shown
+LEAST = 8  # characters that a column keeps, however narrow the terminal
 
 
 class TerminalHandler(logging.StreamHandler[TextIO]):
@@ -58,8 +64,92 @@ def messages() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as text, as wide as it needs: words to the left, numbers to the right."""
+def terminal_width() -> int:
+    """Columns of the terminal, or what COLUMNS says; 100 in a pipe or a file."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut a text in the middle, where names that are alike rarely differ most."""
+    if len(text) <= limit:
+        return text
+    tail = (limit - 1) // 2
+    return f"{text[: limit - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - tail :]}"
+
+
+def table_width(lines: Sequence[Sequence[str]]) -> int:
+    """Characters that a table of these cells is wide, headings included."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return sum(widths) + 3 * (len(widths) - 1)
+
+
+def fitted(lines: Sequence[Sequence[str]], limit: int) -> list[list[str]]:
+    """Shorten the longest cells until a table of them is no wider than `limit`."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    while sum(widths) + 3 * (len(widths) - 1) > limit and max(widths) > LEAST:
+        widths[widths.index(max(widths))] -= 1
+    return [[shorten(*cell) for cell in zip(line, widths, strict=True)] for line in lines]
+
+
+def differing_part(path: str, paths: Sequence[str]) -> str:
+    """What tells a file from others: its path without what all have in common.
+
+    Relative and absolute paths may be mixed. Of run folders with long names only the settings that
+    differ are left, or the hash where a name was cut before them.
+    """
+    parts = [path_parts(p) for p in paths]
+    own = path_parts(path)
+    while all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1:
+        parts, own = [p[1:] for p in parts], own[1:]
+    while all(len(p) > 1 for p in parts) and len({p[-1] for p in parts}) == 1:
+        parts, own = [p[:-1] for p in parts], own[:-1]
+    if len(own) == 1 and len(own[0]) > LONG and all(len(p) == 1 for p in parts):
+        names = {p[0] for p in parts}
+        for with_hash in (False, True):
+            left = {name: differing_settings(name, names, with_hash) for name in names}
+            if all(left.values()) and len(set(left.values())) == len(names):
+                return left[own[0]]
+    return "/".join(own)
+
+
+def path_parts(path: str) -> tuple[str, ...]:
+    """The parts of a path from the root, without the suffix of a file of weights."""
+    whole = Path(os.path.abspath(path))
+    return (whole.with_suffix("") if whole.suffix in WEIGHTS else whole).parts
+
+
+def differing_settings(name: str, names: set[str], with_hash: bool) -> str:
+    """The settings in the name of a run folder that not all these names have."""
+    kept = settings(name, with_hash)
+    shared = set.intersection(*(set(settings(other, with_hash)) for other in names))
+    return "_".join(item for item in kept if item not in shared)
+
+
+def settings(name: str, with_hash: bool) -> list[str]:
+    """The parts `key-value` of a folder's name; a key may hold underscores."""
+    name, end = re.fullmatch(r"(.*?)((?:-[0-9a-f]{8})?)", name).groups()  # type: ignore[union-attr]
+    items: list[str] = []
+    for word in name.split("_"):
+        if items and "-" not in items[-1]:
+            items[-1] += f"_{word}"
+        else:
+            items.append(word)
+    return [*items, end[1:]] if with_hash and end else items
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], limit: int | None = None
+) -> str:
+    """A table as text: words to the left, numbers to the right.
+
+    Args:
+        title: stands above it.
+        columns: headings.
+        rows: cells.
+        limit: characters in a line; longer cells are shortened. None: as wide as it needs.
+    """
+    if limit is not None:
+        columns, *rows = fitted([columns, *rows], limit)
     built = Table(show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
         numeric = any(re.fullmatch(r"[-+]?[\d.]+", row[i]) for row in rows)

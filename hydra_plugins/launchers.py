@@ -50,6 +50,9 @@ class FreshProcesses(Launcher):
                 return run_sweep(command, self.config, configs, self.place())
             except (ValueError, OSError) as error:
                 sys.exit(refuse(error))
+            except KeyboardInterrupt:  # before the first job has started
+                print("\ninterrupted; the same command goes on", file=sys.stderr)
+                sys.exit(130)
 
 
 class PoolLauncher(FreshProcesses):

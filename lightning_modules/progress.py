@@ -1,0 +1,83 @@
+"""How far a training is: a bar on a terminal, lines of text in a pipe or a file."""
+
+import logging
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from rich import get_console
+
+from datamodules.parallel import Pace
+
+log = logging.getLogger(__name__)
+
+
+class ProgressBarOrLines(RichProgressBar):
+    """Lightning's bar; where there is no terminal, lines within an epoch.
+
+    A line has epoch, step, loss and the time left for the whole training. There is one every tenth
+    of an epoch, but not within 5 seconds of the last, and every 30 seconds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        console = get_console()
+        self.lines = not (console.is_terminal or console.is_jupyter)
+        if self.lines:
+            self.disable()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the training."""
+        super().on_train_start(trainer, pl_module)
+        self.training = Pace(trainer.global_step)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of an epoch."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self.epoch = Pace()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ANN401
+        """Write a line if one is due."""
+        super().on_train_batch_end(trainer, *args)
+        done, total = args[-1] + 1, trainer.num_training_batches
+        if self.speaks(trainer) and self.epoch.due(done, total):
+            part = trainer.accumulate_grad_batches
+            loss = trainer.callback_metrics.get("train/loss")
+            say(
+                trainer,
+                f"step {done // part}/{total // part}",
+                "" if loss is None else f"train/loss {loss.item():.4g}",
+                self.training.left(trainer.global_step, trainer.estimated_stepping_batches),
+            )
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of a validation."""
+        super().on_validation_start(trainer, pl_module)
+        self.validation = Pace()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write a line if one is due."""
+        super().on_validation_batch_end(
+            trainer, pl_module, outputs, batch, batch_idx, dataloader_idx
+        )
+        done, total = batch_idx + 1, trainer.num_val_batches[dataloader_idx]
+        if self.speaks(trainer) and self.validation.due(done, total):
+            say(trainer, f"validation {done}/{total}", self.validation.left(done, total))
+
+    def speaks(self, trainer: L.Trainer) -> bool:
+        """Whether lines are this process's to write."""
+        return self.lines and trainer.is_global_zero and not trainer.sanity_checking
+
+
+def say(trainer: L.Trainer, *words: str) -> None:
+    """Write a line about the present epoch."""
+    epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+    log.info("%s", "  ".join(filter(None, [epoch, *words])))
