@@ -45,6 +45,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

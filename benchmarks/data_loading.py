@@ -223,7 +223,7 @@ def training_share(folder: Path) -> str:
                     batch = finish(next(batches))
                     waited.append(time.perf_counter() - start)
                     optimizer.zero_grad()
-                    l2_loss(net(batch.lr_BCHW), batch.hr_BCHW).backward()
+                    torch.autograd.backward(l2_loss(net(batch.lr_BCHW), batch.hr_BCHW))
                     optimizer.step()
                     wait(device)
                     total.append(time.perf_counter() - start)

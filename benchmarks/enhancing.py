@@ -45,7 +45,7 @@ def measure(name: str) -> dict[str, float]:
     def enhance() -> torch.Tensor:
         if way is None:
             with torch.inference_mode():
-                sr = net(photo[None].to(device).float() / 255)[0]
+                sr: torch.Tensor = net(photo[None].to(device).float() / 255)[0]
                 return (sr * 255).round().clamp(0, 255).to(torch.uint8).cpu()
         tile, precision = way
         options = {"tile": tile, "precision": getattr(torch, precision)}

@@ -150,7 +150,7 @@ def serve(way: Way) -> None:
     scales = module.scales if way.net != "nima" else [1]
     dtype = getattr(torch, DTYPES[way.precision])
     optimizer = torch.optim.Adam(module.net.parameters(), lr=1e-4)
-    scaler = torch.amp.GradScaler(device.type, enabled=way.precision == "16")  # type: ignore[attr-defined]
+    scaler = torch.amp.GradScaler(device.type, enabled=way.precision == "16")
 
     def data(batch: int) -> list[tuple[Any, Any]]:
         first = torch.rand(batch, 3, way.size, way.size, device=device)
@@ -217,7 +217,7 @@ def serve(way: Way) -> None:
 
 def kernels(profile: Any, steps: int) -> dict[str, Any]:  # noqa: ANN401
     """Milliseconds and number of kernels of a step, by kind."""
-    from torch.autograd import DeviceType
+    from torch.autograd.profiler_util import DeviceType  # type: ignore[attr-defined]
 
     found: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
     for event in profile.events():

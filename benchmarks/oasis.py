@@ -167,7 +167,8 @@ def fitted(
     mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
     z = (x - mean) / std
     weights = np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ (y - y.mean()))
-    return (new - mean) / std @ weights + y.mean()
+    predicted: NDArray[np.float64] = (new - mean) / std @ weights + y.mean()
+    return predicted
 
 
 def srcc(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -124,7 +124,7 @@ class ReadSubImages:
     """PNG-compressed sub-images in LMDB; float32 in [0, 1] as soon as they are decoded."""
 
     def __init__(self, folder: Path) -> None:
-        import lmdb
+        import lmdb  # type: ignore[import-not-found]
 
         self.databases = []
         for side, size in (("LR", SUB // SCALE), ("HR", SUB)):
@@ -197,7 +197,9 @@ class EachPhoto(Dataset[Any]):
         """A crop, float32 in [0, 1]."""
         path = self.paths[k % len(self.paths)]
         if self.exact:
-            image = resize_images(to_unit(read_image(path))[None], "squash", 256, 192)[0]
+            image = resize_images(to_unit(read_image(path))[None], "squash", "bilinear", 256, 192)[
+                0
+            ]
         else:
             small = Image.open(path).convert("RGB").resize((256, 256), Image.Resampling.BILINEAR)
             image = to_unit(to_tensor(np.array(small)))

@@ -40,13 +40,13 @@ def files(folder: str) -> list[Path]:
 
 def pyiqa_one_by_one(folder: str) -> dict[str, float]:
     """Pyiqa's NIMA on the same backbone and input size, one file after the other."""
-    import timm
+    import timm  # type: ignore[import-not-found]
     import torch
 
     create = timm.create_model
     timm.create_model = lambda name, pretrained=True, **more: create(name, **more)
-    from pyiqa.archs.nima_arch import NIMA
-    from pyiqa.utils.img_util import imread2tensor
+    from pyiqa.archs.nima_arch import NIMA  # type: ignore[import-not-found]
+    from pyiqa.utils.img_util import imread2tensor  # type: ignore[import-not-found]
 
     device = pick()
     net = NIMA(TIMM_NAME, pretrained=False).eval().to(device)
@@ -56,20 +56,22 @@ def pyiqa_one_by_one(folder: str) -> dict[str, float]:
         with torch.no_grad():  # as its InferenceModel does
             net(imread2tensor(str(path), rgb=True)[None].to(device)).item()
 
-    return per_file(lambda paths: [score(path) for path in paths], folder)
+    def score_all(paths: list[Path]) -> None:
+        for path in paths:
+            score(path)
+
+    return per_file(score_all, folder)
 
 
 def plain(folder: str) -> dict[str, float]:
     """Our network as PyTorch makes it, one file after the other."""
-    import torch
-
     net = scorer().to(pick())
 
-    def score(path: Path) -> None:
-        with torch.no_grad():
+    def score_all(paths: list[Path]) -> None:
+        for path in paths:
             net.score(path)
 
-    return per_file(lambda paths: [score(path) for path in paths], folder)
+    return per_file(score_all, folder)
 
 
 def command(folder: str, precision: str = "float32") -> dict[str, float]:
@@ -131,7 +133,7 @@ def bfloat16_error(folder: str, checkpoint: str) -> dict[str, float]:
     device = pick()
     found = []
     for precision in ("float32", "bfloat16"):
-        ratings = rate_files(net, files(folder), device=device, precision=precision)  # type: ignore[arg-type]
+        ratings = rate_files(net, files(folder), device=device, precision=precision)
         p_NK = torch.stack([rating.p_K for rating in ratings if rating.p_K is not None])
         found.append(mean_score(p_NK))
     error = (found[0] - found[1]).abs()
@@ -163,7 +165,7 @@ def gradient(folder: str, variant: str) -> dict[str, float]:
     images = torch.rand(BATCH, 3, PATCH, PATCH, device=device, requires_grad=True)
 
     def step() -> None:
-        mean_score(net(images)).sum().backward()
+        torch.autograd.backward(mean_score(net(images)).sum())
         if device.type == "cuda":
             torch.cuda.synchronize()
 

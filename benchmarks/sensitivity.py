@@ -61,7 +61,7 @@ def centre(photo: Tensor, side: int) -> Tensor:
 def sensitivity(scorer: NIMA, images_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, norms of their gradients, and what one grey level can add to them."""
     scores, norms, gains = [], [], []
-    for images in images_NCHW.split(BATCH):
+    for images in torch.split(images_NCHW, BATCH):
         images = images.clone().requires_grad_()
         score = mean_score(scorer(images))
         (gradient,) = torch.autograd.grad(score.sum(), images)

@@ -78,7 +78,7 @@ def serve(side: int, precision: str, gamma: float | str) -> None:
                 total = 255 * torch.nn.functional.l1_loss(sr, hr)
             else:
                 total = module.loss(sr, hr).total
-        total.backward()
+        torch.autograd.backward(total)
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
