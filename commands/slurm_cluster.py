@@ -14,6 +14,7 @@ import pickle
 import re
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -98,6 +99,7 @@ class SlurmCluster(Runner):
         if not waiting:
             return None
         self.known = self.states()
+        make_private(root_of(self.folder))
         self.attach(waiting)
         if self.wait:
             return super().run(jobs)
@@ -240,7 +242,12 @@ class SlurmCluster(Runner):
         """Marks a job as ended that SLURM does not list any more."""
         number, ranks, folder = self.submitted[job.folder]
         paths = (JobPaths(folder, number, rank).result_pickle for rank in range(ranks))
-        found = [pickle.loads(path.read_bytes()) for path in paths if path.exists()]
+        there = [path for path in paths if path.exists()]
+        foreign = [p for p in (root_of(folder), *there) if there and not is_private(p)]
+        if foreign:  # unpickling runs what others may have written there
+            fail(job, f"{foreign[0]}: others can write there, so the result is not read")
+            return
+        found = [pickle.loads(path.read_bytes()) for path in there]
         errors = [str(text) for kind, text in found if kind == "error"]
         asked = job.deadline is not None
         since = self.gone.setdefault(job.folder, time.monotonic())
@@ -284,6 +291,38 @@ def has_result(job: Job) -> bool:
     """Whether a job has come to a result since it was submitted; an older one is another's."""
     result, note = job.folder / "result.json", job.folder / "slurm.json"
     return result.exists() and result.stat().st_mtime >= note.stat().st_mtime
+
+
+def root_of(folder: Path) -> Path:
+    """The folder of all of submitit's files: what stands before the job's number (`%j`)."""
+    named = [part for part in (folder, *folder.parents) if "%" in part.name]
+    return named[-1].parent if named else folder
+
+
+def is_private(path: Path) -> bool:
+    """Whether nobody but this user (and root) can write there."""
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only this user can enter, whatever the umask.
+
+    Raises:
+        ValueError: if it is there, and others could have written into it.
+    """
+    if not folder.exists():
+        folder.mkdir(parents=True)
+    elif not is_private(folder):
+        raise ValueError(
+            f"hydra.launcher.submitit_folder={folder}: others can write there, and what is read "
+            f"back from it can run code; remove it, or chmod go-w if you trust what it holds"
+        )
+    folder.chmod(0o700)
+    parent = folder.parent
+    shared = parent.stat().st_mode
+    if shared & 0o022 and not shared & stat.S_ISVTX:
+        log.warning("%s: others can write there, and so replace %s", parent, folder.name)
 
 
 class TaskFailed(Exception):
