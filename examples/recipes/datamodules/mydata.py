@@ -1,0 +1,21 @@
+"""A data set of one's own: photos in NumPy files, `train/*.npy` and `val/*.npy`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.degradations import Degradation
+from datamodules.div2k import PairsDataModule, Photos
+from datamodules.images import to_tensor
+
+
+class MyPhotos(PairsDataModule):
+    """Photos of H x W x 3 bytes; LR is made from them."""
+
+    description = "camera photos in NumPy files"
+
+    def photos(self, split: str, degradation: Degradation) -> Photos:
+        """Read the photos of `train` or `val`."""
+        files = sorted(Path(split).glob("*.npy"))[: self.limit]
+        images = [to_tensor(np.load(file)) for file in files]
+        return self.in_memory(images, [file.stem for file in files], degradation)
