@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,6 +132,12 @@ def test_sensitivity() -> None:
     assert all(part.isfinite().all() for part in parts)
 
 
+def numbers(capsys: pytest.CaptureFixture[str]) -> list[Any]:
+    """The JSON that was printed; messages may stand between, where another test shows them."""
+    lines = capsys.readouterr().out.splitlines()
+    return [json.loads(line) for line in lines if line[:1] in "{0123456789"]
+
+
 @pytest.mark.parametrize("gamma", ["plain", 0, 0.4])
 def test_training_step(
     gamma: float | str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -139,7 +146,7 @@ def test_training_step(
     monkeypatch.setattr(step, "BATCH", 1)
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     step.serve(12, "float32", gamma)
-    error, seconds = map(json.loads, capsys.readouterr().out.splitlines()[-2:])
+    error, seconds = numbers(capsys)
     assert error == 0 < seconds
 
 
@@ -150,7 +157,7 @@ def test_gpu(
     gpu = benchmark("gpu")
     monkeypatch.setattr(sys, "stdin", io.StringIO("steps 1\nprofile 1\n"))
     gpu.serve(gpu.Way(net, 64 if net == "nima" else 12, 2, "32", gamma=gamma))
-    counted, measured, profiled = map(json.loads, capsys.readouterr().out.splitlines()[-3:])
+    counted, measured, profiled = numbers(capsys)
     assert counted["flops"] > 1e6
     assert measured["seconds"] > 0
     assert profiled["kernels"] == {}
