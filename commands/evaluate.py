@@ -33,12 +33,7 @@ from datamodules.div2k import Pair
 from datamodules.images import to_unit, write_image
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
-from lightning_modules.checkpoint import (
-    Record,
-    dependence,
-    load_network,
-    trained_degradation,
-)
+from lightning_modules.checkpoint import dependence, load_network
 from lightning_modules.losses import emd_per_sample
 from lightning_modules.metrics import (
     MAX_PSNR,
@@ -48,9 +43,11 @@ from lightning_modules.metrics import (
     rating_metrics,
 )
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
+from lightning_modules.record import Record
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, VIEW, mean_score, std_score
 from networks.scales import at_scale, scales_of
+from networks.tensor_files import printable
 from networks.tiling import SelfEnsemble, restore
 
 log = logging.getLogger(__name__)
@@ -121,13 +118,13 @@ def evaluate(cfg: DictConfig) -> None:
     """Measures, writes result.json, per_image.csv and pictures, and prints a table."""
     paths = checkpoints(cfg)
     loaded = [load_network(path) for path in paths]
-    if len({record["kind"] for _, record in loaded}) > 1:
+    if len({record.kind for _, record in loaded}) > 1:
         raise ValueError("checkpoint: enhancers and scorers are measured apart")
     use_own_data(cfg, [record for _, record in loaded], paths)
     for path, (_, record) in zip(paths, loaded, strict=True):
-        for problem in require_kind(cfg, "pairs" if record["kind"] == "enhancer" else "rated"):
-            raise ValueError(f"{path} is a checkpoint of kind {record['kind']}; {problem}")
-    kind = loaded[0][1]["kind"]
+        for problem in require_kind(cfg, "pairs" if record.kind == "enhancer" else "rated"):
+            raise ValueError(f"{path} is a checkpoint of kind {record.kind}; {problem}")
+    kind = loaded[0][1].kind
     key = "checkpoint" if isinstance(cfg.checkpoint, str) else "checkpoint.{}"
     files = {key.format(k): path for k, path in enumerate(paths)}
     if kind == "enhancer":
@@ -176,7 +173,7 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
         raise ValueError("scale 1: LR would be HR; give the data.degradation that is to be undone")
     remarks = []
     for record in records:
-        trained = trained_degradation(record)
+        trained = record.trained_degradation
         if not trained or not given:
             continue
         differing = [name for name in names if (trained[name] or 0) != given[name]]
@@ -193,7 +190,7 @@ def split_remark(cfg: DictConfig, record: Record) -> str:
         cfg: what is measured.
         record: of a scorer; an exported one does not say how its images were split.
     """
-    trained = (record.get("config") or {}).get("data") or {}
+    trained = record.data_config
     measured = OmegaConf.to_container(cfg.data, resolve=True)
     assert isinstance(measured, dict)
     if trained.get("_target_") != measured["_target_"] or measured.get("val_list") is not None:
@@ -202,7 +199,7 @@ def split_remark(cfg: DictConfig, record: Record) -> str:
     differing = [key for key in keys if trained.get(key) != measured.get(key)]
     if not differing:
         return ""
-    shown = " ".join(f"data.{key}={trained.get(key)}" for key in differing)
+    shown = printable(" ".join(f"data.{key}={trained.get(key)}" for key in differing))
     return (
         f"was trained with {shown}, which is not the split here: where the images are the same, "
         "some that are measured have trained it (data.val_list=FILE names those that have not)"
@@ -352,7 +349,7 @@ def describe(raters: dict[str, Rater]) -> str:
     """Who the scores are by, and whether the judge says anything that the scorer does not."""
     what = {"score": "scorer", "score_judge": "judge"}
     lines = [
-        f"{what[name]}: {shorter(rater.path)}, trained on {rater.record['data']}"
+        f"{what[name]}: {shorter(rater.path)}, trained on {rater.record.data}"
         + "".join(f", {key}={value}" for key, value in rater.view.items())
         for name, rater in raters.items()
     ]
@@ -534,7 +531,8 @@ def digits(values: dict[str, Any], keys: list[str]) -> list[str]:
 
 def record_name(record: Record) -> str:
     """What a table calls the network: its class and gamma."""
-    return f"{record['net']['_target_'].rpartition('.')[2]} gamma={record['gamma']:g}"
+    assert record.gamma is not None  # of an enhancer
+    return f"{record.class_name} gamma={record.gamma:g}"
 
 
 def mean_row(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,8 @@ from torch import nn
 
 from commands.config import check_output, require_file
 from commands.enhance import load_enhancer
-from lightning_modules.checkpoint import load_network, save_safetensors, trained_degradation
+from lightning_modules.checkpoint import load_network, save_safetensors
+from lightning_modules.record import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +57,14 @@ def export(cfg: DictConfig) -> None:
         log.info("%s  x%d  %.2f MB", path, int(net.scale), path.stat().st_size / 1e6)  # type: ignore[arg-type]
     else:
         network, record = load_network(cfg.checkpoint)
-        keys = ("kind", "net", "data", "gamma", "metrics", "epoch", "config_hash")
-        # Not the configuration, which names local paths; imported weights have no epoch.
-        kept = {key: record[key] for key in keys if key in record}
-        if cfg.description is not None:
-            kept["data"] = cfg.description
-        if record["kind"] == "enhancer":
-            kept["degradation"] = trained_degradation(record)
+        kept = replace(
+            record,
+            config=None,  # it names local paths
+            wall_time_s=None,
+            data=record.data if cfg.description is None else cfg.description,
+            degradation=record.trained_degradation,
+            version=VERSION,
+        )
         save_safetensors(path, network, kept)
         log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
 

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict
 
 from commands.config import check_output, require_file
-from lightning_modules.checkpoint import Record, save_safetensors
+from lightning_modules.checkpoint import NIMA_TARGET, save_safetensors
+from lightning_modules.record import Record
 from networks.keras_files import KERAS_SUFFIXES
 from networks.nima import keras_nima
 
@@ -39,12 +40,12 @@ def import_weights(cfg: DictConfig) -> None:
     """Writes the file, in single precision: the weights are those that came in."""
     source = Path(cfg.input).expanduser()
     scorer = keras_nima(source)
-    record: Record = {
-        "kind": "scorer",
-        "data": f"{cfg.trained_on or 'unknown data'} (imported from {source.name})",
-        "gamma": None,
-        "metrics": {},
-    }
+    record = Record(
+        kind="scorer",
+        net={"_target_": NIMA_TARGET, **scorer.arguments},
+        data=f"{cfg.trained_on or 'unknown data'} (imported from {source.name})",
+        gamma=None,
+    )
     path = Path(cfg.output).expanduser()
     save_safetensors(path, scorer, record, dtype=torch.float32)
     log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)

@@ -39,9 +39,11 @@ from commands.terminal import table
 from datamodules.images import to_unit
 from datamodules.parallel import progress
 from datamodules.sampling import ShardedDataModule
-from lightning_modules.checkpoint import Record, load_network
+from lightning_modules.checkpoint import load_network
 from lightning_modules.pictures import save_figure
+from lightning_modules.record import Record
 from networks.scales import at_scale
+from networks.tensor_files import printable
 from networks.tiling import restore
 
 
@@ -94,15 +96,16 @@ def interpolate(cfg: DictConfig) -> None:
 
 def same_network(one: Record, two: Record) -> None:
     """Refuses trainings of different networks, whose weights cannot be mixed."""
-    if one["net"] == two["net"]:
+    nets: list[dict[str, Any]] = [dict(record.net) for record in (one, two)]
+    if nets[0] == nets[1]:
         return
     differing = {
-        key: [net.get(key) for net in (one["net"], two["net"])]
-        for key in one["net"] | two["net"]
-        if one["net"].get(key) != two["net"].get(key)
+        key: [net.get(key) for net in nets]
+        for key in nets[0] | nets[1]
+        if nets[0].get(key) != nets[1].get(key)
     }
     shown = ", ".join(f"{key}: {a} and {b}" for key, (a, b) in differing.items())
-    raise ValueError(f"checkpoints: need two trainings of the same network, not {shown}")
+    raise ValueError(f"checkpoints: need two trainings of the same network, not {printable(shown)}")
 
 
 def mixed(first: dict[str, Tensor], second: dict[str, Tensor], share: float) -> dict[str, Tensor]:

@@ -92,7 +92,7 @@ def score(cfg: DictConfig) -> None:
         buckets = {f"p{k}": p for k, p in enumerate(rating.p_K.tolist(), 1)}
         rows.append({"image": str(rating.path), "mean": mean, "std": std, **buckets})
     if rows:
-        title = f"scorer: {shorter(cfg.checkpoint)}, trained on {record['data']}"
+        title = f"scorer: {shorter(cfg.checkpoint)}, trained on {record.data}"
         best_first = sorted(rows, key=lambda row: -row["mean"])
         log.info("%s", ranking(best_first, title, scorer.num_buckets, cfg.rows))
         if cfg.output is not None:

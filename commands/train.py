@@ -46,10 +46,12 @@ from lightning_modules.callbacks import ProgressFile, Watch, last_step
 from lightning_modules.checkpoint import WriteRecord, dependence, load_network, read_checkpoint
 from lightning_modules.compiling import WITH_GRAPHS
 from lightning_modules.loggers import RunCSV
+from lightning_modules.record import VERSION, Record
 from networks.backbones import BACKBONES
 from networks.edsr import EDSR
 from networks.nima import VIEW
-from networks.weights import fetch_official, load_plain, load_weights, packaged
+from networks.tensor_files import load_plain
+from networks.weights import fetch_official, load_weights, packaged
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +204,7 @@ def check_kind(key: str, path: str) -> Iterator[str]:
     except ValueError as error:
         yield f"{key}={error}"
         return
-    if record is None or record["kind"] != "scorer":
+    if record is None or record.kind != "scorer":
         yield f"{key}={path}: not a scorer"
 
 
@@ -215,10 +217,10 @@ def check_scorer(cfg: DictConfig) -> Iterator[str]:
         return
     _, record = read_checkpoint(path)
     assert record is not None
-    if record["net"]["backbone"] != cfg.scorer.backbone:
+    if record.backbone != cfg.scorer.backbone:
         yield (
-            f"scorer.checkpoint={path}: a {record['net']['backbone']}, but "
-            f"scorer={cfg.scorer.backbone} was asked for; scorer={record['net']['backbone']} goes "
+            f"scorer.checkpoint={path}: a {record.backbone}, but "
+            f"scorer={cfg.scorer.backbone} was asked for; scorer={record.backbone} goes "
             f"with it, or train one by python run.py experiment=sample_nima "
             f"scorer={cfg.scorer.backbone}"
         )
@@ -410,14 +412,16 @@ def fit(
     if trainer.is_global_zero:  # nothing is touched before everything could be built
         start(folder, state, identity, cfg)
     kind = "scorer" if trains_scorer(cfg) else "enhancer"
-    record = {
+    about = {
         "kind": kind,
         "net": spec["net"],
         "data": datamodule.description,
         "gamma": cfg.gamma,
         "config": identity.config,
         "config_hash": identity.config_hash,
+        "version": VERSION,
     }
+    record = Record.parse(about, "this training")
     first_step, seconds = 0, 0.0
     if ckpt_path is not None:
         earlier = load_last(ckpt_path)
@@ -466,8 +470,8 @@ def start_from(network: nn.Module, path: str) -> None:
     except ValueError as error:
         if record is None:
             raise
-        name = record["net"].get("backbone", record["net"].get("_target_", "").rpartition(".")[2])
-        raise ValueError(f"init_from={error}; the file holds a {record['kind']}, {name}") from error
+        held = f"a {record.kind}, {record.backbone}"
+        raise ValueError(f"init_from={error}; the file holds {held}") from error
 
 
 def split_upsampler(state: Weights) -> tuple[Weights, Weights]:

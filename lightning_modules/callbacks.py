@@ -233,7 +233,7 @@ class PhotoTable(Callback):
             for scale in pl_module.scales
             for k in range(min(self.num_photos, len(photos.hr)))
         ]
-        write_json(self.folder / "photos.json", {"epoch": record["epoch"] + 1, "photos": rows})
+        write_json(self.folder / "photos.json", {"epoch": (record.epoch or 0) + 1, "photos": rows})
         for logger in trainer.loggers:
             log_photos(logger, rows, self.folder, last_step(trainer))
 

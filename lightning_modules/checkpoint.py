@@ -3,17 +3,18 @@
 A Lightning checkpoint carries, beside Lightning's own entries, a plain dict under `record` that
 says how to build the network again and where it comes from; a safetensors file carries the same
 dict as JSON in its header. Both are read without unpickling objects, and only classes under
-`networks.` are ever built from them.
+`networks.`, and in modules that the user's configuration trusts, are built from them.
 """
 
 import base64
 import copy
 import hashlib
-import importlib
 import io
 import json
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,23 @@ import numpy as np
 import PIL.Image
 import torch
 from lightning.pytorch.callbacks import Callback
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from datamodules.images import current_umask, to_tensor, to_unit
+from lightning_modules.building import build_network
+from lightning_modules.record import Record, SelfTest, as_json
 from networks.nima import NIMA
-from networks.weights import check_state, load_plain, load_weights
+from networks.scales import SCALES, scales_of
+from networks.tensor_files import check_state, load_plain, printable, read_safetensors
+from networks.weights import load_weights
 
-Record = dict[str, Any]
 # Of the self-test's score: other machines and versions of PyTorch stay below a tenth of it, another
 # way of resizing or normalising moves scores by more.
 TOLERANCE = 0.01
-BOMB = PIL.Image.DecompressionBombError
+MAX_PIXELS = 1 << 20  # of the self-test's image
+NIMA_TARGET = "networks.nima.NIMA"
 PREFIX = "net."  # of the network's parameters in a Lightning state dict
 
 
@@ -42,9 +47,7 @@ class WriteRecord(Callback):
     """Puts the record, with the metrics of that moment, into every checkpoint.
 
     Args:
-        record: plain data: `kind` (`enhancer` or `scorer`), `net` (class and arguments), `data`
-            (what it was trained on), `gamma` (of enhancers), `config` (the whole resolved
-            configuration) and `config_hash`.
+        record: what is known before the training.
         earlier: seconds that the run took before it was interrupted.
     """
 
@@ -70,18 +73,18 @@ class WriteRecord(Callback):
     ) -> None:
         """Lightning calls this while it collects a checkpoint."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        record = {
-            **self.record,
-            "metrics": metrics,
-            "epoch": trainer.current_epoch,
-            "wall_time_s": self.elapsed(),
-        }
+        record = replace(
+            self.record,
+            metrics=metrics,
+            epoch=trainer.current_epoch,
+            wall_time_s=self.elapsed(),
+        )
         state = {
             name.removeprefix(PREFIX): value
             for name, value in checkpoint["state_dict"].items()  # of the average, if there is one
             if name.startswith(PREFIX)
         }
-        checkpoint["record"] = sealed(record, pl_module.net, state)  # type: ignore[arg-type]
+        checkpoint["record"] = sealed(record, pl_module.net, state).plain()  # type: ignore[arg-type]
 
 
 def sealed(record: Record, network: nn.Module, state: dict[str, Tensor]) -> Record:
@@ -92,19 +95,20 @@ def sealed(record: Record, network: nn.Module, state: dict[str, Tensor]) -> Reco
         network: of the class that the record names; left as it is.
         state: its weights, as they are written.
     """
-    record = {name: value for name, value in record.items() if name not in ("self_test", "sha256")}
+    record = replace(record, self_test=None, sha256=None)
     if isinstance(network, NIMA):
         written = copy.deepcopy(network).cpu().float().eval()
         written.load_state_dict({name: to_float(value.cpu()) for name, value in state.items()})
-        record["net"] = {"_target_": "networks.nima.NIMA", **written.arguments}
+        if type(network) is NIMA:  # the arguments of other classes are as configured
+            record = replace(record, net={"_target_": NIMA_TARGET, **written.arguments})
         image = self_test_image()
-        record["self_test"] = {"image": image, "score": rate_png(written, image)}
-    return {**record, "sha256": checksum(record, state)}
+        record = replace(record, self_test=SelfTest(image, rate_png(written, image)))
+    return replace(record, sha256=checksum(record.plain(), state))
 
 
-def checksum(record: Record, state: dict[str, Tensor]) -> str:
-    """SHA-256 of the record, but for the checksum itself, and of all weights."""
-    rest = {name: value for name, value in record.items() if name != "sha256"}
+def checksum(raw: dict[str, Any], state: dict[str, Tensor]) -> str:
+    """SHA-256 of a record as plain data, but for the checksum itself, and of all weights."""
+    rest = {name: value for name, value in raw.items() if name != "sha256"}
     total = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -133,30 +137,10 @@ def self_test_image() -> str:
 def rate_png(scorer: NIMA, image: str) -> float:
     """Mean score of a PNG in Base64, through the scorer's whole path."""
     with PIL.Image.open(io.BytesIO(base64.b64decode(image)), formats=["PNG"]) as file:
+        if file.width * file.height > MAX_PIXELS:
+            raise ValueError("the image is too large")
         pixels = np.array(file.convert("RGB"))
     return scorer.score(to_unit(to_tensor(pixels))[None]).item()
-
-
-def build_network(spec: dict[str, Any]) -> nn.Module:
-    """Builds a network from `_target_` (a class under `networks.`) and its arguments.
-
-    Raises:
-        ValueError: if the target is anything else: a checkpoint must not be able to run code.
-    """
-    # The weights come from the checkpoint: nothing is to be downloaded on the way.
-    unused = ("_target_", "pretrained")
-    arguments = {name: value for name, value in spec.items() if name not in unused}
-    target = str(spec.get("_target_"))
-    module_name, _, class_name = target.rpartition(".")
-    if not module_name.startswith("networks."):
-        raise ValueError(f"the checkpoint asks for {target}; only networks.* are built")
-    try:
-        network_class = getattr(importlib.import_module(module_name), class_name)
-        if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
-            raise AttributeError("not a network")
-        return network_class(**arguments)
-    except (ImportError, AttributeError, TypeError, RuntimeError) as error:
-        raise ValueError(f"the checkpoint's network {target} cannot be built: {error}") from error
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]:
@@ -172,17 +156,14 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
     if path.suffix.lower() == ".safetensors":
+        state, metadata = read_safetensors(path)
+        raw = metadata.get("record")
         try:
-            with safe_open(path, framework="pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                header = file.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: not a safetensors file ({error})") from error
-        try:
-            record = json.loads(header["record"]) if "record" in header else None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: its header is damaged ({error})") from error
-        checked(record, state, path)
+            raw = None if raw is None else json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            reason = printable(str(error))
+            raise ValueError(f"{path}: its header is damaged ({reason})") from error
+        record = None if raw is None else checked(raw, state, path)
         return {name: to_float(value) for name, value in state.items()}, record
     loaded = load_plain(path)
     if "state_dict" not in loaded:  # bare weights, such as the authors' .pt files
@@ -194,23 +175,25 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]
         for name, value in loaded["state_dict"].items()
         if name.startswith(PREFIX)
     }
-    checked(loaded.get("record"), state, path)
-    return state, loaded.get("record")
+    raw = loaded.get("record")
+    return state, None if raw is None else checked(raw, state, path)
 
 
-def checked(record: Any, state: dict[str, Tensor], path: Path) -> None:  # noqa: ANN401
-    """Refuses a record, if there is one, that is not of these weights."""
-    if record is None:
-        return
-    keys = {"kind", "net", "data", "gamma"}
-    if not isinstance(record, dict) or not keys <= record.keys() or type(record["net"]) is not dict:
-        raise ValueError(f"{path}: its record is damaged")
+def checked(raw: Any, state: dict[str, Tensor], path: Path) -> Record:  # noqa: ANN401
+    """The record of a file.
+
+    Raises:
+        ValueError: if it is damaged, or not of these weights.
+    """
+    as_json(raw, path)  # else it might be endless
     try:
-        whole = record.get("sha256") == checksum(record, state)
-    except TypeError as error:  # what is no plain data
+        whole = isinstance(raw, dict) and raw.get("sha256") == checksum(raw, state)
+    except ValueError as error:  # names that are no UTF-8
         raise ValueError(f"{path}: its record is damaged") from error
+    record = Record.parse(raw, path)
     if not whole:
         raise ValueError(f"{path}: its checksum is wrong: the file was damaged or changed")
+    return record
 
 
 def to_float(value: Tensor) -> Tensor:
@@ -218,12 +201,15 @@ def to_float(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
 
 
-def load_network(path: str | Path, kind: str | None = None) -> tuple[nn.Module, Record]:
+def load_network(
+    path: str | Path, kind: str | None = None, trusted: Sequence[str] = ()
+) -> tuple[nn.Module, Record]:
     """Builds the network of a checkpoint and loads its weights, in eval mode, on the CPU.
 
     Args:
         path: a .ckpt of this project, or a .safetensors file.
         kind: `enhancer` or `scorer` if it must be one; else whatever it is.
+        trusted: modules and packages, besides `networks`, whose classes may be built.
 
     Raises:
         ValueError: if the file is damaged, carries no record or is of another kind.
@@ -231,41 +217,57 @@ def load_network(path: str | Path, kind: str | None = None) -> tuple[nn.Module, 
     state, record = read_checkpoint(path)
     if record is None:
         raise ValueError(f"{path}: bare weights; this needs a checkpoint that says its network")
-    if kind is not None and record["kind"] != kind:
+    if kind is not None and record.kind != kind:
         raise ValueError(
-            f"{path}: a checkpoint of kind {record['kind']}; needed is a checkpoint of kind {kind}"
+            f"{path}: a checkpoint of kind {record.kind}; needed is a checkpoint of kind {kind}"
         )
     try:
-        network = build_network(record["net"])
+        network = build_network(record.net, trusted, state=state)
+        check_kind(network, record)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     load_weights(network, state, path)
     network.eval()
     if isinstance(network, NIMA):
-        test_itself(network, record.get("self_test"), path)
+        test_itself(network, record.self_test, path)
     return network, record
 
 
-def test_itself(scorer: NIMA, test: Any, path: str | Path) -> None:  # noqa: ANN401
+def check_kind(network: nn.Module, record: Record) -> None:
+    """Raises a ValueError unless a network can be what its record says."""
+    if (record.kind == "scorer") != isinstance(network, NIMA):
+        raise ValueError(f"its {record.class_name} is no {record.kind}")
+    if record.kind == "enhancer":
+        try:
+            known = set(scales_of(network)) <= set(SCALES)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"its {record.class_name} is no enhancer") from error
+        if not known:
+            raise ValueError(f"its {record.class_name} has other scales than 1, 2, 3 and 4")
+
+
+def test_itself(scorer: NIMA, test: SelfTest | None, path: str | Path) -> None:
     """Refuses a scorer that rates its own test image otherwise than when it was written."""
+    if test is None:
+        raise ValueError(f"{path}: carries no image to test itself with")
     try:
-        score, before = rate_png(scorer, test["image"]), float(test["score"])
-    except (TypeError, KeyError, ValueError, OSError, SyntaxError, RuntimeError, BOMB) as error:
+        score = rate_png(scorer, test.image)
+    except Exception as error:  # whatever a decoder or a view makes of it
         raise ValueError(f"{path}: carries no image to test itself with") from error
-    if not abs(score - before) < TOLERANCE:
+    if not abs(score - test.score) < TOLERANCE:
         raise ValueError(
-            f"{path}: rates its test image {score:.4f}, but {before:.4f} when it was written: this "
-            "version of the code or of PyTorch computes something else"
+            f"{path}: rates its test image {score:.4f}, but {test.score:.4f} when it was written: "
+            "this version of the code or of PyTorch computes something else"
         )
 
 
-def load_scorer(path: str | Path) -> NIMA:
+def load_scorer(path: str | Path, trusted: Sequence[str] = ()) -> NIMA:
     """Loads a scorer: `load_scorer("file.ckpt").score("photo.jpg")` is a mean score.
 
     Raises:
         ValueError: as `load_network`.
     """
-    network, _ = load_network(path, kind="scorer")
+    network, _ = load_network(path, "scorer", trusted)
     assert isinstance(network, NIMA)
     return network
 
@@ -289,7 +291,7 @@ def save_safetensors(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(state, temporary, metadata={"record": json.dumps(record)})
+        save_file(state, temporary, metadata={"record": json.dumps(record.plain())})
         temporary.chmod(0o666 & ~current_umask())  # safetensors leaves files private
         os.replace(temporary, path)
     except SafetensorError as error:
@@ -298,19 +300,8 @@ def save_safetensors(
         temporary.unlink(missing_ok=True)
 
 
-def trained_degradation(record: Record) -> dict[str, Any] | None:
-    """What the LR photos went through beside the shrinking: `blur`, `noise`, `jpeg`.
-
-    None where the record does not say it.
-    """
-    if "degradation" in record:  # of an exported file, which has no configuration
-        return record["degradation"]  # type: ignore[no-any-return]
-    found = record.get("config", {}).get("data", {}).get("degradation")
-    return {name: found[name] for name in ("blur", "noise", "jpeg")} if found else None
-
-
 def dependence(scorer: Record, judge: Record) -> list[str]:
     """One line where a judge has something in common with the scorer, whose faults it may share."""
-    shared = ["backbone"] * (scorer["net"]["backbone"] == judge["net"]["backbone"])
-    shared += ["ratings"] * (scorer["data"] == judge["data"])
+    shared = ["backbone"] * (scorer.backbone == judge.backbone)
+    shared += ["ratings"] * (scorer.data == judge.data)
     return [f"the judge is not independent: it shares {' and '.join(shared)}"] if shared else []

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from networks.bicubic import REACH, upscale
 from networks.scales import check_scale
 
+MAX_LAYERS = 18  # its widest dilation, 2^15, reaches beyond any photo
+
 
 class AdaptiveNorm(nn.Module):
     """`a * x + b * batch_norm(x)`, a and b learned, 1 and 0 at first (equation 3)."""
@@ -47,7 +49,8 @@ class CAN(nn.Module):
         margin: LR pixels on each side that an output pixel depends on.
 
     Raises:
-        ValueError: if `scale` is none of 1, 2, 3, 4, or there are fewer than 3 layers or features.
+        ValueError: if `scale` is none of 1, 2, 3, 4, there are fewer than 3 layers or features, or
+            more than `MAX_LAYERS` layers.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class CAN(nn.Module):
             raise ValueError(
                 f"num_layers={num_layers}, num_features={num_features}: both must be 3 or more"
             )
+        if num_layers > MAX_LAYERS:
+            raise ValueError(f"num_layers={num_layers}: at most {MAX_LAYERS}")
         self.scale = scale
         dilations = [2**k for k in range(num_layers - 2)] + [1]
         self.margin = math.ceil(sum(dilations) / scale + (REACH if scale > 1 else 0))

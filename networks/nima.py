@@ -30,6 +30,7 @@ ResizeFilter = Literal["bilinear", "nearest"]
 Precision = Literal["float32", "bfloat16"]
 WIDE = 96  # channels; below, casting costs what bfloat16 saves, and scores move by 0.01 and more
 MAX_SIDE = 30_000  # pixels
+MAX_VIEW = 4096  # pixels a side that a NIMA may be made for: its first layer takes half a gigabyte
 VIEW = ("resize_rule", "resize_filter", "resize", "crop")  # the arguments that say what a NIMA sees
 
 
@@ -245,6 +246,8 @@ def check_view(rule: ResizeRule, resize_filter: ResizeFilter, resize: int, crop:
         raise ValueError(f"resize_filter={resize_filter}: allowed are {allowed}")
     if crop < 32 or (rule != "native" and crop > resize):
         raise ValueError(f"crop={crop}, resize={resize}: 32 <= crop <= resize is needed")
+    if max(crop, resize) > MAX_VIEW:
+        raise ValueError(f"crop={crop}, resize={resize}: at most {MAX_VIEW}")
 
 
 def resize_images(

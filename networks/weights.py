@@ -12,13 +12,12 @@ from urllib.error import URLError
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from datamodules.images import file_sha256
 from networks.backbones import BACKBONES, COUNTER, Backbone, State
 from networks.keras_files import KERAS_SUFFIXES, read_keras
+from networks.tensor_files import check_state, load_plain, printable, read_safetensors
 
 
 def load_weights(network: nn.Module, state: State, source: str | Path) -> None:
@@ -27,27 +26,36 @@ def load_weights(network: nn.Module, state: State, source: str | Path) -> None:
     Raises:
         ValueError: naming the first few keys that are missing, unknown or of another shape.
     """
+    reason = misfit(network, state)
+    if reason is not None:
+        raise ValueError(f"{source}: {reason}")
+    network.load_state_dict(state)
+
+
+def misfit(network: nn.Module, state: State) -> str | None:
+    """Why weights cannot be a network's: names, shapes, kinds of numbers; None if they can.
+
+    Args:
+        network: may be on `meta`, without memory.
+        state: the weights.
+    """
     own = network.state_dict()
     problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in own]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    problems += [
-        f"{name} holds values that are not finite"
-        for name, value in state.items()
-        if name in own and value.is_floating_point() and not value.isfinite().all()
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(
-            f"{source}: not the weights of this {type(network).__name__}: "
-            + "; ".join(problems[:3])
-            + more
-        )
-    network.load_state_dict(state)
+    problems += [f"{printable(name)} is unknown" for name in state if name not in own]
+    for name, value in own.items():
+        if name not in state:
+            continue
+        given = state[name]
+        if given.shape != value.shape:
+            problems.append(f"{name} is {tuple(given.shape)}, not {tuple(value.shape)}")
+        elif given.is_floating_point() != value.is_floating_point():
+            problems.append(f"{name} is {given.dtype}, not {value.dtype}")
+        elif given.is_floating_point() and not given.float().isfinite().all():
+            problems.append(f"{name} holds values that are not finite")
+    if not problems:
+        return None
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return f"not the weights of this {type(network).__name__}: {'; '.join(problems[:3])}{more}"
 
 
 def load_pretrained(features: nn.Module, backbone: str, pretrained: str) -> None:
@@ -204,34 +212,8 @@ def read_weights(path: Path) -> State:
     if path.suffix.lower() in KERAS_SUFFIXES:
         return read_keras(path)
     if path.suffix.lower() == ".safetensors":
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: not a safetensors file ({error})") from error
+        return read_safetensors(path)[0]
     loaded = load_plain(path)
     state = loaded.get("state_dict", loaded)
     check_state(state, path)
     return dict(state)
-
-
-def load_plain(path: str | Path) -> dict[str, Any]:
-    """Loads a PyTorch file that holds only plain data, on the CPU.
-
-    Raises:
-        ValueError: if it is damaged, or holds objects that could run code.
-    """
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds, with texts that mislead
-        reason = "it is damaged, no PyTorch file, or holds more than plain data"
-        raise ValueError(f"{path}: cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint")
-    return loaded
-
-
-def check_state(state: Any, path: str | Path) -> None:  # noqa: ANN401
-    """Raises a ValueError unless these are tensors by name."""
-    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    if not named or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: neither a checkpoint of this project nor bare weights")

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import run as entry
 from lightning_modules.checkpoint import save_safetensors
+from lightning_modules.record import Record
 from networks.nima import NIMA
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,8 +147,8 @@ def scorer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scorer = NIMA(**arguments)
     path = tmp_path_factory.mktemp("scorer") / "scorer.safetensors"
     spec = {"_target_": "networks.nima.NIMA", **arguments}
-    record = {"kind": "scorer", "net": spec, "data": "nothing", "metrics": {}, "epoch": 0}
-    save_safetensors(path, scorer, {**record, "gamma": None})
+    record = Record(kind="scorer", net=spec, data="nothing", gamma=None, epoch=0)
+    save_safetensors(path, scorer, record)
     return path
 
 

@@ -22,8 +22,8 @@ LIMITS = {"scorer": 10e6, "enhancer": 8e6}  # bytes
 def test_a_file_that_ships(path: Path) -> None:
     state, record = read_checkpoint(path)
     assert record is not None
-    assert path.stat().st_size < LIMITS[record["kind"]]
-    assert "config" not in record  # it would name folders of another machine
+    assert path.stat().st_size < LIMITS[record.kind]
+    assert record.config is None  # it would name folders of another machine
     assert not re.search(r"/(home|root|tmp|work)/", str(record))
     assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
     cards = [
@@ -41,7 +41,8 @@ def test_a_file_that_ships(path: Path) -> None:
 )
 def test_an_enhancer_that_ships_is_better_than_bicubic(path: Path) -> None:
     net, record = load_network(path, kind="enhancer")
-    assert not any(record["degradation"].values())  # that would be another task
+    assert record.degradation is not None
+    assert not any(record.degradation.values())  # that would be another task
     for scale in scales_of(net):
         data = SamplePairs(scale)
         data.setup("validate")

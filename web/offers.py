@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from commands.evaluate import named
 from commands.interpolate import mixed, same_network
-from lightning_modules.checkpoint import Record, load_network, trained_degradation
+from lightning_modules.checkpoint import load_network
+from lightning_modules.record import Record
 from networks.nima import NIMA
 from networks.scales import at_scale, scales_of
 from networks.tiling import restore, spans
@@ -190,7 +191,7 @@ def load_offers(
     """
     loaded = [load_network(path, kind="enhancer") for path in checkpoints]
     offers = [
-        Offer(name, note(net, record), net, trained_degradation(record) or {})
+        Offer(name, note(net, record), net, record.trained_degradation or {})
         for (name, net), (_, record) in zip(
             named(loaded, list(checkpoints)).items(), loaded, strict=True
         )
@@ -209,21 +210,22 @@ def load_row(pair: Sequence[str], steps: int) -> Offer:
     """The networks between two trainings."""
     (first, one), (second, two) = loaded = [load_network(path, kind="enhancer") for path in pair]
     same_network(one, two)
-    if trained_degradation(one) != trained_degradation(two):
+    if one.trained_degradation != two.trained_degradation:
         raise ValueError(f"pairs={list(pair)}: were trained to undo different degradations")
-    low, high = one["gamma"], two["gamma"]
+    low, high = one.gamma, two.gamma
+    assert low is not None  # they are enhancers
+    assert high is not None
     if not low < high:
         raise ValueError(
             f"pairs={list(pair)}: gamma has to rise from the first to the second, "
             f"not {low:g} to {high:g}"
         )
-    class_name = one["net"]["_target_"].rpartition(".")[2]
     ends = tuple({k: v.clone() for k, v in net.state_dict().items()} for net, _ in loaded)
     return Offer(
-        f"{class_name} gamma={low:g} to {high:g}",
+        f"{one.class_name} gamma={low:g} to {high:g}",
         f"weights between the two trainings, {steps} steps; {note(second, two)}",
         first,
-        trained_degradation(two) or {},
+        two.trained_degradation or {},
         ends,  # type: ignore[arg-type]
         [round(low + (high - low) * k / (steps - 1), 4) for k in range(steps)],
     )
@@ -232,13 +234,13 @@ def load_row(pair: Sequence[str], steps: int) -> Offer:
 def note(net: nn.Module, record: Record) -> str:
     """A line about a network."""
     millions = sum(p.numel() for p in net.parameters()) / 1e6
-    return f"{millions:.2f} M parameters, trained on {record['data']}"
+    return f"{millions:.2f} M parameters, trained on {record.data}"
 
 
 def scorer_facts(scorer: NIMA, record: Record) -> dict[str, Any]:
     """What the pages and results say about the scorer, as `ScorerFacts` describes."""
     return {
-        "name": record["net"]["backbone"],
-        "trained_on": record["data"],
+        "name": record.backbone,
+        "trained_on": record.data,
         "buckets": scorer.num_buckets,
     }

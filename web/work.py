@@ -17,8 +17,8 @@ from PIL import Image
 from commands.device import release_memory
 from commands.enhance import enhanced
 from datamodules.images import Photo, read_photo, to_array, write_photo
-from lightning_modules.checkpoint import Record
 from lightning_modules.json_files import write_json
+from lightning_modules.record import Record
 from lightning_modules.scoring import rate_files
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, mean_score, std_score

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from datamodules.sample import SamplePairs
 from lightning_modules.checkpoint import load_network, load_scorer, save_safetensors
 from lightning_modules.metrics import image_metrics
 from lightning_modules.pictures import save_before_after
+from lightning_modules.record import Record
 from networks.bicubic import upscale
 from networks.can import CAN
 from networks.edsr import EDSR
@@ -35,7 +37,7 @@ def enhancer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("enhancer") / "edsr.safetensors"
     spec = {"_target_": "networks.edsr.EDSR", "scale": 2, "num_blocks": 1, "num_features": 4}
-    record: dict[str, Any] = {"kind": "enhancer", "net": spec, "data": "nothing", "gamma": 0.0}
+    record = Record(kind="enhancer", net=spec, data="nothing", gamma=0.0)
     save_safetensors(path, EDSR(2, num_blocks=1, num_features=4), record)
     return path
 
@@ -151,7 +153,7 @@ def mdsr(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mdsr") / "mdsr.safetensors"
     arguments: dict[str, Any] = {"scales": [2, 3], "num_blocks": 1, "num_features": 4}
     spec = {"_target_": "networks.mdsr.MDSR", **arguments}
-    record: dict[str, Any] = {"kind": "enhancer", "net": spec, "data": "nothing", "gamma": 0.1}
+    record = Record(kind="enhancer", net=spec, data="nothing", gamma=0.1)
     save_safetensors(path, MDSR(**arguments), record)
     return path
 
@@ -329,7 +331,8 @@ def test_files_of_networks_of_one_name_are_told_apart_by_what_differs() -> None:
     assert [evaluate.differing_part(run, runs) for run in runs] == ["gamma-0", "gamma-0.1"]
     steps = ["a/step1.ckpt", "a/step2.safetensors"]
     assert [evaluate.differing_part(step, steps) for step in steps] == ["step1", "step2"]
-    record = {"net": {"_target_": "networks.edsr.EDSR"}, "gamma": 0.0}
+    net = {"_target_": "networks.edsr.EDSR"}
+    record = Record(kind="enhancer", net=net, data="nothing", gamma=0.0)
     twice: list[Any] = [(torch.nn.Identity(), record)] * 3
     names = evaluate.named(twice, ["a/x.ckpt", "a/x.safetensors", "a/y.ckpt"])
     assert list(names) == ["EDSR gamma=0 (1)", "EDSR gamma=0 (2)", "EDSR gamma=0 (y)"]
@@ -466,7 +469,7 @@ def test_export_a_training_checkpoint(cli: Cli) -> None:
     image = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(exported(image), trained(image), atol=5e-3)
-    assert "config" not in record
+    assert record.config is None
     done = cli(*words)
     assert done.code == 2
     assert "overwrite=true" in done.err
@@ -479,9 +482,9 @@ def test_export_says_what_a_network_was_trained_on(cli: Cli) -> None:
     text = "description='photos, of somebody'"
     assert cli("export", checkpoint, "output=a.safetensors", text).code == 0
     _, record = load_network("a.safetensors")
-    assert record["data"] == "photos, of somebody"
-    assert record["degradation"] == {"blur": 1.5, "noise": 0.0, "jpeg": None}
-    assert "config" not in record
+    assert record.data == "photos, of somebody"
+    assert record.degradation == {"blur": 1.5, "noise": 0.0, "jpeg": None}
+    assert record.config is None
     refused = cli("export", checkpoint, "output=a.onnx", "format=onnx", text)
     assert refused.code == 2
     assert "is for format=safetensors" in refused.err
@@ -493,7 +496,7 @@ def test_interpolate_measures_between_two_trainings(
     first, record = load_network(enhancer)
     second = EDSR(2, num_blocks=1, num_features=4)
     other = tmp_path / "other.safetensors"
-    save_safetensors(other, second, record | {"gamma": 0.4})
+    save_safetensors(other, second, replace(record, gamma=0.4))
     scorers = [f"scorer.checkpoint={scorer_file}", f"judge.checkpoint={scorer_file}"]
     files = f"checkpoints=[{enhancer},{other}]"
     done = cli("interpolate", files, "steps=3", "name=c", *scorers)

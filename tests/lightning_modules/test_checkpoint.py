@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from lightning_modules.building import build_network
 from lightning_modules.checkpoint import (
-    build_network,
     checksum,
     load_network,
     load_scorer,
@@ -20,13 +21,15 @@ from lightning_modules.checkpoint import (
     save_safetensors,
 )
 from lightning_modules.metrics import rating_metrics
+from lightning_modules.record import Record
 from networks.edsr import EDSR
 from networks.nima import NIMA
 from networks.weights import load_weights
 from tests.conftest import SAMPLE_SCORER
 
 SPEC = {"_target_": "networks.edsr.EDSR", "scale": 2, "num_blocks": 1, "num_features": 4}
-RECORD: dict[str, Any] = {"kind": "enhancer", "net": SPEC, "data": "test", "gamma": 0.0}
+RAW: dict[str, Any] = {"kind": "enhancer", "net": SPEC, "data": "test", "gamma": 0.0}
+RECORD = Record(**RAW)
 
 
 @pytest.fixture
@@ -39,8 +42,8 @@ def test_safetensors_round_trip_in_half_precision(tmp_path: Path, net: EDSR) -> 
     path = tmp_path / "a.safetensors"
     save_safetensors(path, net, RECORD)
     loaded, record = load_network(path, kind="enhancer")
-    assert record.pop("sha256")
-    assert record == RECORD
+    assert record.sha256
+    assert replace(record, sha256=None) == RECORD
     assert not loaded.training
     for name, value in net.state_dict().items():
         other = loaded.state_dict()[name]
@@ -102,8 +105,8 @@ def test_damaged_files_are_named(tmp_path: Path, net: EDSR, suffix: str) -> None
         {1: torch.zeros(1)},
         {"state_dict": {}, "record": "text"},
         {"state_dict": {}, "record": {"kind": "enhancer"}},
-        {"state_dict": {}, "record": {**RECORD, "net": {**SPEC, "scale": 7}}},
-        {"state_dict": {}, "record": {**RECORD, "net": {**SPEC, "num_blocks": "x"}}},
+        {"state_dict": {}, "record": {**RAW, "net": {**SPEC, "scale": 7}}},
+        {"state_dict": {}, "record": {**RAW, "net": {**SPEC, "num_blocks": "x"}}},
         [1],
     ],
 )
@@ -148,7 +151,7 @@ def test_shipped_scorer_beats_the_constant_predictor() -> None:
     scorer, record = load_network(SAMPLE_SCORER, kind="scorer")
     assert isinstance(scorer, NIMA)
     assert not scorer.training
-    assert "SYNTHETIC" in record["data"]
+    assert "SYNTHETIC" in record.data
     data = SampleRated()
     data.setup()
     with torch.no_grad():
@@ -156,14 +159,15 @@ def test_shipped_scorer_beats_the_constant_predictor() -> None:
     constant = data.train.p_NK.mean(dim=0, keepdim=True).expand_as(p)
     emd = rating_metrics(p, data.val.p_NK)["emd"].item()
     assert emd < 0.6 * rating_metrics(constant, data.val.p_NK)["emd"].item()
-    assert emd == pytest.approx(record["metrics"]["val/emd"], abs=1e-3)
+    assert emd == pytest.approx(record.metrics["val/emd"], abs=1e-3)
 
 
 @pytest.fixture
 def scorer_path(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "scorer.safetensors"
-    record = {"kind": "scorer", "data": "nothing", "gamma": None}
+    net = {"_target_": "networks.nima.NIMA"}
+    record = Record(kind="scorer", net=net, data="nothing", gamma=None)
     save_safetensors(path, NIMA("mnasnet_0_5", resize=64, crop=64, num_buckets=5), record)
     return path
 
@@ -171,7 +175,7 @@ def scorer_path(tmp_path: Path) -> Path:
 def test_a_scorers_file_says_what_it_sees(scorer_path: Path) -> None:
     scorer, record = load_network(scorer_path, kind="scorer")
     assert isinstance(scorer, NIMA)
-    assert record["net"] == {
+    assert record.net == {
         "_target_": "networks.nima.NIMA",
         "backbone": "mnasnet_0_5",
         "num_buckets": 5,
@@ -183,11 +187,13 @@ def test_a_scorers_file_says_what_it_sees(scorer_path: Path) -> None:
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     }
-    assert record["self_test"]["score"] == pytest.approx(scorer.score(stored(record)), abs=1e-6)
+    assert record.self_test is not None
+    assert record.self_test.score == pytest.approx(scorer.score(stored(record)), abs=1e-6)
 
 
-def stored(record: dict[str, Any]) -> torch.Tensor:
-    png = io.BytesIO(base64.b64decode(record["self_test"]["image"]))
+def stored(record: Record) -> torch.Tensor:
+    assert record.self_test is not None
+    png = io.BytesIO(base64.b64decode(record.self_test.image))
     pixels = np.array(Image.open(png).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
 

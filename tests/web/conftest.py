@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lightning_modules.checkpoint import load_network, save_safetensors
+from lightning_modules.record import Record
 from networks.can import CAN
 from networks.edsr import EDSR
 from networks.mdsr import MDSR
@@ -73,13 +74,13 @@ def save_enhancer(path: Path, net: torch.nn.Module, gamma: float, blur: float = 
         MDSR: {"num_blocks": 1, "num_features": 8},
         CAN: {"scale": 1, "num_layers": 3, "num_features": 8},
     }[type(net)]
-    record = {
-        "kind": "enhancer",
-        "net": {"_target_": f"{type(net).__module__}.{type(net).__name__}", **arguments},
-        "data": "nothing",
-        "gamma": gamma,
-        "degradation": {"blur": blur, "noise": 0, "jpeg": None},
-    }
+    record = Record(
+        kind="enhancer",
+        net={"_target_": f"{type(net).__module__}.{type(net).__name__}", **arguments},
+        data="nothing",
+        gamma=gamma,
+        degradation={"blur": blur, "noise": 0, "jpeg": None},
+    )
     save_safetensors(path, net, record)
     return str(path)
 

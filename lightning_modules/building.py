@@ -1,0 +1,143 @@
+"""Networks from the records of checkpoints: only trusted classes, and no larger than their weights.
+
+Classes under `networks.` may be built, and those in modules that the user's own configuration
+trusts. What a file says never widens that.
+"""
+
+import importlib
+import inspect
+import json
+import threading
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from torch import nn
+from torch.nn.modules import module as registration
+
+from networks.backbones import State
+from networks.tensor_files import printable
+from networks.weights import misfit
+
+# What Hydra reads, and what would fetch weights, although a checkpoint has them.
+NOT_ARGUMENTS = ("_target_", "_recursive_", "_convert_", "pretrained")
+
+
+class TooLargeError(Exception):
+    """More parts are built than a file has weights for."""
+
+
+def is_trusted(target: str, trusted: Sequence[str]) -> bool:
+    """Whether a class may be built: one under `networks.` or in a trusted module or package."""
+    module = target.rpartition(".")[0]
+    return any(module == name or module.startswith(f"{name}.") for name in trusted) or (
+        module.startswith("networks.")
+    )
+
+
+def build_network(
+    spec: Mapping[str, Any],
+    trusted: Sequence[str] = (),
+    *,
+    state: State | None = None,
+) -> nn.Module:
+    """Build a network from `_target_`, its class, and its arguments.
+
+    Args:
+        spec: `net` of a record.
+        trusted: modules and packages that the user's configuration names.
+        state: the weights that it is for; shapes are compared before memory is allocated.
+
+    Raises:
+        ValueError: if the class is not trusted, cannot be built, or is not of these weights.
+    """
+    target = str(spec.get("_target_"))
+    module_name, _, class_name = target.rpartition(".")
+    if not is_trusted(target, trusted):
+        hint = f" (trusted=[{module_name}], if you trust its code)" if module_name else ""
+        raise ValueError(
+            f"the checkpoint asks for {printable(target)}; only networks.* and the modules that "
+            f"trusted= names are built{printable(hint)}"
+        )
+    arguments = {name: value for name, value in spec.items() if name not in NOT_ARGUMENTS}
+    ours = module_name.startswith("networks.")
+    try:
+        network_class = getattr(importlib.import_module(module_name), class_name)
+        if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+            raise AttributeError("not a network")
+        check_arguments(network_class, arguments, strict=ours)
+        if state is None:
+            return network_class(**arguments)
+        # Other classes may compute with values in their constructors, which `meta` lacks.
+        with bounded(state), torch.device("meta") if ours else nullcontext():
+            network: nn.Module = network_class(**arguments)
+    except TooLargeError as error:
+        raise ValueError(
+            f"the checkpoint's network {printable(target)} has more parts than its weights"
+        ) from error
+    except Exception as error:  # constructors raise what they like
+        reason = printable(str(error).partition("\n")[0], 300)
+        raise ValueError(
+            f"the checkpoint's network {printable(target)} cannot be built: {reason}"
+        ) from error
+    problem = misfit(network, state)
+    if problem is not None:
+        raise ValueError(problem)
+    return network_class(**arguments) if ours else network
+
+
+def check_arguments(network_class: type, arguments: Mapping[str, Any], *, strict: bool) -> None:
+    """Compare arguments with the annotations of a class, as far as it has any.
+
+    Args:
+        network_class: the class.
+        arguments: plain data.
+        strict: whether 2.0 is no whole number, and True neither.
+
+    Raises:
+        ValueError: naming the first argument of another type.
+    """
+    constructor = network_class.__init__  # type: ignore[misc]
+    inspect.signature(network_class).bind(**arguments)
+    try:
+        hints = typing.get_type_hints(constructor)
+    except (NameError, TypeError):
+        return
+    for name, value in arguments.items():
+        try:
+            adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+        except (KeyError, PydanticSchemaGenerationError, PydanticUserError, TypeError):
+            continue
+        try:
+            adapter.validate_json(json.dumps(value), strict=strict)
+        except ValidationError as error:
+            message = error.errors(include_input=False, include_url=False)[0]["msg"]
+            raise ValueError(f"{name}: {message}") from error
+
+
+@contextmanager
+def bounded(state: State) -> Iterator[None]:
+    """End the building of a network, in this thread, that has far more parts than weights."""
+    thread, left = threading.get_ident(), 1000 + 10 * len(state)
+
+    def count(*_: object) -> None:
+        nonlocal left
+        if threading.get_ident() == thread:
+            left -= 1
+            if left < 0:
+                raise TooLargeError
+
+    handles = [
+        registration.register_module_module_registration_hook(count),
+        registration.register_module_parameter_registration_hook(count),
+        registration.register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,214 @@
+"""The record of a checkpoint: what its network is, how to build it, and where it comes from.
+
+A checkpoint may have been made by anybody, so every field is checked before anything reads it.
+"""
+
+import json
+import math
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal, NotRequired, Self
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
+
+from networks.tensor_files import printable
+
+VERSION = 2  # 1: version 0.1 of this project, whose records do not say it
+MAX_VALUES = 200_000  # in a record; ours have some hundred
+MAX_TEXT = 4 << 20  # characters; the self-test's image is most of them
+MAX_DEPTH = 60
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+Amount = int | float | list[int | float] | None  # as in `datamodules.degradations`
+Degradations = dict[Literal["blur", "noise", "jpeg"], Amount]
+Text = Annotated[str, AfterValidator(lambda text: printable(text, 2000))]
+
+
+class DegradationConfig(TypedDict):
+    """The node `data.degradation` of a configuration, as far as it is read here."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    blur: NotRequired[Amount]
+    noise: NotRequired[Amount]
+    jpeg: NotRequired[Amount]
+
+
+class DataConfig(TypedDict):
+    """The node `data` of a configuration, as far as it is read here."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    degradation: NotRequired[DegradationConfig | None]
+
+
+class Config(TypedDict):
+    """The resolved configuration of a training, as far as it is read here."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    data: NotRequired[DataConfig]
+
+
+class NetConfig(TypedDict):
+    """The class of a network and its arguments."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    _target_: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$", max_length=300)]
+
+
+def shaped(shape: Any) -> Any:  # noqa: ANN401
+    """The annotation of a dict that pydantic checks as another type."""
+    return GetPydanticSchema(lambda _, handler: handler(shape))
+
+
+@dataclass(frozen=True, config=STRICT)
+class SelfTest:
+    """A picture as PNG in Base64, and its score when the file was written."""
+
+    image: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Record:
+    """What a checkpoint says about its network.
+
+    Attributes:
+        kind: what the network is for.
+        net: `_target_`, its class, and the arguments that build it again, as plain data.
+        data: what it was trained on, for people.
+        gamma: weight of the scorer in the loss; None of scorers.
+        config: the whole resolved configuration of the training; None in exported files.
+        config_hash: see `commands.run_folder.Identity`.
+        metrics: at the epoch of the checkpoint.
+        epoch: counted from 0; None of weights that were imported.
+        wall_time_s: of the training until then, over all interruptions.
+        degradation: of exported enhancers: what LR went through besides the shrinking.
+        self_test: of scorers.
+        sha256: of everything else and of the weights.
+        version: of this format.
+    """
+
+    kind: Literal["enhancer", "scorer"]
+    net: Annotated[dict[str, Any], shaped(NetConfig)]
+    data: Text
+    gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    config: Annotated[dict[str, Any], shaped(Config)] | None = None
+    config_hash: Text | None = None
+    metrics: dict[Text, float] = Field(default_factory=dict)
+    epoch: Annotated[int, Field(ge=0)] | None = None
+    wall_time_s: Annotated[float, Field(ge=0)] | None = None
+    degradation: Annotated[dict[str, Any], shaped(Degradations)] | None = None
+    self_test: SelfTest | None = None
+    sha256: str | None = None
+    version: int = VERSION
+
+    @classmethod
+    def parse(cls, raw: Any, where: object) -> Self:  # noqa: ANN401
+        """Check a record that somebody else may have written.
+
+        Args:
+            raw: what stands in the file.
+            where: the file, for messages.
+
+        Raises:
+            ValueError: in one line, naming the file and the first field that is wrong.
+        """
+        text = as_json(raw, where)
+        if not isinstance(raw, dict):
+            raise ValueError(f"{where}: its record is damaged: no dict")
+        version = raw.get("version", 1)
+        if isinstance(version, int) and version > VERSION:
+            raise ValueError(f"{where}: was written by a newer version of this project")
+        try:
+            record: Self = TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = printable(".".join(map(str, first["loc"])))
+            message = printable(first["msg"])
+            raise ValueError(f"{where}: its record is damaged: {place}: {message}") from error
+        if record.kind == "enhancer" and record.gamma is None:
+            raise ValueError(f"{where}: its record is damaged: gamma: an enhancer has one")
+        return replace(record, version=version)
+
+    def plain(self) -> dict[str, Any]:
+        """The record as plain data, which is what a file holds; without fields that are unset."""
+        needed = ("kind", "net", "data", "gamma")
+        fields = asdict(self)
+        return {name: v for name, v in fields.items() if v is not None or name in needed}
+
+    @property
+    def class_name(self) -> str:
+        """The class of the network, without its module."""
+        return str(self.net["_target_"]).rpartition(".")[2]
+
+    @property
+    def backbone(self) -> str:
+        """The backbone of a scorer; the class of any other network."""
+        return str(self.net.get("backbone", self.class_name))
+
+    @property
+    def data_config(self) -> dict[str, Any]:
+        """The data of the training, as configured; empty where the file does not say it."""
+        return dict((self.config or {}).get("data", {}))
+
+    @property
+    def trained_degradation(self) -> dict[str, Any] | None:
+        """What LR went through besides the shrinking: `blur`, `noise`, `jpeg`; None if unknown."""
+        found = self.degradation or self.data_config.get("degradation")
+        return {name: found.get(name) for name in ("blur", "noise", "jpeg")} if found else None
+
+
+def as_json(raw: Any, where: object) -> str:  # noqa: ANN401
+    """A record as JSON with sorted keys, which its checksum is made of.
+
+    Raises:
+        ValueError: if it is too large, too deep, or holds more than plain data.
+    """
+    num_values, num_characters = 0, 0
+    waiting = [(raw, 0)]
+    while waiting:  # a few references to each other can stand for terabytes of JSON
+        value, depth = waiting.pop()
+        num_values += 1
+        if isinstance(value, str):
+            num_characters += len(value)
+        elif isinstance(value, dict):
+            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list | tuple):
+            waiting += [(part, depth + 1) for part in value]
+        if depth > MAX_DEPTH or len(waiting) > MAX_VALUES or num_values > MAX_VALUES:
+            raise ValueError(f"{where}: its record is damaged: nested too deeply, or too large")
+        if num_characters > MAX_TEXT:
+            raise ValueError(f"{where}: its record is damaged: more than {MAX_TEXT:,} characters")
+    try:
+        return json.dumps(raw, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: its record is damaged: holds more than plain data") from error
+
+
+def not_plain(value: Any, name: str) -> str | None:  # noqa: ANN401
+    """The place in nested values of what a checkpoint cannot keep as it is; None if there is none.
+
+    Plain are None, truth values, finite numbers, text, and lists and dicts of them by text.
+    """
+    if isinstance(value, dict):
+        if any(not isinstance(key, str) for key in value):
+            return name
+        parts = [not_plain(part, f"{name}.{key}") for key, part in value.items()]
+    elif isinstance(value, list):
+        parts = [not_plain(part, f"{name}[{k}]") for k, part in enumerate(value)]
+    elif value is None or isinstance(value, bool | int | str):
+        return None
+    else:
+        return None if isinstance(value, float) and math.isfinite(value) else name
+    return next((part for part in parts if part is not None), None)

@@ -1,0 +1,124 @@
+"""Tensors from files that somebody else may have written: no code runs, no size is believed.
+
+A file of a few kilobytes can declare tensors of terabytes: a view with stride 0, a sparse tensor, a
+compressed archive, a made-up header. All of them are refused before anything large is allocated.
+"""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+MAX_HEADER = 16 << 20  # bytes of a safetensors header: room for 100,000 tensors
+SHARED = 2  # tied weights are stored once and counted twice
+
+
+def printable(text: str, limit: int = 120) -> str:
+    """Text from a foreign file for a message: control characters escaped, cut to a length."""
+    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
+    return escaped if len(escaped) <= limit else f"{escaped[:limit]}..."
+
+
+def load_plain(path: str | Path) -> dict[str, Any]:
+    """Load a PyTorch file that holds only plain data, on the CPU.
+
+    Raises:
+        ValueError: if it is damaged, declares more data than it has, or holds objects that could
+            run code.
+    """
+    path = Path(path)
+    try:
+        zipped = check_sizes(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # torch raises a dozen kinds, with texts that mislead
+        reason = "it is damaged, no PyTorch file, or holds more than plain data"
+        raise ValueError(f"{path}: cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint")
+    return loaded
+
+
+def check_sizes(path: Path) -> bool:
+    """Raise a ValueError if a PyTorch file declares more data than it has.
+
+    Returns:
+        Whether it is an archive, as PyTorch has written them since version 1.6.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > size:
+            raise ValueError("compressed, or entries that overlap")
+        return True
+    # Fake tensors have a size and no memory, so nothing is allocated yet.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        found = tensors_in(torch.load(path, map_location="cpu", weights_only=True))
+    if sum({id(t.untyped_storage()): t.untyped_storage().nbytes() for t in found}.values()) > size:
+        raise ValueError("tensors larger than the file")
+    return False
+
+
+def tensors_in(loaded: Any) -> list[Tensor]:  # noqa: ANN401
+    """The tensors in nested dicts and lists."""
+    found, waiting, seen = [], [loaded], set()
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, Mapping):
+            waiting += item.values()
+        elif isinstance(item, list | tuple | set):
+            waiting += item
+    return found
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name and the metadata of a safetensors file.
+
+    Raises:
+        ValueError: if it is damaged, or its header is larger than any that is needed.
+    """
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER:
+            raise ValueError(f"its header claims {length:,} bytes, at most {MAX_HEADER:,} are read")
+        with safe_open(path, framework="pt") as opened:
+            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            metadata = opened.metadata() or {}
+    # Types that this PyTorch lacks are an AttributeError or a TypeError.
+    except (SafetensorError, OSError, ValueError, AttributeError, TypeError, RuntimeError) as error:
+        reason = printable(str(error))
+        raise ValueError(f"{path}: not a safetensors file ({reason})") from error
+    check_state(state, path)
+    return state, metadata
+
+
+def check_state(state: Any, path: str | Path) -> None:  # noqa: ANN401
+    """Raise a ValueError unless these are plain tensors by name that fit into the file."""
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: neither a checkpoint of this project nor bare weights")
+    for name, value in state.items():
+        plain = value.layout == torch.strided and not (value.is_quantized or value.is_nested)
+        if not plain or value.is_meta or value.is_complex():
+            kind = "complex" if value.is_complex() else re.sub(r"\W", " ", str(value.layout))
+            raise ValueError(f"{path}: {printable(name)} is no plain tensor ({kind})")
+    size = Path(path).stat().st_size
+    declared = sum(value.numel() * value.element_size() for value in state.values())
+    if declared > SHARED * size:
+        raise ValueError(f"{path}: declares {declared:,} bytes of weights, but has only {size:,}")
