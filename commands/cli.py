@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from commands import config
+from commands.trust import import_from_here
 
 COMMANDS = {
     "train": "trains a scorer or an enhancer (the default)",
@@ -136,6 +137,7 @@ def job(command: str) -> Callable[[DictConfig], Any]:
             # float32 means float32; bf16-mixed is the fast way
             torch.backends.cudnn.allow_tf32 = False
             config.use_best(cfg)
+            import_from_here(cfg)
             return getattr(importlib.import_module(f"commands.{command}"), command)(cfg)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)

@@ -32,6 +32,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from commands.run_folder import BEST, flatten, not_read, run_name, trained_scorer
+from commands.trust import import_from_here, trusted_problems
 
 RESOLVING = "raised while resolving interpolation: "  # how OmegaConf begins its message
 ROOT = Path(__file__).resolve().parent.parent
@@ -377,6 +378,7 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     except (HydraException, OmegaConfBaseException) as error:
         return [str(error).partition("\n")[0]]
     problems: list[str] = []
+    import_from_here(cfg)
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
         problems += [f"{key}: is required; give {key}=..." for key in missing]
@@ -409,6 +411,7 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
         problems.append("paths.output_dir: has to be a folder's name")
     else:
         problems += require_folder("paths.output_dir", cfg.paths.output_dir)
+    problems += trusted_problems(cfg)
     problems += check_node("", cfg)
     try:
         problems += module.problems(cfg)
@@ -440,7 +443,8 @@ def check_node(path: str, node: Any) -> Iterator[str]:  # noqa: ANN401
     """
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
-    keys = [str(key) for key in node if not OmegaConf.is_interpolation(node, str(key))]
+    keys = [key for key in node if isinstance(key, str)]  # arguments have no other names
+    keys = [key for key in keys if not OmegaConf.is_interpolation(node, key)]
     keys = [key for key in keys if not OmegaConf.is_missing(node, key)]
     prefix = f"{path}." if path else ""
     for key in keys:
@@ -449,7 +453,7 @@ def check_node(path: str, node: Any) -> Iterator[str]:  # noqa: ANN401
         return
     try:
         target, parameters = locate(node["_target_"])
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module of the user's own may raise anything
         yield f"{prefix}_target_={node['_target_']}: cannot be imported ({error})"
         return
     special = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}

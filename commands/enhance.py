@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ class Options(BaseModel):
     self_ensemble: bool
     precision: Literal["float32", "bfloat16", "float16"]
     format: str
+    trusted: list[str]
     device: str
     overwrite: bool
 
@@ -55,7 +56,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 def enhance(cfg: DictConfig) -> None:
     """Enhances every file; bad ones are named at the end, with exit code 1."""
     device = pick_device(cfg.device)
-    net = load_enhancer(cfg.checkpoint, cfg.scale)
+    net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
     scale = int(net.scale)  # type: ignore[arg-type]
     net = (SelfEnsemble(net) if cfg.self_ensemble else net).to(device)
     folder = Path(cfg.output).expanduser()
@@ -89,13 +90,13 @@ def enhance(cfg: DictConfig) -> None:
         sys.exit(1)
 
 
-def load_enhancer(path: str, scale: int | None) -> nn.Module:
+def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> nn.Module:
     """The enhancer of a checkpoint for one scale; None is its only one, or the smallest.
 
     Raises:
         ValueError: if it is no enhancer, or lacks the scale.
     """
-    net, _ = load_network(path, kind="enhancer")
+    net, _ = load_network(path, "enhancer", trusted)
     try:
         return at_scale(net, scales_of(net)[0] if scale is None else scale)
     except ValueError as error:

@@ -71,6 +71,7 @@ class Measuring(BaseModel):
     model_config = ConfigDict(strict=True)
 
     scale: Literal[1, 2, 3, 4] | None
+    trusted: list[str]
     device: str
     name: str | None
     seed: NonNegativeInt
@@ -117,7 +118,7 @@ def checkpoints(cfg: DictConfig) -> list[str]:
 def evaluate(cfg: DictConfig) -> None:
     """Measures, writes result.json, per_image.csv and pictures, and prints a table."""
     paths = checkpoints(cfg)
-    loaded = [load_network(path) for path in paths]
+    loaded = [load_network(path, trusted=cfg.trusted) for path in paths]
     if len({record.kind for _, record in loaded}) > 1:
         raise ValueError("checkpoint: enhancers and scorers are measured apart")
     use_own_data(cfg, [record for _, record in loaded], paths)
@@ -304,7 +305,7 @@ def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
             raise ValueError(f"{words}: nobody looks, since {who}.checkpoint=null")
     for key, path in rater_files(cfg).items():
         try:
-            net, record = load_network(path, kind="scorer")
+            net, record = load_network(path, "scorer", cfg.trusted)
         except ValueError as error:
             raise ValueError(f"{key}={error}") from error
         assert isinstance(net, NIMA)

@@ -32,6 +32,7 @@ class Options(BaseModel):
     format: Literal["safetensors", "onnx"]
     scale: Literal[1, 2, 3, 4] | None
     description: str | None
+    trusted: list[str]
     overwrite: bool
 
 
@@ -52,11 +53,11 @@ def export(cfg: DictConfig) -> None:
     """Writes the file."""
     path = Path(cfg.output).expanduser()
     if cfg.format == "onnx":
-        net = load_enhancer(cfg.checkpoint, cfg.scale)
+        net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
         export_onnx(net, path)
         log.info("%s  x%d  %.2f MB", path, int(net.scale), path.stat().st_size / 1e6)  # type: ignore[arg-type]
     else:
-        network, record = load_network(cfg.checkpoint)
+        network, record = load_network(cfg.checkpoint, trusted=cfg.trusted)
         kept = replace(
             record,
             config=None,  # it names local paths

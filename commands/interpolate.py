@@ -65,7 +65,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 def interpolate(cfg: DictConfig) -> None:
     """Writes curve.csv, curve.png and result.json, and prints a table."""
     paths = list(cfg.checkpoints)
-    loaded = [load_network(path, kind="enhancer") for path in paths]
+    loaded = [load_network(path, "enhancer", cfg.trusted) for path in paths]
     (first, one), (second, two) = loaded
     same_network(one, two)
     use_own_data(cfg, [one, two], paths)

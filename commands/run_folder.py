@@ -41,7 +41,7 @@ NOT_SETTINGS = {
     *("experiment", "sweep", "paths", "hydra", "logger", "output", "device", "name"),
     *("resume", "overwrite", "stale", "data.num_workers", "trainer.devices", "trainer.num_nodes"),
     *("trainer.accelerator", "trainer.strategy", "trainer.deterministic", "trainer.plugins"),
-    *("data.store", "data.on_device"),
+    *("data.store", "data.on_device", "trusted"),
 }
 NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # the choice of a trainer is one of devices
 NOT_IN_HASH = NOT_SETTINGS | {
@@ -49,6 +49,7 @@ NOT_IN_HASH = NOT_SETTINGS | {
     *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.enable_model_summary"),
     *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after", "callbacks.pictures"),
     *("callbacks.watch", "callbacks.photo_table", "model.grad_ratio_every"),
+    *("model.trusted", "model.loss.scorer.trusted"),
     # Where the data lie; their fingerprint counts instead.
     *("data.root", "data.images", "data.ratings", "data.train_list", "data.val_list"),
     "data.test_list",

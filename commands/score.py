@@ -42,6 +42,7 @@ class Options(BaseModel):
     precision: Precision
     batch_size: PositiveInt
     num_workers: PositiveInt | None
+    trusted: list[str]
     device: str
     overwrite: bool
 
@@ -70,7 +71,7 @@ def score(cfg: DictConfig) -> None:
     """Prints a table, best first; bad files are named at the end, with exit code 1."""
     keep_memory()
     device = pick_device(cfg.device)
-    scorer, record = load_network(cfg.checkpoint, kind="scorer")
+    scorer, record = load_network(cfg.checkpoint, "scorer", cfg.trusted)
     assert isinstance(scorer, NIMA)
     paths = find_images(cfg.input)
     ratings = rate_files(

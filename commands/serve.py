@@ -53,6 +53,7 @@ class Options(BaseModel):
     max_photos: int = Field(ge=1, le=100)
     max_waiting: PositiveInt
     tile: int = Field(ge=16)
+    trusted: list[str]
     device: str
 
 
@@ -120,8 +121,9 @@ def serve(cfg: DictConfig) -> None:
 
     keep_memory()
     device = pick_device(cfg.device)
-    offers = load_offers(checkpoints(cfg), [list(pair) for pair in cfg.pairs], cfg.steps, device)
-    scorer, record = load_network(cfg.scorer.checkpoint, kind="scorer")
+    pairs = [list(pair) for pair in cfg.pairs]
+    offers = load_offers(checkpoints(cfg), pairs, cfg.steps, device, cfg.trusted)
+    scorer, record = load_network(cfg.scorer.checkpoint, "scorer", cfg.trusted)
     assert isinstance(scorer, NIMA)
     folder = Path(cfg.output).expanduser()
     with locked(folder):

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -41,9 +41,11 @@ from commands.run_folder import (
     start,
 )
 from commands.terminal import metrics_table
+from commands.trust import rebuild_problems
 from datamodules.sampling import ShardedDataModule
+from lightning_modules.building import NOT_ARGUMENTS, build_network
 from lightning_modules.callbacks import ProgressFile, Watch, last_step
-from lightning_modules.checkpoint import WriteRecord, dependence, load_network, read_checkpoint
+from lightning_modules.checkpoint import WriteRecord, check_kind, dependence, read_checkpoint
 from lightning_modules.compiling import WITH_GRAPHS
 from lightning_modules.loggers import RunCSV
 from lightning_modules.record import VERSION, Record
@@ -72,6 +74,7 @@ class Options(BaseModel):
     scale: Literal[1, 2, 3, 4] | None
     init_from: str | None
     name: str | None
+    trusted: list[str]
     resume: bool
     overwrite: bool
     stale: Literal["refuse", "rerun", "accept"]
@@ -87,7 +90,8 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     missing = list(require_file("judge.checkpoint", judge))
     yield from missing
     if judge is not None and not missing:
-        yield from check_kind("judge.checkpoint", judge)
+        yield from check_is_scorer("judge.checkpoint", judge)
+    yield from rebuild_problems(cfg)
     wanted = "rated" if trains_scorer(cfg) else "pairs"
     yield from require_kind(cfg, wanted)
     data, _ = locate(cfg.data._target_)
@@ -197,7 +201,7 @@ def check_callbacks(cfg: DictConfig) -> Iterator[str]:
         yield f"callbacks: {other} goes with another model; callbacks={choice} goes with this one"
 
 
-def check_kind(key: str, path: str) -> Iterator[str]:
+def check_is_scorer(key: str, path: str) -> Iterator[str]:
     """One problem if a file is no scorer's checkpoint."""
     try:
         _, record = read_checkpoint(path)
@@ -211,7 +215,7 @@ def check_kind(key: str, path: str) -> Iterator[str]:
 def check_scorer(cfg: DictConfig) -> Iterator[str]:
     """One problem if the checkpoint is no scorer, or not the one that scorer= asks for."""
     path = cfg.scorer.checkpoint
-    wrong = list(check_kind("scorer.checkpoint", path))
+    wrong = list(check_is_scorer("scorer.checkpoint", path))
     if wrong:
         yield from wrong
         return
@@ -237,6 +241,8 @@ def train(cfg: DictConfig) -> float | None:
     Returns:
         The best value of the monitored metric, for Hydra's sweepers.
     """
+    for problem in rebuild_problems(cfg):
+        raise ValueError(problem)
     keep_memory()
     folder = current()
     unplaced = copy.deepcopy(cfg)  # without run_dir: where a run lies does not count
@@ -396,7 +402,8 @@ def fit(
     L.seed_everything(cfg.seed, verbose=False)
     spec = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(spec, dict)
-    spec["net"].pop("checkpoint", None)
+    if trains_scorer(cfg):
+        spec["net"].pop("checkpoint", None)
     if cfg.init_from is not None or ckpt_path is not None:
         spec["net"].pop("pretrained", None)  # all weights come from there
     module: L.LightningModule = instantiate(
@@ -409,19 +416,20 @@ def fit(
         start_from(module.net, path)  # type: ignore[arg-type]
         module.constant_start = False  # type: ignore[assignment]  # its head knows more
     module.optimizer(list(module.net.parameters()))  # type: ignore[operator, union-attr]
-    if trainer.is_global_zero:  # nothing is touched before everything could be built
-        start(folder, state, identity, cfg)
-    kind = "scorer" if trains_scorer(cfg) else "enhancer"
     about = {
-        "kind": kind,
-        "net": spec["net"],
+        "kind": "scorer" if trains_scorer(cfg) else "enhancer",
+        "net": {name: value for name, value in spec["net"].items() if name not in NOT_ARGUMENTS},
         "data": datamodule.description,
         "gamma": cfg.gamma,
         "config": identity.config,
         "config_hash": identity.config_hash,
         "version": VERSION,
     }
+    about["net"]["_target_"] = spec["net"]["_target_"]
     record = Record.parse(about, "this training")
+    check_rebuilt(module.net, record, cfg.trusted)  # type: ignore[arg-type]
+    if trainer.is_global_zero:  # nothing is touched before everything could be built
+        start(folder, state, identity, cfg)
     first_step, seconds = 0, 0.0
     if ckpt_path is not None:
         earlier = load_last(ckpt_path)
@@ -435,12 +443,29 @@ def fit(
     log.info("%s in %s: %s", verb, folder, datamodule.description)
     if not trains_scorer(cfg) and cfg.gamma and cfg.judge.checkpoint is not None:
         paths = (cfg.scorer.checkpoint, cfg.judge.checkpoint)
-        for line in dependence(*(load_network(path, kind="scorer")[1] for path in paths)):
+        scorer, judge = (read_checkpoint(path)[1] for path in paths)
+        assert scorer is not None  # they are loaded already
+        assert judge is not None
+        for line in dependence(scorer, judge):
             log.info("%s", line)
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     if trainer.is_global_zero:
         write_result(trainer, folder, identity, writer)
         log_best(trainer, folder)
+
+
+def check_rebuilt(network: nn.Module, record: Record, trusted: Sequence[str]) -> None:
+    """Build the network a second time, as from a checkpoint, while nothing is lost yet.
+
+    Raises:
+        ValueError: if that gives no such network.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            build_network(record.net, trusted, state=network.state_dict())
+        check_kind(network, record)
+    except ValueError as error:
+        raise ValueError(f"its checkpoints could not be loaded again: {error}") from error
 
 
 def official_file(cfg: DictConfig) -> Path:

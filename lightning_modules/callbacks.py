@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,11 +213,15 @@ class PhotoTable(Callback):
     Args:
         folder: where `photos.json` and `crops/` go; earlier ones are replaced.
         num_photos: how many of the validation set.
+        trusted: modules that the network may come from, besides `networks`.
     """
 
-    def __init__(self, folder: str | Path, num_photos: int = 4) -> None:
+    def __init__(
+        self, folder: str | Path, num_photos: int = 4, trusted: Sequence[str] = ()
+    ) -> None:
         self.folder = Path(folder)
         self.num_photos = num_photos
+        self.trusted = trusted
 
     @rank_zero_only
     @torch.no_grad()
@@ -225,7 +230,7 @@ class PhotoTable(Callback):
         assert isinstance(pl_module, EnhancementModule)
         assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
         best = trainer.checkpoint_callback.best_model_path
-        net, record = load_network(best, kind="enhancer")
+        net, record = load_network(best, "enhancer", self.trusted)
         net.to(pl_module.device)
         photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
         rows = [

@@ -1,6 +1,6 @@
 """Trains enhancers: `L2 + gamma * (K - mean score)`, the scorer frozen (paper, section 2.3.1)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning as L
@@ -32,6 +32,7 @@ class EnhancementModule(L.LightningModule):
         schedule: factor on the learning rate by progress.
         judge: a second scorer, or its checkpoint, which validates only: an enhancer that games its
             scorer gains there and loses here.
+        trusted: modules that the judge's network may come from, besides `networks`.
         grad_ratio_every: steps between measurements of `train/grad_ratio`.
         compile: compiles network and aesthetic term for training patches, in place, so that
             checkpoints have the same keys; a word is a mode of `torch.compile`, such as
@@ -46,6 +47,7 @@ class EnhancementModule(L.LightningModule):
         optimizer: OptimizerFactory,
         schedule: Schedule,
         judge: NIMA | str | None = None,
+        trusted: Sequence[str] = (),
         grad_ratio_every: int = 50,
         compile: bool | str = False,
     ) -> None:
@@ -61,7 +63,9 @@ class EnhancementModule(L.LightningModule):
         self.schedule = schedule
         self.grad_ratio_every = grad_ratio_every
         self.judge = (
-            Frozen(load_scorer(judge) if isinstance(judge, str) else judge) if judge else None
+            Frozen(load_scorer(judge, trusted) if isinstance(judge, str) else judge)
+            if judge
+            else None
         )
         names = ["loss", "psnr", "psnr_y", "ssim"]
         if loss.aesthetic is not None:

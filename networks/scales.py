@@ -32,8 +32,14 @@ class AtScale(nn.Module):
 
 
 def scales_of(net: nn.Module) -> list[int]:
-    """The scales of a network, which has `scales` (MDSR) or a `scale` (all others)."""
+    """The scales of a network, which has `scales` (MDSR) or a `scale` (all others).
+
+    Raises:
+        ValueError: if it has neither.
+    """
     scales = getattr(net, "scales", None)
+    if scales is None and not hasattr(net, "scale"):
+        raise ValueError(f"{type(net).__name__} has no `scale`, which an enhancer needs")
     return [int(net.scale)] if scales is None else list(scales)  # type: ignore[arg-type]
 
 

@@ -176,7 +176,11 @@ class Speeds:
 
 
 def load_offers(
-    checkpoints: Sequence[str], pairs: Sequence[Sequence[str]], steps: int, device: torch.device
+    checkpoints: Sequence[str],
+    pairs: Sequence[Sequence[str]],
+    steps: int,
+    device: torch.device,
+    trusted: Sequence[str] = (),
 ) -> list[Offer]:
     """Loads the networks that a configuration names.
 
@@ -185,18 +189,19 @@ def load_offers(
         pairs: files of two trainings of one network each.
         steps: networks of a row, the two ends included.
         device: where they compute.
+        trusted: see `load_network`.
 
     Raises:
         ValueError: if a file is no enhancer, a pair's networks differ, or two have one name.
     """
-    loaded = [load_network(path, kind="enhancer") for path in checkpoints]
+    loaded = [load_network(path, "enhancer", trusted) for path in checkpoints]
     offers = [
         Offer(name, note(net, record), net, record.trained_degradation or {})
         for (name, net), (_, record) in zip(
             named(loaded, list(checkpoints)).items(), loaded, strict=True
         )
     ]
-    offers += [load_row(pair, steps) for pair in pairs]
+    offers += [load_row(pair, steps, trusted) for pair in pairs]
     for offer in offers:
         offer.net.to(device)
     names = [offer.id for offer in offers]
@@ -206,9 +211,10 @@ def load_offers(
     return offers
 
 
-def load_row(pair: Sequence[str], steps: int) -> Offer:
+def load_row(pair: Sequence[str], steps: int, trusted: Sequence[str]) -> Offer:
     """The networks between two trainings."""
-    (first, one), (second, two) = loaded = [load_network(path, kind="enhancer") for path in pair]
+    loaded = [load_network(path, "enhancer", trusted) for path in pair]
+    (first, one), (second, two) = loaded
     same_network(one, two)
     if one.trained_degradation != two.trained_degradation:
         raise ValueError(f"pairs={list(pair)}: were trained to undo different degradations")
