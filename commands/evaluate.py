@@ -4,16 +4,18 @@ import csv
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
+from commands.code_identity import code_files
 from commands.config import check_name, require_file, require_kind
 from commands.device import pick_device
 from commands.own_data import use_own_data
@@ -29,6 +31,7 @@ from commands.run_folder import (
     start,
 )
 from commands.terminal import differing_part, metrics_table, table
+from commands.trust import targets
 from datamodules.div2k import Pair
 from datamodules.images import to_unit, write_image
 from datamodules.parallel import progress
@@ -157,7 +160,8 @@ def evaluate(cfg: DictConfig) -> None:
         return evaluate_scorer(loaded[0][0], paths[0], remark, data, folder, device)
 
     # A scorer's constant predictor is the mean of the training data, an enhancer needs none.
-    run_measurement(cfg, files, "val" if kind == "enhancer" else None, work)
+    networks = class_names(loaded, raters)
+    run_measurement(cfg, files, "val" if kind == "enhancer" else None, work, networks)
 
 
 def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
@@ -233,6 +237,7 @@ def run_measurement(
     files: dict[str, str],
     split: str | None,
     work: Callable[[ShardedDataModule, Path, torch.device], Result],
+    networks: Iterable[str],
 ) -> None:
     """Measures in a run folder, or finds the result there, and prints it.
 
@@ -241,13 +246,16 @@ def run_measurement(
         files: input files by key.
         split: whose photos make it another run when they change; None is all.
         work: measures; called only where there is no result.
+        networks: full names of their classes, whose code counts.
     """
     folder = current()
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
     data = datamodule.fingerprint(split)
-    identity = Identity({str(key): value for key, value in config.items()}, files, data=data)
+    command = f"commands.{HydraConfig.get().job.config_name}"
+    code = code_files([command, *targets(config), *networks])
+    identity = Identity({str(key): value for key, value in config.items()}, files, code, data)
     state = decide(folder, identity, resume=False, overwrite=cfg.overwrite, stale=cfg.stale)
     if state is not State.FINISHED:
         device = pick_device(cfg.device)
@@ -263,6 +271,12 @@ def run_measurement(
     log.info("\n%s", (folder / "table.txt").read_text())
     for path in result["files"]:
         log.info("%s", folder / path)
+
+
+def class_names(loaded: list[tuple[nn.Module, Record]], raters: dict[str, "Rater"]) -> list[str]:
+    """Full names of the classes of networks and raters."""
+    records = [record for _, record in loaded] + [rater.record for rater in raters.values()]
+    return [str(record.net["_target_"]) for record in records]
 
 
 def set_scale(cfg: DictConfig, nets: list[nn.Module], paths: list[str]) -> None:

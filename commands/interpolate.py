@@ -22,6 +22,7 @@ from commands.evaluate import (
     Measuring,
     Rater,
     Result,
+    class_names,
     describe,
     digits,
     load_raters,
@@ -91,7 +92,7 @@ def interpolate(cfg: DictConfig) -> None:
         metrics = {f"{key}/{row['share']:.2f}": row[key] for row in rows for key in keys}
         return Result(f"{text}\n{PROTOCOLS}{note}\n", metrics, ["curve.csv", "curve.png"], note)
 
-    run_measurement(cfg, files, "val", work)
+    run_measurement(cfg, files, "val", work, class_names(loaded, raters))
 
 
 def same_network(one: Record, two: Record) -> None:

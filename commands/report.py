@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from commands import figures
 from commands.album import fill_album
+from commands.code_identity import conflicting
 from commands.config import require_folder
 from commands.run_folder import shorter
 from commands.run_reading import find_folders, read_runs
@@ -213,9 +214,13 @@ def remarks(trained: Sequence[Run], enhancers: Sequence[Run], finished: Sequence
         )
     if enhancers and not finished:
         lines.append("No enhancer is finished yet: figures and photos come with the first.")
-    codes = {run.about.get("code_hash") for run in trained if run.state == "finished"}
-    if len(codes) > 1:
-        lines.append(f"The runs were made by {len(codes)} versions of the code.")
+    abouts = [run.about for run in trained if run.state == "finished"]
+    codes = [about["code"] for about in abouts if about.get("code")]
+    earlier = {about.get("code_hash") for about in abouts if not about.get("code")}
+    if files := conflicting(codes):
+        lines.append(f"The runs were made by several versions of the code ({', '.join(files)}).")
+    elif len(earlier) + bool(codes) > 1:
+        lines.append("The runs were made by several versions of the code.")
     return lines
 
 

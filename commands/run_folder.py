@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from commands.code_identity import changed_code
 from datamodules.images import file_sha256
 from datamodules.regular_files import read_regular
 from lightning_modules.json_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("commands", "networks", "lightning_modules", "datamodules")
 
 # Where a run goes and what it runs on: part of neither its name nor its hash.
 NOT_SETTINGS = {
@@ -161,15 +161,6 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def code_sha256() -> str:
-    """SHA-256 over run.py and the packages' Python files."""
-    total = hashlib.sha256()
-    files = [ROOT / "run.py", *(f for p in PACKAGES for f in (ROOT / p).rglob("*.py"))]
-    for file in sorted(files):
-        total.update(f"{file.relative_to(ROOT)}\0{file_sha256(file)}\n".encode())
-    return total.hexdigest()
-
-
 def current() -> Path:
     """This run's folder, relative to the working directory where it lies below it."""
     return shorter(HydraConfig.get().runtime.output_dir)
@@ -206,12 +197,13 @@ class Identity:
     Args:
         config: the resolved configuration that the run reads.
         files: input files by key; their content counts, not where they lie.
+        code: SHA-256 of the Python files that the run depends on, see `code_files`.
         data: fingerprint of the data; None where the settings and the code say it all.
     """
 
     config: dict[str, Any]
     files: dict[str, str]
-    code: str = field(default_factory=code_sha256)
+    code: dict[str, str]
     data: str | None = None
 
     def __post_init__(self) -> None:
@@ -233,6 +225,11 @@ class Identity:
         """SHA-256 of the settings and of the content of the input files."""
         return digest(json.dumps([self.settings, self.inputs], sort_keys=True))
 
+    @property
+    def code_hash(self) -> str:
+        """SHA-256 of the code."""
+        return digest(json.dumps(self.code, sort_keys=True))
+
     def record(self) -> dict[str, Any]:
         """What run.json and result.json keep of it."""
         return {
@@ -240,7 +237,8 @@ class Identity:
             "config_hash": self.config_hash,
             "settings": self.settings,
             "inputs": self.inputs,
-            "code_hash": self.code,
+            "code_hash": self.code_hash,
+            "code": self.code,
         }
 
 
@@ -296,8 +294,8 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
         for key, value in identity.inputs.items()
         if record["inputs"].get(key) != value
     ]
-    if record["code_hash"] != identity.code:
-        outdated.append("the code")
+    if record["code_hash"] != identity.code_hash:
+        outdated.append(changed_code(record.get("code"), identity.code))
     if outdated and stale == "refuse":
         raise ValueError(
             f"{folder} holds a run, but {' and '.join(outdated)} changed since; "
@@ -431,6 +429,7 @@ def git_state() -> dict[str, Any] | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "run.py")  # else it is the repository of a folder above
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import nn
 
+from commands.code_identity import code_files
 from commands.config import check_name, locate, require_file, require_kind
 from commands.device import keep_memory
 from commands.run_folder import (
@@ -41,7 +42,7 @@ from commands.run_folder import (
     start,
 )
 from commands.terminal import metrics_table
-from commands.trust import rebuild_problems
+from commands.trust import rebuild_problems, targets
 from datamodules.sampling import ShardedDataModule
 from lightning_modules.building import NOT_ARGUMENTS, build_network
 from lightning_modules.callbacks import ProgressFile, Watch, last_step
@@ -332,7 +333,7 @@ def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
         fingerprint: of its data.
     """
     config, files = read_settings(cfg)
-    return Identity(config, files, data=fingerprint)
+    return Identity(config, files, code_files(["commands.train", *targets(config)]), fingerprint)
 
 
 def build_trainer(cfg: DictConfig) -> L.Trainer:

@@ -91,7 +91,9 @@ def source(tmp_path: Path) -> Path:
 def identity(source: Path, code: str = "c", **config: object) -> Identity:
     values = {"gamma": 0.1, "epochs": 2, "trainer": {"devices": 1, "max_epochs": 2}, **config}
     return Identity(
-        {**values, "scorer": {"checkpoint": str(source)}}, {"scorer": str(source)}, code
+        {**values, "scorer": {"checkpoint": str(source)}},
+        {"scorer": str(source)},
+        {"a.py": code, "b.py": "same"},
     )
 
 
@@ -130,10 +132,16 @@ def test_what_is_done_with_a_folder(tmp_path: Path, source: Path) -> None:
         decide(folder, identity(source, epochs=1), **options | {"resume": True})
 
     changed = identity(source, code="d")
-    with pytest.raises(ValueError, match="the code changed since"):
+    with pytest.raises(ValueError, match=r"the code \(a\.py\) changed since"):
         decide(folder, changed, **options)
     assert decide(folder, changed, **options | {"stale": "rerun"}) is State.NEW
     assert decide(folder, changed, **options | {"stale": "accept"}) is State.FINISHED
+
+    of_0_1 = {name: value for name, value in old.record().items() if name != "code"}
+    write_json(folder / "run.json", {"run_id": "r", **of_0_1, "code_hash": "of all files"})
+    with pytest.raises(ValueError, match="but the code changed since"):
+        decide(folder, old, **options)
+    write_json(folder / "run.json", {"run_id": "r", **old.record()})
 
     source.write_text("other")
     with pytest.raises(ValueError, match="the file scorer changed since"):

@@ -161,13 +161,13 @@ def test_changed_code_is_refused_with_the_choice(cli: Cli, monkeypatch: pytest.M
     original = run_folder.Identity.__post_init__
 
     def changed(self: run_folder.Identity) -> None:
-        self.code = "changed"
+        self.code = {**self.code, "networks/edsr.py": "changed"}
         original(self)
 
     monkeypatch.setattr(run_folder.Identity, "__post_init__", changed)
     done = cli(*TINY, "paths.output_dir=a")
     assert done.code == 2
-    assert "the code changed since; stale=rerun does it again" in done.err
+    assert "the code (networks/edsr.py) changed since; stale=rerun does it again" in done.err
     assert "already finished" in cli(*TINY, "paths.output_dir=a", "stale=accept").out
     assert "training in" in cli(*TINY, "paths.output_dir=a", "stale=rerun").out
 
