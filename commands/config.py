@@ -415,6 +415,8 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     problems += check_node("", cfg)
     try:
         problems += module.problems(cfg)
+        if hasattr(module, "typed_problems"):
+            problems += module.typed_problems(cfg, words)
         if here and hasattr(module, "machine_problems"):
             problems += module.machine_problems(cfg)
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError):

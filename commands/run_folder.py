@@ -345,6 +345,8 @@ def provenance(cfg: DictConfig) -> dict[str, Any]:
         for group, option in sorted(hydra.runtime.choices.items())
         if option not in (None, "null") and group.split("/")[0] not in left_out
     }
+    if "scorer" in choices and cfg.scorer.checkpoint is not None:
+        choices["scorer"] = str(cfg.scorer.backbone)  # the file's, whichever option was chosen
     sweep = Path(hydra.sweep.dir).absolute()
     is_job = Path(hydra.runtime.output_dir).parent == sweep
     return {

@@ -167,10 +167,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
             what, instead = ("model.loss.score_always" + end for end in ("", "=false"))
         yield f"{what} needs a scorer: give scorer.checkpoint=FILE, or {instead}"
     else:
-        missing = list(require_file("scorer.checkpoint", cfg.scorer.checkpoint))
-        yield from missing
-        if not missing:
-            yield from check_scorer(cfg)
+        yield from require_scorer(cfg)
 
 
 def machine_problems(cfg: DictConfig) -> Iterator[str]:
@@ -213,22 +210,50 @@ def check_is_scorer(key: str, path: str) -> Iterator[str]:
         yield f"{key}={path}: not a scorer"
 
 
-def check_scorer(cfg: DictConfig) -> Iterator[str]:
-    """One problem if the checkpoint is no scorer, or not the one that scorer= asks for."""
+def reads_scorer(cfg: DictConfig) -> bool:
+    """Whether this is the training of an enhancer that needs a scorer's file."""
+    return not trains_scorer(cfg) and (cfg.gamma != 0 or scores_always(cfg))
+
+
+def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
+    """Overrides that say another scorer than the file does, which knows all about itself.
+
+    Args:
+        cfg: the configuration.
+        words: the overrides, as typed; what an experiment says gives way to the file.
+    """
     path = cfg.scorer.checkpoint
-    wrong = list(check_is_scorer("scorer.checkpoint", path))
-    if wrong:
-        yield from wrong
+    if not reads_scorer(cfg) or not isinstance(path, str) or list(require_scorer(cfg)):
         return
     _, record = read_checkpoint(path)
     assert record is not None
-    if record.backbone != cfg.scorer.backbone:
+    typed = {word.partition("=")[0].lstrip("+") for word in words}
+    if "scorer" in typed and record.backbone != cfg.scorer.backbone:
         yield (
-            f"scorer.checkpoint={path}: a {record.backbone}, but "
-            f"scorer={cfg.scorer.backbone} was asked for; scorer={record.backbone} goes "
-            f"with it, or train one by python run.py experiment=sample_nima "
+            f"scorer.checkpoint={path}: a {record.backbone}, but scorer={cfg.scorer.backbone} was "
+            "asked for; leave scorer= out, or train one by python run.py experiment=sample_nima "
             f"scorer={cfg.scorer.backbone}"
         )
+    for name, value in record.net.items():
+        given = cfg.scorer.get(name)
+        if f"scorer.{name}" in typed and given != value:
+            yield f"scorer.{name}={given}: {path} has {value}; leave scorer.{name}= out"
+
+
+def adopt_scorer(cfg: DictConfig) -> None:
+    """Let the file of the scorer in the loss say what the scorer is: backbone, buckets, view."""
+    if not reads_scorer(cfg):
+        return
+    _, record = read_checkpoint(cfg.scorer.checkpoint)
+    for name, value in record.net.items() if record is not None else ():
+        if name in cfg.scorer:
+            cfg.scorer[name] = value
+
+
+def require_scorer(cfg: DictConfig) -> Iterator[str]:
+    """One problem if the file of the scorer in the loss is missing or no scorer."""
+    missing = list(require_file("scorer.checkpoint", cfg.scorer.checkpoint))
+    yield from missing or check_is_scorer("scorer.checkpoint", cfg.scorer.checkpoint)
 
 
 def trains_scorer(cfg: DictConfig) -> bool:
@@ -244,6 +269,7 @@ def train(cfg: DictConfig) -> float | None:
     """
     for problem in rebuild_problems(cfg):
         raise ValueError(problem)
+    adopt_scorer(cfg)
     keep_memory()
     folder = current()
     unplaced = copy.deepcopy(cfg)  # without run_dir: where a run lies does not count
@@ -333,7 +359,11 @@ def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
         fingerprint: of its data.
     """
     config, files = read_settings(cfg)
-    return Identity(config, files, code_files(["commands.train", *targets(config)]), fingerprint)
+    names = ["commands.train", *targets(config)]
+    for key in ("scorer.checkpoint", "judge.checkpoint"):
+        record = read_checkpoint(files[key])[1] if key in files else None
+        names += targets(record.net) if record is not None else ()
+    return Identity(config, files, code_files(names), fingerprint)
 
 
 def build_trainer(cfg: DictConfig) -> L.Trainer:

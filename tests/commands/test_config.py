@@ -149,6 +149,7 @@ def test_package_line_comes_first(path: Path) -> None:
         (["init_from=."], ["init_from=.: is a folder without checkpoints/best.ckpt"]),
         (["scorer.checkpoint=null"], ["gamma=0.4 needs a scorer"]),
         (["scorer=mobilenet_v2"], ["a mnasnet_1_0, but scorer=mobilenet_v2 was asked for"]),
+        (["scorer.num_buckets=5"], ["scorer.num_buckets=5: ", "has 10; leave scorer.num_buckets="]),
         (["net=bicubic"], ["nothing to train"]),
         (["judge.checkpoint=a.ckpt"], ["judge.checkpoint=a.ckpt: no such file"]),
         (["model.loss.mode=hing"], ["model.loss.mode=hing: should be 'linear', 'hinge' or"]),
