@@ -50,6 +50,7 @@ from lightning_modules.checkpoint import WriteRecord, check_kind, dependence, re
 from lightning_modules.compiling import WITH_GRAPHS
 from lightning_modules.loggers import RunCSV
 from lightning_modules.record import VERSION, Record
+from lightning_modules.trial import TrialCheckpoint
 from networks.backbones import BACKBONES
 from networks.edsr import EDSR
 from networks.nima import VIEW
@@ -468,7 +469,8 @@ def fit(
         del earlier
     writer = WriteRecord(record, seconds)
     progress = ProgressFile(folder / "progress.json", checkpoint_of(trainer).monitor or "")
-    trainer.callbacks += [progress, writer]  # type: ignore[attr-defined]
+    trial = TrialCheckpoint(folder / "checkpoints")
+    trainer.callbacks += [progress, writer, trial]  # type: ignore[attr-defined]
     trainer.loggers = build_loggers(cfg, folder, identity, first_step)
     verb = "continuing" if ckpt_path else "training"
     log.info("%s in %s: %s", verb, folder, datamodule.description)

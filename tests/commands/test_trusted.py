@@ -1,13 +1,14 @@
 """Networks of the user's own, in a module that the configuration trusts."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from lightning_modules.checkpoint import load_network
-from tests.conftest import TINY, Finished, launch
+from lightning_modules.checkpoint import load_network, load_scorer
+from tests.conftest import TINY, TINY_NIMA, Finished, launch
 
 Cli = Callable[..., Finished]
 
@@ -135,6 +136,72 @@ def test_what_could_not_be_loaded_again_is_refused_before_training(
     assert reason.format(module=module) in done.err
     assert "Traceback" not in done.err
     assert not Path("outputs/sample_edsr/a/run.json").exists()
+
+
+HOARDERS = """
+from lightning.pytorch.callbacks import Callback
+from lightning_modules.enhancement import EnhancementModule
+
+
+class Plain(EnhancementModule):
+    def __init__(self, **options):
+        super().__init__(**options)
+
+
+class Hoarder(EnhancementModule):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.save_hyperparameters()
+
+
+class Keeper(Callback):
+    def state_dict(self):
+        return {"kept": self}
+"""
+
+
+def test_states_that_could_not_be_read_again_are_refused_before_training(
+    cli: Cli, folder: Path, module: str
+) -> None:
+    (folder / f"{module}.py").write_text(HOARDERS)
+    words = [*TINY, "gamma=0", "epochs=1"]
+    for words_of_one, name in (
+        ([f"model._target_={module}.Hoarder"], "Hoarder"),
+        ([f"+callbacks.mine._target_={module}.Keeper"], "Keeper"),
+    ):
+        done = cli(*words, *words_of_one, "name=a", "overwrite=true")
+        assert done.code == 2, done.out
+        assert "could not be loaded again" in done.err
+        assert f"({name})" in done.err
+        assert "epoch 1" not in done.out
+        assert not list(Path("outputs/sample_edsr/a/checkpoints").glob("*"))
+    done = cli(*words, f"model._target_={module}.Plain", "name=b")
+    assert done.code == 0, done.err
+    assert len(list(Path("outputs/sample_edsr/b/checkpoints").iterdir())) == 2
+
+
+def test_a_scorer_of_ones_own_class_keeps_its_class(cli: Cli, folder: Path, module: str) -> None:
+    (folder / f"{module}.py").write_text(
+        "from networks.nima import NIMA\n\n\nclass Mine(NIMA):\n    pass\n"
+    )
+    words = [*TINY_NIMA, f"scorer._target_={module}.Mine", "name=a", "epochs=1"]
+    assert f"trusted=[{module}]" in cli(*words).err
+    done = cli(*words, f"trusted=[{module}]")
+    assert done.code == 0, done.err
+    best = "outputs/sample_nima/a/checkpoints/best.ckpt"
+    with pytest.raises(ValueError, match=f"asks for {module}.Mine"):
+        load_scorer(best)
+    assert type(load_scorer(best, trusted=[module])).__name__ == "Mine"
+    enhancer = [*WORDS, "callbacks.photo_table=null", "gamma=0.1", "epochs=1", "name=b"]
+    enhancer = [word for word in enhancer if not word.startswith("scorer")]
+    enhancer += [f"scorer.checkpoint={best}", f"judge.checkpoint={best}"]
+    refused = cli(*enhancer)
+    assert refused.code == 2, refused.out
+    assert f"trusted=[{module}]" in refused.err
+    done = cli(*enhancer, f"trusted=[{module}]")
+    assert done.code == 0, done.err
+    about = json.loads(Path("outputs/sample_edsr/b/run.json").read_text())
+    assert f"{module}.py" in about["code"]
 
 
 def test_a_network_in_this_folder_is_found_by_a_process_of_its_own(
