@@ -223,12 +223,14 @@ def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
         cfg: the configuration.
         words: the overrides, as typed; what an experiment says gives way to the file.
     """
-    path = cfg.scorer.checkpoint
-    if not reads_scorer(cfg) or not isinstance(path, str) or list(require_scorer(cfg)):
+    typed = {word.partition("=")[0].lstrip("+") for word in words}
+    if not reads_scorer(cfg) or not any(key.partition(".")[0] == "scorer" for key in typed):
         return
+    path = cfg.scorer.checkpoint
+    if not isinstance(path, str) or list(require_scorer(cfg)):
+        return  # which `problems` says
     _, record = read_checkpoint(path)
     assert record is not None
-    typed = {word.partition("=")[0].lstrip("+") for word in words}
     if "scorer" in typed and record.backbone != cfg.scorer.backbone:
         yield (
             f"scorer.checkpoint={path}: a {record.backbone}, but scorer={cfg.scorer.backbone} was "
