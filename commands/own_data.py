@@ -5,14 +5,17 @@ command line does not choose another one by `data=`. Keys such as `data.limit=10
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from commands.config import check_node
 from commands.run_folder import parse_task
-from lightning_modules.checkpoint import Record
+from commands.trust import targets
+from lightning_modules.building import in_modules
+from lightning_modules.record import Record
+from networks.tensor_files import printable
 
 # Settings of training, which do not change what is validated.
 TRAINING = {
@@ -39,9 +42,9 @@ def use_own_data(cfg: DictConfig, records: Sequence[Record], paths: Sequence[str
     if "data" in typed or "data._target_" in typed:
         return
     found = {
-        path: dict(record["config"]["data"])
+        path: record.data_config
         for path, record in zip(paths, records, strict=True)
-        if record.get("config")
+        if "_target_" in record.data_config
     }
     if not found:
         return
@@ -55,7 +58,9 @@ def use_own_data(cfg: DictConfig, records: Sequence[Record], paths: Sequence[str
                     f"with {theirs.get(key)}; data=... says on which photos to measure"
                 )
     for target in targets(own):
-        check_target(target, path)
+        check_target(target, path, cfg.trusted)
+    for problem in check_node("data", OmegaConf.create(own)):
+        raise ValueError(f"{path}: its data cannot be built: {printable(problem)}")
     if "scale" in own:
         own["scale"] = None  # follows from the networks
     data = OmegaConf.create(own)
@@ -75,31 +80,25 @@ def task() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-def targets(node: Any) -> Iterator[str]:  # noqa: ANN401
-    """Iterate over the classes that a configuration names, at any depth."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from targets(value)
+def check_target(target: str, path: str, trusted: Sequence[str]) -> None:
+    """Refuse any class but those of `datamodules` and of modules that the user trusts.
 
-
-def check_target(target: str, path: str) -> None:
-    """Refuse any class but those of `datamodules`: a checkpoint must not be able to run code.
+    A checkpoint must not be able to run code.
 
     Raises:
         ValueError: if the class is another one.
     """
     module, _, name = target.rpartition(".")
+    if in_modules(module, trusted):
+        return
     try:
         found = getattr(importlib.import_module(module), name) if ours(module) else None
     except (ImportError, AttributeError):
         found = None
     if not (isinstance(found, type) and ours(found.__module__)):
-        raise ValueError(f"{path}: was validated on {target}; data=... says on what to measure it")
+        raise ValueError(
+            f"{path}: was validated on {printable(target)}; data=... says on what to measure it"
+        )
 
 
 def ours(module: str) -> bool:

@@ -34,9 +34,12 @@ class TooLargeError(Exception):
 def is_trusted(target: str, trusted: Sequence[str]) -> bool:
     """Whether a class may be built: one under `networks.` or in a trusted module or package."""
     module = target.rpartition(".")[0]
-    return any(module == name or module.startswith(f"{name}.") for name in trusted) or (
-        module.startswith("networks.")
-    )
+    return module.startswith("networks.") or in_modules(module, trusted)
+
+
+def in_modules(module: str, trusted: Sequence[str]) -> bool:
+    """Whether a module is one of these, or in a package of these."""
+    return any(module == name or module.startswith(f"{name}.") for name in trusted)
 
 
 def build_network(

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +104,9 @@ def test_a_foreign_checkpoint_chooses_no_class(cli: Cli, folder: Path, target: s
     state, record = read_checkpoint(EDSR)
     assert record is not None
     data = {"_target_": target, "command": "touch ran"}
-    record = sealed({**record, "config": {"data": data}}, torch.nn.Identity(), state)
-    content = {"state_dict": {f"net.{name}": v for name, v in state.items()}, "record": record}
+    record = sealed(replace(record, config={"data": data}), torch.nn.Identity(), state)
+    weights = {f"net.{name}": value for name, value in state.items()}
+    content = {"state_dict": weights, "record": record.plain()}
     torch.save(content, folder / "foreign.ckpt")
     done = cli("evaluate", "checkpoint=foreign.ckpt", *QUIET)
     assert done.code == 2

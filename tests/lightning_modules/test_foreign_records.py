@@ -181,6 +181,18 @@ def test_commands_refuse_wrong_records(
     assert not (folder / "outputs").exists()
 
 
+def test_data_of_a_foreign_record_are_checked(
+    cli: Cli, folder: Path, state: dict[str, torch.Tensor]
+) -> None:
+    for limit in ("x", [1], -5, {"a": 1}):
+        data = {"_target_": "datamodules.sample.SamplePairs", "limit": limit, "colour\n": "red"}
+        write(folder / "odd.ckpt", {**RAW, "config": {"data": data}}, state)
+        done = cli("evaluate", "checkpoint=odd.ckpt")
+        assert done.code == 2, done.err
+        assert len(done.err.strip().splitlines()) == 1, done.err
+        assert "Traceback" not in done.err
+
+
 @pytest.mark.parametrize(
     ("view", "reason"),
     [
