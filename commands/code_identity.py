@@ -119,5 +119,5 @@ def conflicting(codes: Iterable[Mapping[str, str]]) -> list[str]:
     hashes: dict[str, set[str]] = {}
     for code in codes:
         for name, sha256 in code.items():
-            hashes.setdefault(name, set()).add(sha256)
+            hashes.setdefault(name, set()).add(str(sha256))
     return sorted(name for name, seen in hashes.items() if len(seen) > 1)

@@ -218,7 +218,9 @@ def remarks(trained: Sequence[Run], enhancers: Sequence[Run], finished: Sequence
     codes = [about["code"] for about in abouts if about.get("code")]
     earlier = {about.get("code_hash") for about in abouts if not about.get("code")}
     if files := conflicting(codes):
-        lines.append(f"The runs were made by several versions of the code ({', '.join(files)}).")
+        lines.append(
+            f"The runs were made by several versions of the code ({', '.join(files[:5])})."
+        )
     elif len(earlier) + bool(codes) > 1:
         lines.append("The runs were made by several versions of the code.")
     return lines

@@ -30,7 +30,7 @@ UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 # Types of what is read of run.json and result.json; None is allowed.
 ABOUT = {
-    **{"config": dict, "settings": dict, "inputs": dict, "choices": dict},
+    **{"config": dict, "settings": dict, "inputs": dict, "choices": dict, "code": dict},
     **{"config_hash": str, "code_hash": str},
 }
 RESULT = {
