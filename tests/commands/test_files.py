@@ -546,7 +546,7 @@ def test_export_to_onnx_computes_the_same_at_any_size(
         spec = {"_target_": f"networks.{kind}.{kind.upper()}", "scale": net.scale}
         spec |= {"num_layers": 4} if kind == "can" else {}
         path = tmp_path / "net.safetensors"
-        save_safetensors(path, net, {"kind": "enhancer", "net": spec, "data": "", "gamma": 0.0})
+        save_safetensors(path, net, Record(kind="enhancer", net=spec, data="", gamma=0.0))
     done = cli("export", f"checkpoint={path}", "format=onnx", "output=net.onnx", *words)
     assert done.code == 0, done.err
     net, _ = load_network(path)
