@@ -17,7 +17,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -45,7 +44,7 @@ from commands.terminal import metrics_table
 from commands.trust import rebuild_problems, targets
 from datamodules.sampling import ShardedDataModule
 from lightning_modules.building import NOT_ARGUMENTS, build_network
-from lightning_modules.callbacks import ProgressFile, Watch, last_step
+from lightning_modules.callbacks import Checkpoints, FreshMetrics, ProgressFile, Watch, last_step
 from lightning_modules.checkpoint import WriteRecord, check_kind, dependence, read_checkpoint
 from lightning_modules.compiling import WITH_GRAPHS
 from lightning_modules.loggers import RunCSV
@@ -120,6 +119,15 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     for name in ("limit_train_batches", "limit_val_batches"):
         if cfg.trainer[name] == 0:
             yield f"trainer.{name}=0: there would be nothing to train or to compare"
+    every = cfg.trainer.get("check_val_every_n_epoch", 1)
+    if isinstance(every, int) and not 1 <= every <= cfg.epochs:
+        yield (
+            f"trainer.check_val_every_n_epoch={every}: from 1 to epochs={cfg.epochs}, else nothing "
+            "is validated"
+        )
+    interval = cfg.trainer.get("val_check_interval")
+    if isinstance(interval, int | float) and interval <= 0:
+        yield f"trainer.val_check_interval={interval}: above 0"
     ranks = cfg.trainer.devices
     if ranks == -1:
         ranks = max(1, torch.cuda.device_count())
@@ -472,7 +480,7 @@ def fit(
     writer = WriteRecord(record, seconds)
     progress = ProgressFile(folder / "progress.json", checkpoint_of(trainer).monitor or "")
     trial = TrialCheckpoint(folder / "checkpoints")
-    trainer.callbacks += [progress, writer, trial]  # type: ignore[attr-defined]
+    trainer.callbacks += [FreshMetrics(), progress, writer, trial]  # type: ignore[attr-defined]
     trainer.loggers = build_loggers(cfg, folder, identity, first_step)
     verb = "continuing" if ckpt_path else "training"
     log.info("%s in %s: %s", verb, folder, datamodule.description)
@@ -621,6 +629,11 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
     net = trainer.lightning_module.net
     assert isinstance(net, nn.Module)
     best = folder / BEST
+    if not best.exists():
+        raise ValueError(
+            f"{folder}: trained, but nothing was validated, so no epoch is the best one; "
+            "resume=true epochs=... trains on, trainer.val_check_interval says when it validates"
+        )
     record = load_plain(best)["record"]
     finish(
         folder,
@@ -657,9 +670,9 @@ def log_best(trainer: L.Trainer, folder: Path) -> None:
             logger.log_metrics(metrics, step=last_step(trainer))
 
 
-def checkpoint_of(trainer: L.Trainer) -> ModelCheckpoint:
-    """The callback that keeps best.ckpt and last.ckpt."""
-    return next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint))  # type: ignore[attr-defined]
+def checkpoint_of(trainer: L.Trainer) -> Checkpoints:
+    """Return the callback that keeps best.ckpt and last.ckpt."""
+    return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
 
 
 def report(folder: Path) -> float | None:

@@ -1,17 +1,24 @@
-"""What happens around the training loop: seeds, a line per epoch, before/after pictures."""
+"""What happens around the training loop: seeds, checkpoints, a line per epoch, pictures.
+
+A run may be interrupted anywhere and resumes at the start of an epoch. So what a callback keeps
+beyond the end of an epoch must be in its state, and an epoch may have no validation or several
+(`check_val_every_n_epoch`, `val_check_interval`).
+"""
 
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
+from torchmetrics import Metric
 
 from datamodules.div2k import Pair
 from datamodules.images import read_image, to_array, to_unit, write_image
@@ -53,8 +60,32 @@ class ReseedEveryEpoch(Callback):
         torch.manual_seed(int(stream.integers(2**63)))
 
 
+class FreshMetrics(Callback):
+    """Start every epoch and every validation without the metrics of an earlier one.
+
+    Lightning keeps a metric until the same name is logged again. Records would hold metrics of an
+    earlier epoch, which a resumed run does not know.
+    """
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget all metrics, and what metric objects have collected."""
+        trainer.callback_metrics.clear()
+        for module in pl_module.modules():
+            if isinstance(module, Metric):
+                module.reset()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the metrics of the validation before."""
+        metrics = trainer.callback_metrics
+        for name in [name for name in metrics if name.startswith("val/")]:
+            del metrics[name]
+
+
 class EpochLine(Callback):
     """Prints one line per epoch, which stays when the progress bar is gone."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
@@ -78,10 +109,48 @@ class EpochLine(Callback):
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's best and last checkpoints, also of a run folder that was moved or copied.
+    """Write `last.ckpt` after every epoch, and `best.ckpt` when the monitored metric improves.
 
-    Lightning would forget which epoch was the best one where the folder has another name.
+    Lightning's `save_last` writes only when the best one is written. Here the best one is written
+    first, and the last one holds its score: a run that is killed between the two repeats the epoch
+    and writes both again. A validation within an epoch (`val_check_interval`) can be the best one.
+    A run folder that was moved or copied keeps its best score.
+
+    Args:
+        dirpath: where the two files go.
+        monitor: name of the metric.
+        mode: whether the best is its minimum or its maximum.
     """
+
+    def __init__(self, dirpath: str | Path, monitor: str, mode: Literal["min", "max"]) -> None:
+        super().__init__(
+            dirpath, filename="best", monitor=monitor, mode=mode, enable_version_counter=False
+        )
+        self.validated = False  # since the last comparison with the best score
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the best checkpoint now if the epoch goes on, else with the epoch's last one."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self.validated = True
+        if not trainer.is_last_batch:
+            self.save_best(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the best checkpoint if this epoch is the best, then the last one."""
+        self.save_best(trainer)
+        assert self.dirpath is not None
+        self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
+        self._save_checkpoint(trainer, self.last_model_path)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save nothing: the module may hold averaged weights by now."""
+
+    def save_best(self, trainer: L.Trainer) -> None:
+        """Save the best checkpoint if the latest validation is better than all before."""
+        if self.validated:
+            self.validated = False
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the paths of the run that is continued for those of this folder."""
@@ -97,6 +166,7 @@ class Checkpoints(ModelCheckpoint):
         best = state.get("best_k_models", {})
         state["best_k_models"] = {moved(path): score for path, score in best.items()}
         super().load_state_dict(state)
+        self.current_score = state["current_score"]  # Lightning saves it and forgets it
 
 
 class ProgressFile(Callback):
@@ -116,6 +186,8 @@ class ProgressFile(Callback):
         self.monitor = monitor
         self.every = every
         self.written = 0.0
+        self.began, self.first = time.monotonic(), 0
+        self.value: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
@@ -139,6 +211,7 @@ class ProgressFile(Callback):
         self.written = time.monotonic()
         step, steps = trainer.global_step, int(trainer.estimated_stepping_batches)
         done, value = step - self.first, trainer.callback_metrics.get(self.monitor)
+        self.value = self.value if value is None else float(value)
         content = {
             "epoch": trainer.current_epoch + 1,
             "epochs": trainer.max_epochs,
@@ -146,7 +219,7 @@ class ProgressFile(Callback):
             "steps": steps,
             "left_s": round((self.written - self.began) / done * (steps - step)) if done else None,
             "monitor": self.monitor,
-            "value": None if value is None else float(value),
+            "value": self.value,
         }
         write_json(self.path, content)
 
@@ -156,7 +229,7 @@ class Pictures(Callback):
 
     Args:
         folder: where the .png files go; each time replaces the last.
-        every: epochs between pictures; the last epoch has them anyway.
+        every: epochs between pictures; the last validated epoch has them anyway.
         num_photos: how many photos are shown.
     """
 
@@ -167,8 +240,9 @@ class Pictures(Callback):
 
     def due(self, trainer: L.Trainer) -> bool:
         """Whether this epoch's pictures are to be drawn, by this process."""
-        epoch = trainer.current_epoch + 1
-        on_time = epoch % self.every == 0 or epoch == trainer.max_epochs
+        epoch, interval = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
+        is_last = epoch + interval > (trainer.max_epochs or 0)
+        on_time = epoch % self.every < interval or is_last
         return on_time and trainer.is_global_zero and not trainer.sanity_checking
 
 
@@ -230,6 +304,8 @@ class PhotoTable(Callback):
         assert isinstance(pl_module, EnhancementModule)
         assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
         best = trainer.checkpoint_callback.best_model_path
+        if not best:  # nothing was validated
+            return
         net, record = load_network(best, "enhancer", self.trusted)
         net.to(pl_module.device)
         photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
@@ -304,7 +380,7 @@ class AveragedWeights(EMAWeightAveraging):
 class RatingPictures(Pictures):
     """The last validation's predictions, with the best and the worst `num_photos` of them."""
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes and logs `ratings_*.png`."""
         if not self.due(trainer):
             return

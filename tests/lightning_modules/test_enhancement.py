@@ -263,7 +263,7 @@ def test_copies_of_a_module_share_the_scorer() -> None:
 
 
 def test_a_moved_run_remembers_its_best_epoch(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"filename": "best", "monitor": "val/psnr", "mode": "max"}
+    options: dict[str, Any] = {"monitor": "val/psnr", "mode": "max"}
     before = Checkpoints(tmp_path / "before", **options)
     path = str(tmp_path / "before" / "best.ckpt")
     score = torch.tensor(30.0)

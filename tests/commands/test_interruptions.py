@@ -1,0 +1,218 @@
+"""Runs that are killed, resumed and extended end like uninterrupted ones, file by file."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from lightning_modules.callbacks import Checkpoints
+from lightning_modules.checkpoint import load_plain
+from tests.commands.test_train import rows, run_at
+from tests.conftest import TINY, TINY_NIMA, Finished
+
+Cli = Callable[..., Finished]
+
+# PSNR rises here, so that by `min` the first epoch stays the best one: a metric that falls.
+FALLING = ["callbacks.checkpoint.mode=min"]
+EVERY_OTHER = ["+trainer.check_val_every_n_epoch=2"]
+TIMES = ("wall_time_s", "finished", "sha256", "dirpath", "paths")  # differ between equal runs
+
+
+class Killed(BaseException):
+    """Ends a run at once, like SIGKILL: nothing of ours or of Lightning's expects it."""
+
+
+def plain(value: Any, folder: Path) -> Any:  # noqa: ANN401
+    """A checkpoint or a JSON file without times, its tensors as bytes, its paths relative."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {
+            plain(key, folder): plain(item, folder)
+            for key, item in value.items()
+            if key not in TIMES
+        }
+    if isinstance(value, list | tuple):
+        return [plain(item, folder) for item in value]
+    if isinstance(value, float):
+        return repr(value)  # of not-a-numbers, too
+    return value.replace(str(folder.absolute()), "RUN") if isinstance(value, str) else value
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """Both hold the same metrics, checkpoints and result, but for times."""
+    assert rows(one) == rows(two)
+    for name in ("best", "last"):
+        first, second = (
+            plain(load_plain(run / "checkpoints" / f"{name}.ckpt"), run) for run in (one, two)
+        )
+        assert first.keys() == second.keys()
+        for key in first:
+            assert first[key] == second[key], (name, key)
+    first, second = (
+        plain(json.loads((run / "result.json").read_text()), run) for run in (one, two)
+    )
+    assert first == second
+    assert not list(one.rglob("*.part"))
+
+
+def epoch_of(run: Path, name: str) -> int:
+    epoch: int = load_plain(run / "checkpoints" / f"{name}.ckpt")["record"]["epoch"] + 1
+    return epoch
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int, str], None]]:
+    """Kills the run at a checkpoint: `kill("last", 3, "before")` that of the third epoch."""
+    original = Checkpoints._save_checkpoint
+
+    def arm(name: str, epoch: int, when: str) -> None:
+        def save(self: Checkpoints, trainer: L.Trainer, path: str) -> None:
+            here = Path(path).stem == name and trainer.current_epoch + 1 == epoch
+            if here and when == "before":
+                raise Killed
+            original(self, trainer, path)
+            if here:
+                raise Killed
+
+        monkeypatch.setattr(Checkpoints, "_save_checkpoint", save)
+
+    yield arm
+    monkeypatch.setattr(Checkpoints, "_save_checkpoint", original)
+
+
+Kill = Callable[[str, int, str], None]
+
+
+def killed(cli: Cli, kill: Kill, at: tuple[str, int, str], *words: str) -> None:
+    kill(*at)
+    with pytest.raises(Killed):
+        cli(*words)
+    kill("nothing", 0, "before")
+
+
+SERIES = [("last", 1, "after"), ("last", 3, "before"), ("last", 3, "after")]
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        (TINY, [*FALLING, "model.grad_ratio_every=3"]),
+        (TINY, ["gamma=0", "callbacks=enhancement_ema", "optim=adam_cosine", *EVERY_OTHER]),
+        (TINY, ["data.num_steps=3", "+trainer.val_check_interval=2", "model.grad_ratio_every=2"]),
+        (TINY_NIMA, ["callbacks.pictures.every=2", *EVERY_OTHER]),
+    ],
+    ids=["falling", "ema", "within_epochs", "scorer"],
+)
+def test_a_run_that_is_killed_three_times_ends_like_an_uninterrupted_one(
+    cli: Cli, kill: Kill, base: list[str], words: list[str]
+) -> None:
+    experiment = "sample_nima" if base is TINY_NIMA else "sample_edsr"
+    words = [*base, "epochs=5", *words]
+    done = cli(*words, "paths.output_dir=straight")
+    assert done.code == 0, done.err
+    for at in SERIES:
+        killed(cli, kill, at, *words, "paths.output_dir=killed")
+    done = cli(*words, "paths.output_dir=killed")
+    assert done.code == 0, done.err
+    assert "epoch 3/5" not in done.out  # it was complete
+    assert "epoch 4/5" in done.out
+    straight, run = run_at("straight", experiment), run_at("killed", experiment)
+    assert_same_run(straight, run)
+    assert epoch_of(run, "last") == 5
+    assert FALLING[0] not in words or epoch_of(run, "best") == 1
+    pictures = [
+        {path.name: path.read_bytes() for path in (one / "images").glob("*.png")}
+        for one in (straight, run)
+    ]
+    assert pictures[0] == pictures[1]
+    assert pictures[0] or base is TINY
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_between_the_two_checkpoints_of_an_epoch(cli: Cli, kill: Kill, when: str) -> None:
+    words = [*TINY, "gamma=0", "epochs=3"]
+    assert cli(*words, "paths.output_dir=straight").code == 0
+    for at in (("best", 1, when), ("best", 2, when), ("last", 2, "before"), ("best", 3, when)):
+        killed(cli, kill, at, *words, "paths.output_dir=killed")
+    done = cli(*words, "paths.output_dir=killed")
+    assert done.code == 0, done.err
+    assert_same_run(run_at("straight"), run_at("killed"))
+
+
+def test_extending_is_the_same_after_an_interruption_and_without_one(cli: Cli, kill: Kill) -> None:
+    words = [*TINY, *FALLING, "model.grad_ratio_every=3", "optim=adam"]
+    longer = ["epochs=5", "resume=true"]
+    assert cli(*words, "paths.output_dir=a", "epochs=3").code == 0
+    assert cli(*words, "paths.output_dir=b", "epochs=5").code == 0
+    killed(cli, kill, ("last", 2, "after"), *words, "paths.output_dir=c", "epochs=3")
+    assert cli(*words, "paths.output_dir=c", "epochs=3").code == 0
+    assert_same_run(run_at("a"), run_at("c"))
+    done = cli(*words, "paths.output_dir=a", *longer)
+    assert done.code == 0, done.err
+    assert "epoch 3/5" not in done.out
+    killed(cli, kill, ("last", 4, "after"), *words, "paths.output_dir=c", *longer)
+    done = cli(*words, "paths.output_dir=c", *longer)
+    assert done.code == 0, done.err
+    assert "epoch 4/5" not in done.out
+    assert_same_run(run_at("a"), run_at("c"))
+    assert rows(run_at("b")) == rows(run_at("a"))
+    result = json.loads((run_at("a") / "result.json").read_text())
+    assert (result["best_epoch"], result["epochs"]) == (1, 5)
+
+
+def test_records_hold_the_metrics_of_their_own_epoch(cli: Cli) -> None:
+    """Steps 0, 3 and 6 are measured, so epochs 1, 2 and 4 of two steps each have a ratio."""
+    words = [*FALLING, "model.grad_ratio_every=3", "paths.output_dir=a", "epochs=3"]
+    assert cli(*TINY, *words).code == 0
+    run = run_at("a")
+    first, last = (
+        load_plain(run / "checkpoints" / f"{name}.ckpt")["record"]["metrics"]
+        for name in ("best", "last")
+    )
+    assert "val/grad_ratio" in first
+    assert "val/grad_ratio" not in last
+    assert "val/psnr" in last
+
+
+def test_an_epoch_without_validation_has_no_validation_metrics(cli: Cli) -> None:
+    words = ["gamma=0", "+trainer.check_val_every_n_epoch=2", "paths.output_dir=a", "epochs=3"]
+    done = cli(*TINY, *words)
+    assert done.code == 0, done.err
+    lines = {line[:9]: line for line in done.out.splitlines() if line.startswith("epoch ")}
+    assert "val/psnr" not in lines["epoch 1/3"]
+    assert "val/psnr" in lines["epoch 2/3"]
+    assert "val/psnr" not in lines["epoch 3/3"]
+    run = run_at("a")
+    metrics = load_plain(run / "checkpoints" / "last.ckpt")["record"]["metrics"]
+    assert set(metrics) == {"train/loss", "train/l2"}
+    assert [row["step"] for row in rows(run) if row.get("val/psnr")] == ["3"]
+    result = json.loads((run / "result.json").read_text())
+    assert (result["best_epoch"], result["epochs"]) == (2, 3)
+    assert result["metrics"]["val/psnr"] > 0
+    progress = json.loads((run / "progress.json").read_text())
+    assert progress["value"] == result["metrics"]["val/psnr"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("+trainer.check_val_every_n_epoch=3", "from 1 to epochs=2, else nothing is validated"),
+        ("+trainer.check_val_every_n_epoch=0", "from 1 to epochs=2, else nothing is validated"),
+        ("+trainer.val_check_interval=0", "trainer.val_check_interval=0: above 0"),
+        ("+trainer.val_check_interval=0.0", "trainer.val_check_interval=0.0: above 0"),
+        ("+trainer.val_check_interval=1.5", "val_check_interval"),
+        ("+trainer.val_check_interval=7", "val_check_interval"),
+        ("callbacks.checkpoint.save_last=false", "save_last"),
+        ("+callbacks.checkpoint.save_top_k=3", "save_top_k"),
+    ],
+)
+def test_settings_without_a_best_epoch_are_refused(cli: Cli, word: str, message: str) -> None:
+    done = cli(*TINY, "gamma=0", word)
+    assert done.code == 2
+    assert message in done.err
+    assert not list(Path().rglob("*.ckpt"))
