@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -199,12 +199,14 @@ class Identity:
         files: input files by key; their content counts, not where they lie.
         code: SHA-256 of the Python files that the run depends on, see `code_files`.
         data: fingerprint of the data; None where the settings and the code say it all.
+        derived: see `derived_keys`.
     """
 
     config: dict[str, Any]
     files: dict[str, str]
     code: dict[str, str]
     data: str | None = None
+    derived: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.inputs = {
@@ -230,6 +232,30 @@ class Identity:
         """SHA-256 of the code."""
         return digest(json.dumps(self.code, sort_keys=True))
 
+    def changes(self, settings: dict[str, Any]) -> dict[str, str]:
+        """Return `key=old (now new)` by key for each setting that differs from earlier ones.
+
+        A setting that follows another one that differs is left out.
+        """
+        changed = [
+            key
+            for key in sorted(settings.keys() | self.settings.keys())
+            if settings.get(key) != self.settings.get(key)
+        ]
+        return {
+            key: f"{key}={settings.get(key)} (now {self.settings.get(key)})"
+            for key in changed
+            if not any(source in changed for source in self.sources(key))
+        }
+
+    def sources(self, key: str) -> list[str]:
+        """Return the settings that a derived one is made from."""
+        for parent, text in self.derived.items():
+            if within(key, [parent]):
+                rest = key.removeprefix(parent)
+                return [f"{source}{rest}" for source in re.findall(r"\$\{([\w.]+)", text)]
+        return []
+
     def record(self) -> dict[str, Any]:
         """What run.json and result.json keep of it."""
         return {
@@ -250,6 +276,12 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def derived_keys(cfg: DictConfig) -> dict[str, str]:
+    """Return the keys that are made from others, and how: `{"net.scale": "${scale}"}`."""
+    config = flatten(OmegaConf.to_container(cfg, resolve=False))
+    return {key: text for key, text in config.items() if isinstance(text, str) and "${" in text}
 
 
 def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, stale: str) -> State:
@@ -274,20 +306,16 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
     if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"{folder / 'run.json'} is damaged; {ANEW}")
     settings = {key: value for key, value in record["settings"].items() if is_setting(key)}
-    changed = [
-        key
-        for key in sorted(settings.keys() | identity.settings.keys())
-        if settings.get(key) != identity.settings.get(key)
-    ]
-    extends = changed == ["epochs"] and identity.settings["epochs"] > settings["epochs"]
-    if changed and not (extends and resume):
-        shown = ", ".join(
-            f"{key}={settings.get(key)} (now {identity.settings.get(key)})" for key in changed[:5]
-        )
+    changes = identity.changes(settings)
+    extends = list(changes) == ["epochs"] and identity.settings["epochs"] > settings["epochs"]
+    if changes and not (extends and resume):
+        shown = ", ".join(list(changes.values())[:8])
+        if len(changes) > 8:
+            shown += f" and {len(changes) - 8} more"
         choice = "resume=true trains on to the new number; " if extends else ""
         raise ValueError(
             f"{folder} holds a run with {shown}; {choice}overwrite=true starts anew; "
-            "paths.output_dir=... keeps both"
+            "name=... or paths.output_dir=... keeps both"
         )
     outdated = [
         "the data" if key == "data" else f"the file {key}"
@@ -319,6 +347,8 @@ def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> No
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
+    for part in (folder / "checkpoints").glob(".*.part"):  # of a run that was killed
+        part.unlink()
     (folder / "result.json").unlink(missing_ok=True)
     earlier = read_json(folder / "run.json") or {"run_id": uuid.uuid4().hex[:12]}
     # W&B knows the runs of its own sweeps by the IDs that it gives to its agents.

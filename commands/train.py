@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import lightning as L
 import torch
@@ -32,7 +32,10 @@ from commands.run_folder import (
     State,
     current,
     decide,
+    derived_keys,
     finish,
+    flatten,
+    is_setting,
     locked,
     not_read,
     provenance,
@@ -46,8 +49,9 @@ from datamodules.sampling import ShardedDataModule
 from lightning_modules.building import NOT_ARGUMENTS, build_network
 from lightning_modules.callbacks import Checkpoints, FreshMetrics, ProgressFile, Watch, last_step
 from lightning_modules.checkpoint import WriteRecord, check_kind, dependence, read_checkpoint
+from lightning_modules.checkpoint_io import WholeFiles, ends_an_epoch, read_whole
 from lightning_modules.compiling import WITH_GRAPHS
-from lightning_modules.loggers import RunCSV
+from lightning_modules.loggers import RunCSV, read_rows
 from lightning_modules.record import VERSION, Record
 from lightning_modules.trial import TrialCheckpoint
 from networks.backbones import BACKBONES
@@ -289,14 +293,15 @@ def train(cfg: DictConfig) -> float | None:
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
     with contextlib.ExitStack() as held:
 
-        def examine() -> tuple[Identity, State, Path | None]:
+        def examine() -> tuple[Identity, State, Earlier | None]:
             # The other ranks come to the same answer, but rank 0 alone holds the folder.
             if trainer.is_global_zero:
                 held.enter_context(locked(folder))
             identity = identify(unplaced, datamodule.fingerprint())  # packs the data
             options = {"resume": cfg.resume, "overwrite": cfg.overwrite, "stale": cfg.stale}
             state = decide(folder, identity, **options)
-            return identity, state, last_checkpoint(folder) if state is State.CONTINUE else None
+            goes_on = state is State.CONTINUE
+            return identity, state, last_checkpoint(folder, identity) if goes_on else None
 
         identity, state, last = on_rank_zero_first(trainer, examine)
         if state is State.FINISHED:
@@ -346,20 +351,62 @@ def on_rank_zero_first(trainer: L.Trainer, function: Callable[[], T]) -> T:
     return result
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """Where an interrupted run goes on from; None if it has not finished an epoch.
+class Earlier(NamedTuple):
+    """Where an interrupted run resumes: the checkpoint, its optimizer steps, and seconds so far."""
+
+    path: Path
+    step: int
+    seconds: float
+
+
+def last_checkpoint(folder: Path, identity: Identity) -> Earlier | None:
+    """Find the checkpoint that a run resumes from: the last one, or the best if that is damaged.
+
+    Returns:
+        None if the run has not finished an epoch.
 
     Raises:
-        ValueError: if it has, and the checkpoint is gone.
+        ValueError: if there is no checkpoint to resume from, or it is of another run.
     """
     last = folder / "checkpoints" / "last.ckpt"
-    if last.exists():
-        return last
-    # Killed in the first epoch, a run may have best.ckpt, which is written first, and not this.
-    in_first = (read_json(folder / "progress.json") or {}).get("epoch") == 1
-    if any(last.parent.glob("*")) and not in_first:
-        raise ValueError(f"{last}: is gone, so the run cannot go on; overwrite=true trains again")
-    return None
+    if not last.exists():
+        # Killed in the first epoch, a run may have best.ckpt, which is written first, and not this.
+        in_first = (read_json(folder / "progress.json") or {}).get("epoch") == 1
+        if any(last.parent.glob("*.ckpt")) and not in_first:
+            raise ValueError(
+                f"{last}: is gone, so the run cannot go on; overwrite=true trains again"
+            )
+        return None
+    damage = []
+    for path in (last, folder / BEST):
+        try:
+            loaded = read_whole(path)
+            found = Earlier(path, loaded["global_step"], loaded["record"]["wall_time_s"])
+            if not ends_an_epoch(loaded):
+                raise ValueError(f"{path}: was saved within an epoch")
+        except (ValueError, KeyError, TypeError) as error:
+            is_ours = isinstance(error, ValueError)
+            damage.append(str(error) if is_ours else f"{path}: its content is damaged")
+            continue
+        check_same_run(path, loaded["record"], identity)
+        read_rows(folder / "metrics.csv", found.step)
+        if damage:
+            log.warning("%s; resuming after epoch %d", damage[0], loaded["record"]["epoch"] + 1)
+        return found
+    raise ValueError(f"{'; '.join(damage)}; overwrite=true trains again")
+
+
+def check_same_run(path: Path, record: dict[str, Any], identity: Identity) -> None:
+    """Raise a ValueError if a checkpoint's record is of a run with other settings than this one."""
+    theirs = {key: value for key, value in flatten(record["config"]).items() if is_setting(key)}
+    files = [key for key, value in identity.settings.items() if value == "(file)"]
+    same = {key: identity.settings[key] for key in ("epochs", *files)}  # may differ
+    changes = identity.changes(theirs | same)
+    if changes:
+        raise ValueError(
+            f"{path}: is of another run: {', '.join(changes.values())}; put its own file "
+            "back, or overwrite=true trains again"
+        )
 
 
 def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
@@ -374,7 +421,7 @@ def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
     for key in ("scorer.checkpoint", "judge.checkpoint"):
         record = read_checkpoint(files[key])[1] if key in files else None
         names += targets(record.net) if record is not None else ()
-    return Identity(config, files, code_files(names), fingerprint)
+    return Identity(config, files, code_files(names), fingerprint, derived_keys(cfg))
 
 
 def build_trainer(cfg: DictConfig) -> L.Trainer:
@@ -393,6 +440,7 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     trainer: L.Trainer = instantiate(
         cfg.trainer, callbacks=callbacks, logger=False, enable_progress_bar=shown
     )
+    trainer.strategy.checkpoint_io = WholeFiles()
     if trainer.world_size > 1:
         # Gloo's threads need the interpreter to put down their last work. One that asks for it when
         # it is gone aborts the process, whatever that has come to (PyTorch issue 190489).
@@ -438,15 +486,15 @@ def fit(
     folder: Path,
     state: State,
     identity: Identity,
-    ckpt_path: Path | None,
+    earlier: Earlier | None,
 ) -> None:
-    """Builds the module, trains on from a checkpoint if there is one, and writes the result."""
+    """Build the module, resume from a checkpoint if there is one, and write the result."""
     L.seed_everything(cfg.seed, verbose=False)
     spec = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(spec, dict)
     if trains_scorer(cfg):
         spec["net"].pop("checkpoint", None)
-    if cfg.init_from is not None or ckpt_path is not None:
+    if cfg.init_from is not None or earlier is not None:
         spec["net"].pop("pretrained", None)  # all weights come from there
     module: L.LightningModule = instantiate(
         spec, _convert_="all"
@@ -472,17 +520,12 @@ def fit(
     check_rebuilt(module.net, record, cfg.trusted)  # type: ignore[arg-type]
     if trainer.is_global_zero:  # nothing is touched before everything could be built
         start(folder, state, identity, cfg)
-    first_step, seconds = 0, 0.0
-    if ckpt_path is not None:
-        earlier = load_last(ckpt_path)
-        first_step, seconds = earlier["global_step"], earlier["record"]["wall_time_s"]
-        del earlier
-    writer = WriteRecord(record, seconds)
+    writer = WriteRecord(record, earlier.seconds if earlier else 0.0)
     progress = ProgressFile(folder / "progress.json", checkpoint_of(trainer).monitor or "")
     trial = TrialCheckpoint(folder / "checkpoints")
     trainer.callbacks += [FreshMetrics(), progress, writer, trial]  # type: ignore[attr-defined]
-    trainer.loggers = build_loggers(cfg, folder, identity, first_step)
-    verb = "continuing" if ckpt_path else "training"
+    trainer.loggers = build_loggers(cfg, folder, identity, earlier.step if earlier else 0)
+    verb = "continuing" if earlier else "training"
     log.info("%s in %s: %s", verb, folder, datamodule.description)
     if not trains_scorer(cfg) and cfg.gamma and cfg.judge.checkpoint is not None:
         paths = (cfg.scorer.checkpoint, cfg.judge.checkpoint)
@@ -491,7 +534,8 @@ def fit(
         assert judge is not None
         for line in dependence(scorer, judge):
             log.info("%s", line)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    resumed = earlier.path if earlier else None
+    trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
     if trainer.is_global_zero:
         write_result(trainer, folder, identity, writer)
         log_best(trainer, folder)
@@ -551,16 +595,6 @@ def split_upsampler(state: Weights) -> tuple[Weights, Weights]:
 def shapes(state: Weights) -> dict[str, torch.Size]:
     """The shape of every tensor."""
     return {name: value.shape for name, value in state.items()}
-
-
-def load_last(path: Path) -> dict[str, Any]:
-    """The checkpoint that an interrupted run goes on from."""
-    try:
-        loaded = load_plain(path)
-        loaded["global_step"], loaded["record"]["wall_time_s"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is damaged; overwrite=true trains again") from error
-    return loaded
 
 
 def build_loggers(cfg: DictConfig, folder: Path, identity: Identity, first_step: int) -> list[Any]:

@@ -27,11 +27,8 @@ class RunCSV(Logger):
         self.columns = ["epoch", "step"]
         self.rows: list[dict[str, Any]] = []
         self.stale = True  # the file on disk may hold rows that were dropped, or another run's
-        if first_step and self.path.exists():
-            with open(self.path, newline="") as file:
-                reader = csv.DictReader(file)
-                self.columns = list(reader.fieldnames or self.columns)
-                self.rows = [row for row in reader if int(row.get("step") or 0) < first_step]
+        if first_step:
+            self.columns, self.rows = read_rows(self.path, first_step)
 
     @property
     def name(self) -> str:
@@ -72,3 +69,37 @@ class RunCSV(Logger):
             writer.writerows(self.rows)
         os.replace(temporary, self.path)
         self.stale = False
+
+
+def read_rows(path: Path, before: int) -> tuple[list[str], list[dict[str, Any]]]:
+    """Read the columns of metrics.csv and its rows of optimizer steps before this one.
+
+    A last line without its end was being written when the run was killed, and is left out.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    if not path.exists():
+        return ["epoch", "step"], []
+    damage = f"{path}: is damaged%s; delete it to resume without the earlier rows"
+    try:
+        lines = path.read_bytes().decode().splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(damage % "") from error
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    reader = csv.DictReader(lines)
+    rows: list[dict[str, Any]] = []
+    try:
+        columns = list(reader.fieldnames or [])
+        for row in reader:
+            for value in row.values():
+                if value != "":
+                    float(value)
+            if int(row["step"]) < before:
+                rows.append(row)
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ValueError(damage % f" in line {reader.line_num}") from error
+    if not {"epoch", "step"} <= set(columns):
+        raise ValueError(damage % " in line 1")
+    return columns, rows

@@ -19,7 +19,8 @@ Cli = Callable[..., Finished]
 # PSNR rises here, so that by `min` the first epoch stays the best one: a metric that falls.
 FALLING = ["callbacks.checkpoint.mode=min"]
 EVERY_OTHER = ["+trainer.check_val_every_n_epoch=2"]
-TIMES = ("wall_time_s", "finished", "sha256", "dirpath", "paths")  # differ between equal runs
+# What differs between runs that are equal.
+UNEQUAL = ("wall_time_s", "finished", "sha256", "dirpath", "paths", "resume")
 
 
 class Killed(BaseException):
@@ -34,7 +35,7 @@ def plain(value: Any, folder: Path) -> Any:  # noqa: ANN401
         return {
             plain(key, folder): plain(item, folder)
             for key, item in value.items()
-            if key not in TIMES
+            if key not in UNEQUAL
         }
     if isinstance(value, list | tuple):
         return [plain(item, folder) for item in value]
@@ -216,3 +217,124 @@ def test_settings_without_a_best_epoch_are_refused(cli: Cli, word: str, message:
     assert done.code == 2
     assert message in done.err
     assert not list(Path().rglob("*.ckpt"))
+
+
+SHORT = [*TINY, "gamma=0", "optim=adam", "paths.output_dir=a"]
+LONGER = [*SHORT, "resume=true", "epochs=3"]
+
+
+def flip(path: Path, position: float) -> None:
+    """Changes one bit at a share of the file's length."""
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "edited"])
+def test_a_damaged_last_checkpoint_is_replaced_by_the_best(cli: Cli, damage: str) -> None:
+    assert cli(*SHORT).code == 0
+    assert cli(*SHORT, "paths.output_dir=straight", "epochs=3").code == 0
+    last = run_at("a") / "checkpoints" / "last.ckpt"
+    if damage == "empty":
+        last.write_bytes(b"")
+    elif damage == "cut":
+        last.write_bytes(last.read_bytes()[:-1000])
+    elif damage == "flipped":
+        loaded = load_plain(last)
+        moment = loaded["optimizer_states"][0]["state"][1]["exp_avg"].numpy().tobytes()
+        content = last.read_bytes()
+        flip(last, (content.index(moment) + 1) / len(content))
+    else:
+        loaded = load_plain(last)
+        loaded["lr_schedulers"][0]["last_epoch"] += 1
+        torch.save(loaded, last)
+    done = cli(*LONGER)
+    assert done.code == 0, done.err
+    said = [line for line in done.out.splitlines() if "last.ckpt" in line]
+    assert len(said) == 1
+    assert "resuming after epoch 2" in said[0]
+    assert rows(run_at("a")) == rows(run_at("straight"))
+    assert_same_run(run_at("a"), run_at("straight"))
+
+
+def test_a_damaged_best_checkpoint_does_not_help(cli: Cli) -> None:
+    assert cli(*SHORT).code == 0
+    for path in (run_at("a") / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:500])
+    done = cli(*LONGER)
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "last.ckpt: cannot be read" in done.err
+    assert "overwrite=true trains again" in done.err
+
+
+def test_the_checkpoint_of_another_run_is_refused(cli: Cli) -> None:
+    assert cli(*SHORT).code == 0
+    assert cli(*SHORT, "paths.output_dir=b", "seed=3", "net.num_features=4").code == 0
+    last = run_at("a") / "checkpoints" / "last.ckpt"
+    last.write_bytes((run_at("b") / "checkpoints" / "last.ckpt").read_bytes())
+    done = cli(*LONGER)
+    assert done.code == 2
+    assert "last.ckpt: is of another run: net.num_features=4 (now 8), seed=3 (now 0);" in done.err
+    assert done.err.count("\n") == 1
+    assert (run_at("a") / "result.json").exists()  # nothing was touched
+
+
+def test_a_checkpoint_of_version_0_1_is_resumed(cli: Cli) -> None:
+    """It has no checksum of the whole file, only that of its record and weights."""
+    assert cli(*SHORT).code == 0
+    assert cli(*SHORT, "paths.output_dir=straight", "epochs=3").code == 0
+    for path in (run_at("a") / "checkpoints").iterdir():
+        loaded = load_plain(path)
+        del loaded["sha256"]
+        torch.save(loaded, path)
+    assert cli(*LONGER).code == 0
+    assert_same_run(run_at("a"), run_at("straight"))
+    loaded = load_plain(run_at("a") / "checkpoints" / "last.ckpt")
+    del loaded["sha256"]
+    loaded["state_dict"]["net.head.0.weight"][0, 0, 0, 0] += 1
+    torch.save(loaded, run_at("a") / "checkpoints" / "last.ckpt")
+    done = cli(*SHORT, "resume=true", "epochs=4")
+    assert "last.ckpt: its checksum is wrong" in done.out
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("\n0,", "\nx,", 1),
+        lambda text: text.replace("step", "stop", 1),
+        lambda text: text.replace("\n0,0,", "\n0,0", 1),
+        lambda text: text.replace("0", "\0", 1),
+        lambda text: "",
+    ],
+)
+def test_damaged_metrics_are_named(cli: Cli, damage: Callable[[str], str]) -> None:
+    assert cli(*SHORT).code == 0
+    path = run_at("a") / "metrics.csv"
+    path.write_text(damage(path.read_text()))
+    before = path.read_bytes()
+    done = cli(*LONGER)
+    assert done.code == 2
+    assert f"{path}: is damaged in line " in done.err
+    assert done.err.count("\n") == 1
+    assert path.read_bytes() == before
+    assert (run_at("a") / "result.json").exists()
+
+
+def test_a_row_that_was_being_written_is_dropped(cli: Cli, kill: Kill) -> None:
+    """`1,12` cut to `1,1` would else be a row of step 1."""
+    assert cli(*SHORT, "epochs=3", "paths.output_dir=b").code == 0
+    killed(cli, kill, ("last", 2, "after"), *SHORT, "epochs=3")
+    with open(run_at("a") / "metrics.csv", "a") as file:
+        file.write("1,1")
+    assert cli(*SHORT, "epochs=3").code == 0
+    assert_same_run(run_at("a"), run_at("b"))
+
+
+def test_changed_settings_are_listed_once(cli: Cli) -> None:
+    assert cli(*SHORT, "name=mine").code == 0
+    done = cli(*SHORT, "name=mine", "scale=3", "net.num_features=4", "seed=1")
+    assert done.code == 2
+    listed = "with net.num_features=8 (now 4), scale=2 (now 3), seed=0 (now 1); overwrite=true"
+    assert listed in done.err
+    assert "name=... or paths.output_dir=... keeps both" in done.err

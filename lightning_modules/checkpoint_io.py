@@ -1,0 +1,121 @@
+"""Checkpoints of trainings on disk: written whole or not at all, and protected by a checksum."""
+
+import contextlib
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from torch import Tensor
+
+from lightning_modules.checkpoint import PREFIX, checked
+from networks.tensor_files import check_state, load_plain
+
+CHECKSUM = "sha256"  # of everything else in the file, by this key
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Write a checkpoint beside its target, then rename it over the earlier one.
+
+    Lightning writes to the folder for temporary files and copies the file from there if that is
+    another file system: a kill or a full disk then leaves a cut checkpoint. Here the earlier one
+    stays until the new one is on the disk.
+    """
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any = None,  # noqa: ANN401
+    ) -> None:
+        """Save a checkpoint with its checksum.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
+        path = Path(path)
+        buffer = io.BytesIO()
+        torch.save({**checkpoint, CHECKSUM: content_sha256(checkpoint)}, buffer)
+        temporary = path.with_name(f".{path.name}.part")  # one rank writes
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder outlive a power failure, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def content_sha256(content: Any) -> str:  # noqa: ANN401
+    """SHA-256 of nested dicts and lists of plain values and tensors, wherever these lie."""
+    total = hashlib.sha256()
+
+    def add(value: Any) -> None:  # noqa: ANN401
+        if isinstance(value, Tensor):
+            total.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
+            bytes_N = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            total.update(bytes_N.numpy().data)
+        elif isinstance(value, dict):
+            total.update(f"dict {len(value)}\n".encode())
+            for key, item in value.items():
+                add(key)
+                add(item)
+        elif isinstance(value, list | tuple):
+            total.update(f"{type(value).__name__} {len(value)}\n".encode())
+            for item in value:
+                add(item)
+        else:
+            total.update(f"{type(value).__name__} {value!r}\n".encode())
+
+    add(content)
+    return total.hexdigest()
+
+
+def read_whole(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to resume from, and compare it with its checksum.
+
+    A file of version 0.1 has only the checksum of its weights and record.
+
+    Raises:
+        ValueError: if the file is damaged, was changed, or is no checkpoint of a training.
+    """
+    loaded = load_plain(path)
+    if CHECKSUM in loaded:
+        rest = {key: value for key, value in loaded.items() if key != CHECKSUM}
+        if loaded[CHECKSUM] != content_sha256(rest):
+            raise ValueError(f"{path}: its checksum is wrong: the file was damaged or changed")
+    needed = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "record"}
+    if not needed <= loaded.keys():
+        raise ValueError(f"{path}: not a checkpoint of a training run")
+    check_state(loaded["state_dict"], path)
+    state = {
+        name.removeprefix(PREFIX): value
+        for name, value in loaded["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
+    checked(loaded["record"], state, path)
+    return loaded
+
+
+def ends_an_epoch(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint was saved at the end of an epoch, so that a run can resume from it."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    return bool(progress["started"] == progress["processed"])
