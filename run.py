@@ -4,6 +4,7 @@ Picks the command, checks the configuration, hands over to Hydra. `python run.py
 commands; `python run.py COMMAND --help` says what can be set.
 """
 
+import dataclasses
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from hydra.errors import HydraException
 
 from commands import cli, config
 from commands.jobs import follow_sweep
+from commands.resume import with_stored_options
 
 ROOT = Path(__file__).resolve().parent
 
@@ -30,6 +32,8 @@ def main(arguments: list[str]) -> int:
         if call.help:
             print(cli.help_text(call.command))
             return 0
+        if call.command == "train" and not call.is_multirun:
+            call = dataclasses.replace(call, overrides=with_stored_options(call.overrides))
         if call.is_plain:
             config.check(call.command, call.overrides, multirun=call.is_multirun)
     except (ValueError, HydraException) as error:

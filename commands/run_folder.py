@@ -295,7 +295,10 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
     record = read_json(folder / "run.json")
     if record is None:
         if resume:
-            raise ValueError(f"resume=true: there is no run in {folder}")
+            raise ValueError(
+                f"resume=true: there is no run in {folder}; resume=true name=... resumes the run "
+                "of that name with the options it was started with"
+            )
         held = [name for name in (*FILES, *FOLDERS) if (folder / name).exists()]
         if held:
             raise ValueError(
@@ -359,7 +362,9 @@ def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> No
     hydra.mkdir(exist_ok=True)
     OmegaConf.save(cfg, hydra / "config.yaml")
     OmegaConf.save(HydraConfig.instance().cfg, hydra / "hydra.yaml")
-    OmegaConf.save(HydraConfig.get().overrides.task, hydra / "overrides.yaml")
+    part = hydra / ".overrides.yaml.part"  # other ranks may read the file
+    OmegaConf.save(HydraConfig.get().overrides.task, part)
+    os.replace(part, hydra / "overrides.yaml")
 
 
 def provenance(cfg: DictConfig) -> dict[str, Any]:
