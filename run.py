@@ -5,13 +5,23 @@ commands; `python run.py COMMAND --help` says what can be set.
 """
 
 import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
-INTERRUPT = signal.getsignal(signal.SIGINT)
-if __name__ == "__main__" and INTERRUPT is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # imports have nothing to tidy up
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End at once: imports have nothing to tidy up."""
+    os.write(2, b"\ninterrupted\n")
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    for stops in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(stops) != signal.SIG_IGN:  # as nohup and shells in scripts have it
+            signal.signal(stops, leave)
 
 import hydra
 from hydra.errors import HydraException
@@ -19,14 +29,27 @@ from hydra.errors import HydraException
 from commands import cli, config
 from commands.jobs import follow_sweep
 from commands.resume import with_stored_options
+from commands.stopping import Stop
 
 ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one command line and returns the exit code: 0 done, 1 failed, 2 wrong input."""
+    """Run one command line and return the exit code.
+
+    0 done, 1 failed, 2 wrong input, 128 + its number after a signal.
+    """
     follow_sweep()
-    signal.signal(signal.SIGINT, INTERRUPT)
+    with Stop() as stop:
+        try:
+            return run_command(arguments, stop)
+        except KeyboardInterrupt:
+            stop.farewell()
+            return stop.code
+
+
+def run_command(arguments: list[str], stop: Stop) -> int:
+    """Run one command line and return the exit code."""
     try:
         call = cli.parse(arguments)
         if call.help:
@@ -38,13 +61,12 @@ def main(arguments: list[str]) -> int:
             config.check(call.command, call.overrides, multirun=call.is_multirun)
     except (ValueError, HydraException) as error:
         return cli.refuse(error)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    if call.command == "serve":
+        stop.leave_to_others()  # to uvicorn, which ends in order
     # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
     sys.argv = [str(ROOT / "run.py"), *call.flags, *call.overrides]
     run = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=call.command)
-    run(cli.job(call.command))()
+    run(cli.job(call.command, stop))()
     return 0
 
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from commands import config
+from commands.stopping import Stop
 from commands.trust import import_from_here
 
 COMMANDS = {
@@ -126,8 +127,13 @@ def refuse(error: Exception) -> int:
     return 2
 
 
-def job(command: str) -> Callable[[DictConfig], Any]:
-    """The function that Hydra calls with the configuration."""
+def job(command: str, stop: Stop) -> Callable[[DictConfig], Any]:
+    """Return the function that Hydra calls with the configuration.
+
+    Args:
+        command: name of the command.
+        stop: knows the signal that ends it.
+    """
 
     def run(cfg: DictConfig) -> Any:  # noqa: ANN401
         try:
@@ -139,10 +145,13 @@ def job(command: str) -> Callable[[DictConfig], Any]:
             config.use_best(cfg)
             import_from_here(cfg)
             return getattr(importlib.import_module(f"commands.{command}"), command)(cfg)
-        except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
-            sys.exit(130)
+        except KeyboardInterrupt as error:
+            stop.farewell(*error.args)
+            sys.exit(stop.code)
         except Exception as error:
+            if stop.number is not None:  # such as that of a worker, which the signal reached too
+                stop.farewell()
+                sys.exit(stop.code)
             cause = user_error(error)
             if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise

@@ -366,13 +366,16 @@ def end_group(job: Job) -> None:
 
 @contextlib.contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of ending this process."""
+    """Collect SIGINT, SIGTERM and SIGHUP instead of ending this process."""
     seen: list[int] = []
 
     def remember(number: int, _: FrameType | None) -> None:
         seen.append(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, remember) for number in numbers}
     try:
         yield seen
     finally:

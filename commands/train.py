@@ -5,7 +5,6 @@ import contextlib
 import copy
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -47,7 +46,14 @@ from commands.terminal import metrics_table
 from commands.trust import rebuild_problems, targets
 from datamodules.sampling import ShardedDataModule
 from lightning_modules.building import NOT_ARGUMENTS, build_network
-from lightning_modules.callbacks import Checkpoints, FreshMetrics, ProgressFile, Watch, last_step
+from lightning_modules.callbacks import (
+    AtOnce,
+    Checkpoints,
+    FreshMetrics,
+    ProgressFile,
+    Watch,
+    last_step,
+)
 from lightning_modules.checkpoint import WriteRecord, check_kind, dependence, read_checkpoint
 from lightning_modules.checkpoint_io import WholeFiles, ends_an_epoch, read_whole
 from lightning_modules.compiling import WITH_GRAPHS
@@ -310,11 +316,10 @@ def train(cfg: DictConfig) -> float | None:
         try:
             with staging(folder.absolute() / "wandb"):
                 fit(cfg, trainer, datamodule, folder, state, identity, last)
-        except SystemExit:  # how Lightning ends after Ctrl-C
+        except SystemExit as error:  # how Lightning ends after a signal
             if not trainer.interrupted:
                 raise
-            log.info("interrupted; the same command goes on after the last full epoch")
-            sys.exit(130)
+            raise KeyboardInterrupt("the same command goes on after the last full epoch") from error
         finally:
             close_loggers(trainer)
         return report(folder) if trainer.is_global_zero else None
@@ -523,7 +528,8 @@ def fit(
     writer = WriteRecord(record, earlier.seconds if earlier else 0.0)
     progress = ProgressFile(folder / "progress.json", checkpoint_of(trainer).monitor or "")
     trial = TrialCheckpoint(folder / "checkpoints")
-    trainer.callbacks += [FreshMetrics(), progress, writer, trial]  # type: ignore[attr-defined]
+    mine = [FreshMetrics(), AtOnce(), progress, writer, trial]
+    trainer.callbacks += mine  # type: ignore[attr-defined]
     trainer.loggers = build_loggers(cfg, folder, identity, earlier.step if earlier else 0)
     verb = "continuing" if earlier else "training"
     log.info("%s in %s: %s", verb, folder, datamodule.description)

@@ -6,6 +6,8 @@ beyond the end of an epoch must be in its state, and an epoch may have no valida
 """
 
 import logging
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +81,22 @@ class FreshMetrics(Callback):
         metrics = trainer.callback_metrics
         for name in [name for name in metrics if name.startswith("val/")]:
             del metrics[name]
+
+
+class AtOnce(Callback):
+    """End the training at once on SIGTERM, as on Ctrl-C.
+
+    Lightning's own handler waits for the end of a batch or an epoch, and of several ranks one can
+    wait for another that waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)  # before Lightning replaces it
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the handler back; Lightning does so when the training ends."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
 
 
 class EpochLine(Callback):

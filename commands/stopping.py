@@ -1,0 +1,75 @@
+"""How a command ends on Ctrl-C, SIGTERM and SIGHUP: one line, 128 + signal, no traceback."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 5.0  # seconds to tidy up in; a signal after that ends the process at once
+
+
+class Stop:
+    """Turn the first signal into one KeyboardInterrupt, while this context lasts.
+
+    Further signals are ignored while the command tidies up: an impatient second Ctrl-C would
+    otherwise end it halfway, with a traceback. Signals that are ignored already, as by nohup, stay
+    so.
+
+    Attributes:
+        number: the signal that came; None so far.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.came = 0.0
+        self.said = False
+        self.process = os.getpid()
+
+    def __enter__(self) -> Self:
+        """Handle the signals."""
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        self.before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+        for number in self.before:
+            signal.signal(number, self.handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Handle them as before; ignore them if this process is about to end by one."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler if self.number is None else signal.SIG_IGN)
+
+    def leave_to_others(self) -> None:
+        """Give the signals back to what handles them itself, which may pass them on."""
+        for number in self.before:
+            is_interrupt = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Interrupt the command, the first time."""
+        if os.getpid() != self.process:  # a worker that was forked
+            if number != signal.SIGINT:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            raise KeyboardInterrupt
+        if self.number is None:
+            self.number, self.came = number, time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - self.came > PATIENCE:
+            self.farewell()
+            os._exit(self.code)
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return 128 + (self.number or signal.SIGINT)
+
+    def farewell(self, hint: str = "") -> None:
+        """Say once that the command was interrupted, on the first rank only."""
+        if not self.said and os.environ.get("LOCAL_RANK", "0") == "0":
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(f"\ninterrupted{'; ' * bool(hint)}{hint}", file=sys.stderr, flush=True)
+        self.said = True
