@@ -1,6 +1,7 @@
 """Sweeps on a real SLURM: `tests/slurm/cluster up` makes one of this machine."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands.test_interruptions import epoch_of
 from tests.commands.test_train import assert_same_curve, on_two_ranks
 from tests.conftest import ROOT, TINY, Finished, kill_when, launch
 
@@ -92,6 +94,41 @@ def test_a_preempted_job_goes_on_and_ends_the_same(folder: Path) -> None:
     assert_same_curve(run, other)
     one, two = (json.loads((path / "result.json").read_text()) for path in (run, other))
     assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-6)
+
+
+def test_a_job_that_is_preempted_on_a_plateau_repeats_no_full_epoch(folder: Path) -> None:
+    """The first epoch stays the best one; each attempt goes on after the last full epoch."""
+    words = ["epochs=8", "data.num_steps=20", "callbacks.checkpoint.mode=min"]
+    process = launch(folder, *SLURM, *words)
+    deadline = time.monotonic() + 300
+    for attempt in range(1, 4):
+        while len(done := re.findall(r"^epoch (\d+)/8 ", console_of(folder), re.M)) < 2 * attempt:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (number,) = queued(folder)
+        subprocess.run(["scancel", "--signal=USR2", number], check=True)
+        while console_of(folder).count("continuing in ") < attempt:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    done = re.findall(r"^epoch (\d+)/8 ", console_of(folder), re.M)
+    # A line is printed before its checkpoint is on the disk, so a kill may come between.
+    assert len(done) <= 8 + 3
+    assert sorted(set(done)) == [str(epoch) for epoch in range(1, 9)]
+    (last,) = folder.rglob("last.ckpt")
+    run, other = last.parent.parent, on_two_ranks(folder, "gamma=0", *words)
+    assert_same_curve(run, other)
+    assert (epoch_of(run, "best"), epoch_of(run, "last")) == (1, 8)
+    one, two = (json.loads((path / "result.json").read_text()) for path in (run, other))
+    assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-6)
+
+
+def console_of(folder: Path) -> str:
+    """What the only job has printed."""
+    return "".join(path.read_text() for path in folder.rglob("console.log"))
 
 
 def test_a_job_that_an_urgent_one_preempts(folder: Path) -> None:
