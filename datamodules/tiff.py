@@ -1,0 +1,205 @@
+"""Decode the first page of a TIFF file to RGB, whatever bit depth and layout it has.
+
+TIFF 6.0 (Adobe, 1992) and its supplements. Pillow keeps 8 bits of colour, misreads planes and
+orientations of uncompressed files, and knows neither 12 bits nor 16-bit WhiteIsZero; tifffile
+returns the samples as they are stored, and this module says what they mean.
+"""
+
+import logging
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised
+
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+# Colour samples of each kind of picture that can be converted to RGB.
+NUM_COLORS: dict[int, int] = {
+    PHOTOMETRIC.MINISWHITE: 1,
+    PHOTOMETRIC.MINISBLACK: 1,
+    PHOTOMETRIC.RGB: 3,
+    PHOTOMETRIC.PALETTE: 1,
+    PHOTOMETRIC.SEPARATED: 4,
+    PHOTOMETRIC.CIELAB: 3,
+    PHOTOMETRIC.ICCLAB: 3,
+}
+ASSOCIATED, UNASSOCIATED = 1, 2  # values of ExtraSamples; 0 is a channel without a meaning
+DNG_VERSION, INK_SET, ORIENTATION = 50706, 332, 274  # tags
+CMYK = 1  # value of InkSet
+# From CIE XYZ (white D50) to linear sRGB, with Bradford adaptation to D65 (brucelindbloom.com).
+XYZ_TO_RGB = np.array(
+    [
+        [3.1338561, -1.6168667, -0.4906146],
+        [-0.9787684, 1.9161415, 0.0334540],
+        [0.0719453, -0.2289914, 1.4052427],
+    ]
+)
+D50 = np.array([0.96422, 1.0, 0.82521])
+
+Samples = NDArray[Any]  # uint8 or uint16, H x W x C
+
+
+class Page(NamedTuple):
+    """The first page of a TIFF file.
+
+    `rgb` is H x W x 3 and `alpha` H x W x 1 or None, not associated: uint8 or uint16, full range,
+    as stored, that is, before `orientation` (1 to 8) is applied. `num_more` counts further pages.
+    """
+
+    rgb: Samples
+    alpha: Samples | None
+    orientation: int
+    profile: bytes | None
+    num_more: int
+
+
+def read_tiff(file: IO[bytes]) -> Page | None:
+    """Decode the first page.
+
+    Returns:
+        The page; None for JPEG compression and YCbCr pixels, which Pillow decodes.
+
+    Raises:
+        ValueError: if the kind of picture cannot be converted to RGB.
+    """
+    with TiffFile(file) as tiff:
+        page = tiff.pages.first
+        assert isinstance(page, TiffPage)
+        if DNG_VERSION in page.tags or page.photometric in (
+            PHOTOMETRIC.CFA,
+            PHOTOMETRIC.LINEAR_RAW,
+        ):
+            raise ValueError("camera raw: develop it to JPEG, PNG or TIFF first")
+        jpeg = (COMPRESSION.JPEG, COMPRESSION.OJPEG)
+        if page.photometric == PHOTOMETRIC.YCBCR or page.compression in jpeg:
+            return None
+        check(page, tiff.filehandle.size)
+        samples = page.asarray()
+        # Reduced copies of another page (thumbnails, pyramids) are not pages of their own.
+        num_more = sum(not is_reduced(tiff.pages[k]) for k in range(1, len(tiff.pages)))
+        tag = page.tags.get(ORIENTATION)
+        orientation = int(tag.value) if tag is not None else 1
+        profile = page.iccprofile if page.photometric in WITH_PROFILE else None
+        rgb, alpha = to_rgb(page, samples)
+    return Page(rgb, alpha, orientation, profile, num_more)
+
+
+# Profiles of gray or of printing inks would be wrong for what becomes RGB.
+WITH_PROFILE = (PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
+
+
+def is_reduced(page: Any) -> bool:  # noqa: ANN401
+    """Whether a page is a smaller copy of another."""
+    return bool(getattr(page, "subfiletype", 0) & 1)
+
+
+def check(page: TiffPage, file_size: int) -> None:
+    """Refuse what cannot be decoded, before anything large is allocated.
+
+    Raises:
+        ValueError: saying why.
+    """
+    name = getattr(page.photometric, "name", page.photometric)
+    if page.photometric not in NUM_COLORS:
+        raise ValueError(f"TIFF pixels of kind {name} are not supported")
+    if page.tags.valueof(INK_SET, CMYK) != CMYK and page.photometric == PHOTOMETRIC.SEPARATED:
+        raise ValueError("TIFF pixels of printing inks other than CMYK are not supported")
+    if page.dtype is None or page.dtype.kind in "fc":
+        raise ValueError("has floating-point pixels, whose range is not known")
+    if page.dtype.kind == "i" or page.dtype.itemsize > 2 or not isinstance(page.bitspersample, int):
+        raise ValueError(f"has {page.bitspersample}-bit pixels, whose range is not known")
+    if page.axes not in ("YX", "YXS", "SYX") or page.samplesperpixel < NUM_COLORS[page.photometric]:
+        raise ValueError(f"TIFF pixels with {page.samplesperpixel} samples, {name}: not supported")
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 2**31)  # where Pillow refuses, too
+    if page.imagewidth * page.imagelength > most or page.samplesperpixel > 16:
+        raise ValueError(
+            f"{page.imagewidth} x {page.imagelength} pixels, {page.samplesperpixel} samples each: "
+            "could be a decompression bomb"
+        )
+    ends = zip(page.dataoffsets, page.databytecounts, strict=True)
+    if not page.dataoffsets or any(start + count > file_size or not count for start, count in ends):
+        raise ValueError("image file is truncated")
+
+
+def to_rgb(page: TiffPage, samples: Samples) -> tuple[Samples, Samples | None]:
+    """Colour and alpha of the samples of a page."""
+    if page.axes == "SYX":
+        samples = np.moveaxis(samples, 0, -1)
+    elif page.axes == "YX":
+        samples = samples[..., None]
+    bits, num_colors = page.bitspersample, NUM_COLORS[page.photometric]
+    colors, alpha = samples[..., :num_colors], None
+    extras = [int(kind) for kind in page.extrasamples][: samples.shape[2] - num_colors]
+    for k, kind in enumerate(extras):
+        if kind in (ASSOCIATED, UNASSOCIATED):
+            alpha = full_range(samples[..., num_colors + k, None], bits)
+            break
+    if page.photometric == PHOTOMETRIC.PALETTE:
+        assert page.colormap is not None
+        return (page.colormap[:, colors[..., 0]] // 256).astype(np.uint8).transpose(1, 2, 0), alpha
+    if page.photometric in (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB):
+        if bits not in (8, 16):
+            raise ValueError(f"TIFF pixels of kind Lab with {bits} bits are not supported")
+        return lab_to_rgb(colors, signed=page.photometric == PHOTOMETRIC.CIELAB), alpha
+    colors = full_range(colors, bits)
+    if alpha is not None and kind == ASSOCIATED:
+        colors = dissociated(colors, alpha)
+    if page.photometric == PHOTOMETRIC.MINISWHITE:
+        colors = np.invert(colors)
+    if page.photometric == PHOTOMETRIC.SEPARATED:
+        colors = cmyk_to_rgb(colors)
+    return (np.repeat(colors, 3, axis=2) if colors.shape[2] == 1 else colors), alpha
+
+
+def full_range(samples: Samples, bits: int) -> Samples:
+    """Samples of any depth as 8 bits, or as 16 where there are more than 8."""
+    if bits in (8, 16):
+        return samples
+    levels, dtype = (255, np.uint8) if bits < 8 else (65535, np.uint16)
+    largest = 2**bits - 1
+    full: Samples = (samples.astype(np.uint32) * levels + largest // 2) // largest
+    return full.astype(dtype)
+
+
+def dissociated(colors: Samples, alpha: Samples) -> Samples:
+    """Colours that have been multiplied with alpha, divided by it."""
+    levels = np.iinfo(colors.dtype).max
+    wide, below = colors.astype(np.uint64), np.maximum(alpha, 1).astype(np.uint64)
+    divided: Samples = np.minimum((wide * levels + below // 2) // below, levels)
+    return divided.astype(colors.dtype)
+
+
+def cmyk_to_rgb(inks: Samples) -> Samples:
+    """Printing inks as RGB, by Pillow's formula (1 - c) (1 - k)."""
+    levels = np.iinfo(inks.dtype).max
+    light = (levels - inks[..., 3:]).astype(np.uint64)
+    absorbed = (inks[..., :3].astype(np.uint64) * light + levels // 2) // levels
+    passed: Samples = light - absorbed
+    return passed.astype(inks.dtype)
+
+
+def lab_to_rgb(samples: Samples, *, signed: bool) -> Samples:
+    """CIE L*a*b* (white D50) as sRGB, with what lies outside of it clipped.
+
+    Args:
+        samples: H x W x 3, uint8 or uint16.
+        signed: whether a and b are two's complement (CIELAB) or have an offset (ICCLAB).
+    """
+    levels = int(np.iinfo(samples.dtype).max)
+    per_unit = 1 if levels == 255 else 256
+    white = levels if signed or levels == 255 else 65280
+    lightness = samples[..., :1] * (100 / white)
+    ab: Samples = np.ascontiguousarray(samples[..., 1:])
+    if signed:
+        ab = ab.view(np.int8 if levels == 255 else np.int16)
+    ab = ab.astype(np.float64) / per_unit - (0 if signed else 128)
+    y = (lightness + 16) / 116
+    f = np.concatenate([y + ab[..., :1] / 500, y, y - ab[..., 1:] / 200], axis=-1)
+    xyz = np.where(f > 6 / 29, f**3, (f - 4 / 29) * (108 / 841)) * D50
+    linear = np.clip(xyz @ XYZ_TO_RGB.T, 0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    full: Samples = np.rint(srgb * levels)
+    return full.astype(samples.dtype)
