@@ -2,23 +2,27 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from rich.progress import Progress, TaskID, TaskProgressColumn
 from torch import nn
 
 from commands.config import require_file, require_folder
 from commands.device import pick_device
-from datamodules.images import SUFFIXES, Photo, find_images, read_photo, write_photo
-from datamodules.parallel import progress
+from datamodules.alpha import fill_hidden
+from datamodules.finding import Search
+from datamodules.images import SUFFIXES, Photo, check_side, read_photo, search, write_photo
+from datamodules.parallel import progress_bar
 from lightning_modules.checkpoint import load_network
 from networks.bicubic import Upscale
 from networks.scales import at_scale, scales_of
-from networks.tiling import SelfEnsemble, restore
+from networks.tiling import SelfEnsemble, num_tiles, restore
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    input: str
+    input: str | list[str]
     checkpoint: str
     output: str = Field(min_length=1)
     scale: Literal[1, 2, 3, 4] | None
@@ -38,6 +42,7 @@ class Options(BaseModel):
     format: str
     trusted: list[str]
     device: str
+    existing: Literal["refuse", "skip"]
     overwrite: bool
 
 
@@ -46,48 +51,106 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from require_file("checkpoint", cfg.checkpoint)
     if f".{cfg.format}" not in SUFFIXES:
         yield f"format={cfg.format}: allowed are {', '.join(s[1:] for s in SUFFIXES)}"
+    if cfg.overwrite and cfg.existing == "skip":
+        yield "existing=skip keeps results that exist and overwrite=true replaces them: choose one"
     yield from require_folder("output", cfg.output)
     try:
-        find_images(cfg.input)
+        find(cfg)
     except ValueError as error:
         yield str(error)
+
+
+def find(cfg: DictConfig) -> Search:
+    """The photos that are meant, without what earlier runs have written.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    written = [Path(folder).expanduser() for folder in (cfg.output, cfg.paths.output_dir)]
+    return search(cfg.input, exclude=written, results=False)
 
 
 def enhance(cfg: DictConfig) -> None:
     """Enhances every file; bad ones are named at the end, with exit code 1."""
     device = pick_device(cfg.device)
     net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
-    scale = int(net.scale)  # type: ignore[arg-type]
+    scale, name = int(net.scale), type(getattr(net, "net", net)).__name__  # type: ignore[arg-type]
     net = (SelfEnsemble(net) if cfg.self_ensemble else net).to(device)
-    folder = Path(cfg.output).expanduser()
-    bad = []
+    found = find(cfg)
+    log.info("%s x%d of %s, on %s: %s", name, scale, cfg.checkpoint, device, found.summary())
+    bad: list[str] = []
+    skipped = 0
     written: dict[Path, Path] = {}
-    paths = find_images(cfg.input)
-    for path in progress(paths, "enhancing", len(paths)):
-        target = folder / f"{path.stem}_x{scale}.{cfg.format}"
-        try:
-            if target in written:
-                raise ValueError(f"{path}: {written[target]} has become {target} already")
-            written[target] = path
-            if target.exists() and not cfg.overwrite:
-                raise ValueError(f"{target} exists: overwrite=true replaces it")
-            result = enhanced(
-                net,
-                read_photo(path),
-                device=device,
-                tile=cfg.tile,
-                precision=getattr(torch, cfg.precision),
-            )
-            write_photo(target, result, overwrite=cfg.overwrite)
-        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory
-            reason = str(error).partition("\n")[0]
-            named = str(path) in reason or str(target) in reason
-            bad.append(reason if named else f"{path}: {reason}")
-            continue
-        log.info("%s  %d x %d", target, result.pixels.shape[-1], result.pixels.shape[-2])
+    num = len(found.photos)
+    with progress_bar(TaskProgressColumn()) as bar:
+        task = bar.add_task("enhancing", total=num)
+        for number, (path, below) in enumerate(found.photos, 1):
+            target = Path(cfg.output).expanduser() / below.parent
+            target /= f"{below.stem}_x{scale}.{cfg.format}"
+            try:
+                if target in written:
+                    raise ValueError(f"{path}: {written[target]} has become {target} already")
+                if target.exists() and cfg.existing == "skip":
+                    skipped += 1
+                    continue
+                if target.exists() and not cfg.overwrite:
+                    raise ValueError(
+                        f"{target} exists: overwrite=true replaces it, existing=skip keeps it"
+                    )
+                enhance_file(
+                    net,
+                    path,
+                    target,
+                    cfg,
+                    count=f"[{number}/{num}]",
+                    device=device,
+                    on_tile=partial(move, bar, task, number),
+                )
+                written[target] = path
+            except Exception as error:  # whatever is wrong with one photo, the others go on
+                log.debug("%s", path, exc_info=True)
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                named = str(path) in reason or str(target) in reason
+                bad.append(reason if named else f"{path}: {reason}")
+    if skipped:
+        log.info("%d skipped: their results exist", skipped)
     if bad:
         log.error("%d not enhanced:\n  %s", len(bad), "\n  ".join(bad))
         sys.exit(1)
+
+
+def move(bar: Progress, task: TaskID, number: int, done: int, total: int) -> None:
+    """Show that so many tiles of a photo are done."""
+    bar.update(task, completed=number - 1 + done / total)
+
+
+def enhance_file(
+    net: nn.Module,
+    path: Path,
+    target: Path,
+    cfg: DictConfig,
+    *,
+    count: str,
+    device: torch.device,
+    on_tile: Callable[[int, int], None],
+) -> None:
+    """Enhance one file, and say so when the work begins.
+
+    Raises:
+        ValueError: if it cannot be read, or its result cannot be written.
+    """
+    photo = read_photo(path)
+    scale = int(net.scale)  # type: ignore[arg-type]
+    height, width = photo.pixels.shape[1:]
+    check_side(target, height * scale, width * scale)
+    tiles = num_tiles(net, height, width, cfg.tile)
+    size = f"{width} x {height}, {tiles} tile{'' if tiles == 1 else 's'}"
+    log.info("%s %s  %s -> %s  %d x %d", count, path, size, target, width * scale, height * scale)
+    precision = getattr(torch, cfg.precision)
+    how = {"device": device, "tile": cfg.tile, "precision": precision, "on_tile": on_tile}
+    result = enhanced(net, photo, **how)
+    for note in (*photo.notes, *write_photo(target, result, overwrite=cfg.overwrite)):
+        log.warning("%s: %s", path, note)
 
 
 def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> nn.Module:
@@ -106,12 +169,15 @@ def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> 
 def enhanced(net: nn.Module, photo: Photo, **how: Any) -> Photo:  # noqa: ANN401
     """The photo as a network makes it, with its alpha channel, 16 bits and information.
 
+    The network does not see colours that are hidden under transparency: they would bleed.
+
     Args:
         net: an enhancer of one scale, on the device.
         photo: see `read_photo`.
         how: `device` and options of `restore`.
     """
-    pixels = restore(net, photo.pixels, levels=photo.levels, **how)
+    visible = photo.pixels if photo.alpha is None else fill_hidden(photo.pixels, photo.alpha)
+    pixels = restore(net, visible, levels=photo.levels, **how)
     return photo._replace(pixels=pixels, alpha=enlarged_alpha(photo, int(net.scale)))  # type: ignore[arg-type]
 
 

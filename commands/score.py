@@ -17,7 +17,7 @@ from commands.config import check_output, require_file
 from commands.device import keep_memory, pick_device
 from commands.run_folder import shorter
 from commands.terminal import table
-from datamodules.images import find_images
+from datamodules.finding import Search, search
 from datamodules.parallel import num_cores, progress
 from lightning_modules.checkpoint import load_network
 from lightning_modules.pictures import save_contact_sheet
@@ -34,7 +34,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    input: str
+    input: str | list[str]
     checkpoint: str
     output: str | None
     sheet: str | None
@@ -52,7 +52,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from require_file("checkpoint", cfg.checkpoint)
     paths = []
     try:
-        paths = find_images(cfg.input)
+        paths = find(cfg).paths
     except ValueError as error:
         yield str(error)
     yield from check_output(cfg, *WRITERS)
@@ -61,10 +61,25 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         sheet = Path(cfg.sheet).expanduser().resolve()
         if sheet in (path.resolve() for path in paths):
             yield f"sheet={cfg.sheet}: is one of the photos"
-        elif Path(cfg.input).expanduser().is_dir() and sheet.parent == paths[0].parent.resolve():
+        elif any(sheet.is_relative_to(folder) for folder in folders(cfg.input)):
             yield f"sheet={cfg.sheet}: would be rated as a photo the next time; put it elsewhere"
     if cfg.output is not None and Path(cfg.output).expanduser().resolve() in paths:
         yield f"output={cfg.output}: is one of the photos"
+
+
+def find(cfg: DictConfig) -> Search:
+    """The photos that are meant, without the pictures of runs.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    return search(cfg.input, exclude=[Path(cfg.paths.output_dir).expanduser()])
+
+
+def folders(where: str | Sequence[str]) -> list[Path]:
+    """The folders among what was given as `input`."""
+    paths = [Path(text).expanduser() for text in ([where] if isinstance(where, str) else where)]
+    return [path.resolve() for path in paths if path.is_dir()]
 
 
 def score(cfg: DictConfig) -> None:
@@ -73,7 +88,9 @@ def score(cfg: DictConfig) -> None:
     device = pick_device(cfg.device)
     scorer, record = load_network(cfg.checkpoint, "scorer", cfg.trusted)
     assert isinstance(scorer, NIMA)
-    paths = find_images(cfg.input)
+    found = find(cfg)
+    paths = found.paths
+    log.info("%s", found.summary())
     ratings = rate_files(
         scorer,
         paths,
@@ -88,6 +105,8 @@ def score(cfg: DictConfig) -> None:
         if rating.p_K is None:
             bad.append(str(rating.problem))
             continue
+        for note in rating.notes:
+            log.warning("%s: %s", rating.path, note)
         p_1K = rating.p_K[None]
         mean, std = mean_score(p_1K).item(), std_score(p_1K).item()
         buckets = {f"p{k}": p for k, p in enumerate(rating.p_K.tolist(), 1)}

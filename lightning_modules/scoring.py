@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.images import read_image, to_bytes, to_unit
+from datamodules.images import read_noted, to_bytes, to_unit
 from networks.nima import NIMA, Precision, inference_copy
 
 BATCH_SIZE = 4  # large enough for a CPU: more make it no faster
@@ -23,6 +23,15 @@ class Rating(NamedTuple):
     path: Path
     p_K: Tensor | None
     problem: str | None
+    notes: tuple[str, ...] = ()  # what of the file was left out
+
+
+class Crop(NamedTuple):
+    """What a scorer sees of a file, uint8 on the CPU; what is wrong with the file, if anything."""
+
+    pixels: Tensor | None
+    problem: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def rate_files(
@@ -77,7 +86,7 @@ def rate_batch(
     The batch is filled up with copies, because another size may be computed in another order.
     """
     found = [read_crop(scorer, path) for path in paths]
-    crops = [crop for crop in found if isinstance(crop, Tensor)]
+    crops = [crop.pixels for crop in found if crop.pixels is not None]
     rated: Iterator[Tensor] = iter(())
     if crops:
         filled = torch.stack([*crops, *[crops[-1]] * (batch_size - len(crops))])
@@ -86,21 +95,21 @@ def rate_batch(
             images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
             rated = iter(scorer(to_unit(images_BCHW)).cpu())
     return [
-        Rating(path, next(rated), None) if isinstance(crop, Tensor) else Rating(path, None, crop)
+        Rating(path, None if crop.pixels is None else next(rated), crop.problem, crop.notes)
         for path, crop in zip(paths, found, strict=True)
     ]
 
 
-def read_crop(scorer: NIMA, path: Path) -> Tensor | str:
-    """What the scorer sees of a file, uint8 on the CPU, or what is wrong with the file."""
+def read_crop(scorer: NIMA, path: Path) -> Crop:
+    """Read what the scorer sees of a file."""
     try:
-        image = read_image(path)
+        image, notes = read_noted(path)
     except ValueError as error:
-        return str(error)
+        return Crop(None, str(error))
     try:
         # One channel after the other, which changes no value: a photo of 160 megapixels as floats
         # would be two gigabytes.
         parts = [scorer.prepare(to_unit(channel)[None, None])[0] for channel in image]
-        return to_bytes(torch.cat(parts))
+        return Crop(to_bytes(torch.cat(parts)), None, notes)
     except ValueError as error:
-        return f"{path}: {error}"
+        return Crop(None, f"{path}: {error}")

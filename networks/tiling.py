@@ -65,6 +65,13 @@ def auto_tile(net: nn.Module) -> int:
     return max(MIN_TILE, int(TILE_SR / int(net.scale) / wide**0.5))  # type: ignore[arg-type]
 
 
+def num_tiles(net: nn.Module, height: int, width: int, tile: int | Literal["auto"] | None) -> int:
+    """How many tiles `restore` takes for a photo."""
+    if tile == "auto":
+        tile = auto_tile(net) if getattr(net, "margin", None) is not None else None
+    return 1 if tile is None else -(-height // tile) * -(-width // tile)
+
+
 def restore(
     net: nn.Module,
     lr_CHW: Tensor,
