@@ -252,6 +252,7 @@ def run_measurement(
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
+    datamodule.reread = cfg.overwrite
     data = datamodule.fingerprint(split)
     command = f"commands.{HydraConfig.get().job.config_name}"
     code = code_files([command, *targets(config), *networks])

@@ -297,6 +297,7 @@ def train(cfg: DictConfig) -> float | None:
     cfg.paths.run_dir = str(folder)
     trainer = build_trainer(cfg)
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
+    datamodule.reread = cfg.overwrite
     with contextlib.ExitStack() as held:
 
         def examine() -> tuple[Identity, State, Earlier | None]:

@@ -13,6 +13,7 @@ Shape suffixes: B batch, C channels, H and W height and width (HR is `scale` tim
 import hashlib
 import logging
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.degradations import Degradation, shrink
-from datamodules.images import list_images, read_image, to_array, to_tensor, to_unit
+from datamodules.finding import is_system, search_folder
+from datamodules.images import read_image, to_array, to_tensor, to_unit
 from datamodules.packed import Image, Images, MemoryImages, Source, pack
 from datamodules.sampling import (
     BatchDataset,
@@ -487,7 +489,11 @@ class FolderPairs(PairsDataModule):
         folder = self.hr_folder(split)
         sources = self.hr_sources(split)
         where = store_of(folder, self.store)
-        options: dict[str, Any] = {"per_shard": PER_SHARD, "limit": self.limit}
+        options: dict[str, Any] = {
+            "per_shard": PER_SHARD,
+            "limit": self.limit,
+            "reread": self.reread,
+        }
         hr = pack(where, "HR", sources, Decode(), what=f"HR photos ({split})", **options)
         lr: dict[int, Images] = {}
         for scale in self.scales:
@@ -517,24 +523,30 @@ def store_of(photos: Path, store: Path | None) -> Path:
     return store / f"{photos.name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
-def folder_sources(folder: Path) -> list[Source]:
-    """The images of a folder, each named after its file without suffix.
+def folder_sources(folder: Path, exclude: Sequence[Path] = ()) -> list[Source]:
+    """The images of a folder and of all below it, each named by its path there without suffix.
+
+    Args:
+        folder: where to look.
+        exclude: folders to leave out where they lie within it.
 
     Raises:
         ValueError: if there are none, or two of one name.
     """
-    paths = list_images(folder)
-    if not paths:
-        raise ValueError(f"{folder}: there is no image in this folder")
+    found = search_folder(folder, exclude)
+    if not found.photos:
+        raise ValueError(f"{folder}: there is no image in this folder{found.others()}")
+    if found.left_out:
+        log.info("%s: %s", folder, found.summary())
     by_name: dict[str, Path] = {}
-    for path in paths:
-        other = by_name.setdefault(path.stem, path)
-        if other != path:
+    for _, place in found.photos:
+        other = by_name.setdefault(place.with_suffix("").as_posix(), place)
+        if other != place:
             raise ValueError(
-                f"{folder}: {other.name} and {path.name} share the name by which LR photos and "
+                f"{folder}: {other} and {place} share the name by which LR photos and "
                 "results are found"
             )
-    return [Source(name, str(path)) for name, path in by_name.items()]
+    return [Source(name, str(folder / place)) for name, place in by_name.items()]
 
 
 def check_measurable(photos: Photos) -> None:
@@ -622,6 +634,15 @@ class PhotoFolders(FolderPairs):
             raise ValueError("data.train_hr=null: there are no photos to train on")
         return Path(folder).expanduser()
 
+    def hr_sources(self, split: str) -> list[Source]:
+        """The HR photos of a folder and of all below it, less the other folders that were given.
+
+        Photos that validate are not to train where `val` lies within `train`, nor LR photos.
+        """
+        given = [*self.hr.values(), *self.lr.values()]
+        others = [Path(folder).expanduser() for folder in given if folder is not None]
+        return folder_sources(self.hr_folder(split), others)
+
     def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
         """The LR photo of each HR photo, found by its name."""
         given = self.lr[split]
@@ -638,18 +659,22 @@ def find_lr(folder: Path, scale: int, hr: Sequence[Source]) -> list[Source]:
     """
     if (folder / f"X{scale}").is_dir():
         folder = folder / f"X{scale}"
-    paths = {source.name: source.path for source in folder_sources(folder)}
-    found = [paths.get(f"{s.name}x{scale}", paths.get(s.name)) for s in hr]
+    sources = folder_sources(folder)
+    exact = {source.name: source for source in sources}
+    # macOS stores accents apart from their letters (NFD), others do not (NFC).
+    alike = {unicodedata.normalize("NFC", source.name): source for source in sources}
+    found = []
     for s in hr:
-        if s.name in paths and f"{s.name}x{scale}" in paths:
-            raise ValueError(
-                f"{folder}: LR of {Path(s.path).name} could be {s.name} or {s.name}x{scale}"
-            )
+        names = (f"{s.name}x{scale}", s.name)
+        both = [exact.get(n) or alike.get(unicodedata.normalize("NFC", n)) for n in names]
+        if None not in both:
+            raise ValueError(f"{folder}: LR of {Path(s.path).name} could be {s.name} or {names[0]}")
+        found.append(both[0] or both[1])
     missing = [f"{folder / s.name}x{scale}.png (of {Path(s.path).name})"
-               for s, path in zip(hr, found, strict=True) if path is None]  # fmt: skip
+               for s, source in zip(hr, found, strict=True) if source is None]  # fmt: skip
     if missing:
         raise ValueError(listing("LR photos are missing", missing))
-    return [Source(s.name, path) for s, path in zip(hr, found, strict=True) if path is not None]
+    return [Source(s.name, lr.path) for s, lr in zip(hr, found, strict=True) if lr is not None]
 
 
 class DIV2K(FolderPairs):
@@ -723,7 +748,7 @@ def check_names(folder: Path, expected: Sequence[str], *, complete: bool) -> Non
     Raises:
         ValueError: naming what is missing and what is too much.
     """
-    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    found = {path.name for path in folder.iterdir() if not is_system(path.name)}
     problems = [f"{name} is missing" for name in expected if name not in found]
     if complete:
         problems += [f"{name} does not belong here" for name in sorted(found - set(expected))]

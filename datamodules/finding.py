@@ -18,6 +18,9 @@ from datamodules.reading import READ_SUFFIXES, is_photo_start
 
 RESULT = re.compile(r"(.+)_x[1-4]")  # what `enhance` calls its results: photo_x2.png
 STORE_FILE = re.compile(r"\d{5}\.safetensors")  # see `datamodules.packed`
+# What systems leave beside photos: Windows, macOS, and the thumbnails of Synology's servers.
+SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+SYSTEM_FOLDERS = ("@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found")
 MAX_FILES = 1_000_000  # a search through more is a mistake, such as input=/
 
 
@@ -115,7 +118,28 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         ValueError: if there is no such folder, or it cannot be read.
     """
-    return sorted(path for _, path in Walk(folder) if is_photo(path))
+    return search_folder(folder).paths
+
+
+def search_folder(folder: Path, exclude: Collection[Path] = ()) -> Search:
+    """Find the photos of a folder and of all below it, less those of some folders there.
+
+    Raises:
+        ValueError: if there is no such folder, or it cannot be read.
+    """
+    photos, left_out = [], Counter[str]()
+    for _, path in Walk(folder, [os.path.realpath(other) for other in exclude]):
+        if is_photo(path):
+            photos.append(Found(path, path.relative_to(folder)))
+        else:
+            left_out[kind_of(path)] += 1
+    return Search(sorted(photos), left_out)
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that a system leaves beside photos."""
+    # macOS leaves ._0001.png beside 0001.png
+    return name.startswith(".") or name.lower() in (*SYSTEM_FILES, *SYSTEM_FOLDERS)
 
 
 def image_names(folder: Path) -> list[str]:
@@ -244,7 +268,7 @@ class Walk:
                 continue
             for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
                 path = folder / entry.name
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS:
                     continue
                 if is_folder(entry):
                     (links if entry.is_symlink() else folders).append(path)

@@ -7,12 +7,14 @@ to `per_shard` images:
 - `pixels`: uint8, the images one after the other, each H x W x 3, RGB, row by row;
 - `offsets` (int64, N), `sizes` (int32, N x 2: height, width), `names` (uint8, N x length, UTF-8,
   padded with zeros): where each image begins, its size and its name;
-- `sources` (int64, N x 2: bytes, modification time in ns), `sha256` (uint8, N x 32): the file that
-  each image was made from;
+- `sources` (int64, N x 4: bytes, times of modification and change in ns, inode), `sha256` (uint8,
+  N x 32): the file that each image was made from;
 - in the metadata, `recipe` (what was done to the files) and `sha256` (of all that follows).
 
 A file is written under a temporary name and renamed, so it is whole or absent; packing again writes
-only the files that are missing, or whose sources have changed. The name of a store's folder ends in
+only the files that are missing, or whose sources have changed. Where stamps leave doubt, because a
+source was moved or written just before it was packed, its SHA-256 is compared, and what was found
+out is kept beside the file (`00000-<checksum>.stamps.npy`). The name of a store's folder ends in
 a hash of the recipe, so that images made in different ways never overwrite each other.
 """
 
@@ -26,6 +28,7 @@ import os
 import platform
 import resource
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import cached_property, partial
@@ -44,11 +47,12 @@ log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]  # H x W x 3, RGB
 
-FORMAT = 1  # part of the recipe: a change of the layout above makes old files invalid
+FORMAT = 2  # part of the recipe: a change of the layout above makes old files invalid
 HEADER = 4096  # bytes before the pixels; safetensors allows spaces after the JSON
 DTYPES = {"uint8": "U8", "int32": "I32", "int64": "I64"}
 NAMES = ("utf-8", "surrogateescape")  # how Python holds file names that are not UTF-8
 INDEX = ("offsets", "sizes", "names", "sources", "sha256")
+GRAIN = 2 * 10**9  # ns; file systems keep times in steps of up to two seconds (FAT)
 # A worker that has touched every page of a store would show the whole store as its memory.
 READS_BETWEEN_RELEASES = 128
 
@@ -241,6 +245,27 @@ class Shard:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: no file of a binary store ({error})") from error
 
+    def stamps(self) -> tuple[NDArray[np.int64], int]:
+        """Stamps of the sources, and when they were taken, in ns."""
+        with contextlib.suppress(OSError, ValueError):
+            kept = np.load(self.stamps_path)
+            if kept.dtype == np.int64 and kept.shape == (len(self.arrays["sources"]) + 1, 4):
+                return kept[1:], int(kept[0, 0])
+        return self.arrays["sources"], self.path.stat().st_mtime_ns
+
+    def keep_stamps(self, stamps: NDArray[np.int64], taken: int) -> None:
+        """Keeps stamps of sources whose content has been compared, if the folder allows it."""
+        temporary = self.path.with_name(f".{self.path.name}.stamps.{platform.node()}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            with open(temporary, "wb") as file:
+                np.save(file, np.concatenate([[[taken, 0, 0, 0]], stamps]))
+            os.replace(temporary, self.stamps_path)
+
+    @property
+    def stamps_path(self) -> Path:
+        """Where later stamps are, for this content alone."""
+        return self.path.with_name(f"{self.path.stem}-{self.sha256[:16]}.stamps.npy")
+
     @cached_property
     def names(self) -> NDArray[np.str_]:
         """The images' names."""
@@ -270,6 +295,7 @@ def pack(
     limit: int | None = None,
     key: str = "",
     num_workers: int | None = None,
+    reread: bool = False,
 ) -> PackedImages:
     """Opens a store, after writing what is missing or out of date.
 
@@ -283,6 +309,7 @@ def pack(
         limit: only the first so many; they are part of the same store.
         key: tells apart stores of one recipe that must not replace each other.
         num_workers: processes that pack; one per core if None and it is worth it.
+        reread: compare the content of all sources, whatever their stamps say.
 
     Raises:
         BadImages: listing every file that cannot be read.
@@ -297,10 +324,10 @@ def pack(
     groups = [used[k : k + per_shard] for k in range(0, len(used), per_shard)]
     shards = [folder / f"{k:05}.safetensors" for k in range(len(groups))]
     jobs = list(zip(shards, groups, strict=True))
-    found = [current(*job) for job in jobs]
+    found = [current(*job, reread=reread) for job in jobs]
     if None in found:
         with locked(folder):
-            stale = [job for job in jobs if current(*job) is None]
+            stale = [job for job in jobs if current(*job, reread=reread) is None]
             if stale:
                 write_shards(folder, stale, make, recipe, what, num_workers)
             found = [Shard(shard) for shard in shards]
@@ -311,7 +338,7 @@ def pack(
     return PackedImages([index for index in found if index is not None], len(used))
 
 
-def current(shard: Path, group: Sequence[Source]) -> "Shard | None":
+def current(shard: Path, group: Sequence[Source], *, reread: bool = False) -> "Shard | None":
     """A file's index if it begins with these images, made from these very sources."""
     if not shard.exists():
         return None
@@ -320,21 +347,43 @@ def current(shard: Path, group: Sequence[Source]) -> "Shard | None":
     except ValueError:
         return None
     num = len(group)
-    same = index.names[:num].tolist() == [source.name for source in group]
-    return index if same and np.array_equal(index.arrays["sources"][:num], stats(group)) else None
+    if index.names[:num].tolist() != [source.name for source in group]:
+        return None
+    began, now = time.time_ns(), stats(group)
+    seen, before = index.stamps()
+    seen = seen[:num]
+    if (now[:, 0] != seen[:, 0]).any():
+        return None  # of another size
+    newest = now[:, 1:3].max(axis=1, initial=0)
+    doubtful = reread | (now != seen).any(axis=1) | (newest > before - GRAIN)
+    doubts = np.flatnonzero(doubtful)
+    if not all(is_source(group[k].path, index.arrays["sha256"][k]) for k in doubts.tolist()):
+        return None
+    if len(doubts) and num == len(index.names):
+        index.keep_stamps(now, began)
+    return index
+
+
+def is_source(path: str, sha256: NDArray[np.uint8]) -> bool:
+    """Whether a file has this SHA-256."""
+    try:
+        return bytes.fromhex(file_sha256(path)) == sha256.tobytes()
+    except OSError:
+        return False
 
 
 def stats(group: Sequence[Source]) -> NDArray[np.int64]:
-    """Size and modification time of each file; zeros where there is none."""
+    """Size, times of modification and change, and inode of each file; zeros where there is none."""
 
-    def stat(path: str) -> tuple[int, int]:
+    def stat(path: str) -> tuple[int, int, int, int]:
         try:
             found = os.stat(path)
         except OSError:
-            return 0, 0
-        return found.st_size, found.st_mtime_ns
+            return 0, 0, 0, 0
+        inode = found.st_ino & (2**63 - 1)  # some network file systems use all 64 bits
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns, inode
 
-    return np.array([stat(source.path) for source in group], np.int64).reshape(-1, 2)
+    return np.array([stat(source.path) for source in group], np.int64).reshape(-1, 4)
 
 
 def write_shards(
@@ -379,7 +428,8 @@ def write_shard(
     bad, offsets, sizes, hashes = [], [], [], []
     total = hashlib.sha256()
     position = 0
-    sources = stats(group)  # before reading: a change in between makes the file out of date
+    # Before reading: a change in between makes the file out of date.
+    began, sources = time.time_ns(), stats(group)
     try:
         with open(temporary, "wb") as file:
             file.seek(HEADER)
@@ -416,6 +466,9 @@ def write_shard(
             file.write(header(position + len(padding), ordered, recipe, total.hexdigest()))
             file.flush()
             os.fsync(file.fileno())
+        os.utime(temporary, ns=(began, began))  # when the stamps were taken
+        for old in target.parent.glob(f"{target.stem}-*.stamps.npy"):
+            old.unlink(missing_ok=True)
         os.replace(temporary, target)
     except OSError as error:
         free = shutil.disk_usage(target.parent).free / 1e9

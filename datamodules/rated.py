@@ -353,6 +353,7 @@ class StoredRatings(RatedDataModule):
             Resize(rule, self.resize_filter, side),
             per_shard=PER_SHARD,
             what="rated photos",
+            reread=self.reread,
             # Another choice of photos is another store: rewriting 50 GB for a few would be worse.
             key=hashlib.sha256("\0".join(names).encode(*NAMES)).hexdigest(),
         )

@@ -253,6 +253,7 @@ class ShardedDataModule(L.LightningDataModule):
     kind: str  # `pairs` for enhancers, `rated` for scorers
     description: str = ""  # what the data are, for people who read results; says if synthetic
     trains: bool = True  # whether there is a training split
+    reread: bool = False  # compare stored files by content: commands set it on overwrite=true
 
     def __init__(self, *, batch_size: int, num_workers: int, seed: int, limit: int | None) -> None:
         super().__init__()

@@ -347,6 +347,7 @@ def many(folder: Path, num: int, side: int) -> PackedImages:
     """A store of as many entries; all made of one file."""
     path = folder / "one.png"
     path.write_bytes(b"x")
+    time.sleep(2.1)  # until its stamps leave no doubt
     sources = [Source(str(k), str(path)) for k in range(num)]
     options: dict[str, Any] = {"per_shard": 1024, "what": "images", "num_workers": 0}
     pack(folder / str(num), "black", sources, Black(side), **options)
