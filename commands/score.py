@@ -61,7 +61,9 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         sheet = Path(cfg.sheet).expanduser().resolve()
         if sheet in (path.resolve() for path in paths):
             yield f"sheet={cfg.sheet}: is one of the photos"
-        elif any(sheet.is_relative_to(folder) for folder in folders(cfg.input)):
+        elif any(sheet.is_relative_to(folder) for folder in folders(cfg.input)) and (
+            not sheet.is_relative_to(Path(cfg.paths.output_dir).expanduser().resolve())
+        ):
             yield f"sheet={cfg.sheet}: would be rated as a photo the next time; put it elsewhere"
     if cfg.output is not None and Path(cfg.output).expanduser().resolve() in paths:
         yield f"output={cfg.output}: is one of the photos"

@@ -167,7 +167,7 @@ def full_range(samples: Samples, bits: int) -> Samples:
 def dissociated(colors: Samples, alpha: Samples) -> Samples:
     """Colours that have been multiplied with alpha, divided by it."""
     levels = np.iinfo(colors.dtype).max
-    wide, below = colors.astype(np.uint64), np.maximum(alpha, 1).astype(np.uint64)
+    wide, below = colors.astype(np.uint32), np.maximum(alpha, 1).astype(np.uint32)
     divided: Samples = np.minimum((wide * levels + below // 2) // below, levels)
     return divided.astype(colors.dtype)
 
@@ -175,8 +175,8 @@ def dissociated(colors: Samples, alpha: Samples) -> Samples:
 def cmyk_to_rgb(inks: Samples) -> Samples:
     """Printing inks as RGB, by Pillow's formula (1 - c) (1 - k)."""
     levels = np.iinfo(inks.dtype).max
-    light = (levels - inks[..., 3:]).astype(np.uint64)
-    absorbed = (inks[..., :3].astype(np.uint64) * light + levels // 2) // levels
+    light = (levels - inks[..., 3:]).astype(np.uint32)
+    absorbed = (inks[..., :3].astype(np.uint32) * light + levels // 2) // levels
     passed: Samples = light - absorbed
     return passed.astype(inks.dtype)
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -246,3 +247,13 @@ def test_pictures_of_phones(tmp_path: Path, suffix: str) -> None:
         assert np.abs(found.astype(int) - expected).mean() < 4
         path.rename(tmp_path / "nameless")
         assert read_photo(tmp_path / "nameless").pixels.shape[1:] == expected.shape[:2]
+
+
+def test_decoders_that_are_not_installed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ValueError, match=r"a\.heic: .*pip install pillow-heif"):
+        read_image(path)
