@@ -114,7 +114,8 @@ def check(page: TiffPage, file_size: int) -> None:
     if page.axes not in ("YX", "YXS", "SYX") or page.samplesperpixel < NUM_COLORS[page.photometric]:
         raise ValueError(f"TIFF pixels with {page.samplesperpixel} samples, {name}: not supported")
     most = 2 * (Image.MAX_IMAGE_PIXELS or 2**31)  # where Pillow refuses, too
-    if page.imagewidth * page.imagelength > most or page.samplesperpixel > 16:
+    largest = max(page.imagewidth * page.imagelength, page.tilewidth * page.tilelength)
+    if largest > most or page.samplesperpixel > 16:
         raise ValueError(
             f"{page.imagewidth} x {page.imagelength} pixels, {page.samplesperpixel} samples each: "
             "could be a decompression bomb"

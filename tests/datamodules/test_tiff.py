@@ -234,6 +234,16 @@ def test_what_cannot_be_converted_is_refused_by_name(tmp_path: Path) -> None:
         assert str(error.value).startswith(f"{path}: ")
 
 
+def test_one_huge_tile_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write(path, RGB, photometric="rgb", tile=(32, 32), compression="deflate")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name in ("TileWidth", "TileLength"):
+            file.pages.first.tags[name].overwrite(65520)
+    with pytest.raises(ValueError, match=r"a\.tif: .*decompression bomb"):
+        read_photo(path)
+
+
 def test_cut_off_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     for options in ({}, {"compression": "lzw"}, {"tile": (16, 16)}):
