@@ -26,7 +26,8 @@ if __name__ == "__main__":
 import hydra
 from hydra.errors import HydraException
 
-from commands import cli, config
+from commands import cli
+from commands.composing import CONF
 from commands.jobs import follow_sweep
 from commands.resume import with_stored_options
 from commands.stopping import Stop
@@ -53,19 +54,18 @@ def run_command(arguments: list[str], stop: Stop) -> int:
     try:
         call = cli.parse(arguments)
         if call.help:
-            print(cli.help_text(call.command))
+            print(cli.help_text(call))
             return 0
         if call.command == "train" and not call.is_multirun:
             call = dataclasses.replace(call, overrides=with_stored_options(call.overrides))
-        if call.is_plain:
-            config.check(call.command, call.overrides, multirun=call.is_multirun)
+        call.check()
     except (ValueError, HydraException) as error:
         return cli.refuse(error)
     if call.command == "serve":
         stop.leave_to_others()  # to uvicorn, which ends in order
     # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
     sys.argv = [str(ROOT / "run.py"), *call.flags, *call.overrides]
-    run = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name=call.command)
+    run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=call.command)
     run(cli.job(call.command, stop))()
     return 0
 

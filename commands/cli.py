@@ -1,6 +1,5 @@
 """The command line around Hydra: which command, its help, and how errors are shown."""
 
-import difflib
 import importlib
 import logging
 import os
@@ -8,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from commands import config
+from commands import composing, config, help, hints
 from commands.stopping import Stop
 from commands.trust import import_from_here
 
@@ -36,16 +35,39 @@ COMMANDS = {
 }
 # Hydra refuses a file of the same name as a plugin's; ours is the one whose studies go on.
 RENAMED = {"hydra/sweeper=optuna": "hydra/sweeper=study"}
-PLAIN_FLAGS = {"-m", "--multirun"}
-VALUE_FLAGS = {  # Hydra's own flags that take a value
-    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
-    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
-}  # fmt: skip
+SWEEP_FLAGS = {"-m", "--multirun"}
+SHOWING = {  # Hydra's flags that print something instead, with what may follow them
+    **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
+    **dict.fromkeys(
+        ("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    ),
+    **dict.fromkeys(("--hydra-help", "--version", "--shell-completion", "-sc"), ()),
+}
+WITH_VALUE = {"--package", "-p", "--config-dir", "-cd"}
+OTHER_FLAGS = {"--resolve", "--run", "-r"}
+REFUSED = {
+    **dict.fromkeys(
+        ("--config-name", "-cn", "--config-path", "-cp"),
+        "the command chooses the configuration; a folder of your own is added by --config-dir "
+        "(docs/recipes.md)",
+    ),
+    "--experimental-rerun": "is not supported; the same command finds its own run folder again",
+}
+FOLDER_FLAGS = {"--config-dir", "-cd"}
+# Data that have an experiment of their own, which is the default with them.
+EXPERIMENTS = {"data=photos": "experiment=photos"}
 
 
 @dataclass(frozen=True)
 class Call:
-    """A command line taken apart."""
+    """A command line taken apart.
+
+    Args:
+        command: its name.
+        overrides: `key=value` words, with text quoted.
+        flags: Hydra's flags, a value given as `--flag=value`.
+        help: whether help is asked for.
+    """
 
     command: str
     overrides: list[str]
@@ -55,7 +77,7 @@ class Call:
     @property
     def is_plain(self) -> bool:
         """Whether it runs the command, rather than asking Hydra to print something."""
-        return set(self.flags) <= PLAIN_FLAGS
+        return not any(flag.partition("=")[0] in SHOWING for flag in self.flags)
 
     @property
     def is_multirun(self) -> bool:
@@ -63,56 +85,197 @@ class Call:
         if "hydra.mode=RUN" in self.overrides:  # a job of one
             return False
         files = [word for word in self.overrides if re.match("sweep=(?!null$)", word)]
-        return bool(files) or bool(set(self.flags) & PLAIN_FLAGS)
+        return bool(files) or bool(set(self.flags) & SWEEP_FLAGS)
+
+    @property
+    def folder(self) -> str | None:
+        """The user's own configuration files."""
+        return self.value_of(*FOLDER_FLAGS)
+
+    def value_of(self, *names: str) -> str | None:
+        """The value of a flag, if it is given."""
+        found = [flag.partition("=")[2] for flag in self.flags if flag.partition("=")[0] in names]
+        return found[-1] if found else None
+
+    def check(self) -> None:
+        """Checks the configuration.
+
+        Raises:
+            ValueError: listing all mistakes.
+        """
+        if self.is_plain:
+            config.check(
+                self.command, self.overrides, multirun=self.is_multirun, folder=self.folder
+            )
+        elif self.value_of("--cfg", "-c", "--info", "-i") is not None:
+            resolve, package = "--resolve" in self.flags, self.value_of("--package", "-p")
+            config.check_shown(
+                self.command, self.overrides, folder=self.folder, resolve=resolve, package=package
+            )
 
 
 def parse(arguments: list[str]) -> Call:
     """Takes a command line apart.
 
     Raises:
-        ValueError: for an unknown command, or a multirun with one name for all runs.
+        ValueError: for an unknown command or flag, settings that are not of the form key=value, or
+            a multirun with one name for all runs.
     """
-    words, flags, wants_help = [], [], False
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if word in ("-h", "--help"):
-            wants_help = True
-        elif word.startswith("-"):
-            flags.append(word)
-            if word in VALUE_FLAGS and rest and "=" not in rest[0]:
-                flags.append(rest.pop(0))
-        else:
-            words.append(word)
+    words, flags, settings = take_apart(arguments)
     command = "train"
     if words and re.fullmatch(r"[A-Za-z_][\w-]*", words[0]):
         command = words.pop(0)
+    bare = [word for word in words if "=" not in word and not word.startswith("~")]
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        listing = "\n".join(f"  {name:<16}{what}" for name, what in COMMANDS.items())
-        raise ValueError(f"unknown command {command!r}{hint}; the commands are\n{listing}")
-    overrides = [config.quote_path(RENAMED.get(word, word)) for word in words]
-    call = Call(command, overrides, flags, wants_help)
+        raise ValueError(unknown_command(command, settings, bare))
+    wants_help = "--help" in flags
+    flags = [flag for flag in flags if flag != "--help"]
+    call = Call(command, [RENAMED.get(w, w) for w in words if w not in bare], flags, wants_help)
+    problems = misspelt(call, settings, bare) + wrong_flags(flags)
+    if problems:
+        raise ValueError("\n  ".join(problems))
     named = [word for word in words if re.match(r"\+*name=", word)]
     if named and call.is_multirun:
         raise ValueError(f"{named[0]} in a multirun: the runs would share one folder")
-    return call
+    typed = config.typed(command, call.overrides, folder=call.folder, sweep=call.is_multirun)
+    if command == "train" and not any(re.match(r"\+*experiment=", word) for word in typed):
+        typed = [*(EXPERIMENTS[word] for word in typed if word in EXPERIMENTS), *typed]
+    return replace(call, overrides=typed)
 
 
-def help_text(command: str) -> str:
-    """What `--help` prints: the command's own configuration file says what can be set."""
+def take_apart(arguments: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Sorts a command line into words, flags, and settings that are written as elsewhere.
+
+    Returns:
+        Words in their order; flags, with their values as `--flag=value`; keys and values of
+        `--gamma 0.1`, `-gamma=0.1` and `gamma = 0.1`.
+    """
+    words: list[str] = []
+    flags: list[str] = []
+    settings: list[tuple[str, str]] = []
+    rest = list(arguments)
+
+    def next_value() -> str:
+        return rest.pop(0) if rest and "=" not in rest[0] else ""
+
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if word in ("-h", "--help"):
+            flags.append("--help")
+        elif name in WITH_VALUE or name in REFUSED or SHOWING.get(name):
+            takes = name in WITH_VALUE or name in REFUSED or (rest and rest[0] in SHOWING[name])
+            value = value if equals else next_value() if takes else ""
+            flags.append(f"{name}={value or ('all' if name in ('--info', '-i') else '')}")
+        elif name in SWEEP_FLAGS or name in OTHER_FLAGS or name in SHOWING:
+            flags.append(word)
+        elif word.startswith("-"):
+            settings.append((name.lstrip("-"), value if equals else next_value()))
+        elif rest and rest[0].startswith("=") and not equals:
+            start = rest.pop(0)[1:]
+            settings.append((word, start or (rest.pop(0) if rest else "")))
+        elif word.endswith("=") and word.count("=") == 1 and rest and is_value(rest[0]):
+            settings.append((name, rest.pop(0)))
+        else:
+            words.append(word)
+    return words, flags, settings
+
+
+def is_value(word: str) -> bool:
+    """Whether a word can only be the value of the one before: `gamma= 0.1`."""
+    return "=" not in word and (not word.startswith("-") or word[1:2].isdigit())
+
+
+def unknown_command(command: str, settings: list[tuple[str, str]], bare: list[str]) -> str:
+    """What to say of a word that is no command."""
+    if config.meant("train", command, None) and bare:
+        settings = [(command, bare[0]), *settings]
+    meant = [as_setting("train", key, value, None) for key, value in settings]
+    if meant:
+        return f"{command}: settings are given as KEY=VALUE: {' '.join(meant)}"
+    near = hints.near(command, COMMANDS)
+    hint = f" (did you mean {near}?)" if near else ""
+    listing = "\n".join(f"  {name:<16}{what}" for name, what in COMMANDS.items())
+    return f"unknown command {command!r}{hint}; the commands are\n{listing}"
+
+
+def misspelt(call: Call, settings: list[tuple[str, str]], bare: list[str]) -> list[str]:
+    """Problems of settings that are not of the form key=value, with what they should be."""
+    problems = []
+    words = list(bare)
+    files = []
+    while words:
+        word = words.pop(0)
+        key, colon, value = word.partition(":")
+        if colon and config.meant(call.command, key, call.folder):
+            settings.append((key, value))
+        elif words and config.meant(call.command, word, call.folder) == word:
+            settings.append((word, words.pop(0)))
+        elif word in COMMANDS:
+            problems.append(f"{word}: a command is the first word")
+        else:
+            files.append(word)
+    for key, value in settings:
+        right = as_setting(call.command, key, value, call.folder)
+        written = "without dashes, spaces or colons"
+        problems.append(
+            f"{key}: settings are given as KEY=VALUE, {written}: {right}"
+            if right
+            else f"{key}: no such flag or key in {call.command}"
+        )
+    if files:
+        meant = hints.first_argument(call.command, files)
+        problems.append(f"{files[0]!r} is not of the form key=value; did you mean {meant}?")
+    return problems
+
+
+def as_setting(command: str, key: str, value: str, folder: str | None) -> str:
+    """A setting as it is written here; empty if the key is unknown."""
+    right = config.meant(command, key, folder)
+    if right is None:
+        return ""
+    return right if "=" in right else f"{right}={value or 'VALUE'}"
+
+
+def wrong_flags(flags: list[str]) -> list[str]:
+    """Problems of Hydra's own flags."""
+    problems = []
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        if name in REFUSED:
+            problems.append(f"{name}: {REFUSED[name]}")
+        elif name in WITH_VALUE and not value:
+            problems.append(f"{name}: needs a value")
+        elif SHOWING.get(name) and value not in SHOWING[name]:
+            problems.append(f"{name} {value}: one of {', '.join(SHOWING[name])}")
+    names = {flag.partition("=")[0] for flag in flags}
+    modes = sorted(names & (SWEEP_FLAGS | SHOWING.keys() | {"--run", "-r"}))
+    if len(modes) > 1:
+        problems.append(f"{' and '.join(modes)}: only one of them at a time")
+    if names & {"--resolve", "--package", "-p"} and not names & {"--cfg", "-c"}:
+        problems.append("--resolve and --package go with --cfg")
+    return problems
+
+
+def help_text(call: Call) -> str:
+    """What `--help` prints: what can be set, with the values that would be used."""
+    command = call.command
     lines = ["python run.py [command] [key=value ...]", ""]
     lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]
-    lines += ["", f"{command}: what can be set (conf/{command}.yaml)", ""]
-    lines.append((config.CONF / f"{command}.yaml").read_text().rstrip())
-    groups = config.group_options(command)
+    lines += [
+        "",
+        f"{command}: what can be set (conf/{command}.yaml), with the values of this call",
+        "",
+    ]
+    lines += help.effective(command, call.overrides, call.folder)
+    groups = composing.group_options(command, call.folder)
     if groups:
         lines += ["", "Choices (GROUP=NAME; a group's own keys are set as GROUP.KEY=VALUE):", ""]
         lines += [f"  {group:<12}{' '.join(options)}" for group, options in groups.items()]
     lines += [
         "",
         "python run.py COMMAND --help         the same for another command",
+        "python run.py experiment=X --help    the values of another experiment",
         "python run.py COMMAND --cfg job      the whole configuration that would run",
         "python run.py -m gamma=0,0.1,0.4     one run for each value; sweep=gamma: those of a file",
     ]

@@ -6,57 +6,54 @@ read off its signature), and what the command itself refuses (its `Options` and 
 """
 
 import contextlib
-import difflib
 import importlib
-import inspect
 import math
 import os
 import re
 import tempfile
-import typing
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+import yaml
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic import ValidationError
 
-from commands.run_folder import BEST, flatten, not_read, run_name, trained_scorer
+from commands import bounds, overrides, signatures
+from commands.composing import (
+    INVALID,
+    composed,
+    first_line,
+    flat_keys,
+    loaded,
+    options,
+    raise_all,
+)
+from commands.hints import key_meant, near, nearest
+from commands.run_folder import BEST, flatten
+from commands.signatures import Text, locate, shown
 from commands.trust import import_from_here, trusted_problems
 
-RESOLVING = "raised while resolving interpolation: "  # how OmegaConf begins its message
-ROOT = Path(__file__).resolve().parent.parent
-CONF = ROOT / "conf"
 FOLDER_COMMANDS = ("train", "evaluate", "interpolate")  # those with run folders
 OURS = ("hydra_plugins.launchers.", "hydra_plugins.study_sweeper.")
-PATH_KEYS = (
-    *(
-        "input",
-        "output",
-        "checkpoint",
-        "scorer.checkpoint",
-        "judge.checkpoint",
-        "init_from",
-        "root",
-        "ratings",
-        "store",
-        "sheet",
-        "runs",
-    ),
-    *("paths.output_dir", "paths.data_dir", "paths.store", "data.root", "data.store"),
-    *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
-    *("data.images", "data.ratings", "data.train_list", "data.val_list", "data.test_list"),
-    *("scorer.pretrained",),
+PLUGINS = ("hydra/launcher", "hydra/sweeper")
+LISTS = ("logger", "callbacks")  # groups of which several options go together
+# Keys that are neither among a command's `Options` nor arguments of a class.
+TEXT_KEYS = {
+    "scorer.checkpoint": Text(optional=True),
+    "judge.checkpoint": Text(optional=True),
+    "paths.output_dir": Text(optional=True),  # refused with what is needed
+    "paths.data_dir": Text(),
+    "paths.weights": Text(),
+    "paths.store": Text(optional=True),
+}
+# Nodes that hold settings: neither a single value nor nothing can be in their place.
+NODES = (
+    *("paths", "model", "data", "scorer", "judge", "trainer", "callbacks"),
+    *("optim", "optim.optimizer", "optim.schedule"),
 )
 # Where a run folder stands for its best checkpoint.
 CHECKPOINT_KEYS = (
@@ -67,85 +64,49 @@ CHECKPOINT_KEYS = (
     "init_from",
 )
 
-OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
-OmegaConf.register_new_resolver("run_name", lambda task: run_name(task), replace=True)
 
+def typed(command: str, words: list[str], *, folder: str | None, sweep: bool) -> list[str]:
+    """Quotes the values of keys whose type is text, as `overrides.as_text` does.
 
-def sweep_name(task: list[str], *, _root_: DictConfig) -> str:
-    """Name of a sweep's job, made from what it reads of the overrides.
-
-    The experiment counts where the sweep is not named after it.
+    Which these are follows from the types in the command's `Options` and in the signatures of the
+    classes that the configuration names.
     """
-    counted = ["experiment"] if chosen_sweep(_root_) else []
-    return run_name(task, sweep=True, unread=not_read(_root_), counted=counted)
+    if all(overrides.is_plain(word) or "=" not in word for word in words):
+        return words
+    kinds = dict(TEXT_KEYS)
+    with loaded(folder) as loader:
+        groups = loader.list_groups("")
+        chosen = [w for w in words if w.lstrip("+").partition("=")[0] in groups and "," not in w]
+        for attempt in (chosen, []):  # a wrong choice is reported later
+            with contextlib.suppress(ValueError):
+                cfg = composed(command, attempt)
+                kinds |= dict(signatures.text_arguments("", cfg))
+                break
+    module = importlib.import_module(f"commands.{command}")
+    for name, field in module.Options.model_fields.items():
+        kind = signatures.text_type(field.annotation)
+        if kind is not None:
+            kinds[name] = kind
+    return [overrides.as_text(word, kinds, sweep=sweep) for word in words]
 
 
-def chosen_sweep(root: DictConfig) -> str | None:
-    """The file that says what is swept."""
-    name = root.hydra.runtime.choices.get("sweep")
-    return None if name in (None, "null") else str(name)
-
-
-def sweep_group(*, _root_: DictConfig) -> str:
-    """Name of a sweep: that of its file, or of the experiment."""
-    return chosen_sweep(_root_) or str(_root_.hydra.runtime.choices.experiment)
-
-
-def scorer_of_sweep(sweep: str, *, _root_: DictConfig) -> str | None:
-    """The scorer of the chosen backbone that a sweep has trained; None where they are trained."""
-    if str(_root_.model._target_).endswith(".NIMAModule"):
-        return None
-    folder = Path(str(_root_.paths.output_dir)).expanduser() / "sweeps" / sweep
-    return trained_scorer(folder, str(_root_.scorer.backbone))
-
-
-OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
-OmegaConf.register_new_resolver("sweep_group", sweep_group, replace=True)
-OmegaConf.register_new_resolver("scorer_of_sweep", scorer_of_sweep, replace=True)
-
-
-def quote_path(text: str) -> str:
-    """Quotes the value of a path key, so that spaces, commas and `=` in file names are no syntax.
-
-    Only where it is needed: the file exists under that very name, or Hydra could not parse it.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or key.lstrip("+") not in PATH_KEYS or value[:1] in ("'", '"'):
-        return text
-    if value.startswith("~"):  # shells expand it only at the start of a word
-        value = os.path.expanduser(value)
-        text = f"{key}={value}"
-    odd = re.search(r"[^\w./-]", value, re.ASCII)
-    if odd and (Path(value).expanduser().exists() or not parses(text)):
-        escaped = value.replace('"', '\\"').replace("${", "\\${")
-        return f'{key}="{escaped}"'
-    return text
-
-
-def parses(text: str) -> bool:
-    """Whether Hydra can parse an override."""
-    try:
-        OverridesParser.create().parse_override(text)
-    except HydraException:
-        return False
-    return True
-
-
-def check(command: str, overrides: list[str], *, multirun: bool = True) -> None:
+def check(
+    command: str, words: list[str], *, multirun: bool = True, folder: str | None = None
+) -> None:
     """Checks everything that can be checked before work starts.
 
     Args:
         command: name of the command.
-        overrides: `key=value` words of the command line; sweeps (`a,b`) are checked per value.
+        words: `key=value` words of the command line; sweeps (`a,b`) are checked per value.
         multirun: whether there may be any.
+        folder: of the user's own configuration files (--config-dir).
 
     Raises:
         ValueError: listing all mistakes.
     """
     problems: list[str] = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        parsed = parse_overrides([*swept(command, overrides), *overrides], problems)
+    with loaded(folder) as loader:
+        parsed = overrides.parse_overrides([*swept(command, words), *words], problems)
         if not multirun:
             problems += [
                 f"{override.input_line}: several values need -m, for one run each, or brackets, "
@@ -153,48 +114,104 @@ def check(command: str, overrides: list[str], *, multirun: bool = True) -> None:
                 for override in parsed
                 if override.is_sweep_override()
             ]
-        valid = check_groups(loader, parsed, problems)
-        valid = check_keys(command, loader, valid, problems)
+        valid = check_words(command, loader, parsed, problems)
         if multirun:
             valid = check_plugins(command, loader, valid, problems)
-        here = not (multirun and on_cluster(command, overrides))
-        for words in variants(valid):
-            problems += check_composed(command, words, here=here)
-    if problems:
-        unique = list(dict.fromkeys(problems))
-        raise ValueError(unique[0] if len(unique) == 1 else "\n  ".join([
-            f"{len(unique)} mistakes in the configuration:", *unique
-        ]))  # fmt: skip
+        here = not (multirun and on_cluster(command, words))
+        for number, variant in enumerate(overrides.variants(valid)):
+            problems += check_composed(command, variant, here=here)
+            if number == 0 and not problems:
+                problems += check_values(command, variant, valid)
+    raise_all(problems)
 
 
-def swept(command: str, overrides: list[str]) -> list[str]:
+def check_shown(
+    command: str, words: list[str], *, folder: str | None, resolve: bool, package: str | None
+) -> None:
+    """Checks a configuration that is shown (--cfg, --info): it may be incomplete, but not broken.
+
+    Args:
+        command: name of the command.
+        words: `key=value` words of the command line.
+        folder: of the user's own configuration files (--config-dir).
+        resolve: whether interpolations are shown as what they stand for.
+        package: the part that is shown; None is all.
+
+    Raises:
+        ValueError: listing all mistakes.
+    """
+    problems: list[str] = []
+    with loaded(folder) as loader:
+        parsed = overrides.parse_overrides(words, problems)
+        valid = check_words(command, loader, parsed, problems)
+        raise_all(problems)
+        cfg = composed(command, next(overrides.variants(valid)), with_hydra=True)
+        try:
+            if resolve:
+                OmegaConf.to_container(cfg, resolve=True)
+            if package is not None and OmegaConf.select(cfg, package) is None:
+                raise ValueError(f"--package {package}: no such part of the configuration")
+        except INVALID as error:
+            raise ValueError(first_line(error)) from error
+
+
+def check_words(
+    command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
+) -> list[Override]:
+    """Drops overrides that a configuration could not be composed with."""
+    valid = overrides.check_sweep(parsed, problems)
+    valid = check_deleted(valid, problems)
+    valid = check_groups(loader, valid, problems)
+    return check_keys(command, loader, valid, problems)
+
+
+def swept(command: str, words: list[str]) -> list[str]:
     """The overrides that a sweep's file stands for, less those that the command line gives."""
-    files = [word for word in overrides if word.partition("=")[0] == "sweep"]
+    files = [word for word in words if word.partition("=")[0] == "sweep"]
     if not files:
         return []
     try:
-        params = compose(command, files, return_hydra_config=True).hydra.sweeper.params or {}
-    except (HydraException, OmegaConfBaseException):
+        params = composed(command, files, with_hydra=True).hydra.sweeper.params or {}
+    except ValueError:
         return []  # `check_groups` says what there is
-    given = {word.partition("=")[0] for word in overrides}
+    given = {word.partition("=")[0] for word in words}
     return [f"{key}={value}" for key, value in params.items() if key not in given]
+
+
+def check_deleted(parsed: list[Override], problems: list[str]) -> list[Override]:
+    """Drops overrides that delete what commands read; callbacks and loggers may go."""
+    wrong = [
+        override
+        for override in parsed
+        if override.is_delete()
+        and not re.match(r"(callbacks|logger|net|hydra)\.(?!.*_target_)", override.key_or_group)
+    ]
+    problems += [
+        f"{override.input_line}: the command needs {override.key_or_group}; only parts of "
+        "callbacks, logger and net can be deleted"
+        for override in wrong
+    ]
+    return [override for override in parsed if override not in wrong]
 
 
 def check_plugins(
     command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
 ) -> list[Override]:
     """Checks the launcher and the sweeper; drops their overrides, which are not a job's."""
-    groups = ("hydra/launcher", "hydra/sweeper")
     for override in parsed:
-        allowed = options(loader, override.key_or_group) if override.key_or_group in groups else []
+        allowed = options(loader, override.key_or_group) if override.key_or_group in PLUGINS else []
         if allowed and override.value() not in allowed:
             problems.append(
                 f"{override.input_line}: no such {override.key_or_group.partition('/')[2]}"
                 f"{nearest(str(override.value()), allowed)}"
             )
             return [other for other in parsed if other is not override]
-    chosen = [o for o in parsed if o.key_or_group in (*groups, "sweep")]
-    cfg = compose(command, [str(o.input_line) for o in chosen], return_hydra_config=True).hydra
+    chosen = [o for o in parsed if o.key_or_group in (*PLUGINS, "sweep")]
+    own = [o for o in parsed if re.match(r"hydra\.(launcher|sweeper)\.", o.key_or_group)]
+    rest = [o for o in parsed if o not in own]
+    if not chosen and not own:
+        return rest
+    cfg = composed(command, [str(o.input_line) for o in chosen], with_hydra=True).hydra
     wrong = set()
     for name in ("launcher", "sweeper"):
         known = [str(key) for key in cfg[name] if key != "_target_"]
@@ -203,81 +220,30 @@ def check_plugins(
             if prefix == f"hydra.{name}" and key not in known and not override.is_add():
                 problems.append(f"hydra.{name}.{key}: no such key{nearest(key, known)}")
                 wrong.add(override.input_line)
-    own = [o for o in parsed if re.match(r"hydra\.(launcher|sweeper)\.", o.key_or_group)]
     words = [str(o.input_line) for o in (*chosen, *own) if o.input_line not in wrong]
     try:
-        cfg = compose(command, words, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        problems.append(str(error).partition("\n")[0])
-        return [o for o in parsed if o not in own]
+        cfg = composed(command, words, with_hydra=True)
+    except ValueError as error:
+        problems.append(str(error))
+        return rest
     for name in ("launcher", "sweeper"):
-        if str(cfg.hydra[name]._target_).startswith(OURS):
-            problems += check_node(f"hydra.{name}", cfg.hydra[name])
-    return [o for o in parsed if o not in own]
+        node = cfg.hydra[name]
+        if str(node._target_).startswith(OURS):
+            problems += signatures.check_node(f"hydra.{name}", node)
+            problems += [f"hydra.{name}.{text}" for text in bounds.number_problems(node)]
+    return rest
 
 
-def on_cluster(command: str, overrides: list[str]) -> bool:
+def on_cluster(command: str, words: list[str]) -> bool:
     """Whether the jobs of a sweep run on other machines than this one."""
-    words = [word for word in overrides if re.match("sweep=|hydra/launcher=", word)]
+    words = [word for word in words if re.match("sweep=|hydra/launcher=", word)]
+    if not words:
+        return False
     try:
-        hydra = compose(command, words, return_hydra_config=True).hydra
-    except (HydraException, OmegaConfBaseException):
+        hydra = composed(command, words, with_hydra=True).hydra
+    except ValueError:
         return False
     return hydra.runtime.choices["hydra/launcher"] in ("slurm", "ray")
-
-
-def group_options(command: str) -> dict[str, list[str]]:
-    """The groups that a command's configuration chooses from, with their options."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        text = (CONF / f"{command}.yaml").read_text()
-        names = re.findall(r"^  - (?:override )?/?(\w+):", text, flags=re.MULTILINE)
-        hidden = ("paths", "hydra")
-        return {name: options(loader, name) for name in names if name not in hidden}
-
-
-def options(loader: ConfigLoader, group: str) -> list[str]:
-    """What a group offers to users."""
-    names = loader.get_group_options(group, ObjectType.CONFIG)
-    return [name for name in names if not name.startswith("_")]
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """Hint at the most similar valid name, or all of them if they are few."""
-    near = difflib.get_close_matches(name, names, 1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; allowed are {', '.join(names)}" if len(names) <= 12 else ""
-
-
-def parse_overrides(overrides: list[str], problems: list[str]) -> list[Override]:
-    """Parses each word; what cannot be parsed becomes a problem."""
-    parser = OverridesParser.create()
-    parsed = []
-    for text in overrides:
-        if "=" not in text and not text.startswith("~"):
-            problems.append(f"{text!r} is not of the form key=value")
-            continue
-        try:
-            parsed.append(parser.parse_override(text))
-        except HydraException:
-            problems.append(
-                f"{text!r} cannot be parsed; a value with spaces, commas, brackets or = needs "
-                "quotes within quotes: 'key=\"value\"'"
-            )
-    return parsed
-
-
-def values_of(override: Override) -> list[Any]:
-    """The values that an override gives, one if it is no sweep, the ends if it is an interval."""
-    if override.is_interval_sweep():
-        interval = override.value()
-        assert isinstance(interval, IntervalSweep)
-        return [interval.start, interval.end]
-    if override.is_sweep_override():
-        return list(override.sweep_string_iterator())
-    value = override.value()
-    return value if isinstance(value, list) else [value]
 
 
 def check_groups(
@@ -292,13 +258,22 @@ def check_groups(
             valid.append(override)
             continue
         allowed = options(loader, group)
-        if None in values_of(override) and group != "debug":
+        values = overrides.values_of(override)
+        if None in values and group not in ("debug", "sweep"):
             problems.append(f"{group}=null: choose one of {', '.join(allowed)}")
             continue
-        wrong = [v for v in values_of(override) if v is not None and str(v) not in allowed]
-        problems += [
-            f"{group}={name}: no such {group}{nearest(str(name), allowed)}" for name in wrong
-        ]
+        if isinstance(override.value(), list) and group not in LISTS:
+            listing = ",".join(map(str, values))
+            problems.append(
+                f"{override.input_line}: one {group} only; -m {group}={listing} runs each of them"
+            )
+            continue
+        wrong = [v for v in values if v is not None and str(v) not in allowed]
+        for name in wrong:
+            owners = [g for g in groups if g != group and str(name) in options(loader, g)]
+            meant = f"; did you mean {owners[0]}={name}?" if len(owners) == 1 else ""
+            hint = meant or nearest(str(name), allowed)
+            problems.append(f"{group}={name}: no such {group}{hint}")
         if not wrong:
             valid.append(override)
     return valid
@@ -311,58 +286,94 @@ def check_keys(
     groups = loader.list_groups("")
     chosen = [o for o in parsed if o.key_or_group in groups and o.key_or_group != "hydra"]
     try:
-        cfg = compose(command, [first_variant(o) for o in chosen])
-    except (HydraException, OmegaConfBaseException) as error:
-        problems.append(str(error).partition("\n")[0])
+        cfg = composed(command, [overrides.first_variant(o) for o in chosen])
+    except ValueError as error:
+        problems.append(str(error))
         return []
     keys = list(flat_keys(cfg))
     valid = []
     for override in parsed:
         key = override.key_or_group
-        added = override.is_add() or override.is_force_add()
-        known = override in chosen or (added and "." in key)  # classes refuse what they lack
-        if known or re.match("hydra[./]", key) or key in keys:
+        added = (override.is_add() or override.is_force_add()) and takes_keys(cfg, key)
+        if override in chosen or added or re.match("hydra[./]", key) or key in keys:
             valid.append(override)
         else:
-            names = keys + [g for g in groups if g != "hydra"]
-            problems.append(f"{key}: no such key in {command}{nearest(key, names)}")
+            choices = [group for group in groups if group != "hydra" and group in cfg]
+            meant = key_hint(command, key, loader, keys, choices)
+            problems.append(f"{key}: no such key in {command}{meant}")
     return valid
 
 
-def flat_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all keys, inner nodes too."""
-    for key in cfg:
-        name = f"{prefix}{key!s}"
-        yield name
-        child = cfg._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-            yield from flat_keys(child, f"{name}.")
+def takes_keys(cfg: DictConfig, key: str) -> bool:
+    """Whether a key can be added: below a class, which refuses what it lacks, or a callback."""
+    parent, _, _ = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else None
+    if node is None and parent:
+        return takes_keys(cfg, parent)
+    return isinstance(node, DictConfig) and ("_target_" in node or parent in LISTS)
 
 
-def first_variant(override: Override) -> str:
-    """An override with the first value of its sweep, as text."""
-    return variants_of(override)[0]
+def key_hint(
+    command: str, key: str, loader: ConfigLoader, keys: list[str], groups: list[str]
+) -> str:
+    """What may have been meant by a key that a command lacks, as the end of a message."""
+    meant = key_meant(key, command, keys, groups, {})
+    if meant is None or near(key, [meant]) is None:  # rather the very name in another option
+        group, _, rest = key.rpartition(".")
+        asked = [group.partition(".")[0]] if rest and group else groups
+        elsewhere = {
+            f"{name}={option}": option_keys(name, option)
+            for name in asked
+            if name in groups and name not in ("experiment", "sweep", "debug")
+            for option in options(loader, name)
+        }
+        meant = key_meant(key, command, keys, groups, elsewhere)
+    return f"; did you mean {meant}?" if meant else ""
 
 
-def variants_of(override: Override) -> list[str]:
-    """An override once for each value of its sweep, as text."""
-    if override.is_sweep_override():
-        key = override.get_key_element()
-        return [f"{key}={value}" for value in map(str, values_of(override))]
-    assert override.input_line is not None
-    return [override.input_line]
+def meant(command: str, key: str, folder: str | None) -> str | None:
+    """A key of a command as it is written here, given as a user wrote it; None if there is none."""
+    with loaded(folder) as loader:
+        try:
+            cfg = composed(command, [])
+        except ValueError:
+            return None
+        keys = list(flat_keys(cfg))
+        groups = [group for group in loader.list_groups("") if group in cfg]
+        return key if key in (*keys, *groups) else key_meant(key, command, keys, groups, {})
 
 
-def variants(parsed: list[Override]) -> list[list[str]]:
-    """Override lists in which every value of every sweep appears (a sum, not the product)."""
-    all_variants = [variants_of(override) for override in parsed]
-    first = [words[0] for words in all_variants]
-    others = [
-        [*first[:i], word, *first[i + 1 :]]
-        for i, words in enumerate(all_variants)
-        for word in words[1:]
-    ]
-    return [first, *others]
+def option_keys(group: str, option: str) -> list[str]:
+    """Dotted names of the keys of one option of a group."""
+    try:
+        return list(flat_keys(composed(f"{group}/{option}", [])))
+    except ValueError:
+        return []
+
+
+def check_values(command: str, words: list[str], parsed: list[Override]) -> Iterator[str]:
+    """Mistakes in the values of sweeps that are too long for a configuration of each value."""
+    long = [o for o in parsed if overrides.num_values(o) > overrides.FULLY_CHECKED]
+    if not long:
+        return
+    values: Any = OmegaConf.to_container(composed(command, words), resolve=True)
+    for override in long:
+        key = override.key_or_group
+        if key in values:
+            for value in overrides.values_of(override):
+                number = yaml.safe_load(value)
+                yield from option_problems(command, {**values, key: number})
+
+
+def option_problems(command: str, values: dict[str, Any]) -> Iterator[str]:
+    """Values of a command's own keys that are of another type than its `Options` say."""
+    try:
+        importlib.import_module(f"commands.{command}").Options.model_validate(values)
+    except ValidationError as error:
+        for wrong in error.errors():
+            if wrong["input"] != "???":
+                key = ".".join(map(str, wrong["loc"]))
+                yield f"{key}={shown(wrong['input'])}: {signatures.reason(wrong['msg'])}"
 
 
 def check_composed(command: str, words: list[str], *, here: bool = True) -> list[str]:
@@ -374,48 +385,53 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
         here: whether it runs on this machine.
     """
     try:
-        cfg = compose(command, words)
-    except (HydraException, OmegaConfBaseException) as error:
-        return [str(error).partition("\n")[0]]
-    problems: list[str] = []
+        cfg = composed(command, words)
+    except ValueError as error:
+        return [str(error)]
+    module = importlib.import_module(f"commands.{command}")
+    problems = list(node_problems(cfg))
+    if problems:
+        return problems
     import_from_here(cfg)
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
         problems += [f"{key}: is required; give {key}=..." for key in missing]
-        values = OmegaConf.to_container(cfg, resolve=True)
+        values: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         with contextlib.suppress(Exception):  # data of the wrong kind need keys that are not there
-            problems += importlib.import_module(f"commands.{command}").problems(cfg)
-        message = str(error).partition("\n")[0]
-        return problems or [message.removeprefix(f"ValueError {RESOLVING}")]
+            problems += module.problems(cfg)
+        return problems or [first_line(error)]
     use_best(cfg)
-    module = importlib.import_module(f"commands.{command}")
-    try:
-        module.Options.model_validate(values)
-    except ValidationError as error:
-        problems += [
-            f"{'.'.join(map(str, e['loc']))}={shown(e['input'])}: {reason(e['msg'])}"
-            for e in error.errors()
-            if e["input"] != "???"
-        ]
+    problems += option_problems(command, values)
+    flat = flatten(values)
     problems += [
         f"{key}={value}: has to be finite"
-        for key, value in flatten(values).items()
+        for key, value in flat.items()
         if isinstance(value, float) and not math.isfinite(value)
     ]
     if isinstance(cfg.get("scale"), float):  # 2.0 is 2 to pydantic, but no index
         problems.append(f"scale={cfg.scale}: should be 1, 2, 3 or 4")
-    if command not in FOLDER_COMMANDS:
+    problems += bounds.number_problems(cfg)
+    texts = [(key, v) for key, v in flat.items() if isinstance(v, str)]
+    too_long = [text for key, value in texts for text in bounds.path_problems(key, value)]
+    problems += too_long
+    for key in TEXT_KEYS:
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, str | None):
+            problems.append(f"{key}={value}: the name of one file or folder is needed")
+    if command not in FOLDER_COMMANDS or too_long:
         pass  # its `output` is what it writes
     elif not cfg.paths.output_dir:
         problems.append("paths.output_dir: has to be a folder's name")
     else:
-        problems += require_folder("paths.output_dir", cfg.paths.output_dir)
+        problems += require_folder("paths.output_dir", str(cfg.paths.output_dir))
     problems += trusted_problems(cfg)
-    problems += check_node("", cfg)
+    problems += signatures.check_node("", cfg)
+    if "trainer" in cfg:
+        problems += training_problems(cfg, sound=not problems)
     try:
-        problems += module.problems(cfg)
-        if hasattr(module, "typed_problems"):
+        problems += [] if too_long else module.problems(cfg)
+        if hasattr(module, "typed_problems") and not too_long:
             problems += module.typed_problems(cfg, words)
         if here and hasattr(module, "machine_problems"):
             problems += module.machine_problems(cfg)
@@ -425,116 +441,42 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     return problems
 
 
-def shown(value: Any) -> str:  # noqa: ANN401
-    """A value as the user would type it."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+def node_problems(cfg: DictConfig) -> Iterator[str]:
+    """Values where settings are needed: optim.optimizer=null, data=3 in a file."""
+    for key in NODES:
+        parent, _, name = key.rpartition(".")
+        holder = OmegaConf.select(cfg, parent) if parent else cfg
+        if not isinstance(holder, DictConfig) or (name not in holder and not parent):
+            continue
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, DictConfig):
+            group = key.partition(".")[0]
+            yield f"{key}={shown(value)}: holds settings, such as those in conf/{group}/"
+    for group in LISTS:
+        for key, value in (OmegaConf.select(cfg, group) or {}).items():
+            if value is not None and not isinstance(value, DictConfig):
+                yield f"{group}.{key}={value}: null leaves it out; else it is a class with settings"
 
 
-def reason(message: str) -> str:
-    """Pydantic's message as the second half of a sentence."""
-    message = message.removeprefix("Input ")
-    return message[:1].lower() + message[1:]
+def training_problems(cfg: DictConfig, *, sound: bool) -> Iterator[str]:
+    """What a training could not allocate, or has no devices for.
 
-
-def check_node(path: str, node: Any) -> Iterator[str]:  # noqa: ANN401
-    """Compares nodes that have a `_target_`, at any depth, with what their classes take.
-
-    Interpolated values are passed over: they are checked where they come from.
+    Args:
+        cfg: the configuration.
+        sound: whether it is without mistakes so far, so that networks can be built.
     """
-    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
-        return
-    keys = [key for key in node if isinstance(key, str)]  # arguments have no other names
-    keys = [key for key in keys if not OmegaConf.is_interpolation(node, key)]
-    keys = [key for key in keys if not OmegaConf.is_missing(node, key)]
-    prefix = f"{path}." if path else ""
-    for key in keys:
-        yield from check_node(f"{prefix}{key}", node[key])
-    if "_target_" not in keys:
-        return
-    try:
-        target, parameters = locate(node["_target_"])
-    except Exception as error:  # a module of the user's own may raise anything
-        yield f"{prefix}_target_={node['_target_']}: cannot be imported ({error})"
-        return
-    special = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
-    if path == "trainer":
-        special.add("precision")  # the command says which
-    if path == "scorer":
-        special.add("checkpoint")  # read by the command, not by the network
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) or not parameters
-    for key in keys:
-        if key in special:
-            continue
-        if key not in parameters:
-            if not takes_all:
-                names = [name for name in parameters if name != "self"]
-                yield f"{prefix}{key}: {target.__name__} has no such argument{nearest(key, names)}"
-        elif not has_node(node[key]):
-            value = OmegaConf.to_container(node, resolve=True)[key]  # type: ignore[index, call-overload]
-            yield from check_type(f"{prefix}{key}", value, parameters[key].annotation)
-
-
-def has_node(value: Any) -> bool:  # noqa: ANN401
-    """Whether a value is built by Hydra, so that its type is not the argument's."""
-    return isinstance(value, DictConfig) and "_target_" in value
-
-
-def locate(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:
-    """The class or function of a dotted name, and its parameters with their types resolved."""
-    module, _, attribute = name.rpartition(".")
-    target = getattr(importlib.import_module(module), attribute)
-    if not inspect.isclass(target):
-        return target, parameters_of(target)
-    parameters: dict[str, inspect.Parameter] = {}
-    for base in target.__mro__:  # **kwargs hand over to the next class that has a constructor
-        if "__init__" not in vars(base):
-            continue
-        own = parameters_of(vars(base)["__init__"])
-        parameters = own | parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
-            kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-            return target, {k: p for k, p in parameters.items() if p.kind not in kinds}
-    return target, {}  # takes anything
-
-
-def parameters_of(function: Any) -> dict[str, inspect.Parameter]:  # noqa: ANN401
-    """A function's parameters with their types resolved."""
-    try:
-        parameters = dict(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return {}
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):
-        hints = {}
-    return {
-        key: p.replace(annotation=hints.get(key, p.annotation)) for key, p in parameters.items()
-    }
-
-
-def check_type(path: str, value: Any, annotation: Any) -> Iterator[str]:  # noqa: ANN401
-    """One problem if a value is not of the annotated type."""
-    adapter = type_adapter(annotation)
-    if adapter is None:
-        return
-    try:
-        adapter.validate_python(value)
-    except ValidationError as error:
-        reasons = dict.fromkeys(reason(e["msg"]) for e in error.errors())
-        yield f"{path}={shown(value)}: {', or '.join(reasons)}"
-
-
-@cache
-def type_adapter(annotation: Any) -> TypeAdapter[Any] | None:  # noqa: ANN401
-    """Checker of a type, or None where there is nothing to check against."""
-    if annotation is inspect.Parameter.empty:
-        return None
-    try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
-        return None
+    devices = cfg.trainer.get("devices")
+    if not isinstance(devices, int) or devices < -1:
+        yield (
+            f"trainer.devices={shown(devices)}: a number is needed, or -1 for all GPUs; "
+            "CUDA_VISIBLE_DEVICES=0,1 chooses which"
+        )
+    if cfg.trainer.get("accelerator") == "cpu" and devices == -1:
+        yield "trainer.devices=-1: stands for all GPUs; on a CPU, give the number of ranks"
+    yield from bounds.batch_problems(cfg)
+    for key in ("net", "scorer"):
+        if sound and isinstance(cfg.get(key), DictConfig):
+            yield from bounds.network_problems(key, cfg[key])
 
 
 def use_best(cfg: DictConfig) -> None:
@@ -544,24 +486,26 @@ def use_best(cfg: DictConfig) -> None:
             value = OmegaConf.select(cfg, key)
         except OmegaConfBaseException:
             continue  # what cannot be resolved is a mistake of its own
-        if isinstance(value, str):
+        if isinstance(value, str) and best_of(value) != value:
             OmegaConf.update(cfg, key, best_of(value))
         elif isinstance(value, ListConfig):
             found = [best_of(item) if isinstance(item, str) else item for item in value]
-            OmegaConf.update(cfg, key, found)
+            if found != list(value):
+                OmegaConf.update(cfg, key, found)
 
 
 def best_of(path: str) -> str:
     """Return the best checkpoint of a run folder; any other path as it is."""
     best = Path(path) / BEST
-    return str(best) if best.expanduser().is_file() else path
+    return str(best) if os.path.isfile(best.expanduser()) else path
 
 
 def require_file(key: str, path: str | None) -> Iterator[str]:
     """One problem if a path is given and is no file."""
-    if path is None or (found := Path(path).expanduser()).is_file():
+    found = Path(path or ".").expanduser()
+    if path is None or os.path.isfile(found):  # which takes names that are too long
         return
-    if not found.is_dir():
+    if not os.path.isdir(found):
         yield f"{key}={path}: no such file"
     else:
         yield f"{key}={path}: is a folder without {BEST}; a file or a run folder is needed"

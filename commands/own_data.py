@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from commands.config import check_node
 from commands.run_folder import parse_task
+from commands.signatures import check_node
 from commands.trust import targets
 from lightning_modules.building import in_modules
 from lightning_modules.record import Record

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import nn
 
 from commands.code_identity import code_files
-from commands.config import check_name, locate, require_file, require_kind
+from commands.config import check_name, require_file, require_kind
 from commands.device import keep_memory
 from commands.run_folder import (
     BEST,
@@ -42,6 +42,7 @@ from commands.run_folder import (
     scores_always,
     start,
 )
+from commands.signatures import locate
 from commands.terminal import metrics_table
 from commands.trust import rebuild_problems, targets
 from datamodules.sampling import ShardedDataModule

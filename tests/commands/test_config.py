@@ -10,7 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from commands import cli as command_line
-from commands.config import CONF, check, quote_path
+from commands.composing import CONF
+from commands.config import check
+from commands.overrides import as_text
+from commands.signatures import Text
 from networks.scales import scales_of
 from tests.conftest import ROOT, Finished
 
@@ -50,7 +53,7 @@ NEEDS = {
     "div2k_deblur_x1": ["gamma=0"],
     "nima_mnasnet": ["scorer.pretrained=null"],
     "nima_finetune": ["scorer.pretrained=null"],
-    "photos": ["data.val_hr=photos"],
+    "photos": ["data.train_hr=photos", "data.val_hr=photos"],
     "benchmark": ["data.root=Set5"],
     "rated": ["data.ratings=ratings.csv", "data.images=photos"],
 }
@@ -251,9 +254,10 @@ def test_help_says_what_can_be_set(cli: Cli, command: str) -> None:
 def test_paths_with_odd_characters_need_no_quotes(tmp_path: Path) -> None:
     odd = tmp_path / "a=b, c (1).png"
     odd.touch()
-    assert quote_path(f"input={odd}") == f'input="{odd}"'
-    assert quote_path("input=plain/name.png") == "input=plain/name.png"
-    assert quote_path("gamma=0,1") == "gamma=0,1"
+    kinds = {"input": Text()}
+    assert as_text(f"input={odd}", kinds, sweep=False) == f'input="{odd}"'
+    assert as_text("input=plain/name.png", kinds, sweep=False) == "input=plain/name.png"
+    assert as_text("gamma=0,1", kinds, sweep=False) == "gamma=0,1"
 
 
 def test_run_py_is_short() -> None:

@@ -20,6 +20,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_
 from wandb.wandb_agent import Agent
 
 from commands import config
+from commands.composing import CONF
 from tests.conftest import ROOT, TINY, TINY_NIMA, Finished
 from tests.wandb_file import WandbRun, read_wandb
 
@@ -103,7 +104,7 @@ def test_every_name_in_it_is_one_that_a_run_has(
 def test_only_the_runs_of_a_sweep(cli: Cli) -> None:
     assert cli("dashboard", "offline=true", "output=a.json", "group=gamma", "entity=us").code == 0
     view = json.loads(Path("a.json").read_text())
-    logger = OmegaConf.load(config.CONF / "logger" / "wandb.yaml")
+    logger = OmegaConf.load(CONF / "logger" / "wandb.yaml")
     assert (view["entity"], view["project"]) == ("us", logger.wandb.project)
     runs = view["spec"]["section"]["runSets"][0]
     conditions = {

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from commands import jobs, sweep
-from commands.config import CONF
+from commands.composing import CONF
 from commands.jobs import Job, Pool, Slots, State
 from commands.run_folder import locked
 from commands.sweep import Machine

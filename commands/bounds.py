@@ -1,0 +1,199 @@
+"""How large a configuration may be: refused before anything of that size is built or allocated.
+
+The limits are far above what training uses. They are there for slips: `net.num_features=64000`,
+`data.batch_size=16384` or a million workers would otherwise fill the memory of the machine first.
+"""
+
+import functools
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+GB = 10**9
+MAX_PARAMETERS = 10**9  # of a network: 4 GB, four times as much while Adam trains it
+MAX_TENSORS = 20_000  # parameters' tensors: a network of 5,000 residual blocks
+MAX_NET_NUMBER = 10_000  # any whole number among a network's arguments
+MAX_BATCH = 16 * GB  # bytes of the pixels of a batch
+LIMITS = {  # of whole numbers, by the last part of a key
+    "seed": 2**32 - 1,  # what Lightning and NumPy take
+    "epochs": 10**6,
+    "num_steps": 10**7,  # per epoch
+    "num_train": 10**6,  # crops of the built-in photos, which are all in memory
+    "num_val": 10**6,
+    "num_workers": 1024,
+    "num_nodes": 1024,
+    "devices": 1024,
+    "accumulate_grad_batches": 10**6,
+    "batch_size": 10**6,
+    "patch_size": 8192,
+    "resize": 8192,
+    "crop": 8192,
+    "kernel_size": 1001,
+    "num_buckets": 1000,
+    "jobs": 1024,  # of hydra.launcher
+    "share": 1024,
+    "threads": 1024,
+    "n_trials": 10**6,  # of hydra.sweeper
+    "n_jobs": 1024,
+}
+LARGEST = 2**63 - 1  # of any whole number: more has no place in a tensor
+NAME_BYTES, PATH_BYTES = 255, 4095  # what Linux takes
+
+MAX_YAML = 10**6  # bytes of a configuration file
+MAX_NODES = 10**5  # values in it, with what its aliases stand for
+MAX_FILES = 10_000  # configuration files in a folder
+
+
+def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of a configuration by dotted name, but for those that follow others."""
+    if node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    for key in map(str, node):
+        if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
+            continue
+        if isinstance(node[key], DictConfig):
+            yield from leaves(node[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", node[key]
+
+
+def number_problems(cfg: DictConfig) -> Iterator[str]:
+    """Whole numbers that are too large."""
+    for key, value in leaves(cfg):
+        values = value if OmegaConf.is_list(value) else [value]
+        limit = LIMITS.get(key.rpartition(".")[2], LARGEST)
+        if key.startswith("net."):
+            limit = min(limit, MAX_NET_NUMBER)
+        for number in values:
+            if isinstance(number, int) and abs(number) > limit:
+                shown = f"{limit:,}" if limit < LARGEST else "64 bits"
+                yield f"{key}={number}: too large; at most {shown}"
+
+
+def path_problems(key: str, path: str) -> Iterator[str]:
+    """One problem if no file can have that name."""
+    parts = os.path.expanduser(path).split("/")
+    longest = max(len(os.fsencode(part)) for part in parts)
+    if longest > NAME_BYTES or len(os.fsencode(path)) > PATH_BYTES:
+        shown = path if len(path) <= 60 else f"{path[:40]}...{path[-15:]}"
+        yield f"{key}={shown}: too long for the name of a file ({NAME_BYTES} bytes at most)"
+
+
+def batch_problems(cfg: DictConfig) -> Iterator[str]:
+    """One problem if a batch of training data does not fit into memory."""
+    data = cfg.data
+    size, batch_size = data.get("patch_size", data.get("crop")), data.get("batch_size")
+    if not all(isinstance(number, int) for number in (size, batch_size)):
+        return
+    scales = data.get("scale", [])
+    scales = [s for s in (scales if OmegaConf.is_list(scales) else [scales]) if isinstance(s, int)]
+    num_bytes = batch_size * size**2 * 3 * 4 * (1 + max(scales, default=0) ** 2)
+    if num_bytes > MAX_BATCH:
+        name = "patch_size" if "patch_size" in data else "crop"
+        yield (
+            f"data.batch_size={batch_size}: with data.{name}={size} a batch has "
+            f"{num_bytes / GB:,.0f} GB of pixels; at most {MAX_BATCH // GB} GB"
+        )
+
+
+def network_problems(key: str, node: DictConfig) -> Iterator[str]:
+    """One problem if a network of ours cannot be built, or is too large.
+
+    Args:
+        key: where it stands, `net` or `scorer`.
+        node: its configuration. Networks of other modules are passed over: nothing is known of
+            what their constructors do.
+    """
+    if not str(node.get("_target_")).startswith("networks."):
+        return
+    spec = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(spec, dict)
+    for name in ("checkpoint", "pretrained"):  # no files, no downloads
+        spec.pop(name, None)
+    reason = unbuildable(json.dumps(spec, sort_keys=True))
+    if reason:
+        yield f"{key}: {reason}"
+
+
+class TooLarge(Exception):
+    """A network under construction has more parameters than allowed."""
+
+
+@functools.cache
+def unbuildable(spec: str) -> str | None:
+    """Why a network cannot be built, or None: builds it without memory, and stops at the limit."""
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    counts = [0, 0]
+
+    def count(module: Any, name: str, parameter: Any) -> None:  # noqa: ANN401
+        counts[0] += 1
+        counts[1] += 0 if parameter is None else parameter.numel()
+        if counts[0] > MAX_TENSORS or counts[1] > MAX_PARAMETERS:
+            raise TooLarge
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            instantiate(json.loads(spec))
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, TooLarge):
+            return (
+                f"the network is too large: more than {MAX_PARAMETERS:,} parameters, or than "
+                f"{MAX_TENSORS:,} tensors of them"
+            )
+        return f"cannot be built: {cause}".partition("\n")[0]
+    finally:
+        hook.remove()
+    return None
+
+
+def yaml_problems(folder: Path) -> Iterator[str]:
+    """Problems of all configuration files in a folder."""
+    walked = 0
+    for place, folders, names in os.walk(folder):
+        walked += len(folders) + len(names)
+        if walked > MAX_FILES:
+            yield f"--config-dir={folder}: more than {MAX_FILES:,} files; is it the right folder?"
+            return
+        for name in names:
+            if name.endswith(".yaml"):
+                yield from file_problems(Path(place) / name)
+
+
+def file_problems(path: Path) -> Iterator[str]:
+    """One problem if a configuration file is too large, damaged, or stands for too much."""
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_YAML:
+            yield f"{path}: no file, or of more than {MAX_YAML // 1000:,} kB"
+            return
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        num_nodes = extent(root, {})
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        yield f"{path}: cannot be read as YAML ({' '.join(str(error).split())})"
+        return
+    if num_nodes > MAX_NODES:
+        shown = "values without end" if math.isinf(num_nodes) else f"{num_nodes:,.0f} values"
+        yield f"{path}: stands for {shown} where its aliases are written out; at most {MAX_NODES:,}"
+
+
+def extent(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """How many values a YAML node stands for, aliases written out; infinite if it holds itself."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1.0
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is counted
+        children = node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in children for child in pair]
+        known[id(node)] = 1.0 + sum(extent(child, known) for child in children)
+    return known[id(node)]

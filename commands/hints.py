@@ -1,0 +1,160 @@
+"""What a user may have meant: the nearest valid name, or the name that other projects use for it.
+
+No hint is better than a wrong one: names are near only if they differ by a slip of the fingers.
+"""
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache
+
+SHORT = 8  # characters; in longer names two slips count as near
+FEW = 12  # names that are listed where none is near
+
+# Keys of ours, and what Lightning, BasicSR, timm and other projects call them. Where several of
+# ours have a word, the first that a command has is meant.
+CALLED_ELSEWHERE = {
+    "optim.optimizer.lr": "lr learning_rate base_lr init_lr",
+    "optim.optimizer.weight_decay": "wd weight_decay",
+    "optim": "opt optimizer optim_g",
+    "optim.schedule": "scheduler lr_scheduler sched schedule",
+    "checkpoint": "ckpt_path ckpt pretrained weights checkpoint_path model_path load_from",
+    "checkpoints": "ckpt_path ckpt checkpoint checkpoint_path weights",
+    "init_from": "ckpt_path ckpt pretrained weights checkpoint_path model_path load_from "
+    "checkpoint initial_checkpoint pretrained_path pretrain_network_g",
+    "resume": "resume_state resume_from auto_resume resume_training resume_from_checkpoint",
+    "trainer.devices": "gpus num_gpus num_gpu devices gpu_ids ngpus",
+    "trainer": "gpu cuda accelerator use_gpu device",
+    "device": "gpu cuda accelerator use_gpu",
+    "trainer.num_nodes": "nodes nnodes",
+    "trainer.precision": "amp fp16 bf16",
+    "precision": "amp fp16 bf16",
+    "epochs": "max_epochs num_epochs epoch n_epochs total_epochs",
+    "model.loss": "loss criterion loss_fn",
+    "scale": "upscale factor upscale_factor scale_factor sr_factor upsampling sf",
+    "net": "arch architecture network network_g model_name",
+    "data.batch_size": "bs batch batchsize batch_size_per_gpu",
+    "batch_size": "bs batch batchsize",
+    "data.patch_size": "gt_size crop_size lq_size patch",
+    "data.num_workers": "workers num_worker_per_gpu n_workers",
+    "num_workers": "workers n_workers",
+    "data": "dataset datasets dataroot",
+    "dataset": "data",
+    "seed": "manual_seed random_seed seed_everything",
+    "trainer.accumulate_grad_batches": "accumulate grad_accum grad_accum_steps "
+    "gradient_accumulation_steps",
+    "trainer.gradient_clip_val": "clip_grad grad_clip clip",
+    "callbacks": "ema model_ema ema_decay",
+    "model.compile": "torch_compile",
+    "logger": "log wandb tensorboard use_wandb",
+    "output": "out out_dir output_dir save_dir outdir results_dir",
+    "paths.output_dir": "out_dir save_dir default_root_dir outdir results_dir",
+    "input": "image images img photo photos source",
+    "name": "exp_name run_name",
+    "overwrite": "force",
+    "self_ensemble": "tta x8 ensemble geometric_ensemble",
+    "tile": "tile_size chop",
+    "net.num_blocks": "depth n_resblocks num_block num_resblocks",
+    "net.num_features": "width n_feats num_feat channels",
+}
+WORDED = {  # where a value goes with the key
+    "trainer": "trainer=gpu",
+    "callbacks": "callbacks=enhancement_ema",
+    "logger": "logger=[csv,wandb]",
+    "resume": "resume=true",
+}
+FIRST_ARGUMENT = {  # of commands that have one
+    "enhance": "input", "score": "input", "import_weights": "input", "evaluate": "checkpoint",
+    "export": "checkpoint", "report": "runs", "prepare": "dataset", "interpolate": "checkpoints",
+    "serve": "checkpoint", "train": "experiment",
+}  # fmt: skip
+
+
+@cache
+def slips(one: str, other: str) -> int:
+    """Letters left out, added, replaced, or swapped with their neighbour between two words."""
+    above: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one):
+        before, above, row = above, row, [i + 1]
+        for j, b in enumerate(other):
+            cost = min(row[j] + 1, above[j + 1] + 1, above[j] + (a != b))
+            if i and j and a == other[j - 1] and b == one[i - 1]:
+                cost = min(cost, before[j - 1] + 1)
+            row.append(cost)
+    return row[-1]
+
+
+def near(name: str, names: Iterable[str]) -> str | None:
+    """The valid name that was probably meant, or None: the only one that is near enough."""
+    if len(name) < 4:
+        return None
+    allowed = 1 if len(name) < SHORT else 2
+    found = sorted(
+        (slips(name.lower(), other.lower()), other)
+        for other in set(names)
+        if abs(len(name) - len(other)) <= allowed
+    )
+    found = [(distance, other) for distance, other in found if distance <= allowed]
+    if not found or (len(found) > 1 and found[1][0] == found[0][0]):
+        return None
+    return found[0][1]
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """Hint at the valid name that is near, or all of them if they are few."""
+    meant = near(name, names)
+    if meant:
+        return f"; did you mean {meant}?"
+    return f"; allowed are {', '.join(names)}" if 0 < len(names) <= FEW else ""
+
+
+def key_meant(
+    key: str,
+    command: str,
+    keys: Collection[str],
+    groups: Collection[str],
+    elsewhere: Mapping[str, Collection[str]],
+) -> str | None:
+    """What to give instead of a key that a command does not have, or None.
+
+    Args:
+        key: as given.
+        command: name of the command.
+        keys: those that the configuration has, dotted.
+        groups: those that are chosen from.
+        elsewhere: keys of the groups' other options, by `GROUP=OPTION`.
+    """
+    names = [*keys, *groups]
+    if key.startswith(f"{command}."):
+        rest = key.removeprefix(f"{command}.")
+        return rest if rest in names else key_meant(rest, command, keys, groups, elsewhere)
+    for ours, theirs in CALLED_ELSEWHERE.items():
+        if key in theirs.split() and ours in names:
+            return WORDED.get(ours, ours)
+    ends = [name for name in keys if name.endswith(f".{key}")]
+    if 0 < len(ends) <= 2:
+        return " or ".join(ends)
+    owners: dict[str, list[str]] = {}
+    for option, others in elsewhere.items():
+        for other in others:
+            if other == key or other.endswith(f".{key}"):
+                owners.setdefault(other, []).append(option)
+    if len(owners) == 1 and not ends:
+        (name, options), *_ = owners.items()
+        return f"{name}, which belongs to {' or '.join(options)}"
+    return None if ends else near(key, names)
+
+
+def first_argument(command: str, words: list[str]) -> str:
+    """How a command is called with words that have no key: `enhance input=photo.jpg`."""
+    key = FIRST_ARGUMENT.get(command)
+    if key is None:
+        return ""
+    shown = ",".join(words[:2]) + (",..." if len(words) > 2 else "")
+    value = words[0] if len(words) == 1 else f"[{shown}]"
+    return f"{command} {key}={value}"
+
+
+def looks_like_file(word: str) -> bool:
+    """Whether a word is the name of a file rather than of a command or key."""
+    return os.path.lexists(word) or "/" in word or "." in word or "*" in word
