@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from commands import bounds, overrides, signatures
 from commands.composing import (
+    CONF,
     INVALID,
     composed,
     first_line,
@@ -318,7 +319,7 @@ def key_hint(
 ) -> str:
     """What may have been meant by a key that a command lacks, as the end of a message."""
     meant = key_meant(key, command, keys, groups, {})
-    if meant is None or near(key, [meant]) is None:  # rather the very name in another option
+    if meant is None or near(key, [meant]) is not None:  # rather the very name in an option
         group, _, rest = key.rpartition(".")
         asked = [group.partition(".")[0]] if rest and group else groups
         elsewhere = {
@@ -344,11 +345,12 @@ def meant(command: str, key: str, folder: str | None) -> str | None:
 
 
 def option_keys(group: str, option: str) -> list[str]:
-    """Dotted names of the keys of one option of a group."""
-    try:
-        return list(flat_keys(composed(f"{group}/{option}", [])))
-    except ValueError:
-        return []
+    """Dotted names of the keys in the file of a group's option, and in those that it builds on."""
+    path = CONF / group / f"{option}.yaml"
+    content = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    bases = [base for base in content.pop("defaults", []) if isinstance(base, str)]
+    keys = list(flatten({group: content}))
+    return keys + [key for base in bases if base != "_self_" for key in option_keys(group, base)]
 
 
 def check_values(command: str, words: list[str], parsed: list[Override]) -> Iterator[str]:

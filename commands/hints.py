@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 
-SHORT = 8  # characters; in longer names two slips count as near
+SHORT = 10  # characters; in longer names two slips count as near
 FEW = 12  # names that are listed where none is near
 
 # Keys of ours, and what Lightning, BasicSR, timm and other projects call them. Where several of
