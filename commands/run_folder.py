@@ -141,12 +141,13 @@ def parse_task(task: Iterable[str]) -> list[Override]:
 
 def name_value(value: str) -> str:
     """An override's value as part of a folder name."""
+    is_text = value[:1] in ("'", '"')  # 007 is another file than 7
     value = value.strip("'\"")
-    if re.fullmatch(r"[+-]?\d+", value):
+    if re.fullmatch(r"[+-]?\d+", value) and not is_text:
         return str(int(value))
     try:
         number = float(value)
-        if math.isfinite(number):
+        if math.isfinite(number) and not is_text:
             return f"{number:.12g}"
     except ValueError:
         pass

@@ -186,7 +186,9 @@ def plan(command: str, config: DictConfig) -> Job:
     keys = [override.key_or_group for override in parse_task(given)]
     task = [word for word, key in zip(given, keys, strict=True) if not within(key, unread)]
     places = [f"hydra.run.dir={quoted(folder)}", f"hydra.sweep.dir={quoted(sweep)}"]
-    words = [command, *task, "hydra.mode=RUN", *places]
+    own = [s.path for s in config.hydra.runtime.config_sources if s.provider == "command-line"]
+    flags = [f"--config-dir={path}" for path in own]
+    words = [command, *task, "hydra.mode=RUN", *places, *flags]
     return Job(words, shorter(folder))
 
 
@@ -259,7 +261,7 @@ def label(jobs: Sequence[Job], given: Sequence[str]) -> None:
         shared |= set.intersection(*(set(job.words) for job in jobs))
     for job in jobs:
         own = [word for word in job.words[1:] if word not in shared]
-        own = [word for word in own if not word.startswith(("hydra.", "hydra/"))]
+        own = [word for word in own if not word.startswith(("hydra.", "hydra/", "--"))]
         name = job.folder.name
         # A group, a key, an addition (+) or a deletion (~); what is deleted has no value.
         for word in own:

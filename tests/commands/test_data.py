@@ -46,6 +46,7 @@ def train(cli: Cli, output: str, *words: str) -> Path:
     done = cli(*words, f"paths.output_dir={output}")
     assert done.code == 0, done.err
     experiment = "sample_nima" if "experiment=sample_nima" in words else "sample_edsr"
+    experiment = "photos" if "data=photos" in words else experiment
     return run_at(output, experiment)
 
 
