@@ -3,6 +3,7 @@
 import csv
 import logging
 import re
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -461,18 +462,37 @@ def evaluate_enhancers(
             metrics[f"psnr_gain/{name}{suffix}" if len(own) > 1 else f"psnr_gain{suffix}"] = gain
             where = f" at x{scale}" if suffix else ""
             text += f"{name} over {baseline}{where}: {gain:+.2f} dB PSNR (DIV2K)\n"
-    note = "\n".join(filter(None, [note, *exact_remarks(rows, len(photos))]))
+    note = "\n".join(filter(None, [note, *exact_remarks(rows, own, baseline)]))
     return Result(f"{text}{PROTOCOLS}{note}\n", metrics, files, note)
 
 
-def exact_remarks(rows: list[dict[str, Any]], num_photos: int) -> list[str]:
-    """Say how photos count that were restored exactly, so that their error is 0."""
-    exact = Counter(row["net"] for row in rows if row.get("psnr") == MAX_PSNR)
-    return [
-        f"{name} restores {count} of {num_photos} photos exactly; in the means each counts as "
-        f"{MAX_PSNR:g} dB"
-        for name, count in exact.items()
+def exact_remarks(rows: list[dict[str, Any]], own: Iterable[str], baseline: str) -> list[str]:
+    """Say how photos count that were restored exactly, and what networks gain on the others.
+
+    Args:
+        rows: the measurements, one for each photo, scale and network.
+        own: names of the networks.
+        baseline: name of what they are compared with.
+    """
+    exact = {(row["image"], row["scale"]) for row in rows if row.get("psnr") == MAX_PSNR}
+    if not exact:
+        return []
+    counts = Counter(row["net"] for row in rows if row.get("psnr") == MAX_PSNR)
+    lines = [
+        f"{name} restores {count} of {sum(row['net'] == name for row in rows)} photos exactly; in "
+        f"the means each counts as {MAX_PSNR:g} dB"
+        for name, count in counts.items()
     ]
+    others = [row for row in rows if (row["image"], row["scale"]) not in exact]
+    means = {
+        name: statistics.fmean(found)
+        for name in (baseline, *own)
+        if (found := [row["psnr"] for row in others if row["net"] == name])
+    }
+    if baseline in means:
+        gains = (f"{name} {means[name] - means[baseline]:+.2f} dB" for name in own)
+        lines.append(f"over {baseline} on the other photos: {', '.join(gains)}")
+    return lines
 
 
 def save_images(

@@ -49,6 +49,9 @@ def test_a_blank_page_leaves_the_means_finite(cli: Cli, folder: Path) -> None:
     psnr = [float(row.split(",")[3]) for row in rows if ",bicubic," in row]
     assert values["psnr/bicubic"] == pytest.approx(np.mean(psnr))
     assert max(psnr) == 100
+    own = [float(row.split(",")[3]) for row in rows if ",EDSR gamma=0," in row]
+    gains = [b - a for a, b in zip(psnr, own, strict=True) if a < 100]
+    assert f"over bicubic on the other photos: EDSR gamma=0 {np.mean(gains):+.2f} dB" in done.out
     assert all(math.isfinite(value) for value in values.values())
 
 
