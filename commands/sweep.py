@@ -152,9 +152,7 @@ def run_sweep(
         log.info("to compare them: python run.py report %s", shlex.quote(f"runs={folder}"))
     if stopped_by is not None:
         log.info("interrupted; the same command goes on")
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(128 + stopped_by)  # an orderly end takes seconds, for PyTorch's modules
+        sys.exit(128 + stopped_by)
     grid = "BasicSweeper" in master.hydra.sweeper._target_
     given_up = any(job.state is State.STOPPED for job in jobs)  # by on_failure=stop
     if given_up or (grid and failed(planned)):
