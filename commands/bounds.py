@@ -55,7 +55,7 @@ def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Values of a configuration by dotted name, but for those that follow others."""
     if node._is_none() or node._is_missing() or node._is_interpolation():
         return
-    for key in map(str, node):
+    for key in (key for key in node if isinstance(key, str)):  # others are refused elsewhere
         if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
             continue
         if isinstance(node[key], DictConfig):

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from commands import composing, config, help, hints
+from commands.composing import CONF
+from commands.resume import with_stored_options
 from commands.stopping import Stop
 from commands.trust import import_from_here
 
@@ -288,6 +291,33 @@ def refuse(error: Exception) -> int:
         raise error
     print(f"error: {error}", file=sys.stderr)
     return 2
+
+
+def run(arguments: list[str], stop: Stop, script: Path) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: what was typed behind the script.
+        stop: see `job`.
+        script: run.py, which ranks that Lightning starts run again.
+    """
+    try:
+        call = parse(arguments)
+        if call.help:
+            print(help_text(call))
+            return 0
+        if call.command == "train" and not call.is_multirun:
+            call = replace(call, overrides=with_stored_options(call.overrides))
+        call.check()
+    except (ValueError, HydraException) as error:
+        return refuse(error)
+    if call.command == "serve":
+        stop.leave_to_others()  # to uvicorn, which ends in order
+    # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
+    sys.argv = [str(script), *call.flags, *call.overrides]
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=call.command)
+    main(job(call.command, stop))()
+    return 0
 
 
 def job(command: str, stop: Stop) -> Callable[[DictConfig], Any]:

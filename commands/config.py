@@ -185,11 +185,13 @@ def check_deleted(parsed: list[Override], problems: list[str]) -> list[Override]
         override
         for override in parsed
         if override.is_delete()
-        and not re.match(r"(callbacks|logger|net|hydra)\.(?!.*_target_)", override.key_or_group)
+        and not re.match(
+            r"(callbacks|logger|net|hydra|model\.loss)\.(?!gamma|.*_target_)", override.key_or_group
+        )
     ]
     problems += [
         f"{override.input_line}: the command needs {override.key_or_group}; only parts of "
-        "callbacks, logger and net can be deleted"
+        "callbacks, logger, net and model.loss can be deleted"
         for override in wrong
     ]
     return [override for override in parsed if override not in wrong]

@@ -86,8 +86,9 @@ def slips(one: str, other: str) -> int:
 
 def near(name: str, names: Iterable[str]) -> str | None:
     """The valid name that was probably meant, or None: the only one that is near enough."""
-    if len(name) < 4:
-        return None
+    if len(name) < 4:  # one letter of three is no slip, but the end may be missing
+        longer = [other for other in set(names) if other[:-1] == name]
+        return longer[0] if len(longer) == 1 and len(name) == 3 else None
     allowed = 1 if len(name) < SHORT else 2
     found = sorted(
         (slips(name.lower(), other.lower()), other)

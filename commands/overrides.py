@@ -58,7 +58,9 @@ def as_text(word: str, kinds: Mapping[str, Text], *, sweep: bool) -> str:
     brackets = kind.depth > 0 and bracketed(value)
     if (hydras or (brackets and re.search("['\"]", value))) and parses(word) and not exists(value):
         return word
-    several = sweep or (kind.depth > 0 and not brackets)  # without -m that is refused, with a hint
+    several = "," in value and (
+        sweep or (kind.depth > 0 and not brackets)
+    )  # without -m refused, with a hint
     items = pieces(value) if several else [value]
     return f"{key}={','.join(item_text(item, kind, kind.depth) for item in items)}"
 

@@ -38,4 +38,4 @@ def test_examples_run_as_they_stand(folder: Path, capsys: pytest.CaptureFixture[
     assert len(re.findall(r"^[12] \{'l2': [\d.]+, 'aesthetic': [\d.]+\}$", printed, re.M)) == 2
     assert re.search(r"^bicubic \{.psnr.: \d\d\.\d+", printed, re.M)
     assert "'val/aesthetic': " in printed
-    assert names["record"]["net"]["num_blocks"] == 4
+    assert names["record"].net["num_blocks"] == 4

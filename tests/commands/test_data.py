@@ -74,7 +74,7 @@ def test_two_ranks_train_like_one(cli: Cli, folder: Path) -> None:
     double = launch(folder, *words)
     output, _ = double.communicate(timeout=300)
     assert double.returncode == 0, output
-    assert_same_curve(single, run_at("two"))
+    assert_same_curve(single, run_at("two", "photos"))
 
 
 def test_same_command_finds_its_run_and_changed_photos_are_told(cli: Cli, folder: Path) -> None:

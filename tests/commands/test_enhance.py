@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 from datamodules.alpha import fill_hidden
 from datamodules.images import read_image
 from lightning_modules.checkpoint import save_safetensors
+from lightning_modules.record import Record
 from networks.edsr import EDSR
 from tests.conftest import ROOT, Finished
 
@@ -26,7 +27,7 @@ def enhancer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("enhancer") / "edsr.safetensors"
     spec = {"_target_": "networks.edsr.EDSR", "scale": 2, "num_blocks": 1, "num_features": 4}
-    record: dict[str, Any] = {"kind": "enhancer", "net": spec, "data": "nothing", "gamma": 0.0}
+    record = Record(kind="enhancer", net=spec, data="nothing", gamma=0.0)
     save_safetensors(path, EDSR(2, num_blocks=1, num_features=4), record)
     return path
 

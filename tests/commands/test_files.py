@@ -360,9 +360,12 @@ def test_evaluate_says_how_networks_were_trained_to_deblur(cli: Cli, folder: Pat
     for scale in (1, 2):
         assert cli(*words, f"scale={scale}", f"paths.output_dir=x{scale}").code == 0
     (x1,), (x2,) = (list(Path(f"x{scale}").rglob("best.ckpt")) for scale in (1, 2))
-    done = cli("evaluate", f"checkpoint={x2}", "scorer.checkpoint=null", "data.limit=1")
+    own = cli("evaluate", f"checkpoint={x2}", "scorer.checkpoint=null", "data.limit=1", "name=own")
+    assert "not measured so" not in own.out  # on its own photos, blurred as in its training
+    sample = ["scorer.checkpoint=null", "data=sample_pairs", "data.limit=1"]
+    done = cli("evaluate", f"checkpoint={x2}", *sample)
     assert "EDSR gamma=0 was trained with data.degradation.blur=1.6, not measured so" in done.out
-    done = cli("evaluate", f"checkpoint={x1}", "scorer.checkpoint=null", "data.limit=1")
+    done = cli("evaluate", f"checkpoint={x1}", *sample)
     assert done.code == 2
     assert "LR would be HR; give the data.degradation" in done.err
     same = ["data.degradation.blur=1.6", "name=same"]

@@ -223,6 +223,12 @@ SHORT = [*TINY, "gamma=0", "optim=adam", "paths.output_dir=a"]
 LONGER = [*SHORT, "resume=true", "epochs=3"]
 
 
+def put(content: dict[str, Any], path: Path) -> None:
+    """Replace a checkpoint, which may be mapped into memory, as a whole."""
+    torch.save(content, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
 def flip(path: Path, position: float) -> None:
     """Changes one bit at a share of the file's length."""
     content = bytearray(path.read_bytes())
@@ -247,7 +253,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_best(cli: Cli, damage: str
     else:
         loaded = load_plain(last)
         loaded["lr_schedulers"][0]["last_epoch"] += 1
-        torch.save(loaded, last)
+        put(loaded, last)
     done = cli(*LONGER)
     assert done.code == 0, done.err
     said = [line for line in done.out.splitlines() if "last.ckpt" in line]
@@ -287,13 +293,13 @@ def test_a_checkpoint_of_version_0_1_is_resumed(cli: Cli) -> None:
     for path in (run_at("a") / "checkpoints").iterdir():
         loaded = load_plain(path)
         del loaded["sha256"]
-        torch.save(loaded, path)
+        put(loaded, path)
     assert cli(*LONGER).code == 0
     assert_same_run(run_at("a"), run_at("straight"))
     loaded = load_plain(run_at("a") / "checkpoints" / "last.ckpt")
     del loaded["sha256"]
     loaded["state_dict"]["net.head.0.weight"][0, 0, 0, 0] += 1
-    torch.save(loaded, run_at("a") / "checkpoints" / "last.ckpt")
+    put(loaded, run_at("a") / "checkpoints" / "last.ckpt")
     done = cli(*SHORT, "resume=true", "epochs=4")
     assert "last.ckpt: its checksum is wrong" in done.out
 

@@ -29,7 +29,7 @@ def photos(folder: Path) -> list[str]:
         image = data.val.pair(k % 2, 2).hr[:, k * 20 : 120 + k * 30, : 150 - k * 12]
         write_image(folder / "val" / f"{k}.png", image)
     write_image(folder / "train" / "0.png", data.val.pair(0, 2).hr)
-    return ["data=photos", "data.train_hr=train", "data.val_hr=val"]
+    return ["experiment=sample_edsr", "data=photos", "data.train_hr=train", "data.val_hr=val"]
 
 
 def test_an_odd_number_of_photos_is_validated_as_by_one_rank(
