@@ -95,7 +95,8 @@ def enhance(cfg: DictConfig) -> None:
                     continue
                 if target.exists() and not cfg.overwrite:
                     raise ValueError(
-                        f"{target} exists: overwrite=true replaces it, existing=skip keeps it"
+                        f"{path}: {target} exists: overwrite=true replaces it, existing=skip "
+                        "keeps it"
                     )
                 enhance_file(
                     net,

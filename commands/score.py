@@ -58,14 +58,16 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from check_output(cfg, *WRITERS)
     yield from check_output(cfg, ".png", ".jpg", key="sheet")
     if paths and cfg.sheet is not None:
-        sheet = Path(cfg.sheet).expanduser().resolve()
-        if sheet in (path.resolve() for path in paths):
+        sheet = Path(os.path.realpath(Path(cfg.sheet).expanduser()))
+        if str(sheet) in map(os.path.realpath, paths):
             yield f"sheet={cfg.sheet}: is one of the photos"
         elif any(sheet.is_relative_to(folder) for folder in folders(cfg.input)) and (
-            not sheet.is_relative_to(Path(cfg.paths.output_dir).expanduser().resolve())
+            not sheet.is_relative_to(os.path.realpath(Path(cfg.paths.output_dir).expanduser()))
         ):
             yield f"sheet={cfg.sheet}: would be rated as a photo the next time; put it elsewhere"
-    if cfg.output is not None and Path(cfg.output).expanduser().resolve() in paths:
+    if cfg.output is not None and (
+        os.path.realpath(Path(cfg.output).expanduser()) in map(os.path.realpath, paths)
+    ):
         yield f"output={cfg.output}: is one of the photos"
 
 
@@ -81,7 +83,7 @@ def find(cfg: DictConfig) -> Search:
 def folders(where: str | Sequence[str]) -> list[Path]:
     """The folders among what was given as `input`."""
     paths = [Path(text).expanduser() for text in ([where] if isinstance(where, str) else where)]
-    return [path.resolve() for path in paths if path.is_dir()]
+    return [Path(os.path.realpath(path)) for path in paths if path.is_dir()]
 
 
 def score(cfg: DictConfig) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from datamodules.reading import READ_SUFFIXES, is_photo_start
 
-RESULT = re.compile(r"(.+)_x[1-4]")  # what `enhance` calls its results: photo_x2.png
+RESULT = re.compile(r"(.+)_x[1-4]", re.DOTALL)  # what `enhance` calls its results: photo_x2.png
 STORE_FILE = re.compile(r"\d{5}\.safetensors")  # see `datamodules.packed`
 # What systems leave beside photos: Windows, macOS, and the thumbnails of Synology's servers.
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
@@ -107,7 +107,7 @@ def search(
         stems = {one.below.with_suffix("").parts for one in kept.values()}
         for real, one in list(kept.items()):
             if real not in named and is_result(one.below, stems):
-                left_out[real] = "results (photo_x2.png ...)"
+                left_out[real] = "named like results of enhance"
                 del kept[real]
     return Search(list(kept.values()), Counter(left_out.values()))
 

@@ -45,7 +45,15 @@ READ_SUFFIXES = (*SUFFIXES, ".jfif", ".jpe", ".mpo", ".gif", ".heic", ".heif", "
 # Brands of the container that HEIC and AVIF share (ISO/IEC 23008-12), at bytes 8 to 12.
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
-WITH_PAGES = ("GIF", "WEBP", "PNG", "TIFF", "HEIF", "AVIF")  # whose further frames are photos
+WITH_PAGES = (
+    "GIF",
+    "WEBP",
+    "PNG",
+    "TIFF",
+    "MPO",
+    "HEIF",
+    "AVIF",
+)  # whose further frames are photos
 
 # From the values of the orientation tag to upright H x W x C arrays; others leave them as they are.
 UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -159,7 +167,7 @@ def decoded(path: str | Path, *, with_alpha: bool = True) -> Iterator[Decoded]:
     becomes a `ValueError` that names the file.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait for ever
-        raise ValueError(f"{path}: cannot be read as an image (it is no file)")
+        raise ValueError(f"{path}: cannot be read as an image (not a regular file)")
     try:
         # Not by its name: Pillow would map the pixels of some files, and lose their orientation.
         with open(path, "rb") as file:
@@ -168,6 +176,10 @@ def decoded(path: str | Path, *, with_alpha: bool = True) -> Iterator[Decoded]:
         raise ValueError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be read as an image ({error.strerror or error})"
+        ) from error
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         said = reason if reason.startswith("has ") else f"cannot be read as an image ({reason})"
@@ -184,7 +196,10 @@ def decode(file: IO[bytes], *, with_alpha: bool) -> Decoded:
             turn = UPRIGHT.get(page.orientation, UPRIGHT[1])
             alpha = None if page.alpha is None else turn(page.alpha)
             exif = partial(tiff_exif, file)
-            return Decoded(turn(page.rgb), alpha, exif, page.profile, page_notes(page.num_more))
+            notes = page_notes(page.num_more)
+            if page.num_unused:
+                notes += (f"{page.num_unused} channels are neither colour nor alpha, left out",)
+            return Decoded(turn(page.rgb), alpha, exif, page.profile, notes)
         file.seek(0)
     try:
         if not start.startswith(PNG_SIGNATURE):
@@ -195,7 +210,7 @@ def decode(file: IO[bytes], *, with_alpha: bool) -> Decoded:
             file.seek(0)
             content, kept = png_pixels(file.read())
             found = open_pillow(BytesIO(content), start, with_alpha=with_alpha, exif=kept)
-            note = "its metadata are damaged or larger than 1 MB, and left out"
+            note = "metadata left out: damaged, or larger than 1 MB"
             return found._replace(notes=(*found.notes, note))
     except UnidentifiedImageError as error:
         known = "cannot be read as an image (damaged, or of an unknown kind)"
@@ -212,6 +227,15 @@ def open_pillow(
             image.info["exif"] = b"Exif\0\0" + exif
         if image.format == "PNG" and start[24] == 16:  # of which Pillow keeps 8
             return deep_png(file, image)
+        key = image.info.get("transparency")
+        if (
+            image.format == "PNG"
+            and start[24] in (2, 4)
+            and start[25] == 0
+            and isinstance(key, int)
+        ):
+            # Pillow scales the gray samples to 0..255, but not the one that is transparent.
+            image.info["transparency"] = key * 255 // (2 ** start[24] - 1)
         found = from_pillow(image, with_alpha=with_alpha)
         # Among the tags of a TIFF file are those that say how its pixels are stored.
         is_tiff = image.format == "TIFF"

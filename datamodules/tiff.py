@@ -46,7 +46,8 @@ class Page(NamedTuple):
     """The first page of a TIFF file.
 
     `rgb` is H x W x 3 and `alpha` H x W x 1 or None, not associated: uint8 or uint16, full range,
-    as stored, that is, before `orientation` (1 to 8) is applied. `num_more` counts further pages.
+    as stored, that is, before `orientation` (1 to 8) is applied. `num_more` counts further pages,
+    `num_unused` channels that are neither colour nor alpha.
     """
 
     rgb: Samples
@@ -54,6 +55,7 @@ class Page(NamedTuple):
     orientation: int
     profile: bytes | None
     num_more: int
+    num_unused: int
 
 
 def read_tiff(file: IO[bytes]) -> Page | None:
@@ -66,8 +68,7 @@ def read_tiff(file: IO[bytes]) -> Page | None:
         ValueError: if the kind of picture cannot be converted to RGB.
     """
     with TiffFile(file) as tiff:
-        page = tiff.pages.first
-        assert isinstance(page, TiffPage)
+        page, num_more = main_page(tiff)
         if DNG_VERSION in page.tags or page.photometric in (
             PHOTOMETRIC.CFA,
             PHOTOMETRIC.LINEAR_RAW,
@@ -78,17 +79,35 @@ def read_tiff(file: IO[bytes]) -> Page | None:
             return None
         check(page, tiff.filehandle.size)
         samples = page.asarray()
-        # Reduced copies of another page (thumbnails, pyramids) are not pages of their own.
-        num_more = sum(not is_reduced(tiff.pages[k]) for k in range(1, len(tiff.pages)))
-        tag = page.tags.get(ORIENTATION)
-        orientation = int(tag.value) if tag is not None else 1
+        orientation = first_number(page.tags.valueof(ORIENTATION), 1)
         profile = page.iccprofile if page.photometric in WITH_PROFILE else None
         rgb, alpha = to_rgb(page, samples)
-    return Page(rgb, alpha, orientation, profile, num_more)
+        num_unused = page.samplesperpixel - NUM_COLORS[page.photometric] - (alpha is not None)
+    return Page(rgb, alpha, orientation, profile, num_more, num_unused)
 
 
 # Profiles of gray or of printing inks would be wrong for what becomes RGB.
 WITH_PROFILE = (PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
+
+
+def main_page(tiff: TiffFile) -> tuple[TiffPage, int]:
+    """Find the picture of a file, and count the further ones.
+
+    Reduced copies of another page (thumbnails, pyramids) are not pages of their own. A camera may
+    put one first, with the picture in a directory below it.
+    """
+    pages = [tiff.pages[k] for k in range(len(tiff.pages))]
+    pages = [page for page in pages if isinstance(page, TiffPage)] or [tiff.pages.first]
+    below = [page for parent in pages if is_reduced(parent) for page in parent.pages or ()]
+    whole = [page for page in (*pages, *below) if not is_reduced(page)] or pages[:1]
+    assert isinstance(whole[0], TiffPage)
+    return whole[0], len(whole) - 1
+
+
+def first_number(value: Any, default: int) -> int:  # noqa: ANN401
+    """Return the value of a tag, or its first one; the default if it is no number."""
+    first = value[0] if isinstance(value, tuple) and value else value
+    return first if isinstance(first, int) else default
 
 
 def is_reduced(page: Any) -> bool:  # noqa: ANN401
@@ -110,7 +129,8 @@ def check(page: TiffPage, file_size: int) -> None:
     if page.dtype is None or page.dtype.kind in "fc":
         raise ValueError("has floating-point pixels, whose range is not known")
     if page.dtype.kind == "i" or page.dtype.itemsize > 2 or not isinstance(page.bitspersample, int):
-        raise ValueError(f"has {page.bitspersample}-bit pixels, whose range is not known")
+        kind = "signed " if page.dtype.kind == "i" else ""
+        raise ValueError(f"has {kind}{page.bitspersample}-bit pixels, whose range is not known")
     if page.axes not in ("YX", "YXS", "SYX") or page.samplesperpixel < NUM_COLORS[page.photometric]:
         raise ValueError(f"TIFF pixels with {page.samplesperpixel} samples, {name}: not supported")
     most = 2 * (Image.MAX_IMAGE_PIXELS or 2**31)  # where Pillow refuses, too
@@ -140,7 +160,10 @@ def to_rgb(page: TiffPage, samples: Samples) -> tuple[Samples, Samples | None]:
             break
     if page.photometric == PHOTOMETRIC.PALETTE:
         assert page.colormap is not None
-        return (page.colormap[:, colors[..., 0]] // 256).astype(np.uint8).transpose(1, 2, 0), alpha
+        palette = page.colormap
+        if palette.max() > 255:  # else it has 8 bits, against the specification, as libtiff assumes
+            palette = palette // 256
+        return palette[:, colors[..., 0]].astype(np.uint8).transpose(1, 2, 0), alpha
     if page.photometric in (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB):
         if bits not in (8, 16):
             raise ValueError(f"TIFF pixels of kind Lab with {bits} bits are not supported")

@@ -107,7 +107,7 @@ def test_results_among_the_photos_are_no_photos(cli: Cli, enhancer: Path) -> Non
     assert cli(*words).code == 0
     again = cli(*words, "existing=skip")
     assert again.code == 0
-    assert "1 photo; left out: 1 results" in again.out
+    assert "1 photo; left out: 1 named like results" in again.out
     assert tree("photos") == ["a.png", "a_x2.png"]
 
 

@@ -48,7 +48,7 @@ def test_odd_names_are_written_as_they_are(cli: Cli, photos: Path) -> None:
     os.mkfifo(photos / "pipe.png")
     done = cli("score", "input=photos", "output=a.csv", "sheet=a.png")
     assert done.code == 1
-    assert "photos/pipe.png: cannot be read as an image (it is no file)" in done.out + done.err
+    assert "photos/pipe.png: cannot be read as an image (not a regular file)" in done.out + done.err
     assert "[red]a.png" in done.out
     rows = Path("a.csv").read_text(errors="surrogateescape")
     assert os.fsdecode(b"\xff\xfe.png") in rows
