@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from commands import composing, config, help, hints
 from commands.composing import CONF
-from commands.resume import with_stored_options
+from commands.resume import stored_config_dir, with_stored_options
 from commands.stopping import Stop
 from commands.trust import import_from_here
 
@@ -307,7 +307,9 @@ def run(arguments: list[str], stop: Stop, script: Path) -> int:
             print(help_text(call))
             return 0
         if call.command == "train" and not call.is_multirun:
-            call = replace(call, overrides=with_stored_options(call.overrides))
+            own = stored_config_dir(call.overrides) if call.folder is None else None
+            flags = [*call.flags, *([] if own is None else [f"--config-dir={own}"])]
+            call = replace(call, overrides=with_stored_options(call.overrides), flags=flags)
         call.check()
     except (ValueError, HydraException) as error:
         return refuse(error)

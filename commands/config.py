@@ -302,6 +302,11 @@ def check_keys(
             valid.append(override)
         else:
             choices = [group for group in groups if group != "hydra" and group in cfg]
+            argument = argument_of(cfg, key)
+            if argument is not None:
+                value = override.input_line.partition("=")[2] if override.input_line else ""
+                problems.append(f"{key}: is not set so far; +{argument}={value} adds it")
+                continue
             meant = key_hint(command, key, loader, keys, choices)
             problems.append(f"{key}: no such key in {command}{meant}")
     return valid
@@ -314,6 +319,18 @@ def takes_keys(cfg: DictConfig, key: str) -> bool:
     if node is None and parent:
         return takes_keys(cfg, parent)
     return isinstance(node, DictConfig) and ("_target_" in node or parent in LISTS)
+
+
+def argument_of(cfg: DictConfig, key: str) -> str | None:
+    """Find the argument of a class that a key would set, such as trainer.val_check_interval."""
+    for name in (key, f"trainer.{key}"):
+        parent, _, argument = name.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else None
+        if isinstance(node, DictConfig) and "_target_" in node and argument not in node:
+            with contextlib.suppress(Exception):  # what cannot be imported is a mistake of its own
+                if argument in locate(node["_target_"])[1]:
+                    return name
+    return None
 
 
 def key_hint(
@@ -331,6 +348,8 @@ def key_hint(
             for option in options(loader, name)
         }
         meant = key_meant(key, command, keys, groups, elsewhere)
+    if meant and meant.startswith(f"{key}, which "):
+        return f"; it {meant.removeprefix(f'{key}, which ')}"
     return f"; did you mean {meant}?" if meant else ""
 
 

@@ -13,7 +13,7 @@ FEW = 12  # names that are listed where none is near
 # Keys of ours, and what Lightning, BasicSR, timm and other projects call them. Where several of
 # ours have a word, the first that a command has is meant.
 CALLED_ELSEWHERE = {
-    "optim.optimizer.lr": "lr learning_rate base_lr init_lr",
+    "optim.optimizer.lr": "lr learning_rate base_lr init_lr optim.lr optimizer.lr",
     "optim.optimizer.weight_decay": "wd weight_decay",
     "optim": "opt optimizer optim_g",
     "optim.schedule": "scheduler lr_scheduler sched schedule",

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import yaml
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from commands.run_folder import ROOT, parse_task, shorter
 
+HYDRA = Path(".hydra") / "hydra.yaml"  # of a run folder: Hydra's own settings
 STORED = Path(".hydra") / "overrides.yaml"  # of a run folder: its options as they were typed
 # Options of one command, and the place where the run is found anyway.
 NOT_KEPT = ("name", "resume", "overwrite", "stale", "paths.output_dir")
@@ -22,23 +24,7 @@ def with_stored_options(words: list[str]) -> list[str]:
     Raises:
         ValueError: if several runs have this name, or its options cannot be read.
     """
-    try:
-        given = {override.key_or_group: override for override in parse_task(words)}
-    except HydraException:
-        return words  # the check of the configuration says what is wrong
-    name, resume = given.get("name"), given.get("resume")
-    if name is None or resume is None or resume.value() is not True:
-        return words
-    place = given.get("paths.output_dir")
-    output = OmegaConf.load(ROOT / "conf" / "paths" / "default.yaml").output_dir
-    if place is not None:
-        output = place.get_value_element_as_str().strip("'\"")
-    experiment = given.get("experiment")
-    folder = find_run(
-        Path(output).expanduser(),
-        "*" if experiment is None else experiment.get_value_element_as_str(),
-        name.get_value_element_as_str().strip("'\""),
-    )
+    folder, given = named_run(words)
     if folder is None:
         return words
     stored = read_options(folder / STORED)
@@ -51,6 +37,50 @@ def with_stored_options(words: list[str]) -> list[str]:
         ),
         *words,
     ]
+
+
+def stored_config_dir(words: list[str]) -> str | None:
+    """Return the folder of the user's own configuration that the named run was started with.
+
+    Args:
+        words: the overrides of a training, as typed.
+    """
+    folder, _ = named_run(words)
+    if folder is None:
+        return None
+    try:
+        stored = yaml.safe_load((folder / HYDRA).read_text())
+        sources = stored["hydra"]["runtime"]["config_sources"]
+        found = [source["path"] for source in sources if source["provider"] == "command-line"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return str(found[0]) if found else None
+
+
+def named_run(words: list[str]) -> tuple[Path | None, dict[str, Override]]:
+    """Find the folder of the run that `resume=true name=NAME` names, and what was typed by key.
+
+    Raises:
+        ValueError: if several runs have this name.
+    """
+    try:
+        given = {override.key_or_group: override for override in parse_task(words)}
+    except HydraException:
+        return None, {}  # the check of the configuration says what is wrong
+    name, resume = given.get("name"), given.get("resume")
+    if name is None or resume is None or resume.value() is not True:
+        return None, given
+    place = given.get("paths.output_dir")
+    output = OmegaConf.load(ROOT / "conf" / "paths" / "default.yaml").output_dir
+    if place is not None:
+        output = place.get_value_element_as_str().strip("'\"")
+    experiment = given.get("experiment")
+    folder = find_run(
+        Path(output).expanduser(),
+        "*" if experiment is None else experiment.get_value_element_as_str(),
+        name.get_value_element_as_str().strip("'\""),
+    )
+    return folder, given
 
 
 def find_run(output: Path, experiment: str, name: str) -> Path | None:

@@ -51,6 +51,7 @@ from lightning_modules.callbacks import (
     AtOnce,
     Checkpoints,
     FreshMetrics,
+    LogEachEpoch,
     ProgressFile,
     Watch,
     last_step,
@@ -321,7 +322,9 @@ def train(cfg: DictConfig) -> float | None:
         except SystemExit as error:  # how Lightning ends after a signal
             if not trainer.interrupted:
                 raise
-            raise KeyboardInterrupt("the same command goes on after the last full epoch") from error
+            saved = (folder / "checkpoints" / "last.ckpt").exists()
+            then = "goes on after the last full epoch" if saved else "begins again"
+            raise KeyboardInterrupt(f"the same command {then}") from error
         finally:
             close_loggers(trainer)
         return report(folder) if trainer.is_global_zero else None
@@ -530,7 +533,7 @@ def fit(
     writer = WriteRecord(record, earlier.seconds if earlier else 0.0)
     progress = ProgressFile(folder / "progress.json", checkpoint_of(trainer).monitor or "")
     trial = TrialCheckpoint(folder / "checkpoints")
-    mine = [FreshMetrics(), AtOnce(), progress, writer, trial]
+    mine = [FreshMetrics(), AtOnce(), LogEachEpoch(), progress, writer, trial]
     trainer.callbacks += mine  # type: ignore[attr-defined]
     trainer.loggers = build_loggers(cfg, folder, identity, earlier.step if earlier else 0)
     verb = "continuing" if earlier else "training"

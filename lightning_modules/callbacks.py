@@ -6,6 +6,7 @@ beyond the end of an epoch must be in its state, and an epoch may have no valida
 """
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -99,6 +100,15 @@ class AtOnce(Callback):
             signal.signal(signal.SIGTERM, self.handler)
 
 
+class LogEachEpoch(Callback):
+    """Have loggers get the terms of the loss in every epoch, also in one of few steps."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Shorten the logging interval to an epoch."""
+        num_steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, num_steps))  # type: ignore[attr-defined]
+
+
 class EpochLine(Callback):
     """Prints one line per epoch, which stays when the progress bar is gone."""
 
@@ -168,6 +178,12 @@ class Checkpoints(ModelCheckpoint):
         """Save the best checkpoint if the latest validation is better than all before."""
         if self.validated:
             self.validated = False
+            names = sorted(trainer.callback_metrics)
+            if self.monitor not in names:
+                raise ValueError(
+                    f"callbacks.checkpoint.monitor={self.monitor}: no such metric; there are "
+                    f"{', '.join(name for name in names if name.startswith('val/'))}"
+                )
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -85,3 +85,27 @@ def test_what_cannot_be_resumed_by_its_name() -> None:
             with_stored_options(words)
     Path("outputs/a/mine/.hydra/overrides.yaml").unlink()
     assert with_stored_options(words) == words
+
+
+def test_the_folder_of_ones_own_configuration_is_kept(cli: Cli, folder: Path) -> None:
+    (folder / "mine" / "net").mkdir(parents=True)
+    spec = "_target_: networks.edsr.EDSR\nscale: ${scale}\nnum_blocks: 1\nnum_features: 4\n"
+    (folder / "mine" / "net" / "foo.yaml").write_text(spec)
+    words = [word for word in TINY if not word.startswith("net.")]
+    assert cli("--config-dir=mine", *words, "net=foo", "gamma=0", "name=own").code == 0
+    done = cli("resume=true", "name=own", "epochs=3")
+    assert done.code == 0, done.err
+    assert "epoch 3/3" in done.out
+
+
+def test_a_monitor_that_does_not_exist_is_named(cli: Cli) -> None:
+    done = cli(*TINY, "gamma=0", "callbacks.checkpoint.monitor=val/psnrr")
+    assert done.code == 2
+    assert "callbacks.checkpoint.monitor=val/psnrr: no such metric; there are val/l2" in done.err
+
+
+def test_short_epochs_log_the_terms_of_the_loss(cli: Cli, folder: Path) -> None:
+    words = [word for word in TINY if "log_every" not in word]
+    assert cli(*words, "gamma=0", "name=short").code == 0
+    columns = (folder / "outputs/sample_edsr/short/metrics.csv").read_text().splitlines()[0]
+    assert {"train/loss", "train/l2", "val/l2"} <= set(columns.split(","))

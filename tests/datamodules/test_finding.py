@@ -91,7 +91,7 @@ def test_results_are_told_from_photos_by_their_source(folder: Path) -> None:
     touch(folder, "p/out/sub/b_x4.png", "p/out/a_x2.webp")
     assert below("p", results=False) == ["a.png", "b_x3.png", "sub/b.jpg"]  # b is elsewhere
     assert len(below("p")) == 7
-    assert "4 results" in search("p", results=False).summary()
+    assert "4 named like results" in search("p", results=False).summary()
     assert below("p/a_x2.png", results=False) == ["a_x2.png"]
     assert below(["p", "p/a_x2.png"], results=False) == [
         "a.png",
