@@ -495,7 +495,7 @@ def training_problems(cfg: DictConfig, *, sound: bool) -> Iterator[str]:
             "CUDA_VISIBLE_DEVICES=0,1 chooses which"
         )
     if cfg.trainer.get("accelerator") == "cpu" and devices == -1:
-        yield "trainer.devices=-1: stands for all GPUs; on a CPU, give the number of ranks"
+        yield "trainer.devices=-1: a number is needed, per machine: -1 stands for all GPUs"
     yield from bounds.batch_problems(cfg)
     for key in ("net", "scorer"):
         if sound and isinstance(cfg.get(key), DictConfig):
