@@ -57,7 +57,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     try:
         find(cfg)
     except ValueError as error:
-        yield str(error)
+        yield from str(error).splitlines()
 
 
 def find(cfg: DictConfig) -> Search:
@@ -84,7 +84,7 @@ def enhance(cfg: DictConfig) -> None:
     num = len(found.photos)
     with progress_bar(TaskProgressColumn()) as bar:
         task = bar.add_task("enhancing", total=num)
-        for number, (path, below) in enumerate(found.photos, 1):
+        for number, (path, below, _) in enumerate(found.photos, 1):
             target = Path(cfg.output).expanduser() / below.parent
             target /= f"{below.stem}_x{scale}.{cfg.format}"
             try:

@@ -16,6 +16,7 @@ from datamodules.ava import AVA, CORRUPT, NUM_ABSENT, read_index
 from datamodules.degradations import Degradation
 from datamodules.div2k import DIV2K, FolderPairs, PhotoFolders, check_sizes, some
 from datamodules.download import Archive, fetch
+from datamodules.finding import search
 from datamodules.images import image_names, probe
 from datamodules.packed import BadImages, PackedImages, Source, damaged
 from datamodules.parallel import each, workers_for
@@ -57,7 +58,7 @@ class Options(BaseModel):
     model_config = ConfigDict(strict=True)
 
     dataset: Literal["div2k", "ava", "photos", "rated"]
-    root: str | None
+    root: str | list[str] | None
     ratings: str | None
     download: bool
     keep_archives: bool
@@ -76,16 +77,26 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that types do not show."""
     if cfg.dataset in ("photos", "rated") and cfg.root is None:
         yield f"root=null: dataset={cfg.dataset} needs root=FOLDER, where the photos are"
+    elif cfg.dataset == "photos":
+        try:
+            search(cfg.root, key="root", results=False)
+        except ValueError as error:
+            yield from str(error).splitlines()
+    elif not isinstance(cfg.root, str | None):
+        yield f"root=[{','.join(cfg.root)}]: dataset={cfg.dataset} is in one folder"
     if cfg.dataset == "rated" and cfg.ratings is None:
         yield "ratings=null: dataset=rated needs ratings=FILE, the table"
 
 
 def prepare(cfg: DictConfig) -> None:
     """Does it; exits with 1 where files are bad."""
-    root = Path(cfg.root or f"{cfg.paths.data_dir}/{cfg.dataset.upper()}").expanduser()
-    steps = {"div2k": prepare_div2k, "ava": prepare_ava, "photos": prepare_photos}
+    steps = {"div2k": prepare_div2k, "ava": prepare_ava, "rated": prepare_rated}
     try:
-        steps.get(cfg.dataset, prepare_rated)(cfg, root)
+        if cfg.dataset == "photos":
+            prepare_photos(cfg)
+        else:
+            root = cfg.root or f"{cfg.paths.data_dir}/{cfg.dataset.upper()}"
+            steps[cfg.dataset](cfg, Path(root).expanduser())
     except BadImages as error:
         log.error("%s", error)
         sys.exit(1)
@@ -113,14 +124,15 @@ def prepare_div2k(cfg: DictConfig, root: Path) -> None:
     ready(cfg, f"experiment=div2k_edsr data.root={shorter(root)} gamma=0")
 
 
-def prepare_photos(cfg: DictConfig, root: Path) -> None:
-    """Decodes every file of a folder."""
-    data = PhotoFolders(None, str(root), **pair_options(cfg))
+def prepare_photos(cfg: DictConfig) -> None:
+    """Decodes every photo that is meant."""
+    data = PhotoFolders(None, cfg.root, **pair_options(cfg))
     if cfg.pack:
         pack_pairs(data, ("val",))
     else:
         verified(data.hr_sources("val"), "photos")
-    ready(cfg, f"data=photos data.train_hr={shorter(root)} data.val_hr=... gamma=0")
+    where = shorter(cfg.root) if isinstance(cfg.root, str) else f"[{','.join(cfg.root)}]"
+    ready(cfg, f"data=photos data.train_hr={where} data.val_hr=... gamma=0")
 
 
 def prepare_ava(cfg: DictConfig, root: Path) -> None:

@@ -502,10 +502,9 @@ class Comparison:
 def data_of(run: Run) -> str:
     """The data of a run that has not said what they are."""
     choices = run.about.get("choices") or {}
-    folder = run.key("data.val_hr")
-    return " ".join(
-        str(part) for part in (choices.get("data"), folder and Path(folder).name) if part
-    )
+    given = run.key("data.val_hr") or []
+    names = [Path(str(text)).name for text in (given if isinstance(given, list) else [given])]
+    return " ".join(str(part) for part in (choices.get("data"), *names) if part)
 
 
 def scored_by(run: Run) -> set[str]:

@@ -11,9 +11,9 @@ Shape suffixes: B batch, C channels, H and W height and width (HR is `scale` tim
 """
 
 import hashlib
+import itertools
 import logging
 import os
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,9 +26,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.degradations import Degradation, shrink
-from datamodules.finding import is_system, search_folder
+from datamodules.finding import Found, Search, entries, folder_of, is_system, search
 from datamodules.images import read_image, to_array, to_tensor, to_unit
 from datamodules.packed import Image, Images, MemoryImages, Source, pack
+from datamodules.photo_sets import (
+    apart,
+    at_once,
+    find_lr,
+    is_one_folder,
+    listing,
+    names_of,
+    store_key,
+    without_lr,
+)
 from datamodules.sampling import (
     BatchDataset,
     Draws,
@@ -472,9 +482,13 @@ class FolderPairs(PairsDataModule):
         """Where the HR photos are."""
         raise NotImplementedError
 
+    def store_keys(self, split: str) -> tuple[str, str]:
+        """What tells the stores of HR and LR photos from others beside `hr_folder`."""
+        return "", ""
+
     def hr_sources(self, split: str) -> list[Source]:
         """The HR photos."""
-        return folder_sources(self.hr_folder(split))
+        raise NotImplementedError
 
     def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
         """The LR photo of each HR photo; None where LR has to be made."""
@@ -489,12 +503,14 @@ class FolderPairs(PairsDataModule):
         folder = self.hr_folder(split)
         sources = self.hr_sources(split)
         where = store_of(folder, self.store)
+        hr_key, lr_key = self.store_keys(split)
         options: dict[str, Any] = {
             "per_shard": PER_SHARD,
             "limit": self.limit,
             "reread": self.reread,
         }
-        hr = pack(where, "HR", sources, Decode(), what=f"HR photos ({split})", **options)
+        what = f"HR photos ({split})"
+        hr = pack(where, "HR", sources, Decode(), what=what, key=hr_key, **options)
         lr: dict[int, Images] = {}
         for scale in self.scales:
             found = self.lr_sources(split, scale, sources[: self.limit])
@@ -507,7 +523,7 @@ class FolderPairs(PairsDataModule):
                 found or sources,
                 MakeLR(1 if found else scale, degradation),
                 what=f"LR photos x{scale} ({split})",
-                key=os.path.relpath(Path(found[0].path).parent, folder) if found else "",
+                key=hr_key + (lr_key + parent_of(found, folder) if found else ""),
                 **options,
             )
             check_sizes(hr.sizes, packed.sizes, found or sources, scale)
@@ -523,30 +539,14 @@ def store_of(photos: Path, store: Path | None) -> Path:
     return store / f"{photos.name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
-def folder_sources(folder: Path, exclude: Sequence[Path] = ()) -> list[Source]:
-    """The images of a folder and of all below it, each named by its path there without suffix.
+def parent_of(photos: Sequence[Source], folder: Path) -> str:
+    """Where photos are, seen from a folder."""
+    return os.path.relpath(Path(photos[0].path).parent, folder)
 
-    Args:
-        folder: where to look.
-        exclude: folders to leave out where they lie within it.
 
-    Raises:
-        ValueError: if there are none, or two of one name.
-    """
-    found = search_folder(folder, exclude)
-    if not found.photos:
-        raise ValueError(f"{folder}: there is no image in this folder{found.others()}")
-    if found.left_out:
-        log.info("%s: %s", folder, found.summary())
-    by_name: dict[str, Path] = {}
-    for _, place in found.photos:
-        other = by_name.setdefault(place.with_suffix("").as_posix(), place)
-        if other != place:
-            raise ValueError(
-                f"{folder}: {other} and {place} share the name by which LR photos and "
-                "results are found"
-            )
-    return [Source(name, str(folder / place)) for name, place in by_name.items()]
+def sources_of(photos: dict[str, Found]) -> list[Source]:
+    """The files of photos by name."""
+    return [Source(name, str(photo.path)) for name, photo in photos.items()]
 
 
 def check_measurable(photos: Photos) -> None:
@@ -589,92 +589,110 @@ def some(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def listing(title: str, problems: Sequence[str], most: int = 10) -> str:
-    """A title and the first few problems as lines."""
-    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
-    return "\n  ".join([f"{len(problems)} {title}:", *problems[:most], *more])
-
-
 class PhotoFolders(FolderPairs):
-    """Any folders of photos.
+    """Any photos: folders with all below them, files, globs such as `photos/*.png`, lists of these.
 
     LR photos are looked for as `X2/name x2.png`, `X2/name.png`, `namex2.png` or `name.png` (any
-    suffix) in the LR folder; without one they are made by MATLAB's bicubic.
+    suffix) in the LR folder; without one they are made by MATLAB's bicubic. As many LR folders as
+    HR folders go together in this order.
 
     Args:
-        train_hr: folder of the photos that train; None for evaluation only.
-        val_hr: folder of the photos that validate.
-        train_lr: folder of their LR photos; made if None.
-        val_lr: folder of their LR photos; made if None.
+        train_hr: the photos that train; None for evaluation only.
+        val_hr: the photos that validate, which do not train.
+        train_lr: their LR photos; made if None.
+        val_lr: their LR photos; made if None.
         more: arguments of `FolderPairs`.
     """
 
     def __init__(
         self,
-        train_hr: str | None,
-        val_hr: str,
+        train_hr: str | list[str] | None,
+        val_hr: str | list[str],
         *,
-        train_lr: str | None = None,
-        val_lr: str | None = None,
+        train_lr: str | list[str] | None = None,
+        val_lr: str | list[str] | None = None,
         **more: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**more)
         self.trains = train_hr is not None
-        self.hr = {"train": train_hr, "val": val_hr}
-        self.lr = {"train": train_lr, "val": val_lr}
+        given = {"train_hr": train_hr, "val_hr": val_hr, "train_lr": train_lr, "val_lr": val_lr}
+        self.given = {name: entries(where) for name, where in given.items() if where is not None}
+        self.chosen: dict[str, dict[str, Found]] = {}
         made = "" if train_lr and val_lr else "; LR made by bicubic shrinking"
         label = self.degradation.label()
-        photos = f"photos of {train_hr}, validated on" if train_hr else "photos of"
-        self.description = f"{photos} {val_hr}{made}" + (f"; LR with {label}" if label else "")
+        train, val = (", ".join(self.given.get(name, [])) for name in ("train_hr", "val_hr"))
+        photos = f"photos of {train}, validated on" if self.trains else "photos of"
+        self.description = f"{photos} {val}{made}" + (f"; LR with {label}" if label else "")
+
+    def hr_given(self, split: str) -> list[str]:
+        """What was given for the HR photos."""
+        if f"{split}_hr" not in self.given:
+            raise ValueError("data.train_hr=null: there are no photos to train on")
+        return self.given[f"{split}_hr"]
 
     def hr_folder(self, split: str) -> Path:
-        """Where the HR photos are."""
-        folder = self.hr[split]
-        if folder is None:
-            raise ValueError("data.train_hr=null: there are no photos to train on")
-        return Path(folder).expanduser()
+        """Where the HR photos are, or the first of their folders."""
+        return min(map(folder_of, self.hr_given(split)), default=Path())
+
+    def store_keys(self, split: str) -> tuple[str, str]:
+        """What tells the stores of HR and LR photos from others beside `hr_folder`."""
+        return store_key(self.hr_given(split)), store_key(self.given.get(f"{split}_lr", [""]))
 
     def hr_sources(self, split: str) -> list[Source]:
-        """The HR photos of a folder and of all below it, less the other folders that were given.
+        """The HR photos, less those of the other keys and what `enhance` has written.
 
-        Photos that validate are not to train where `val` lies within `train`, nor LR photos.
+        Raises:
+            ValueError: listing all that was given and stands for no photo.
         """
-        given = [*self.hr.values(), *self.lr.values()]
-        others = [Path(folder).expanduser() for folder in given if folder is not None]
-        return folder_sources(self.hr_folder(split), others)
+        if split not in self.chosen:
+            found = self.searched(split)
+            for name in (n for n in found if n.endswith("_hr")):
+                self.chosen[name[:-3]] = names_of(found[name], self.given[name], f"data.{name}")
+        return sources_of(self.chosen[split])
+
+    def searched(self, split: str) -> dict[str, Search]:
+        """What each key stands for. Photos that validate do not train, LR photos are no HR photos.
+
+        Args:
+            split: `val` does without photos that train, which may be elsewhere.
+
+        Raises:
+            ValueError: listing all that was given and stands for no photo.
+        """
+        self.hr_given(split)
+        folders = [Path(text).expanduser() for given in self.given.values() for text in given]
+        found: dict[str, Search] = {}
+        problems = []
+        for name, given in self.given.items():
+            hr = name.endswith("_hr")
+            try:
+                found[name] = search(
+                    given, key=f"data.{name}", exclude=folders if hr else (), results=not hr
+                )
+            except ValueError as error:
+                if split == "train" or name.startswith("val"):
+                    problems += str(error).splitlines()
+        if problems:
+            raise ValueError(at_once(problems))
+        if not all(map(is_one_folder, self.given.values())):  # which hold nothing of the others
+            for one, other in itertools.product(("train_hr", "val_hr"), ("train_lr", "val_lr")):
+                if one in found and other in found:
+                    found[one] = without_lr(found[one], found[other], len(self.given[other]))
+            if "train_hr" in found:
+                found["train_hr"], found["val_hr"] = apart(found["train_hr"], found["val_hr"])
+        for name, photos in found.items():
+            if photos.left_out and name.endswith("_hr"):
+                log.info("data.%s=%s: %s", name, ",".join(self.given[name]), photos.summary())
+        return found
 
     def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
         """The LR photo of each HR photo, found by its name."""
-        given = self.lr[split]
+        given = self.given.get(f"{split}_lr")
         if given is None:
             return None
-        return find_lr(Path(given).expanduser(), scale, hr)
-
-
-def find_lr(folder: Path, scale: int, hr: Sequence[Source]) -> list[Source]:
-    """LR photos by name, in `X2/` of the folder if that exists, else in the folder itself.
-
-    Raises:
-        ValueError: naming the ones that are missing.
-    """
-    if (folder / f"X{scale}").is_dir():
-        folder = folder / f"X{scale}"
-    sources = folder_sources(folder)
-    exact = {source.name: source for source in sources}
-    # macOS stores accents apart from their letters (NFD), others do not (NFC).
-    alike = {unicodedata.normalize("NFC", source.name): source for source in sources}
-    found = []
-    for s in hr:
-        names = (f"{s.name}x{scale}", s.name)
-        both = [exact.get(n) or alike.get(unicodedata.normalize("NFC", n)) for n in names]
-        if None not in both:
-            raise ValueError(f"{folder}: LR of {Path(s.path).name} could be {s.name} or {names[0]}")
-        found.append(both[0] or both[1])
-    missing = [f"{folder / s.name}x{scale}.png (of {Path(s.path).name})"
-               for s, source in zip(hr, found, strict=True) if source is None]  # fmt: skip
-    if missing:
-        raise ValueError(listing("LR photos are missing", missing))
-    return [Source(s.name, lr.path) for s, lr in zip(hr, found, strict=True) if lr is not None]
+        photos = {source.name: self.chosen[split][source.name] for source in hr}
+        num_hr = len(self.given[f"{split}_hr"])
+        return find_lr(given, scale, photos, num_hr=num_hr, key=f"data.{split}_lr")
 
 
 class DIV2K(FolderPairs):
@@ -778,7 +796,23 @@ class Benchmark(FolderPairs):
             raise ValueError(f"{self.description} is for evaluation: it has no training photos")
         return self.root / "HR"
 
+    def photos_of(self, split: str) -> dict[str, Found]:
+        """The HR photos by name."""
+        folder = str(self.hr_folder(split))
+        found = search(folder, key="data.root", results=False)
+        if found.left_out:
+            log.info("%s: %s", folder, found.summary())
+        return names_of(found, [folder], "data.root")
+
+    def hr_sources(self, split: str) -> list[Source]:
+        """The HR photos, less what `enhance` has written."""
+        return sources_of(self.photos_of(split))
+
     def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
         """The published LR photos; None where there are none."""
         folder = self.root / "LR_bicubic" / f"X{scale}"
-        return find_lr(folder, scale, hr) if folder.is_dir() else None
+        if not folder.is_dir():
+            return None
+        photos = self.photos_of(split)
+        names = {source.name: photos[source.name] for source in hr}
+        return find_lr([str(folder)], scale, names, key="data.root")

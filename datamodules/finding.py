@@ -25,10 +25,20 @@ MAX_FILES = 1_000_000  # a search through more is a mistake, such as input=/
 
 
 class Found(NamedTuple):
-    """A photo that was found; `below` is its path in the folder that was searched."""
+    """A photo that was found.
+
+    `below` is its path in the folder that was searched, `entry` the position of what stands for it
+    in the list that was given.
+    """
 
     path: Path
     below: Path
+    entry: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its path in the folder that was searched, without suffix."""
+        return self.below.with_suffix("").as_posix()
 
 
 class Search(NamedTuple):
@@ -63,45 +73,48 @@ def find_images(where: str | Sequence[str]) -> list[Path]:
 
 
 def search(
-    where: str | Sequence[str], *, exclude: Collection[Path] = (), results: bool = True
+    where: str | Sequence[str],
+    *,
+    key: str = "input",
+    exclude: Collection[Path] = (),
+    results: bool = True,
 ) -> Search:
     """Find the photos that are meant by a file, a folder, a glob, or a list of these.
 
     Args:
-        where: what a person gave as `input`.
+        where: what a person gave.
+        key: of the configuration, for messages.
         exclude: folders to leave out where they lie within one that was given.
         results: keep what `enhance` has written beside its photos. A file is a result if its name
             ends in _x1 to _x4 and its source is there too: in the same folder, or at the same place
             in the tree of the photos. A file that is given by its own name is always kept.
 
     Raises:
-        ValueError: if one of them stands for no photo.
+        ValueError: with a line for each of them that stands for no photo.
     """
-    given = [where] if isinstance(where, str) else list(where)
+    given = entries(where)
     if not given or not all(given):
-        raise ValueError("input= is empty: a file, a folder or a glob is needed")
+        raise ValueError(f"{key}= is empty: a file, a folder or a glob is needed")
     skip = {os.path.realpath(folder) for folder in exclude}
     photos: dict[str, Found] = {}  # by their real paths
     named: set[str] = set()
     left_out: dict[str, str] = {}
-    for text in given:
+    problems = []
+    for number, text in enumerate(given):
         path = Path(text).expanduser()
-        if is_there(path, text) and path.is_file():
-            named.add(os.path.realpath(path))
-            photos.setdefault(os.path.realpath(path), Found(path, Path(path.name)))
-            continue
-        found = {}
-        for real, one in files_of(path, text, skip):
-            if is_photo(one.path):
-                found[real] = one
+        try:
+            if is_there(path, f"{key}={text}") and path.is_file():
+                named.add(os.path.realpath(path))
+                found = {os.path.realpath(path): Found(path, Path(path.name))}
             else:
-                left_out[real] = kind_of(one.path)
-            if len(found) + len(left_out) > MAX_FILES:
-                raise ValueError(f"input={text}: stands for more than {MAX_FILES:,} files")
-        if not found:
-            others = Search([], Counter(left_out.values())).others()
-            raise ValueError(f"input={text}: no photo there ({' '.join(READ_SUFFIXES)}){others}")
-        photos = found | photos
+                found, others = photos_of(path, f"{key}={text}", skip)
+                left_out |= others
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        photos = {real: one._replace(entry=number) for real, one in found.items()} | photos
+    if problems:
+        raise ValueError("\n".join(problems))
     kept = dict(sorted(photos.items(), key=lambda item: item[1].path))
     if not results:
         stems = {one.below.with_suffix("").parts for one in kept.values()}
@@ -112,28 +125,49 @@ def search(
     return Search(list(kept.values()), Counter(left_out.values()))
 
 
+def entries(where: str | Sequence[str]) -> list[str]:
+    """What was given, as a list."""
+    return [where] if isinstance(where, str) else list(where)
+
+
+def photos_of(
+    path: Path, given: str, skip: Collection[str]
+) -> tuple[dict[str, Found], dict[str, str]]:
+    """The photos of a folder or a glob, and the kinds of its other files, by their real paths.
+
+    Raises:
+        ValueError: if there is no photo, or there are too many files.
+    """
+    found: dict[str, Found] = {}
+    left_out: dict[str, str] = {}
+    for real, one in files_of(path, given, skip):
+        if is_photo(one.path):
+            found[real] = one
+        else:
+            left_out[real] = kind_of(one.path)
+        if len(found) + len(left_out) > MAX_FILES:
+            raise ValueError(f"{given}: stands for more than {MAX_FILES:,} files")
+    if not found:
+        others = Search([], Counter(left_out.values())).others()
+        raise ValueError(f"{given}: no photo there ({' '.join(READ_SUFFIXES)}){others}")
+    return found, left_out
+
+
+def folder_of(text: str) -> Path:
+    """The folder in which the photos of a file, a folder or a glob have their names."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path
+    return path.parent if path.exists() else split_glob(path)[0]
+
+
 def list_images(folder: Path) -> list[Path]:
     """Image files of a folder and of all below it, sorted.
 
     Raises:
         ValueError: if there is no such folder, or it cannot be read.
     """
-    return search_folder(folder).paths
-
-
-def search_folder(folder: Path, exclude: Collection[Path] = ()) -> Search:
-    """Find the photos of a folder and of all below it, less those of some folders there.
-
-    Raises:
-        ValueError: if there is no such folder, or it cannot be read.
-    """
-    photos, left_out = [], Counter[str]()
-    for _, path in Walk(folder, [os.path.realpath(other) for other in exclude]):
-        if is_photo(path):
-            photos.append(Found(path, path.relative_to(folder)))
-        else:
-            left_out[kind_of(path)] += 1
-    return Search(sorted(photos), left_out)
+    return sorted(path for _, path in Walk(folder) if is_photo(path))
 
 
 def is_system(name: str) -> bool:
@@ -159,8 +193,8 @@ def image_names(folder: Path) -> list[str]:
     )
 
 
-def is_there(path: Path, text: str) -> bool:
-    """Whether there is such a file or folder.
+def is_there(path: Path, given: str) -> bool:
+    """Whether there is such a file or folder; `given` is how it was given.
 
     Raises:
         ValueError: if that cannot be found out.
@@ -171,26 +205,26 @@ def is_there(path: Path, text: str) -> bool:
         return False  # a glob
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"input={text}: cannot be read ({reason})") from error
+        raise ValueError(f"{given}: cannot be read ({reason})") from error
     return True
 
 
-def files_of(path: Path, text: str, skip: Collection[str]) -> Iterator[tuple[str, Found]]:
+def files_of(path: Path, given: str, skip: Collection[str]) -> Iterator[tuple[str, Found]]:
     """The files of a folder, or of what a glob matches, with their real paths.
 
     Raises:
         ValueError: if there is no such thing.
     """
     if path.is_dir():
-        for real, file in Walk(path, skip):
+        for real, file in Walk(path, skip, given):
             yield real, Found(file, file.relative_to(path))
         return
     if path.exists():
-        raise ValueError(f"input={text}: is no file, folder or glob")
+        raise ValueError(f"{given}: is no file, folder or glob")
     base, parts = split_glob(path)
     if "**" in parts:
         pattern = re.compile(translated(parts))
-        walk = Walk(base, skip) if base.is_dir() else ()
+        walk = Walk(base, skip, given) if base.is_dir() else ()
         found = [(r, p) for r, p in walk if pattern.fullmatch(p.relative_to(base).as_posix())]
     else:
         names = sorted(glob.glob(str(Path(*parts)), root_dir=base)) if parts else []
@@ -199,9 +233,9 @@ def files_of(path: Path, text: str, skip: Collection[str]) -> Iterator[tuple[str
         found = [one for one in files if not os.path.isdir(one[0])]
         for folder in paths:
             if folder.is_dir() and os.path.realpath(folder) not in skip:
-                found += Walk(folder, skip)
+                found += Walk(folder, skip, given)
     if not found:
-        raise ValueError(f"input={text}: no such file or folder, and no file matches it")
+        raise ValueError(f"{given}: no such file or folder, and no file matches it")
     for real, file in found:
         yield real, Found(file, file.relative_to(base))
 
@@ -239,14 +273,16 @@ class Walk:
     Args:
         folder: where to begin.
         skip: real paths of folders to leave out.
+        given: how the folder was given, for messages.
 
     Raises:
-        ValueError: if the folder cannot be read.
+        ValueError: if the folder cannot be read, or holds too much.
     """
 
-    def __init__(self, folder: Path, skip: Collection[str] = ()) -> None:
+    def __init__(self, folder: Path, skip: Collection[str] = (), given: str | None = None) -> None:
         self.folder = folder
         self.skip = skip
+        self.given = str(folder) if given is None else given
 
     def __iter__(self) -> Iterator[tuple[str, Path]]:
         folders, links = deque([self.folder]), deque[Path]()
@@ -274,6 +310,8 @@ class Walk:
                     (links if entry.is_symlink() else folders).append(path)
                     continue
                 file = os.path.realpath(path) if entry.is_symlink() else f"{real}/{entry.name}"
+                if len(seen) > MAX_FILES:
+                    raise ValueError(f"{self.given}: stands for more than {MAX_FILES:,} files")
                 if file not in seen:
                     seen.add(file)
                     yield file, path
