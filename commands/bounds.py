@@ -8,11 +8,12 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -157,17 +158,29 @@ def unbuildable(spec: str) -> str | None:
     return None
 
 
-def yaml_problems(folder: Path) -> Iterator[str]:
-    """Problems of all configuration files in a folder."""
+def yaml_problems(folder: Path, given: str) -> Iterator[str]:
+    """Problems of all configuration files in a folder; `given` is how it was given."""
+    if not folder.is_dir():
+        yield f"{given}: no such folder"
     walked = 0
     for place, folders, names in os.walk(folder):
         walked += len(folders) + len(names)
         if walked > MAX_FILES:
-            yield f"--config-dir={folder}: more than {MAX_FILES:,} files; is it the right folder?"
+            yield f"{given}: more than {MAX_FILES:,} files; is it the right folder?"
             return
         for name in names:
             if name.endswith(".yaml"):
                 yield from file_problems(Path(place) / name)
+
+
+def searchpath_problems(parsed: Iterable[Override]) -> Iterator[str]:
+    """Problems of the folders of `hydra.searchpath`, which Hydra reads configuration files from."""
+    for override in parsed:
+        value = override.value() if override.key_or_group == "hydra.searchpath" else None
+        for text in value if isinstance(value, list) else [value]:
+            if text is not None and not str(text).startswith("pkg://"):  # an installed package
+                place = Path(str(text).removeprefix("file://")).expanduser()
+                yield from yaml_problems(place, f"hydra.searchpath={text}")
 
 
 def file_problems(path: Path) -> Iterator[str]:

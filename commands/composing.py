@@ -72,9 +72,7 @@ def loaded(folder: str | None = None) -> Iterator[ConfigLoader]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if folder is not None:
             place = Path(folder).expanduser().absolute()
-            if not place.is_dir():
-                raise ValueError(f"--config-dir={folder}: no such folder")
-            raise_all(list(yaml_problems(place)))
+            raise_all(list(yaml_problems(place, f"--config-dir={folder}")))
             path = create_config_search_path(str(CONF))
             schema = SearchPathQuery(provider="schema")
             path.prepend(provider="command-line", path=f"file://{place}", anchor=schema)

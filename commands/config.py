@@ -159,7 +159,13 @@ def check_shown(
 def check_words(
     command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
 ) -> list[Override]:
-    """Drops overrides that a configuration could not be composed with."""
+    """Drops overrides that a configuration could not be composed with.
+
+    Raises:
+        ValueError: if the folders of `hydra.searchpath` must not even be looked into.
+    """
+    if unsafe := list(bounds.searchpath_problems(parsed)):
+        raise_all([*problems, *unsafe])
     valid = overrides.check_sweep(parsed, problems)
     valid = check_deleted(valid, problems)
     valid = check_groups(loader, valid, problems)
