@@ -16,6 +16,7 @@ from torch import nn
 from commands.config import require_file, require_folder
 from commands.device import pick_device
 from datamodules.alpha import fill_hidden
+from datamodules.file_names import shown
 from datamodules.finding import Search
 from datamodules.images import SUFFIXES, Photo, check_side, read_photo, search, write_photo
 from datamodules.parallel import progress_bar
@@ -74,10 +75,10 @@ def enhance(cfg: DictConfig) -> None:
     """Enhances every file; bad ones are named at the end, with exit code 1."""
     device = pick_device(cfg.device)
     net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
-    scale, name = int(net.scale), type(getattr(net, "net", net)).__name__  # type: ignore[arg-type]
+    scale, kind = int(net.scale), type(getattr(net, "net", net)).__name__  # type: ignore[arg-type]
     net = (SelfEnsemble(net) if cfg.self_ensemble else net).to(device)
     found = find(cfg)
-    log.info("%s x%d of %s, on %s: %s", name, scale, cfg.checkpoint, device, found.summary())
+    log.info("%s x%d of %s, on %s: %s", kind, scale, cfg.checkpoint, device, found.summary())
     bad: list[str] = []
     skipped = 0
     written: dict[Path, Path] = {}
@@ -87,15 +88,18 @@ def enhance(cfg: DictConfig) -> None:
         for number, (path, below, _) in enumerate(found.photos, 1):
             target = Path(cfg.output).expanduser() / below.parent
             target /= f"{below.stem}_x{scale}.{cfg.format}"
+            name, result = shown(path), shown(target)
             try:
                 if target in written:
-                    raise ValueError(f"{path}: {written[target]} has become {target} already")
+                    raise ValueError(
+                        f"{name}: {shown(written[target])} has become {result} already"
+                    )
                 if target.exists() and cfg.existing == "skip":
                     skipped += 1
                     continue
                 if target.exists() and not cfg.overwrite:
                     raise ValueError(
-                        f"{path}: {target} exists: overwrite=true replaces it, existing=skip "
+                        f"{name}: {result} exists: overwrite=true replaces it, existing=skip "
                         "keeps it"
                     )
                 enhance_file(
@@ -109,10 +113,10 @@ def enhance(cfg: DictConfig) -> None:
                 )
                 written[target] = path
             except Exception as error:  # whatever is wrong with one photo, the others go on
-                log.debug("%s", path, exc_info=True)
+                log.debug("%s", name, exc_info=True)
                 reason = str(error).partition("\n")[0] or type(error).__name__
-                named = str(path) in reason or str(target) in reason
-                bad.append(reason if named else f"{path}: {reason}")
+                named = name in reason or result in reason
+                bad.append(reason if named else f"{name}: {reason}")
     if skipped:
         log.info("%d skipped: their results exist", skipped)
     if bad:
@@ -146,12 +150,13 @@ def enhance_file(
     check_side(target, height * scale, width * scale)
     tiles = num_tiles(net, height, width, cfg.tile)
     size = f"{width} x {height}, {tiles} tile{'' if tiles == 1 else 's'}"
-    log.info("%s %s  %s -> %s  %d x %d", count, path, size, target, width * scale, height * scale)
+    names = count, shown(path), size, shown(target)
+    log.info("%s %s  %s -> %s  %d x %d", *names, width * scale, height * scale)
     precision = getattr(torch, cfg.precision)
     how = {"device": device, "tile": cfg.tile, "precision": precision, "on_tile": on_tile}
     result = enhanced(net, photo, **how)
     for note in (*photo.notes, *write_photo(target, result, overwrite=cfg.overwrite)):
-        log.warning("%s: %s", path, note)
+        log.warning("%s: %s", shown(path), note)
 
 
 def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> nn.Module:

@@ -17,6 +17,7 @@ from commands.config import check_output, require_file
 from commands.device import keep_memory, pick_device
 from commands.run_folder import shorter
 from commands.terminal import table
+from datamodules.file_names import shown
 from datamodules.finding import Search, search
 from datamodules.parallel import num_cores, progress
 from lightning_modules.checkpoint import load_network
@@ -110,7 +111,7 @@ def score(cfg: DictConfig) -> None:
             bad.append(str(rating.problem))
             continue
         for note in rating.notes:
-            log.warning("%s: %s", rating.path, note)
+            log.warning("%s: %s", shown(rating.path), note)
         p_1K = rating.p_K[None]
         mean, std = mean_score(p_1K).item(), std_score(p_1K).item()
         buckets = {f"p{k}": p for k, p in enumerate(rating.p_K.tolist(), 1)}
@@ -133,7 +134,7 @@ def score(cfg: DictConfig) -> None:
 def ranking(rows: Sequence[Row], title: str, num_buckets: int, limit: int | None) -> str:
     """A table of the images, or of the first and the last `limit / 2` of them."""
     lines = [
-        [str(place), row["image"], f"{row['mean']:.3f}", f"{row['std']:.3f}"]
+        [str(place), shown(row["image"]), f"{row['mean']:.3f}", f"{row['std']:.3f}"]
         for place, row in enumerate(rows, 1)
     ]
     if limit is not None and len(lines) > limit:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.degradations import Degradation, shrink
+from datamodules.file_names import shown
 from datamodules.finding import Found, Search, entries, folder_of, is_system, search
 from datamodules.images import read_image, to_array, to_tensor, to_unit
 from datamodules.packed import Image, Images, MemoryImages, Source, pack
@@ -463,7 +464,7 @@ class MakeLR:
         try:
             return to_array(self.degradation.fixed(image, source.name))
         except ValueError as error:
-            raise ValueError(f"{source.path}: {error}") from error
+            raise ValueError(f"{shown(source.path)}: {error}") from error
 
 
 class FolderPairs(PairsDataModule):
@@ -558,7 +559,7 @@ def check_measurable(photos: Photos) -> None:
     scale = max(photos.lr)
     least = max(2 * (scale + 6) + 1, 2 * scale + 11)  # borders of PSNR; of SSIM, and its window
     problems = [
-        f"{photos.hr.names[k]} is {photos.hr.sizes[k, 1]}x{photos.hr.sizes[k, 0]}"
+        f"{shown(photos.hr.names[k])} is {photos.hr.sizes[k, 1]}x{photos.hr.sizes[k, 0]}"
         for k in np.flatnonzero(photos.hr.sizes.min(axis=1) < least).tolist()
     ]
     if problems:
@@ -576,7 +577,7 @@ def check_sizes(
     """
     wrong = np.flatnonzero((lr != hr // scale).any(axis=1)).tolist()
     problems = [
-        f"{sources[k].path} is {lr[k, 1]}x{lr[k, 0]}, expected "
+        f"{shown(sources[k].path)} is {lr[k, 1]}x{lr[k, 0]}, expected "
         f"{hr[k, 1] // scale}x{hr[k, 0] // scale}, as HR is {hr[k, 1]}x{hr[k, 0]}"
         for k in wrong
     ]
@@ -586,7 +587,7 @@ def check_sizes(
 
 def some(names: Sequence[str], most: int = 20) -> str:
     """The first few of many names."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(map(shown, names[:most])) + (", ..." if len(names) > most else "")
 
 
 class PhotoFolders(FolderPairs):
@@ -767,9 +768,11 @@ def check_names(folder: Path, expected: Sequence[str], *, complete: bool) -> Non
         ValueError: naming what is missing and what is too much.
     """
     found = {path.name for path in folder.iterdir() if not is_system(path.name)}
-    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems = [f"{shown(name)} is missing" for name in expected if name not in found]
     if complete:
-        problems += [f"{name} does not belong here" for name in sorted(found - set(expected))]
+        problems += [
+            f"{shown(name)} does not belong here" for name in sorted(found - set(expected))
+        ]
     if problems:
         title = f"problems in {folder}, which should hold {expected[0]} to {expected[-1]}"
         raise ValueError(listing(title, problems))

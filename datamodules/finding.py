@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.file_names import shown
 from datamodules.reading import READ_SUFFIXES, is_photo_start
 
 RESULT = re.compile(r"(.+)_x[1-4]", re.DOTALL)  # what `enhance` calls its results: photo_x2.png
@@ -101,13 +102,13 @@ def search(
     left_out: dict[str, str] = {}
     problems = []
     for number, text in enumerate(given):
-        path = Path(text).expanduser()
+        path, label = Path(text).expanduser(), f"{key}={shown(text)}"
         try:
-            if is_there(path, f"{key}={text}") and path.is_file():
+            if is_there(path, label) and path.is_file():
                 named.add(os.path.realpath(path))
                 found = {os.path.realpath(path): Found(path, Path(path.name))}
             else:
-                found, others = photos_of(path, f"{key}={text}", skip)
+                found, others = photos_of(path, label, skip)
                 left_out |= others
         except ValueError as error:
             problems.append(str(error))
@@ -327,7 +328,8 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be read as a folder ({error.strerror})") from error
+        reason = f"cannot be read as a folder ({error.strerror})"
+        raise ValueError(f"{shown(folder)}: {reason}") from error
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from typing import IO
+from typing import IO, Any
 
 from PIL import ExifTags, Image
 
@@ -60,10 +60,10 @@ def exif_bytes(found: Image.Exif) -> tuple[bytes | None, list[str]]:
     Returns:
         The data, None if there are none; the names of fields that cannot be written again.
     """
-    exif, lost = Image.Exif(), []
+    exif, lost, empty = Image.Exif(), [], True
     for pointer in (None, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         source = found if pointer is None else found.get_ifd(pointer)
-        target = exif if pointer is None else exif.get_ifd(pointer)
+        fields: dict[int, Any] = {}
         for tag in list(source):
             if pointer is None and (tag in POINTERS or tag in STORAGE):
                 continue
@@ -73,9 +73,11 @@ def exif_bytes(found: Image.Exif) -> tuple[bytes | None, list[str]]:
             except Exception:  # cameras and editors store some with other types
                 lost.append(ExifTags.TAGS.get(tag, f"{tag:#x}"))
             else:
-                target[tag] = value
-    parts = [exif, *(exif.get_ifd(pointer) for pointer in POINTERS)]
-    return (exif.tobytes() if any(len(part) for part in parts) else None), lost
+                fields[tag] = value
+        if fields:  # Pillow would write an empty part, and a pointer to it
+            (exif if pointer is None else exif.get_ifd(pointer)).update(fields)
+            empty = False
+    return (None if empty else exif.tobytes()), lost
 
 
 def check_writable(pointer: int | None, tag: int, value: object) -> None:
@@ -91,6 +93,8 @@ def of_size(content: bytes, height: int, width: int) -> bytes:
     exif = Image.Exif()
     exif.load(content)
     for pointer, *tags in SIZE_TAGS:
+        if pointer is not None and pointer not in exif:
+            continue
         part = exif if pointer is None else exif.get_ifd(pointer)
         for tag, value in zip(tags, (width, height), strict=True):
             if tag in part:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.file_names import shown
 from datamodules.finding import Found, Search, folder_of, search
 from datamodules.packed import Source
 
@@ -41,8 +42,8 @@ def names_of(found: Search, given: Sequence[str], key: str) -> dict[str, Found]:
         other = photos.setdefault(name, photo)
         if other is not photo:
             raise ValueError(
-                f"{key}: {other.path} and {photo.path.name} share the name by which LR photos and "
-                "results are found"
+                f"{key}: {shown(other.path)} and {shown(photo.path.name)} share the name by which "
+                "LR photos and results are found"
             )
     return photos
 
@@ -159,20 +160,21 @@ def find_lr(
             for place in here:
                 for wanted in (stem, f"{stem}x{scale}"):
                     if (lr := place.get(wanted)) is not None:
-                        options[lr.path] = wanted if len(places) == 1 else str(lr.path)
+                        options[lr.path] = shown(wanted if len(places) == 1 else lr.path)
             if options:
                 break
         if len(options) > 1:
-            shown = " or ".join(options.values())
-            raise ValueError(f"{here[0].folder}: LR of {photo.path.name} could be {shown}")
+            could = " or ".join(options.values())
+            raise ValueError(f"{key}: LR of {shown(photo.path.name)} could be {could}")
         if not options:
-            shown = " or ".join(f"{place.folder / photo.name}x{scale}.png" for place in here)
-            missing.append(f"{shown} (of {photo.path.name})")
+            wanted = " or ".join(f"{place.folder / photo.name}x{scale}.png" for place in here)
+            missing.append(shown(f"{wanted} (of {photo.path.name})"))
             continue
         (path,) = options
         other = taken.setdefault(path, photo.path)
         if other != photo.path:
-            raise ValueError(f"{key}: {path} could be LR of {other} or {photo.path}")
+            of = f"{shown(other)} or {shown(photo.path)}"
+            raise ValueError(f"{key}: {shown(path)} could be LR of {of}")
         sources.append(Source(name, str(path)))
     if missing:
         raise ValueError(listing("LR photos are missing", missing))

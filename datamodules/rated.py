@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.div2k import some, store_of
+from datamodules.file_names import shown
 from datamodules.images import image_names, read_image, to_array, to_bytes, to_unit
 from datamodules.packed import NAMES, Image, Images, PackedImages, Source, pack
 from datamodules.ratings_table import FileNames, Ratings, compose, read_ratings, read_text
@@ -212,7 +213,7 @@ class Resize:
                 image_BCHW, self.rule, self.resize_filter, self.side, self.side
             )
         except ValueError as error:
-            raise ValueError(f"{source.path}: {error}") from error
+            raise ValueError(f"{shown(source.path)}: {error}") from error
         return to_array(to_bytes(resized_BCHW[0]))
 
 

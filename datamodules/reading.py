@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from datamodules.file_names import shown
 from datamodules.metadata import (
     PNG_SIGNATURE,
     exif_bytes,
@@ -167,23 +168,23 @@ def decoded(path: str | Path, *, with_alpha: bool = True) -> Iterator[Decoded]:
     becomes a `ValueError` that names the file.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait for ever
-        raise ValueError(f"{path}: cannot be read as an image (not a regular file)")
+        raise ValueError(f"{shown(path)}: cannot be read as an image (not a regular file)")
     try:
         # Not by its name: Pillow would map the pixels of some files, and lose their orientation.
         with open(path, "rb") as file:
             yield decode(file, with_alpha=with_alpha)
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
+        raise ValueError(f"{shown(path)}: no such file") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{shown(path)}: {error}") from error
     except OSError as error:
         raise ValueError(
-            f"{path}: cannot be read as an image ({error.strerror or error})"
+            f"{shown(path)}: cannot be read as an image ({error.strerror or error})"
         ) from error
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         said = reason if reason.startswith("has ") else f"cannot be read as an image ({reason})"
-        raise ValueError(f"{path}: {said}") from error
+        raise ValueError(f"{shown(path)}: {said}") from error
 
 
 def decode(file: IO[bytes], *, with_alpha: bool) -> Decoded:
@@ -300,7 +301,8 @@ def deep_png(file: IO[bytes], image: Image.Image) -> Decoded:
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
     orientation = orientation_of(image)
     file.seek(0)
-    samples = imagecodecs.png_decode(file.read())  # with an alpha channel where it has tRNS
+    content, _ = png_pixels(file.read())  # libpng prints what it has to say about metadata
+    samples = imagecodecs.png_decode(content)  # with an alpha channel where it has tRNS
     if samples.ndim == 2:
         samples = samples[..., None]
     samples = UPRIGHT.get(orientation, UPRIGHT[1])(samples)

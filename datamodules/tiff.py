@@ -6,6 +6,7 @@ returns the samples as they are stored, and this module says what they mean.
 """
 
 import logging
+import struct
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ NUM_COLORS: dict[int, int] = {
 ASSOCIATED, UNASSOCIATED = 1, 2  # values of ExtraSamples; 0 is a channel without a meaning
 DNG_VERSION, INK_SET, ORIENTATION = 50706, 332, 274  # tags
 CMYK = 1  # value of InkSet
+NO_PICTURE = "a TIFF file without a picture: damaged, or cut off after its header"
 # From CIE XYZ (white D50) to linear sRGB, with Bradford adaptation to D65 (brucelindbloom.com).
 XYZ_TO_RGB = np.array(
     [
@@ -67,8 +69,12 @@ def read_tiff(file: IO[bytes]) -> Page | None:
     Raises:
         ValueError: if the kind of picture cannot be converted to RGB.
     """
-    with TiffFile(file) as tiff:
+    try:
+        tiff = TiffFile(file)
         page, num_more = main_page(tiff)
+    except (LookupError, struct.error) as error:
+        raise ValueError(NO_PICTURE) from error
+    with tiff:
         if DNG_VERSION in page.tags or page.photometric in (
             PHOTOMETRIC.CFA,
             PHOTOMETRIC.LINEAR_RAW,
@@ -121,6 +127,8 @@ def check(page: TiffPage, file_size: int) -> None:
     Raises:
         ValueError: saying why.
     """
+    if not page.imagewidth or not page.imagelength:
+        raise ValueError(NO_PICTURE)
     name = getattr(page.photometric, "name", page.photometric)
     if page.photometric not in NUM_COLORS:
         raise ValueError(f"TIFF pixels of kind {name} are not supported")

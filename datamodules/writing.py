@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.file_names import shown
 from datamodules.metadata import of_size, png_chunk
 from datamodules.pixels import to_array
 from datamodules.reading import SUFFIXES, Photo
@@ -32,8 +33,8 @@ def check_side(path: Path, height: int, width: int) -> None:
     most = MAX_SIDE.get(path.suffix.lower())
     if most is not None and max(height, width) > most:
         raise ValueError(
-            f"{path}: would be {width} x {height}, and {path.suffix[1:]} files have up to {most} "
-            "pixels a side; format=png has room for more"
+            f"{shown(path)}: would be {width} x {height}, and {path.suffix[1:]} files have up to "
+            f"{most} pixels a side; format=png has room for more"
         )
 
 
@@ -59,10 +60,10 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> list[st
             format has no room for so many pixels a side.
     """
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists: overwrite=true replaces it")
+        raise ValueError(f"{shown(path)} exists: overwrite=true replaces it")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{path}: allowed suffixes are {' '.join(SUFFIXES)}")
+        raise ValueError(f"{shown(path)}: allowed suffixes are {' '.join(SUFFIXES)}")
     height, width = photo.pixels.shape[1:]
     check_side(path, height, width)
     info, lost = dict(photo.info), []
