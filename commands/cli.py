@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from commands import composing, config, help, hints
 from commands.composing import CONF
+from commands.leftovers import drop_leftovers
 from commands.resume import stored_config_dir, with_stored_options
 from commands.stopping import Stop
 from commands.trust import import_from_here
@@ -337,6 +338,7 @@ def job(command: str, stop: Stop) -> Callable[[DictConfig], Any]:
             quieten()
             # float32 means float32; bf16-mixed is the fast way
             torch.backends.cudnn.allow_tf32 = False
+            drop_leftovers(cfg, HydraConfig.get().overrides.task)
             config.use_best(cfg)
             import_from_here(cfg)
             return getattr(importlib.import_module(f"commands.{command}"), command)(cfg)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from commands.bounds import yaml_problems
+from commands.leftovers import drop_leftovers
 from commands.run_folder import not_read, run_name, trained_scorer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,9 +89,11 @@ def composed(command: str, words: list[str], *, with_hydra: bool = False) -> Dic
         ValueError: of one line, if that fails.
     """
     try:
-        return compose(command, words, return_hydra_config=with_hydra)
+        cfg = compose(command, words, return_hydra_config=with_hydra)
+        drop_leftovers(cfg, words)
     except INVALID as error:
         raise ValueError(first_line(error)) from error
+    return cfg
 
 
 def first_line(error: BaseException) -> str:

@@ -455,7 +455,8 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     else:
         problems += require_folder("paths.output_dir", str(cfg.paths.output_dir))
     problems += trusted_problems(cfg)
-    problems += signatures.check_node("", cfg)
+    typed = [word.partition("=")[0].lstrip("+") for word in words]
+    problems += signatures.check_node("", cfg, typed)
     if "trainer" in cfg:
         problems += training_problems(cfg, sound=not problems)
     try:

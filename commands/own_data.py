@@ -96,8 +96,12 @@ def check_target(target: str, path: str, trusted: Sequence[str]) -> None:
     except (ImportError, AttributeError):
         found = None
     if not (isinstance(found, type) and ours(found.__module__)):
+        package = printable(module.partition(".")[0])
+        foreign = bool(package) and not ours(module)
+        hint = f"; trusted=[{package}] allows it, if you trust its code" if foreign else ""
         raise ValueError(
-            f"{path}: was validated on {printable(target)}; data=... says on what to measure it"
+            f"{path}: was validated on {printable(target)}{hint}; data=... says on what to "
+            "measure it instead"
         )
 
 

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,19 +56,25 @@ def reason(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def check_node(path: str, node: Any) -> Iterator[str]:  # noqa: ANN401
+def check_node(path: str, node: Any, typed: Collection[str] = ()) -> Iterator[str]:  # noqa: ANN401
     """Compares nodes that have a `_target_`, at any depth, with what their classes take.
 
-    Interpolated values are passed over: they are checked where they come from.
+    Interpolated values are passed over: they are checked where they come from. Arguments that the
+    class lacks are mistakes, interpolated or not.
+
+    Args:
+        path: dotted name of the node.
+        node: a part of a configuration.
+        typed: keys that the user has set.
     """
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
-    keys = [key for key in node if isinstance(key, str)]  # arguments have no other names
-    keys = [key for key in keys if not OmegaConf.is_interpolation(node, key)]
+    every = [key for key in node if isinstance(key, str)]  # arguments have no other names
+    keys = [key for key in every if not OmegaConf.is_interpolation(node, key)]
     keys = [key for key in keys if not OmegaConf.is_missing(node, key)]
     prefix = f"{path}." if path else ""
     for key in keys:
-        yield from check_node(f"{prefix}{key}", node[key])
+        yield from check_node(f"{prefix}{key}", node[key], typed)
     if "_target_" not in keys:
         return
     try:
@@ -82,14 +88,17 @@ def check_node(path: str, node: Any) -> Iterator[str]:  # noqa: ANN401
     if path == "scorer":
         special.add("checkpoint")  # read by the command, not by the network
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) or not parameters
-    for key in keys:
+    names = [name for name in parameters if name != "self"]
+    for key in every:
         if key in special:
             continue
         if key not in parameters:
             if not takes_all:
-                names = [name for name in parameters if name != "self"]
-                yield f"{prefix}{key}: {target.__name__} has no such argument{nearest(key, names)}"
-        elif not has_node(node[key]):
+                hint = nearest(key, names)
+                if path == "net" and f"net.{key}" not in typed:
+                    hint += f"; ~net.{key} leaves it out"
+                yield f"{prefix}{key}: {target.__name__} has no such argument{hint}"
+        elif key in keys and not has_node(node[key]):
             value = OmegaConf.to_container(node, resolve=True)[key]  # type: ignore[index, call-overload]
             yield from check_type(f"{prefix}{key}", value, parameters[key].annotation)
 

@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -60,11 +60,13 @@ from lightning_modules.checkpoint import WriteRecord, check_kind, dependence, re
 from lightning_modules.checkpoint_io import WholeFiles, ends_an_epoch, read_whole
 from lightning_modules.compiling import WITH_GRAPHS
 from lightning_modules.loggers import RunCSV, read_rows
+from lightning_modules.metric_names import is_baseline
 from lightning_modules.record import VERSION, Record
 from lightning_modules.trial import TrialCheckpoint
 from networks.backbones import BACKBONES
 from networks.edsr import EDSR
 from networks.nima import VIEW
+from networks.scales import at_scale
 from networks.tensor_files import load_plain
 from networks.weights import fetch_official, load_weights, packaged
 
@@ -527,7 +529,10 @@ def fit(
     }
     about["net"]["_target_"] = spec["net"]["_target_"]
     record = Record.parse(about, "this training")
+    check_monitor(checkpoint_of(trainer).monitor or "", module.metric_names())  # type: ignore[operator]
     check_rebuilt(module.net, record, cfg.trusted)  # type: ignore[arg-type]
+    if not trains_scorer(cfg) and "scales" not in cfg.net:
+        at_scale(module.net, cfg.scale)  # type: ignore[arg-type]  # a class may have one of its own
     if trainer.is_global_zero:  # nothing is touched before everything could be built
         start(folder, state, identity, cfg)
     writer = WriteRecord(record, earlier.seconds if earlier else 0.0)
@@ -550,6 +555,23 @@ def fit(
     if trainer.is_global_zero:
         write_result(trainer, folder, identity, writer)
         log_best(trainer, folder)
+
+
+def check_monitor(monitor: str, known: Collection[str] | None) -> None:
+    """Raise a ValueError if the metric that chooses the best epoch will not be there.
+
+    Args:
+        monitor: its name.
+        known: the metrics of validation, without `val/`; None where any may come.
+    """
+    name = monitor.removeprefix("val/")
+    if known is None or monitor.startswith("train/") or is_baseline(name):
+        return
+    if name == monitor or name not in known:
+        raise ValueError(
+            f"callbacks.checkpoint.monitor={monitor}: no such metric; there are "
+            f"{', '.join(f'val/{metric}' for metric in sorted(known))}"
+        )
 
 
 def check_rebuilt(network: nn.Module, record: Record, trusted: Sequence[str]) -> None:

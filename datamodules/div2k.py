@@ -154,6 +154,8 @@ class PatchDataset(BatchDataset):
         least = patch_size if degradation is None else max(patch_size, degradation.margin + 1)
         self.items = np.flatnonzero(shortest >= least)
         self.skipped = hr.names[shortest < least].tolist()
+        if len(hr) == 0:
+            raise ValueError("data: there are no photos to train on")
         if len(self.items) == 0:
             raise ValueError(
                 f"all {len(hr)} photos are smaller than a patch: data.patch_size={patch_size} LR "

@@ -61,7 +61,8 @@ def build_network(
     target = str(spec.get("_target_"))
     module_name, _, class_name = target.rpartition(".")
     if not is_trusted(target, trusted):
-        hint = f" (trusted=[{module_name}], if you trust its code)" if module_name else ""
+        package = module_name.partition(".")[0]
+        hint = f" (trusted=[{package}], if you trust its code)" if package else ""
         raise ValueError(
             f"the checkpoint asks for {printable(target)}; only networks.* and the modules that "
             f"trusted= names are built{printable(hint)}"

@@ -89,6 +89,20 @@ class EnhancementModule(L.LightningModule):
         """Whether the network has several scales, of which a batch has one."""
         return not hasattr(self.net, "scale")
 
+    def metric_names(self) -> set[str] | None:
+        """Return what validation logs besides baselines, without `val/`.
+
+        None where the terms of the loss are known only after the first batch.
+        """
+        if type(self) is not EnhancementModule or type(self.loss) is not HybridLoss:
+            return None
+        terms: list[str] = [self.loss.fidelity]
+        if self.loss.aesthetic is not None:
+            terms += ["aesthetic", "grad_ratio"]
+        if self.several:
+            terms += [f"{name}/x{scale}" for name in terms for scale in self.scales]
+        return {*self.val_metrics, *terms}
+
     @property
     def scorers(self) -> dict[str, NIMA]:
         """The scorer in the loss and the judge, as far as there are any, by their scores' names."""

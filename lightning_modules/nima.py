@@ -144,6 +144,13 @@ class NIMAModule(L.LightningModule):
         # The same on all ranks already; saying so keeps Lightning from warning.
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
 
+    def metric_names(self) -> set[str] | None:
+        """Return what validation logs besides baselines, without `val/`; None if unknown."""
+        if type(self) is not NIMAModule:
+            return None
+        p_NK = torch.eye(3)
+        return {"loss", *rating_metrics(p_NK, p_NK)}
+
     def on_train_start(self) -> None:
         """Lets an extended run go on at the rate of its new length."""
         apply_schedule(self.lr_schedulers())
