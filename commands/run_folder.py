@@ -50,6 +50,9 @@ NOT_IN_HASH = NOT_SETTINGS | {
     *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after", "callbacks.pictures"),
     *("callbacks.watch", "callbacks.photo_table", "model.grad_ratio_every"),
     *("model.trusted", "model.loss.scorer.trusted"),
+    # Of runs of version 0.1, which could set what is fixed now.
+    *("callbacks.checkpoint.enable_version_counter", "callbacks.checkpoint.filename"),
+    "callbacks.checkpoint.save_last",
     # Where the data lie; their fingerprint counts instead.
     *("data.root", "data.images", "data.ratings", "data.train_list", "data.val_list"),
     "data.test_list",
