@@ -74,6 +74,8 @@ def item_text(text: str, kind: Text, depth: int) -> str:
         return "null"
     if text.startswith("~") and not exists_here(text):  # shells expand it only in front of a word
         text = os.path.expanduser(text)
+    if text.startswith("~"):  # no user's folder; pathlib would fail on it, even behind "./"
+        text = os.path.abspath(text)
     return text if is_plain(f"={text}") else quoted(text)
 
 

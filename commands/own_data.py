@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from commands.run_folder import parse_task
+from commands.run_folder import flatten, parse_task
 from commands.signatures import check_node
 from commands.trust import targets
 from lightning_modules.building import in_modules
@@ -57,8 +57,13 @@ def use_own_data(cfg: DictConfig, records: Sequence[Record], paths: Sequence[str
                     f"checkpoint: {path} was validated with data.{key}={own.get(key)}, {other} "
                     f"with {theirs.get(key)}; data=... says on which photos to measure"
                 )
+    for key, value in flatten(own).items():
+        if "${" in f"{key}{value}":  # resolvers read the environment and files
+            raise ValueError(f"{path}: its data cannot be built: data.{printable(key)} is no value")
     for target in targets(own):
         check_target(target, path, cfg.trusted)
+    if records[0].kind == "enhancer":
+        own.setdefault("scale", 2)  # any; it follows from the networks
     for problem in check_node("data", OmegaConf.create(own)):
         raise ValueError(f"{path}: its data cannot be built: {printable(problem)}")
     if "scale" in own:

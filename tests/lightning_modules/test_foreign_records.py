@@ -193,6 +193,21 @@ def test_data_of_a_foreign_record_are_checked(
         assert "Traceback" not in done.err
 
 
+def test_data_of_a_foreign_record_need_no_scale(
+    cli: Cli, folder: Path, state: dict[str, torch.Tensor]
+) -> None:
+    words = ["scorer.checkpoint=null", "judge.checkpoint=null", "pictures=0"]
+    data: Raw = {"_target_": "datamodules.sample.SamplePairs", "limit": 1}
+    write(folder / "~a=1.ckpt", {**RAW, "config": {"data": data}}, state)
+    done = cli("evaluate", "checkpoint=[~a=1.ckpt,~a=1.ckpt]", *words)
+    assert done.code == 0, done.err
+    assert "no such file" in cli("evaluate", "checkpoint=~absent/b.ckpt", *words).err
+    data["limit"] = "${oc.env:HOME}"
+    write(folder / "odd.ckpt", {**RAW, "config": {"data": data}}, state)
+    done = cli("evaluate", "checkpoint=odd.ckpt", *words)
+    assert done.err == ("error: odd.ckpt: its data cannot be built: data.limit is no value\n")
+
+
 @pytest.mark.parametrize(
     ("view", "reason"),
     [
