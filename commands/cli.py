@@ -314,8 +314,6 @@ def run(arguments: list[str], stop: Stop, script: Path) -> int:
         call.check()
     except (ValueError, HydraException) as error:
         return refuse(error)
-    if call.command == "serve":
-        stop.leave_to_others()  # to uvicorn, which ends in order
     # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
     sys.argv = [str(script), *call.flags, *call.overrides]
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=call.command)

@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import logging
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,5 +152,9 @@ def serve(cfg: DictConfig) -> None:
             log.warning("host=%s: other machines can use this page, %s", cfg.host, who)
         try:
             server.serve_until_stopped()
-        except KeyboardInterrupt:  # uvicorn has shut down in order, and raises it again
-            log.info("ended")
+        except KeyboardInterrupt:
+            if server.signal != signal.SIGINT:
+                raise
+            log.info("ended")  # Ctrl-C is how it ends
+        finally:
+            store.remove_uploads()

@@ -55,12 +55,6 @@ class Stop:
         for number, handler in self.before.items():
             signal.signal(number, handler if self.number is None else signal.SIG_IGN)
 
-    def leave_to_others(self) -> None:
-        """Give the signals back to what handles them itself, which may pass them on."""
-        for number in self.before:
-            is_interrupt = number == signal.SIGINT
-            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
-
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Interrupt the command, the first time."""
         if os.getpid() != self.process:  # a worker that was forked

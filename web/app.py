@@ -75,6 +75,8 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
         threading.Thread(target=tidy, name="clean-up", daemon=True).start()
         yield
         over.set()
+        if num := worker.num_unfinished():
+            log.info("stopping: %d jobs are interrupted, after the tile at hand", num)
         await asyncio.to_thread(worker.end)
 
     app = FastAPI(

@@ -6,11 +6,15 @@ guard's.
 """
 
 import asyncio
+import contextlib
 import logging
 import resource
+import signal
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import h11
@@ -18,12 +22,15 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from commands.stopping import PATIENCE, SIGNALS, leave
+
 MAX_CONNECTIONS = 256  # at a time, as far as the process may open files
 OTHER_FILES = 100  # descriptors for everything else: libraries, and the connections being accepted
 HEAD_SECONDS = 15  # for the head of a request
 HEAD_BYTES = 16_384
 LINGER_BYTES = 8e6  # of a refused body, which are read so that the client sees the answer
 WRITE_SECONDS = 60  # in which a client may read nothing of an answer
+GRACE_SECONDS = 3  # for answers that are on their way when the server ends
 LOOK_SECONDS = 1  # between looks for what is over time
 ACCEPT = 16  # connections accepted at once, so that there is time to drop others
 BACKLOG = 512  # of the system: connections that are not accepted yet
@@ -63,6 +70,13 @@ class Connection(H11Protocol):
         self.since = time.monotonic()
         self.ignored = 0
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """Drop a client that has not sent its whole request; others get their answers."""
+        if self.waits:
+            self.transport.abort()
+        else:
+            super().shutdown()
 
     @property
     def is_open(self) -> bool:
@@ -145,10 +159,12 @@ class Server(uvicorn.Server):
             server_header=False,
             backlog=ACCEPT,
             h11_max_incomplete_event_size=HEAD_BYTES,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=2 * GRACE_SECONDS,
         )
         super().__init__(config)
         self.on_start = on_start
+        self.signal: int | None = None
+        self.came = 0.0
         self.listening = config.bind_socket()
 
     @property
@@ -157,7 +173,11 @@ class Server(uvicorn.Server):
         return int(self.listening.getsockname()[1])
 
     def serve_until_stopped(self) -> None:
-        """Serve until a signal or `should_exit`."""
+        """Serve until a signal or `should_exit`.
+
+        Raises:
+            KeyboardInterrupt: after a signal, from the handler that was there before.
+        """
         quiet = Quiet()
         loggers = [logging.getLogger(name) for name in ("asyncio", "uvicorn.error", "web.app")]
         for logger in loggers:
@@ -167,6 +187,32 @@ class Server(uvicorn.Server):
         finally:
             for logger in loggers:
                 logger.removeFilter(quiet)
+        if self.signal is not None:
+            signal.raise_signal(self.signal)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Have signals end the server in order; uvicorn's own way raises them inside its loop."""
+        if threading.current_thread() is not threading.main_thread():  # which alone may do this
+            yield
+            return
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+        for number in before:
+            signal.signal(number, self.handle_exit)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End the server; a further signal ends the process, once there was time to tidy up."""
+        if self.signal is None:
+            self.signal, self.came = sig, time.monotonic()
+            self.should_exit = True
+        elif time.monotonic() - self.came > PATIENCE:
+            leave(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and begin to look for connections that are over time."""
@@ -176,9 +222,15 @@ class Server(uvicorn.Server):
         self.on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End."""
+        """End; drop clients that do not take their answers."""
         self.watch.cancel()
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self.drop_all)
         await super().shutdown(sockets)
+
+    def drop_all(self) -> None:
+        """Close all connections, which ends what is done for them."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     async def close_overdue(self) -> None:
         """Close connections whose clients have taken too long."""

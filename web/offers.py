@@ -4,7 +4,7 @@ import re
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -156,8 +156,19 @@ class Speeds:
         sides = [sum(s.last - s.first for s in spans(n, self.tile, margin)) for n in size]
         return sides[0] * sides[1] / 1e6
 
-    def measure(self, offers: Sequence[Offer], device: torch.device) -> None:
-        """Try each architecture on a small picture; a GPU is busy only with a whole tile."""
+    def measure(
+        self,
+        offers: Sequence[Offer],
+        device: torch.device,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Try each architecture on a small picture; a GPU is busy only with a whole tile.
+
+        Args:
+            offers: the enhancers.
+            device: where they compute.
+            is_over: whether to stop, as the server ends.
+        """
         side = self.tile if device.type == "cuda" else min(self.tile, TRIAL)
         side = max(side, TRIAL)
         picture = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
@@ -168,6 +179,8 @@ class Speeds:
                 _, net = offer.networks(task.scale)[0]
                 times = []
                 for _ in range(1 + TRIALS):
+                    if is_over():
+                        return
                     began = time.perf_counter()
                     restore(net, picture, device=device, tile=None)
                     times.append(time.perf_counter() - began)

@@ -51,7 +51,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARK).touch()
         folder.chmod(0o700)
-        remove(self.uploads)
+        self.remove_uploads()
         self.uploads.mkdir()
         for job in self.jobs():
             result = self.result(job)
@@ -60,6 +60,10 @@ class Store:
             elif result["state"] in UNFINISHED:
                 ended = {"state": "interrupted", "now": "", "seconds_left": None}
                 write_json(job / "result.json", result | ended)
+
+    def remove_uploads(self) -> None:
+        """Remove all uploads, when the server begins and when it ends."""
+        remove(self.uploads)
 
     def jobs(self) -> Iterator[Path]:
         """Folders of jobs."""

@@ -316,7 +316,7 @@ class Worker:
     def run(self) -> None:
         """The thread."""
         try:
-            self.speeds.measure(list(self.offers.values()), self.device)
+            self.speeds.measure(list(self.offers.values()), self.device, lambda: self.ending)
         except Exception:  # the page can do without estimates
             log.exception("the speed of the models could not be measured")
         while True:

@@ -141,7 +141,7 @@ def test_it_serves_the_shipped_models_and_ends_in_order(
     process.send_signal(stop)
     out, _ = process.communicate(timeout=60)
     assert "Traceback" not in out
-    assert process.returncode == (0 if stop == signal.SIGINT else -signal.SIGTERM)
+    assert process.returncode == (0 if stop == signal.SIGINT else 128 + stop)
     saved = json.loads((folder / "outputs" / "web" / token / "result.json").read_text())
     assert saved["state"] == "interrupted"
 
