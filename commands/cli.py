@@ -4,10 +4,13 @@ import importlib
 import logging
 import os
 import re
+import shlex
 import sys
+import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +129,9 @@ def parse(arguments: list[str]) -> Call:
             a multirun with one name for all runs.
     """
     words, flags, settings = take_apart(arguments)
+    if "help" in words[:2]:  # help, help enhance, enhance help
+        words.remove("help")
+        flags.append("--help")
     command = "train"
     if words and re.fullmatch(r"[A-Za-z_][\w-]*", words[0]):
         command = words.pop(0)
@@ -135,7 +141,12 @@ def parse(arguments: list[str]) -> Call:
     wants_help = "--help" in flags
     flags = [flag for flag in flags if flag != "--help"]
     call = Call(command, [RENAMED.get(w, w) for w in words if w not in bare], flags, wants_help)
-    problems = misspelt(call, settings, bare) + wrong_flags(flags)
+    named_command = command in arguments
+    problems = misspelt(call, settings, bare, named_command=named_command) + wrong_flags(flags)
+    if {"--shell-completion", "-sc"} & set(flags) and not any(
+        re.fullmatch(r"(un)?install=(bash|fish|zsh)|query=(bash|fish|zsh)", word) for word in words
+    ):
+        problems.append("--shell-completion: install=SHELL or uninstall=SHELL: bash, fish or zsh")
     if problems:
         raise ValueError("\n  ".join(problems))
     named = [word for word in words if re.match(r"\+*name=", word)]
@@ -203,8 +214,17 @@ def unknown_command(command: str, settings: list[tuple[str, str]], bare: list[st
     return f"unknown command {command!r}{hint}; the commands are\n{listing}"
 
 
-def misspelt(call: Call, settings: list[tuple[str, str]], bare: list[str]) -> list[str]:
-    """Problems of settings that are not of the form key=value, with what they should be."""
+def misspelt(
+    call: Call, settings: list[tuple[str, str]], bare: list[str], *, named_command: bool
+) -> list[str]:
+    """Problems of settings that are not of the form key=value, with what they should be.
+
+    Args:
+        call: the command line.
+        settings: keys and values of settings that are written as elsewhere.
+        bare: words without `=`.
+        named_command: whether the command was typed.
+    """
     problems = []
     words = list(bare)
     files = []
@@ -219,8 +239,10 @@ def misspelt(call: Call, settings: list[tuple[str, str]], bare: list[str]) -> li
             problems.append(f"{word}: a command is the first word")
         else:
             files.append(word)
-    for key, value in settings:
-        right = as_setting(call.command, key, value, call.folder)
+    rights = [as_setting(call.command, key, value, call.folder) for key, value in settings]
+    for (key, _), right in zip(settings, rights, strict=True):
+        if files and right:
+            continue  # part of the command that is suggested
         written = "without dashes, spaces or colons"
         problems.append(
             f"{key}: settings are given as KEY=VALUE, {written}: {right}"
@@ -228,8 +250,16 @@ def misspelt(call: Call, settings: list[tuple[str, str]], bare: list[str]) -> li
             else f"{key}: no such flag or key in {call.command}"
         )
     if files:
-        meant = hints.first_argument(call.command, files)
-        problems.append(f"{files[0]!r} is not of the form key=value; did you mean {meant}?")
+        command = call.command
+        if not named_command and all(hints.looks_like_photo(word) for word in files):
+            command = "enhance"
+        meant = hints.with_files(command, files)
+        rest = [*call.overrides, *filter(None, rights), *call.flags]
+        line = " ".join([meant, *map(shlex.quote, rest)])
+        problems.append(
+            f"{files[0]!r} is not of the form key=value"
+            + (f"; did you mean {line}?" if meant else "")
+        )
     return problems
 
 
@@ -258,12 +288,15 @@ def wrong_flags(flags: list[str]) -> list[str]:
         problems.append(f"{' and '.join(modes)}: only one of them at a time")
     if names & {"--resolve", "--package", "-p"} and not names & {"--cfg", "-c"}:
         problems.append("--resolve and --package go with --cfg")
+    elif "--resolve" in names and any(re.fullmatch("(--cfg|-c)=(hydra|all)", f) for f in flags):
+        problems.append("--resolve goes with --cfg job: Hydra fills in its own settings in a run")
     return problems
 
 
 def help_text(call: Call) -> str:
     """What `--help` prints: what can be set, with the values that would be used."""
     command = call.command
+    words = config.check_typed(command, call.overrides, folder=call.folder)
     lines = ["python run.py [command] [key=value ...]", ""]
     lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]
     lines += [
@@ -271,7 +304,7 @@ def help_text(call: Call) -> str:
         f"{command}: what can be set (conf/{command}.yaml), with the values of this call",
         "",
     ]
-    lines += help.effective(command, call.overrides, call.folder)
+    lines += help.effective(command, words, call.folder)
     groups = composing.group_options(command, call.folder)
     if groups:
         lines += ["", "Choices (GROUP=NAME; a group's own keys are set as GROUP.KEY=VALUE):", ""]
@@ -284,6 +317,13 @@ def help_text(call: Call) -> str:
         "python run.py -m gamma=0,0.1,0.4     one run for each value; sweep=gamma: those of a file",
     ]
     return "\n".join(lines)
+
+
+def versions() -> str:
+    """The version of this project, and of what its results depend on most."""
+    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
+    others = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "hydra-core"))
+    return f"{project['name']} {project['version']} ({others})"
 
 
 def refuse(error: Exception) -> int:
@@ -306,6 +346,9 @@ def run(arguments: list[str], stop: Stop, script: Path) -> int:
         call = parse(arguments)
         if call.help:
             print(help_text(call))
+            return 0
+        if "--version" in call.flags:
+            print(versions())
             return 0
         if call.command == "train" and not call.is_multirun:
             own = stored_config_dir(call.overrides) if call.folder is None else None

@@ -15,16 +15,20 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from commands.bounds import yaml_problems
 from commands.leftovers import drop_leftovers
+from commands.mistakes import raise_all
 from commands.run_folder import not_read, run_name, trained_scorer
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 RESOLVING = "raised while resolving interpolation: "  # how OmegaConf begins its message
-INVALID = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError)
+INVALID = (
+    *(HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError),
+    OSError,  # an option whose name is too long for a file
+)
 
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda task: run_name(task), replace=True)
@@ -101,17 +105,9 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "the configuration is nested too deeply"
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].removeprefix(f"ValueError {RESOLVING}")
-
-
-def raise_all(problems: list[str]) -> None:
-    """Raises a ValueError that lists all problems, if there are any."""
-    unique = list(dict.fromkeys(problems))
-    if len(unique) == 1:
-        raise ValueError(unique[0])
-    if unique:
-        title = f"{len(unique)} mistakes in the configuration:"
-        raise ValueError("\n  ".join([title, *unique]))
+    text = lines[0].removeprefix(f"ValueError {RESOLVING}")
+    key = getattr(error, "full_key", None)
+    return f"{key}: {text}" if isinstance(error, InterpolationResolutionError) and key else text
 
 
 def group_options(command: str, folder: str | None = None) -> dict[str, list[str]]:

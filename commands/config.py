@@ -31,10 +31,10 @@ from commands.composing import (
     flat_keys,
     loaded,
     options,
-    raise_all,
 )
-from commands.hints import key_meant, near, nearest
-from commands.run_folder import BEST, flatten
+from commands.hints import called_elsewhere, fitting, key_meant, near, nearest
+from commands.mistakes import essential, key_of, raise_all
+from commands.run_folder import BEST, derived_keys, flatten
 from commands.signatures import Text, locate, shown
 from commands.trust import import_from_here, trusted_problems
 
@@ -48,6 +48,8 @@ TEXT_KEYS = {
     "judge.checkpoint": Text(optional=True),
     "paths.output_dir": Text(optional=True),  # refused with what is needed
     "paths.data_dir": Text(),
+    "paths.root": Text(),
+    "paths.run_dir": Text(),
     "paths.weights": Text(),
     "paths.store": Text(optional=True),
 }
@@ -119,8 +121,10 @@ def check(
         if multirun:
             valid = check_plugins(command, loader, valid, problems)
         here = not (multirun and on_cluster(command, words))
+        wrong = {key_of(problem) for problem in problems} - {""}
         for number, variant in enumerate(overrides.variants(valid)):
-            problems += check_composed(command, variant, here=here)
+            found = check_composed(command, variant, here=here)
+            problems += [problem for problem in found if key_of(problem) not in wrong]
             if number == 0 and not problems:
                 problems += check_values(command, variant, valid)
     raise_all(problems)
@@ -141,19 +145,34 @@ def check_shown(
     Raises:
         ValueError: listing all mistakes.
     """
+    valid = check_typed(command, words, folder=folder)
+    with loaded(folder):
+        cfg = composed(command, valid, with_hydra=True)
+        try:
+            if package is not None and OmegaConf.select(cfg, package) is None:
+                raise ValueError(f"--package {package}: no such part of the configuration")
+            if resolve:
+                part = cfg if package is None else OmegaConf.select(cfg, package)
+                if package is None:  # Hydra's own settings are not shown
+                    part = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+                if OmegaConf.is_config(part):
+                    OmegaConf.to_container(part, resolve=True)
+        except INVALID as error:
+            raise ValueError(first_line(error)) from error
+
+
+def check_typed(command: str, words: list[str], *, folder: str | None) -> list[str]:
+    """Checks keys and choices, not values; returns the overrides, of a sweep those of one job.
+
+    Raises:
+        ValueError: listing all mistakes.
+    """
     problems: list[str] = []
     with loaded(folder) as loader:
         parsed = overrides.parse_overrides(words, problems)
         valid = check_words(command, loader, parsed, problems)
         raise_all(problems)
-        cfg = composed(command, next(overrides.variants(valid)), with_hydra=True)
-        try:
-            if resolve:
-                OmegaConf.to_container(cfg, resolve=True)
-            if package is not None and OmegaConf.select(cfg, package) is None:
-                raise ValueError(f"--package {package}: no such part of the configuration")
-        except INVALID as error:
-            raise ValueError(first_line(error)) from error
+    return next(overrides.variants(valid))
 
 
 def check_words(
@@ -282,7 +301,7 @@ def check_groups(
             owners = [g for g in groups if g != group and str(name) in options(loader, g)]
             meant = f"; did you mean {owners[0]}={name}?" if len(owners) == 1 else ""
             hint = meant or nearest(str(name), allowed)
-            problems.append(f"{group}={name}: no such {group}{hint}")
+            problems.append(f"{group}={shown(name)}: no such {group}{hint}")
         if not wrong:
             valid.append(override)
     return valid
@@ -304,18 +323,27 @@ def check_keys(
     for override in parsed:
         key = override.key_or_group
         added = (override.is_add() or override.is_force_add()) and takes_keys(cfg, key)
+        if override.is_add() and key in keys and not OmegaConf.is_missing(*holder(cfg, key)):
+            problems.append(f"+{key}: is there already; {key}=... sets it")
+            continue
         if override in chosen or added or re.match("hydra[./]", key) or key in keys:
             valid.append(override)
         else:
             choices = [group for group in groups if group != "hydra" and group in cfg]
-            argument = argument_of(cfg, key)
+            value = override.input_line.partition("=")[2] if override.input_line else ""
+            argument = None if called_elsewhere(key) else argument_of(cfg, key)
             if argument is not None:
-                value = override.input_line.partition("=")[2] if override.input_line else ""
                 problems.append(f"{key}: is not set so far; +{argument}={value} adds it")
                 continue
-            meant = key_hint(command, key, loader, keys, choices)
-            problems.append(f"{key}: no such key in {command}{meant}")
+            hint = fitting(key_hint(command, key, loader, keys, choices), key, value)
+            problems.append(f"{key}: no such key in {command}{hint}")
     return valid
+
+
+def holder(cfg: DictConfig, key: str) -> tuple[Any, str]:
+    """The node that a dotted key lies in, and its last part."""
+    parent, _, name = key.rpartition(".")
+    return (OmegaConf.select(cfg, parent) if parent else cfg), name
 
 
 def takes_keys(cfg: DictConfig, key: str) -> bool:
@@ -399,10 +427,26 @@ def option_problems(command: str, values: dict[str, Any]) -> Iterator[str]:
     try:
         importlib.import_module(f"commands.{command}").Options.model_validate(values)
     except ValidationError as error:
+        reasons: dict[str, list[str]] = {}
         for wrong in error.errors():
-            if wrong["input"] != "???":
-                key = ".".join(map(str, wrong["loc"]))
-                yield f"{key}={shown(wrong['input'])}: {signatures.reason(wrong['msg'])}"
+            key, value = given_at(values, wrong["loc"])
+            if value != "???":
+                why = reasons.setdefault(f"{key}={shown(value)}", [])
+                why.append(signatures.reason(wrong["msg"]))
+        for setting, why in reasons.items():
+            yield f"{setting}: {', or '.join(dict.fromkeys(why))}"
+
+
+def given_at(values: Any, place: tuple[int | str, ...]) -> tuple[str, Any]:  # noqa: ANN401
+    """The key that pydantic means by a place, and its value; names of types in it are left out."""
+    parts = []
+    for part in place:
+        known = isinstance(values, dict) and part in values
+        if not known and not (isinstance(values, list) and isinstance(part, int)):
+            break
+        parts.append(str(part))
+        values = values[part]
+    return ".".join(parts), values
 
 
 def check_composed(command: str, words: list[str], *, here: bool = True) -> list[str]:
@@ -421,6 +465,7 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     problems = list(node_problems(cfg))
     if problems:
         return problems
+    derived = derived_keys(cfg)
     import_from_here(cfg)
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
@@ -432,28 +477,25 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
         return problems or [first_line(error)]
     use_best(cfg)
     problems += option_problems(command, values)
-    flat = flatten(values)
+    typed = {key: value for key, value in flatten(values).items() if key not in derived}
     problems += [
         f"{key}={value}: has to be finite"
-        for key, value in flat.items()
+        for key, value in typed.items()
         if isinstance(value, float) and not math.isfinite(value)
     ]
-    if isinstance(cfg.get("scale"), float):  # 2.0 is 2 to pydantic, but no index
-        problems.append(f"scale={cfg.scale}: should be 1, 2, 3 or 4")
+    for key in ("scale", "scales"):  # 2.0 and true are equal to scales, but no index
+        given = cfg.get(key)
+        if any(type(v) in (float, bool) for v in (given if OmegaConf.is_list(given) else [given])):
+            problems.append(f"{key}={shown(given)}: should be 1, 2, 3 or 4")
     problems += bounds.number_problems(cfg)
-    texts = [(key, v) for key, v in flat.items() if isinstance(v, str)]
+    texts = [(key, v) for key, v in typed.items() if isinstance(v, str)]
     too_long = [text for key, value in texts for text in bounds.path_problems(key, value)]
     problems += too_long
-    for key in TEXT_KEYS:
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, str | None):
-            problems.append(f"{key}={value}: the name of one file or folder is needed")
-    if command not in FOLDER_COMMANDS or too_long:
-        pass  # its `output` is what it writes
-    elif not cfg.paths.output_dir:
-        problems.append("paths.output_dir: has to be a folder's name")
-    else:
-        problems += require_folder("paths.output_dir", str(cfg.paths.output_dir))
+    problems += place_problems(command, cfg) if not too_long else ()
+    if isinstance(cfg.get("device"), str):
+        from commands.device import device_problems  # with torch, which help does without
+
+        problems += device_problems(cfg.device, here=here)
     problems += trusted_problems(cfg)
     typed = [word.partition("=")[0].lstrip("+") for word in words]
     problems += signatures.check_node("", cfg, typed)
@@ -468,7 +510,24 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError):
         if not problems:  # else it stumbled over one of them
             raise
-    return problems
+    return essential(problems, derived)
+
+
+def place_problems(command: str, cfg: DictConfig) -> Iterator[str]:
+    """Mistakes in where things are read and written."""
+    for key in TEXT_KEYS:
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, str | None):
+            yield f"{key}={shown(value)}: the name of one file or folder is needed"
+    for key in ("paths.root", "paths.weights"):
+        folder = OmegaConf.select(cfg, key)
+        if not folder or not Path(str(folder)).expanduser().is_dir():
+            yield f"{key}={folder}: no such folder"
+    output = cfg.paths.output_dir
+    if not output:
+        yield "paths.output_dir: has to be a folder's name"
+    elif command in FOLDER_COMMANDS:  # the `output` of others is what they write
+        yield from require_folder("paths.output_dir", str(output))
 
 
 def node_problems(cfg: DictConfig) -> Iterator[str]:
@@ -535,7 +594,9 @@ def require_file(key: str, path: str | None) -> Iterator[str]:
     found = Path(path or ".").expanduser()
     if path is None or os.path.isfile(found):  # which takes names that are too long
         return
-    if not os.path.isdir(found):
+    if not path:
+        yield f"{key}=: is empty; a file is needed"
+    elif not os.path.isdir(found):
         yield f"{key}={path}: no such file"
     else:
         yield f"{key}={path}: is a folder without {BEST}; a file or a run folder is needed"

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import re
+from collections.abc import Iterator
 
 import torch
 
@@ -31,6 +32,23 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def device_problems(name: str, *, here: bool = True) -> Iterator[str]:
+    """One problem if there is no such device; allocates nothing.
+
+    Args:
+        name: see `pick_device`.
+        here: whether this machine has to have it.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        yield f"device={name}: auto, cpu, cuda, cuda:N or mps"
+    elif here and name.startswith("cuda"):
+        num = torch.cuda.device_count()
+        if int(name.partition(":")[2] or 0) >= num:
+            yield f"device={name}: not available on this machine, which has {num or 'no'} GPUs"
+    elif here and name == "mps" and not torch.backends.mps.is_available():
+        yield f"device={name}: not available on this machine"
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is the first GPU if there is one, else the CPU; other names are torch's.
 
@@ -39,12 +57,12 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise ValueError(f"device={name}: auto, cpu, cuda, cuda:N or mps")
+    for problem in device_problems(name):
+        raise ValueError(problem)
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"device={name}: not to be had here ({reason})") from error
+        raise ValueError(f"device={name}: not available on this machine ({reason})") from error
     return device

@@ -3,9 +3,11 @@
 No hint is better than a wrong one: names are near only if they differ by a slip of the fingers.
 """
 
-import os
+import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
+from pathlib import Path
 
 SHORT = 10  # characters; in longer names two slips count as near
 FEW = 12  # names that are listed where none is near
@@ -28,9 +30,10 @@ CALLED_ELSEWHERE = {
     "trainer.num_nodes": "nodes nnodes",
     "trainer.precision": "amp fp16 bf16",
     "precision": "amp fp16 bf16",
-    "epochs": "max_epochs num_epochs epoch n_epochs total_epochs",
+    "epochs": "max_epochs num_epochs epochs_num epoch n_epochs num_epoch total_epochs",
     "model.loss": "loss criterion loss_fn",
-    "scale": "upscale factor upscale_factor scale_factor sr_factor upsampling sf",
+    "scale": "upscale factor upscale_factor scale_factor sr_factor sr_scale upsampling sf",
+    "debug": "fast_dev_run trainer.fast_dev_run smoke smoke_test",
     "net": "arch architecture network network_g model_name",
     "data.batch_size": "bs batch batchsize batch_size_per_gpu",
     "batch_size": "bs batch batchsize",
@@ -48,7 +51,7 @@ CALLED_ELSEWHERE = {
     "logger": "log wandb tensorboard use_wandb",
     "output": "out out_dir output_dir save_dir outdir results_dir",
     "paths.output_dir": "out_dir save_dir default_root_dir outdir results_dir",
-    "input": "image images img photo photos source",
+    "input": "in inputs image images img photo photos source src file files folder dir path",
     "name": "exp_name run_name",
     "overwrite": "force",
     "self_ensemble": "tta x8 ensemble geometric_ensemble",
@@ -61,12 +64,20 @@ WORDED = {  # where a value goes with the key
     "callbacks": "callbacks=enhancement_ema",
     "logger": "logger=[csv,wandb]",
     "resume": "resume=true",
+    "debug": "debug=smoke",
 }
 FIRST_ARGUMENT = {  # of commands that have one
     "enhance": "input", "score": "input", "import_weights": "input", "evaluate": "checkpoint",
     "export": "checkpoint", "report": "runs", "prepare": "dataset", "interpolate": "checkpoints",
-    "serve": "checkpoint", "train": "experiment",
+    "serve": "checkpoint",
 }  # fmt: skip
+OUTPUTS = {  # suffixes of what commands write to `output`
+    "export": (".safetensors", ".onnx"),
+    "import_weights": (".safetensors",),
+    "score": (".csv", ".json", ".jsonl"),
+}
+DATASETS = ("div2k", "ava", "photos", "rated")  # of prepare
+CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @cache
@@ -101,6 +112,22 @@ def near(name: str, names: Iterable[str]) -> str | None:
     return found[0][1]
 
 
+def called_elsewhere(key: str) -> bool:
+    """Whether other projects call one of our keys so."""
+    return any(key in theirs.split() for theirs in CALLED_ELSEWHERE.values())
+
+
+def fitting(hint: str, key: str, value: str) -> str:
+    """A hint that fits the value, too: device=cpu means trainer=cpu."""
+    if key in ("gpu", "cuda", "use_gpu") and value.lower() in ("false", "0"):
+        value = "cpu"
+    if value.startswith("cpu"):
+        return hint.replace("trainer=gpu", "trainer=cpu")
+    if "tensorboard" in key:
+        return hint.replace("[csv,wandb]", "[csv,tensorboard]")
+    return hint
+
+
 def nearest(name: str, names: Collection[str]) -> str:
     """Hint at the valid name that is near, or all of them if they are few."""
     meant = near(name, names)
@@ -130,7 +157,7 @@ def key_meant(
         rest = key.removeprefix(f"{command}.")
         return rest if rest in names else key_meant(rest, command, keys, groups, elsewhere)
     for ours, theirs in CALLED_ELSEWHERE.items():
-        if key in theirs.split() and ours in names:
+        if key in theirs.split() and (ours in names or (ours, command) == ("debug", "train")):
             return WORDED.get(ours, ours)
     ends = [name for name in keys if name.endswith(f".{key}")]
     if 0 < len(ends) <= 2:
@@ -146,16 +173,36 @@ def key_meant(
     return None if ends else near(key, names)
 
 
-def first_argument(command: str, words: list[str]) -> str:
-    """How a command is called with words that have no key: `enhance input=photo.jpg`."""
-    key = FIRST_ARGUMENT.get(command)
-    if key is None:
+def with_files(command: str, words: list[str]) -> str:
+    """How a command is called with words that have no key: `enhance input=photo.jpg`.
+
+    Empty where it cannot be known what is meant.
+    """
+    if command == "train":
+        known = len(words) == 1 and (CONF / "experiment" / f"{words[0]}.yaml").is_file()
+        return f"train experiment={words[0]}" if known else ""
+    if command == "prepare" and words[0] not in DATASETS:
+        return f"prepare dataset=photos root={quote(words[0])}" if len(words) == 1 else ""
+    if command not in FIRST_ARGUMENT or (command == "interpolate" and len(words) != 2):
         return ""
-    shown = ",".join(words[:2]) + (",..." if len(words) > 2 else "")
-    value = words[0] if len(words) == 1 else f"[{shown}]"
-    return f"{command} {key}={value}"
+    if command == "serve" and words[0].isdigit():
+        return f"serve port={words[0]}" if len(words) == 1 else ""
+    inputs, outputs = list(words), []
+    if len(words) > 1 and words[-1].endswith(OUTPUTS.get(command, ())):
+        inputs, outputs = words[:-1], words[-1:]
+    if len(inputs) > 1 and command in OUTPUTS and command != "score":
+        return ""  # they take one file
+    shown = inputs if len(inputs) <= FEW else [*inputs[:2], "..."]
+    value = inputs[0] if len(inputs) == 1 else f"[{','.join(shown)}]"
+    parts = [f"{FIRST_ARGUMENT[command]}={quote(value)}"]
+    return " ".join([command, *parts, *(f"output={quote(name)}" for name in outputs)])
 
 
-def looks_like_file(word: str) -> bool:
-    """Whether a word is the name of a file rather than of a command or key."""
-    return os.path.lexists(word) or "/" in word or "." in word or "*" in word
+def quote(value: str) -> str:
+    """A value as it is typed into a shell; brackets and commas need no quotes in most."""
+    return value if re.fullmatch(r"[\w@%+:,./\[\]-]+", value) else shlex.quote(value)
+
+
+def looks_like_photo(word: str) -> bool:
+    """Whether a word is the name of a photo, or a glob of photos."""
+    return word.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"))

@@ -52,7 +52,7 @@ def shown(value: Any) -> str:  # noqa: ANN401
 
 def reason(message: str) -> str:
     """Pydantic's message as the second half of a sentence."""
-    message = message.removeprefix("Input ")
+    message = message.removeprefix("Input ").replace("a valid boolean", "true or false")
     return message[:1].lower() + message[1:]
 
 
@@ -77,10 +77,14 @@ def check_node(path: str, node: Any, typed: Collection[str] = ()) -> Iterator[st
         yield from check_node(f"{prefix}{key}", node[key], typed)
     if "_target_" not in keys:
         return
+    if not isinstance(node["_target_"], str):
+        yield f"{prefix}_target_={shown(node['_target_'])}: the dotted name of a class is needed"
+        return
     try:
         target, parameters = locate(node["_target_"])
     except Exception as error:  # a module of the user's own may raise anything
-        yield f"{prefix}_target_={node['_target_']}: cannot be imported ({error})"
+        reason = str(error).strip().partition("\n")[0]
+        yield f"{prefix}_target_={node['_target_']}: cannot be imported ({reason})"
         return
     special = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
     if path == "trainer":
@@ -152,8 +156,11 @@ def check_type(path: str, value: Any, annotation: Any) -> Iterator[str]:  # noqa
         reasons = dict.fromkeys(reason(e["msg"]) for e in error.errors())
         yield f"{path}={shown(value)}: {', or '.join(reasons)}"
     else:
-        if isinstance(value, float) and isinstance(read, int):  # classes get it as it is
-            yield f"{path}={value}: should be a whole number, written as such: {read}"
+        # Classes get the value as it is, not as pydantic reads it.
+        if isinstance(read, int) and type(value) in (float, bool) and type(read) is not bool:
+            yield f"{path}={shown(value)}: should be a whole number, written as such: {read}"
+        elif isinstance(value, str) and type(read) in (int, float, bool):
+            yield f"{path}={value}: is text in quotes; {path}={shown(read)} is meant"
 
 
 @cache

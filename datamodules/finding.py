@@ -310,12 +310,20 @@ class Walk:
                 if is_folder(entry):
                     (links if entry.is_symlink() else folders).append(path)
                     continue
-                file = os.path.realpath(path) if entry.is_symlink() else f"{real}/{entry.name}"
+                file = real_path(path) if entry.is_symlink() else f"{real}/{entry.name}"
                 if len(seen) > MAX_FILES:
                     raise ValueError(f"{self.given}: stands for more than {MAX_FILES:,} files")
                 if file not in seen:
                     seen.add(file)
                     yield file, path
+
+
+def real_path(path: Path) -> str:
+    """The path that a link stands for; its own where it cannot be read, as some in /proc."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return str(path)
 
 
 def entries_of(folder: Path) -> list[os.DirEntry[str]]:
