@@ -101,12 +101,12 @@ def as_uri(content: bytes, quality: int | None = None) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def fill_album(runs: Sequence[Run], num_photos: int) -> Album:
+def fill_album(runs: Sequence[Run], num_photos: int | None) -> Album:
     """Photos with the crops of each run, lossless if they fit.
 
     Args:
         runs: finished enhancers.
-        num_photos: photos per run and scale.
+        num_photos: photos per run and scale; None is all that the runs have kept.
     """
     keys = variant_keys(runs)
     order: list[tuple[int, int, Run]] = []
@@ -120,7 +120,9 @@ def fill_album(runs: Sequence[Run], num_photos: int) -> Album:
             str(run.validation),
         )
         seeds[setting] = seeds.get(setting, -1) + 1
-        order += [(place, seeds[setting], run) for place in range(min(num_photos, len(run.photos)))]
+        kept = len(run.photos)
+        num = kept if num_photos is None else min(num_photos, kept)
+        order += [(place, seeds[setting], run) for place in range(num)]
     # Where there is no room for all: first photos before second ones, first seeds before others.
     ordered = [(place, run) for place, _, run in sorted(order, key=lambda item: item[:2])]
     album = filled(Album(), ordered, keys)

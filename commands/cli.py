@@ -33,10 +33,10 @@ COMMANDS = {
     "enhance": "enhances photos",
     "score": "rates photos",
     "report": "compares runs in one HTML page and figures",
-    "interpolate": "measures networks between two, for a curve of fidelity and score",
+    "interpolate": "mixes two networks: the curve of fidelity against score",
     "prepare": "fetches, verifies and packs data sets",
     "import_weights": "reads a scorer that others trained",
-    "export": "writes a checkpoint's network as half-precision safetensors or as ONNX",
+    "export": "writes a network as half-precision safetensors or as ONNX",
     "dashboard": "writes the W&B workspace that compares runs",
     "serve": "the web page: upload photos, enhance, rate and compare them",
 }
@@ -301,22 +301,24 @@ def help_text(call: Call) -> str:
     lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]
     lines += [
         "",
-        f"{command}: what can be set (conf/{command}.yaml), with the values of this call",
+        f"{command}: what can be set, with the values of this call",
         "",
     ]
     lines += help.effective(command, words, call.folder)
     groups = composing.group_options(command, call.folder)
     if groups:
         lines += ["", "Choices (GROUP=NAME; a group's own keys are set as GROUP.KEY=VALUE):", ""]
-        lines += [f"  {group:<12}{' '.join(options)}" for group, options in groups.items()]
+        for group, names in groups.items():
+            text = " ".join(names)
+            lines += help.wrapped(f"  {group:<12}", text, help.width(), " " * 14)
     lines += [
         "",
         "python run.py COMMAND --help         the same for another command",
         "python run.py experiment=X --help    the values of another experiment",
         "python run.py COMMAND --cfg job      the whole configuration that would run",
-        "python run.py -m gamma=0,0.1,0.4     one run for each value; sweep=gamma: those of a file",
+        "python run.py -m gamma=0,0.1,0.4     one run for each value (or sweep=gamma)",
     ]
-    return "\n".join(lines)
+    return "\n".join(help.fitted(lines))
 
 
 def versions() -> str:

@@ -1,19 +1,26 @@
 """What `--help` says can be set: the command's own file, with the values that would be used."""
 
 import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from commands.composing import CONF, composed, loaded
-from commands.run_folder import flatten
+from commands.run_folder import flatten, not_read, shorter
 from commands.signatures import shown
 
 CHOICE = re.compile(r"  - (?:override )?/?(?P<key>\w+): (?P<value>\S+)(?P<gap> *)(?P<comment>#.*)?")
 ENTRY = re.compile(
     r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>[^#\s].*?))?(?P<gap> *)(?P<comment>#.*)?"
 )
+
+NOT_CHOSEN = re.compile(r"  - (paths: .*|hydra: .*|_self_)")  # lines that say nothing to users
+COMMENT_COLUMN = 18  # where comments start
+FOLDERS = ("weights", "data_dir", "store", "output_dir")  # those of conf/paths that users set
 
 
 def effective(command: str, words: list[str], folder: str | None) -> list[str]:
@@ -35,9 +42,12 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
         cfg = composed(command, words, with_hydra=True)
         choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if "/" not in key}
         values: Any = OmegaConf.to_container(cfg, resolve=False)
+        unread = not_read(cfg) if command == "train" else set()
     lines = []
     parents: list[str] = []
     for line in text.splitlines():
+        if NOT_CHOSEN.fullmatch(line):
+            continue
         found = CHOICE.fullmatch(line) or ENTRY.fullmatch(line)
         if found is None or found["key"] == "defaults":
             lines.append(line)
@@ -48,11 +58,21 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
             value = values
             for key in parents:
                 value = value[key]
+        else:
+            parents = []
+        remark = "required: " if value == "???" else ""
+        if ".".join(parents or [found["key"]]) in unread:
+            remark = "not used with these settings: "
+        line = line.replace("# ", f"# {remark}", 1)
+        found = CHOICE.fullmatch(line) or ENTRY.fullmatch(line)
+        assert found is not None
         given = found["value"]
         if given is None or given == value or yaml.safe_load(given) == value:
             lines.append(line)
         else:
             lines.append(with_value(line, found, shown(value)))
+    if lines[:-1] and "defaults:" in lines and not any(CHOICE.fullmatch(line) for line in lines):
+        lines.remove("defaults:")
     if "experiment" in choices:
         lines += [
             "",
@@ -60,7 +80,54 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
             "",
         ]
         lines += [f"  {line}" for line in beside(command, choices, values, folder)]
+    lines += ["", "Folders (paths.KEY=FOLDER):", "", *folders(cfg)]
     return lines
+
+
+def folders(cfg: DictConfig) -> list[str]:
+    """The lines of conf/paths/default.yaml that users may set."""
+    text = (CONF / "paths" / "default.yaml").read_text()
+    found = [ENTRY.fullmatch(line) for line in text.splitlines()]
+    lines = []
+    for entry in found:
+        if entry is not None and entry["key"] in FOLDERS:
+            value = cfg.paths[entry["key"]]
+            start = f"{entry['key']}: {'null' if value is None else shorter(str(value))}"
+            lines.append(f"{start:<{COMMENT_COLUMN - 2}}  {entry['comment'] or ''}".rstrip())
+    return [f"  {line}" for line in lines]
+
+
+def width() -> int:
+    """Characters in a line: as many as the terminal has, 80 where there is none."""
+    return min(max(shutil.get_terminal_size().columns, 60), 120)
+
+
+def fitted(lines: Sequence[str]) -> Iterator[str]:
+    """Lines of YAML that fit the terminal, with comments wrapped below themselves."""
+    for line in lines:
+        start, mark, comment = line.partition("# ")
+        if len(line) <= width():
+            yield line
+        elif not mark:
+            yield from wrapped("", line, width(), "    ")
+        elif len(start) <= width() // 2:
+            yield from wrapped(f"{start}# ", comment, width(), f"{' ' * len(start)}# ")
+        else:
+            yield start.rstrip()
+            column = f"{' ' * COMMENT_COLUMN}# "
+            yield from wrapped(column, comment, width(), column)
+
+
+def wrapped(first: str, text: str, width: int, others: str) -> list[str]:
+    """Lines of a text, each with what is put in front of it; long words stay whole."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def beside(

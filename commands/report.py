@@ -62,7 +62,7 @@ class Options(BaseModel):
     output: str | None
     title: str | None
     epoch: PositiveInt | None
-    photos: NonNegativeInt
+    photos: NonNegativeInt | None
     overwrite: bool
 
 
@@ -122,7 +122,7 @@ def report(cfg: DictConfig) -> None:
 
 
 def build(
-    runs: Sequence[Run], title: str, folder: Path, num_photos: int, epoch: int | None = None
+    runs: Sequence[Run], title: str, folder: Path, num_photos: int | None, epoch: int | None = None
 ) -> tuple[dict[str, str], set[str]]:
     """Writes the figures; returns the page and its tables in Markdown, and the figures' names.
 
@@ -130,7 +130,7 @@ def build(
         runs: all runs, of any command and in any state.
         title: heading of the page.
         folder: where figures go.
-        num_photos: validation photos per run and scale.
+        num_photos: validation photos per run and scale; None is all that the runs have kept.
         epoch: after which runs were taken; None is their best one.
     """
     trained = [run for run in runs if run.command == "train"]
