@@ -24,12 +24,13 @@ def main(arguments: list[str]) -> int:
     0 done, 1 failed, 2 wrong input, 128 + its number after a signal.
     """
     follow_sweep()
-    with Stop() as stop:
-        try:
+    stop = Stop()
+    try:
+        with stop:
             return cli.run(arguments, stop, ROOT / "run.py")
-        except KeyboardInterrupt:
-            stop.farewell()
-            return stop.code
+    except KeyboardInterrupt:
+        stop.farewell()
+        return stop.code
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How a command ends on Ctrl-C, SIGTERM and SIGHUP: one line, 128 + signal, no traceback."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -17,6 +18,16 @@ def end_at_once() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells in scripts have it
             signal.signal(number, leave)
+    atexit.register(ignore_signals)  # the first to be registered is the last to be called
+
+
+def ignore_signals() -> None:
+    """Let the interpreter take itself apart, which takes a second, as if the process had ended.
+
+    It puts the default handlers back, by which a signal would replace the exit code.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def leave(number: int, frame: FrameType | None) -> None:

@@ -110,6 +110,20 @@ def test_the_first_signal_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "\ninterrupted; really\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_after_the_end_changes_nothing(number: signal.Signals) -> None:
+    """The interpreter needs a second to take PyTorch apart, with the result on the screen."""
+    code = (
+        "import os, sys\nfrom commands.stopping import Stop, end_at_once\nend_at_once()\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid()):\n"
+        f"        kill(pid, {number:d})\n"
+        "late = Late()\nwith Stop():\n    print('done')\nsys.exit(3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")
+
+
 def test_a_forked_worker_ends_as_without_us() -> None:
     with Stop():
         pid = os.fork()
