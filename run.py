@@ -4,13 +4,15 @@ Picks the command, checks the configuration, hands over to Hydra. `python run.py
 commands; `python run.py COMMAND --help` says what can be set.
 """
 
+import signal
 import sys
 from pathlib import Path
 
-from commands.stopping import Stop, end_at_once
+from commands.stopping import QuickEnd, Stop, end_at_once
 
 if __name__ == "__main__":
     end_at_once()  # imports have nothing to tidy up
+    ending = QuickEnd()
 
 from commands import cli
 from commands.jobs import follow_sweep
@@ -31,7 +33,10 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         stop.farewell()
         return stop.code
+    except BrokenPipeError:  # help, piped into `head`
+        return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with ending:
+        sys.exit(main(sys.argv[1:]))

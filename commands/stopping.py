@@ -18,16 +18,35 @@ def end_at_once() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells in scripts have it
             signal.signal(number, leave)
-    atexit.register(ignore_signals)  # the first to be registered is the last to be called
 
 
-def ignore_signals() -> None:
-    """Let the interpreter take itself apart, which takes a second, as if the process had ended.
+class QuickEnd:
+    """End this process without having the interpreter take itself apart.
 
-    It puts the default handlers back, by which a signal would replace the exit code.
+    With PyTorch that takes 0.6 to 1.5 seconds, in which a signal would replace the exit code.
+    Threads are joined and what is registered with atexit after this is called, as ever. As a
+    context manager it learns the exit code.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+
+    def __init__(self) -> None:
+        self.code = 0
+        atexit.register(self.end)  # the first to be registered is the last to be called
+
+    def __enter__(self) -> Self:
+        """Nothing is to be done yet."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Remember the exit code."""
+        said = error.code if isinstance(error, SystemExit) else error
+        self.code = said if isinstance(said, int) else int(said is not None)
+
+    def end(self) -> None:
+        """End the process, with its output written."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # nobody reads any more
+                stream.flush()
+        os._exit(self.code)
 
 
 def leave(number: int, frame: FrameType | None) -> None:

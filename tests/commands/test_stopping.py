@@ -110,18 +110,42 @@ def test_the_first_signal_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "\ninterrupted; really\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_after_the_end_changes_nothing(number: signal.Signals) -> None:
-    """The interpreter needs a second to take PyTorch apart, with the result on the screen."""
-    code = (
-        "import os, sys\nfrom commands.stopping import Stop, end_at_once\nend_at_once()\n"
-        "class Late:\n"
-        "    def __del__(self, kill=os.kill, pid=os.getpid()):\n"
-        f"        kill(pid, {number:d})\n"
-        "late = Late()\nwith Stop():\n    print('done')\nsys.exit(3)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")
+ENDINGS = """
+import atexit, os, sys
+from commands.stopping import QuickEnd
+ending = QuickEnd()
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid()):
+        kill(pid, 15)
+late = Late()
+atexit.register(print, "tidied up")
+with ending:
+    print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [("sys.exit(3)", 3), ("sys.exit()", 0), ("sys.exit('why')", 1), ("1 / 0", 1), ("pass", 0)],
+)
+def test_a_signal_after_the_end_changes_nothing(last: str, code: int) -> None:
+    """The interpreter would need a second to take PyTorch apart, with the result on the screen."""
+    command = [sys.executable, "-c", f"{ENDINGS}    {last}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (code, "done\ntidied up\n"), done.stderr
+    assert done.stderr.strip().rpartition("\n")[2] == {
+        "sys.exit('why')": "why",
+        "1 / 0": "ZeroDivisionError: division by zero",
+    }.get(last, "")
+
+
+def test_help_whose_reader_has_seen_enough(folder: Path) -> None:
+    command = [sys.executable, str(ROOT / "run.py"), "--help"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_a_forked_worker_ends_as_without_us() -> None:
