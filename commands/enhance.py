@@ -20,6 +20,7 @@ from datamodules.file_names import shown
 from datamodules.finding import Search
 from datamodules.images import SUFFIXES, Photo, check_side, read_photo, search, write_photo
 from datamodules.parallel import progress_bar
+from datamodules.writing import remove_abandoned
 from lightning_modules.checkpoint import load_network
 from networks.bicubic import Upscale
 from networks.scales import at_scale, scales_of
@@ -79,8 +80,9 @@ def enhance(cfg: DictConfig) -> None:
     net = (SelfEnsemble(net) if cfg.self_ensemble else net).to(device)
     found = find(cfg)
     log.info("%s x%d of %s, on %s: %s", kind, scale, cfg.checkpoint, device, found.summary())
+    remove_abandoned(Path(cfg.output).expanduser())
     bad: list[str] = []
-    skipped = 0
+    kept: dict[Path, Path] = {}
     written: dict[Path, Path] = {}
     num = len(found.photos)
     with progress_bar(TaskProgressColumn()) as bar:
@@ -94,8 +96,10 @@ def enhance(cfg: DictConfig) -> None:
                     raise ValueError(
                         f"{name}: {shown(written[target])} has become {result} already"
                     )
+                if target in kept:
+                    raise ValueError(f"{name}: {result} may be the result of {shown(kept[target])}")
                 if target.exists() and cfg.existing == "skip":
-                    skipped += 1
+                    kept[target] = path
                     continue
                 if target.exists() and not cfg.overwrite:
                     raise ValueError(
@@ -117,8 +121,8 @@ def enhance(cfg: DictConfig) -> None:
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 named = name in reason or result in reason
                 bad.append(reason if named else f"{name}: {reason}")
-    if skipped:
-        log.info("%d skipped: their results exist", skipped)
+    if kept:
+        log.info("%d skipped: their results exist", len(kept))
     if bad:
         log.error("%d not enhanced:\n  %s", len(bad), "\n  ".join(bad))
         sys.exit(1)

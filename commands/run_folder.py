@@ -62,6 +62,8 @@ NOT_IN_HASH = NOT_SETTINGS | {
 # What a run writes, and a new run in its place replaces; run.json goes last.
 FILES = ("result.json", "metrics.csv", "progress.json", "run.json")
 FOLDERS = ("checkpoints", "images", "wandb", "tensorboard")
+# Files that a run was writing when it was killed.
+ABANDONED = ("checkpoints/.*.part", "**/.*.json.*", "**/.part-*", ".metrics.csv")
 BEST = Path("checkpoints") / "best.ckpt"  # of a run folder: its weights at the best epoch
 
 ANEW = "without its folder, or by overwrite=true, it starts anew"
@@ -354,8 +356,9 @@ def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> No
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
-    for part in (folder / "checkpoints").glob(".*.part"):  # of a run that was killed
-        part.unlink()
+    for pattern in ABANDONED:
+        for part in folder.glob(pattern):
+            part.unlink()
     (folder / "result.json").unlink(missing_ok=True)
     earlier = read_json(folder / "run.json") or {"run_id": uuid.uuid4().hex[:12]}
     # W&B knows the runs of its own sweeps by the IDs that it gives to its agents.

@@ -1,6 +1,7 @@
 """Write image files: a reader never sees half a file, and nothing is overwritten unless asked."""
 
 import contextlib
+import glob
 import hashlib
 import os
 import tempfile
@@ -74,7 +75,9 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> list[st
             del info["exif"]
             lost.append("EXIF data")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f"{part_prefix()}{os.getpid()}-", suffix=path.suffix
+    )
     os.close(handle)
     try:
         for key, what in (("exif", "EXIF data"), ("icc_profile", "colour profile"), ("", "")):
@@ -93,6 +96,24 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> list[st
             os.unlink(temporary)
         raise
     return [f"{what}: not kept, {suffix[1:]} files cannot hold what there is" for what in lost]
+
+
+def part_prefix() -> str:
+    """Return how the names of files begin that this machine's processes are writing."""
+    return f".part-{os.uname().nodename}-"
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the half-written files in a folder and below it whose processes were killed."""
+    prefix = part_prefix()
+    for part in folder.rglob(f"{glob.escape(prefix)}*"):
+        pid = part.name.removeprefix(prefix).partition("-")[0]
+        try:
+            os.kill(int(pid), 0)
+        except (ProcessLookupError, ValueError):
+            part.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # another user's process writes it
 
 
 def encode(path: str, photo: Photo) -> None:

@@ -1,6 +1,9 @@
 """What enhance and score do with photos as people have them."""
 
 import csv
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from PIL import Image, ImageFile
 
 from datamodules.alpha import fill_hidden
 from datamodules.images import read_image
+from datamodules.writing import part_prefix
 from lightning_modules.checkpoint import save_safetensors
 from lightning_modules.record import Record
 from networks.edsr import EDSR
@@ -89,6 +93,35 @@ def test_a_partial_run_is_continued(cli: Cli, enhancer: Path) -> None:
     assert both.code == 2
     assert "choose one" in both.err
     assert cli(*words, "existing=all").code == 2
+
+
+def test_skipping_names_the_twins_of_kept_results(cli: Cli, enhancer: Path) -> None:
+    for name in ("a.jpg", "a.png", "b.png"):
+        save(Path("photos", name))
+    words = ["enhance", "input=photos", f"checkpoint={enhancer}", "output=out", "existing=skip"]
+    assert "photos/a.jpg has become out/a_x2.png already" in cli(*words).out
+    done = cli(*words)
+    assert done.code == 1
+    assert "2 skipped" in done.out
+    assert "photos/a.png: out/a_x2.png may be the result of photos/a.jpg" in done.out
+
+
+def test_half_written_results_of_killed_processes_go(cli: Cli, enhancer: Path) -> None:
+    save(Path("photos/a.png"))
+    killed = (
+        "import os; from datamodules import writing\n"
+        "writing.encode = lambda *_: os.kill(os.getpid(), 9)\n"
+        "from pathlib import Path; from datamodules.images import read_photo\n"
+        "writing.write_photo(Path('out/sub/a_x2.png'), read_photo(Path('photos/a.png')))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", killed], env=environment)
+    (part,) = Path("out/sub").iterdir()
+    of_a_living_one = part.with_name(f"{part_prefix()}{os.getpid()}-x.png")
+    of_a_living_one.touch()
+    done = cli("enhance", "input=photos", f"checkpoint={enhancer}", "output=out", "existing=skip")
+    assert done.code == 0, done.out
+    assert tree("out") == ["a_x2.png", f"sub/{of_a_living_one.name}"]
 
 
 def test_a_broken_photo_does_not_block_its_twin(cli: Cli, enhancer: Path) -> None:

@@ -337,6 +337,17 @@ def test_a_row_that_was_being_written_is_dropped(cli: Cli, kill: Kill) -> None:
     assert_same_run(run_at("a"), run_at("b"))
 
 
+def test_files_that_a_killed_run_was_writing_go(cli: Cli, kill: Kill) -> None:
+    killed(cli, kill, ("last", 1, "after"), *SHORT)
+    run = run_at("a")
+    parts = ["checkpoints/.last.ckpt.part", ".progress.json.77", ".metrics.csv", "images/.part-h-7"]
+    (run / "images").mkdir(exist_ok=True)
+    for name in parts:
+        (run / name).touch()
+    assert cli(*SHORT).code == 0
+    assert [name for name in parts if (run / name).exists()] == []
+
+
 def test_changed_settings_are_listed_once(cli: Cli) -> None:
     assert cli(*SHORT, "name=mine").code == 0
     done = cli(*SHORT, "name=mine", "scale=3", "net.num_features=4", "seed=1")
