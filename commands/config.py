@@ -605,7 +605,7 @@ def require_file(key: str, path: str | None) -> Iterator[str]:
 def require_folder(key: str, path: str) -> Iterator[str]:
     """One problem if a folder is not there and cannot be made."""
     folder = Path(path).expanduser().absolute()
-    while not folder.exists():
+    while not os.path.exists(folder):  # Path.exists() raises below a folder of another user
         folder = folder.parent
     if not folder.is_dir():
         yield f"{key}={path}: {folder} is a file; a folder is needed"
