@@ -497,8 +497,8 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
 
         problems += device_problems(cfg.device, here=here)
     problems += trusted_problems(cfg)
-    typed = [word.partition("=")[0].lstrip("+") for word in words]
-    problems += signatures.check_node("", cfg, typed)
+    keys = [word.partition("=")[0].lstrip("+") for word in words]
+    problems += signatures.check_node("", cfg, keys)
     if "trainer" in cfg:
         problems += training_problems(cfg, sound=not problems)
     try:

@@ -15,8 +15,8 @@ from tests.conftest import SAMPLE_SCORER, launch
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
-from tests.web.conftest import save_enhancer
-from tests.web.test_app import picture
+from tests.web.conftest import save_enhancer  # noqa: E402
+from tests.web.test_app import picture  # noqa: E402
 
 
 @pytest.fixture
