@@ -59,7 +59,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     try:
         find(cfg)
     except ValueError as error:
-        yield from str(error).splitlines()
+        yield str(error).replace("\n", "\n  ")
 
 
 def find(cfg: DictConfig) -> Search:

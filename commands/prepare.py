@@ -81,7 +81,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         try:
             search(cfg.root, key="root", results=False)
         except ValueError as error:
-            yield from str(error).splitlines()
+            yield str(error).replace("\n", "\n  ")
     elif not isinstance(cfg.root, str | None):
         yield f"root=[{','.join(cfg.root)}]: dataset={cfg.dataset} is in one folder"
     if cfg.dataset == "rated" and cfg.ratings is None:

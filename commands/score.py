@@ -55,7 +55,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     try:
         paths = find(cfg).paths
     except ValueError as error:
-        yield from str(error).splitlines()
+        yield str(error).replace("\n", "\n  ")
     yield from check_output(cfg, *WRITERS)
     yield from check_output(cfg, ".png", ".jpg", key="sheet")
     if paths and cfg.sheet is not None:

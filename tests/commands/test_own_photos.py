@@ -80,7 +80,7 @@ def test_all_that_stands_for_no_photo_is_listed(cli: Cli, folder: Path) -> None:
         words = ["dataset=photos"] if command == "prepare" else []
         done = cli(command, f"{key}=[gone,val,x*.png]", *words)
         assert done.code == 2
-        lines = [line.strip() for line in done.err.splitlines()[1:]]
+        lines = [line.strip() for line in done.err.removeprefix("error: ").splitlines()]
         assert [line.partition(":")[0] for line in lines] == [f"{key}=gone", f"{key}=x*.png"]
 
 
