@@ -5,6 +5,7 @@ data sets, links), and fill values or compressed chunks that stand for gigabytes
 before the whole list of tensors has passed `declared`.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from networks.backbones import State
+from networks.tensor_files import printable
 
 if TYPE_CHECKING:
     import h5py
@@ -37,12 +39,13 @@ def read_keras(path: Path) -> State:
     except ImportError as error:
         raise ValueError(f"{path}: reading Keras files needs h5py: pip install h5py") from error
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     state: State = {}
     try:
         with h5py.File(path, "r") as file:
             for name, dataset in declared(file, path.stat().st_size).items():
-                value = torch.from_numpy(np.asarray(dataset[()], np.float32))
+                with np.errstate(over="ignore"):  # infinite weights are refused where they load
+                    value = torch.from_numpy(np.asarray(dataset[()], np.float32))
                 if value.ndim == 4 and value.shape[3] == 1:
                     value = value.permute(2, 3, 0, 1)
                 elif value.ndim == 4:
@@ -51,7 +54,10 @@ def read_keras(path: Path) -> State:
                     value = value.T
                 state[name] = value.contiguous()
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        raise ValueError(f"{path}: not a Keras file of weights ({error})") from error
+        # The text of a KeyError would be in quotes; names may hold anything.
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        reason = printable(str(text), 200)
+        raise ValueError(f"{path}: not a Keras file of weights ({reason})") from error
     return state
 
 
@@ -87,6 +93,10 @@ def declared(file: "h5py.File", num_bytes: int) -> dict[str, "h5py.Dataset"]:
                 raise ValueError(
                     f"{name} declares {dataset.nbytes} bytes, but only {stored} are stored"
                 )
+            # A chunk is decompressed whole, whatever part of it the data set has.
+            chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
+            if chunk > MAX_RATIO * num_bytes:
+                raise ValueError(f"{name} is stored in chunks of {chunk} bytes")
             total += dataset.nbytes
             if total > min(MAX_BYTES, MAX_RATIO * num_bytes):
                 raise ValueError(

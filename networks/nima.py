@@ -203,17 +203,20 @@ def keras_nima(path: Path) -> NIMA:
         ValueError: if the file is no Keras file, or of another network.
     """
     state = read_keras(path)
-    num_buckets = list(state.values())[-1].shape[0] if state else 0
+    last = list(state.values())[-1] if state else torch.empty(0)
+    num_buckets = len(last) if last.ndim else 0
     view = {"resize_rule": "squash", "resize_filter": "nearest", "resize": 224, "crop": 224}
     try:
-        scorer = NIMA("mobilenet_v1", num_buckets=num_buckets, **view)  # type: ignore[arg-type]
-        own = scorer.state_dict()
+        with torch.device("meta"):  # without memory, for a number of buckets that nobody checked
+            own = NIMA("mobilenet_v1", num_buckets=max(2, num_buckets)).state_dict()
         needed = sum(not name.endswith(COUNTER) for name in own)
         if len(state) != needed:
             raise ValueError(f"{len(state)} tensors where {needed} are needed")
         mapped = in_order(state, own)
     except ValueError as error:
         raise ValueError(f"{path}: not a NIMA on MobileNet ({error})") from error
+    scorer = NIMA("mobilenet_v1", num_buckets=num_buckets, **view)  # type: ignore[arg-type]
+    own = scorer.state_dict()
     load_weights(scorer, own | mapped, path)  # the counters of the batch norms stay
     return scorer.eval()
 
