@@ -188,7 +188,7 @@ def first_bad_line(text: str) -> str:
     lines = text.splitlines()
     for number, line in enumerate(lines, 1):
         words = line.split()
-        numbers = [word for word in words if re.fullmatch(r"-?\d{1,18}", word)]
+        numbers = [word for word in words if re.fullmatch(r"-?[0-9]{1,18}", word)]
         if words and (len(numbers) != COLUMNS or len(words) != COLUMNS):
             cut = number == len(lines) and not text.endswith("\n")
             hint = "; the file is cut off there: get it again" if cut else ""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.regular_files import read_regular
+from networks.tensor_files import printable
 
 MAX_TABLE = 2**28  # bytes; a line for each photo of AVA takes 15 MB
 MAX_VOTES = 10**6  # for one rating of one photo; AVA's photos have up to 549 in all
@@ -129,8 +130,11 @@ def read_table(path: Path) -> Table:
         header = next(filter(str.strip, text.splitlines()), "")
         separator = max(",;\t", key=header.count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        lines = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
-    except (OSError, ValueError, csv.Error) as error:
+        try:
+            lines = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from error
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: cannot be read as a table of ratings ({reason})") from error
     columns = [name.strip().lower() for name in lines[0][1]] if lines else []
@@ -156,6 +160,8 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
         ValueError: naming the table and the line.
     """
     columns, rows, separator = read_table(path)
+    if not columns:
+        raise ValueError(f"{path}: is empty")
     known = FileNames(files)
     by_path = columns[1:4] == ["mean", "std", "p1"]  # what `score` has written
     if by_path:
@@ -185,7 +191,7 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
             if names.setdefault(name, k) != k:
                 raise ValueError("is there twice")
         except ValueError as error:
-            raise ValueError(f"{path}, {shown(row[:1])!r} in line {line}: {error}") from error
+            raise ValueError(f"{path}, '{shown(row[:1])}' in line {line}: {error}") from error
     if not rows:
         raise ValueError(f"{path}: has no row")
     if by_votes:
@@ -200,7 +206,7 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
 
 def shown(words: list[str]) -> str:
     """Words of a table for a message, however many there are."""
-    return ",".join(words)[:200]
+    return printable(",".join(words), 200)
 
 
 def name_of(text: str, known: FileNames, *, by_path: bool) -> str:
