@@ -5,6 +5,7 @@ PNG of 16 bits.
 """
 
 import contextlib
+import logging
 import os
 import struct
 import warnings
@@ -34,6 +35,9 @@ from datamodules.tiff import SIGNATURES, read_tiff
 
 # About metadata, which never decide over pixels.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# Lines about damage that name no file; what matters is raised.
+for name in ("PIL", "imagecodecs"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 # What Pillow raises where a file is damaged.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, KeyError, NotImplementedError, struct.error)

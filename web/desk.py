@@ -13,10 +13,12 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TILELENGTH, TILEWIDTH, 
 from starlette.requests import ClientDisconnect
 
 from datamodules.images import read_photo
+from datamodules.metadata import PNG_SIGNATURE
 from web.store import Store
 from web.work import KINDS, Upload, Worker, sentence
 
 TILE_PIXELS = 1e6  # that a tile of a TIFF file may have whatever the limit for photos
+PNG_HEADER = 24  # bytes up to the height of a PNG file
 EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[a-z0-9-]*'(.*)", re.IGNORECASE)  # RFC 5987
 JOINERS = "\u200c\u200d"  # parts of words and of emoji that are not shown by themselves
 
@@ -76,9 +78,12 @@ class Desk:
         except Image.DecompressionBombError as error:  # over 179 million
             raise HTTPException(413, "The photo has far more pixels than are accepted.") from error
         except Exception as error:  # whatever a decoder makes of a stranger's file
-            raise HTTPException(
-                415, "Not a photo that can be read: PNG, JPEG, WebP, BMP and TIFF can."
-            ) from error
+            size = png_size(path)
+            if size is None:
+                raise HTTPException(
+                    415, "Not a photo that can be read: PNG, JPEG, WebP, BMP and TIFF can."
+                ) from error
+            (width, height), tile = size, (0, 0)
         limit = self.worker.limits.megapixels
         if width * height > limit * 1e6:
             raise HTTPException(
@@ -136,6 +141,18 @@ def sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
         except Exception:  # damaged EXIF data do not spoil a photo
             orientation = 1
     return (size[::-1] if orientation in (5, 6, 7, 8) else size), tile
+
+
+def png_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of a PNG file as it is stored, None for other files.
+
+    Pillow opens no PNG file with damaged metadata or more than 1 MB of them; `read_photo` does.
+    """
+    with open(path, "rb") as file:
+        start = file.read(PNG_HEADER)
+    if len(start) < PNG_HEADER or not start.startswith(PNG_SIGNATURE) or start[12:16] != b"IHDR":
+        return None
+    return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
 
 
 def clean_name(header: str) -> str:

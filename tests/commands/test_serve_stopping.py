@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from networks.edsr import EDSR
 from tests.conftest import SAMPLE_SCORER, launch
 
-httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
-from tests.web.conftest import save_enhancer  # noqa: E402
-from tests.web.test_app import picture  # noqa: E402
+import httpx
+
+from tests.web.conftest import save_enhancer
+from tests.web.test_app import picture
 
 
 @pytest.fixture
 def process(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A server of a tiny network."""
-    from networks.edsr import EDSR
-
     net = EDSR(scale=2, num_blocks=1, num_features=8)
     file = save_enhancer(folder / "tiny.safetensors", net, 0.0)
     running = launch(
