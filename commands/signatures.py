@@ -5,7 +5,7 @@ import inspect
 import types
 import typing
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,10 @@ def check_type(path: str, value: Any, annotation: Any) -> Iterator[str]:  # noqa
     """One problem if a value is not of the annotated type."""
     adapter = type_adapter(annotation)
     if adapter is None:
+        return
+    classes = [t for t in (annotation, *typing.get_args(annotation)) if is_dataclass(t)]
+    if isinstance(value, dict) and classes:  # pydantic would build it, Hydra does not
+        yield f"{path}: settings without _target_ are no {classes[0].__name__}"
         return
     try:
         read = adapter.validate_python(value)

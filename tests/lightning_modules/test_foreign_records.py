@@ -202,6 +202,10 @@ def test_data_of_a_foreign_record_need_no_scale(
     done = cli("evaluate", "checkpoint=[~a=1.ckpt,~a=1.ckpt]", *words)
     assert done.code == 0, done.err
     assert "no such file" in cli("evaluate", "checkpoint=~absent/b.ckpt", *words).err
+    data["degradation"] = {"blur": 1.5}
+    write(folder / "odd.ckpt", {**RAW, "config": {"data": data}}, state)
+    done = cli("evaluate", "checkpoint=odd.ckpt", *words)
+    assert "data.degradation: settings without _target_ are no Degradation" in done.err
     data["limit"] = "${oc.env:HOME}"
     write(folder / "odd.ckpt", {**RAW, "config": {"data": data}}, state)
     done = cli("evaluate", "checkpoint=odd.ckpt", *words)
