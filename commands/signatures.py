@@ -150,7 +150,8 @@ def check_type(path: str, value: Any, annotation: Any) -> Iterator[str]:  # noqa
     adapter = type_adapter(annotation)
     if adapter is None:
         return
-    classes = [t for t in (annotation, *typing.get_args(annotation)) if is_dataclass(t)]
+    kinds = (annotation, *typing.get_args(annotation))
+    classes = [t for t in kinds if isinstance(t, type) and is_dataclass(t)]
     if isinstance(value, dict) and classes:  # pydantic would build it, Hydra does not
         yield f"{path}: settings without _target_ are no {classes[0].__name__}"
         return
