@@ -8,14 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
-from commands.stopping import QuickEnd, Stop, end_at_once
+from system.stopping import QuickEnd, Stop, end_at_once
 
 if __name__ == "__main__":
     end_at_once()  # imports have nothing to tidy up
     ending = QuickEnd()
 
-from commands import cli
-from commands.jobs import follow_sweep
+from cli import command_line as cli
+from sweeps.jobs import follow_sweep
 
 ROOT = Path(__file__).resolve().parent
 

@@ -26,8 +26,10 @@ import torch
 from PIL import Image, ImageEnhance
 
 from datamodules.degradations import gaussian_blur, gaussian_noise, jpeg
-from datamodules.images import find_images, read_image, to_array, to_tensor
-from datamodules.parallel import progress
+from images.finding import find_images
+from images.pixels import to_array, to_tensor
+from images.reading import read_image
+from system.progress import progress
 
 SIDE = 224  # pixels that a crop has on each side at least, where the photo has them
 WHOLE = 0.3  # share of crops that are whole photos, which is what scorers are asked about

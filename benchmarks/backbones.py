@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from report import heading, publish, spread
 
-from commands.device import keep_memory
 from networks.backbones import BACKBONES
 from networks.nima import NIMA, inference_copy, mean_score
+from system.device import keep_memory
 
 ROUNDS = 5
 PHOTOS, SIDE = 4, 224

@@ -42,14 +42,18 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules.ava import AVA
-from datamodules.div2k import PairsDataModule, PatchBatch, PhotoFolders
-from datamodules.images import list_images
-from datamodules.packed import PackedImages, Source, pack
-from datamodules.parallel import num_cores
-from datamodules.rated import RatedCrops, RatedDataset, RatedFolder
-from datamodules.sampling import ShardedDataModule
+from datamodules.base import ShardedDataModule
+from datamodules.batches import PatchBatch
+from datamodules.folders import PhotoFolders
+from datamodules.packing import pack
+from datamodules.pairs import PairsDataModule
+from datamodules.rated import RatedFolder
+from datamodules.ratings_dataset import RatedCrops, RatedDataset
+from datamodules.store import PackedImages, Source
+from images.finding import list_images
 from lightning_modules.losses import l2_loss
 from networks.edsr import EDSR
+from system.workers import num_cores
 
 BATCH = 16
 ROUNDS = 5

@@ -23,9 +23,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.degradations import shrink
-from datamodules.images import list_images, read_image, to_array, to_tensor, to_unit
-from datamodules.parallel import each, num_cores
+from images.finding import list_images
+from images.pixels import to_array, to_tensor, to_unit
+from images.reading import read_image
 from networks.nima import resize_images
+from system.workers import each, num_cores
 
 WIDTH, HEIGHT = 2040, 1356  # the usual size of DIV2K
 NUM_PHOTOS = 24

@@ -76,9 +76,9 @@ def plain(folder: str) -> dict[str, float]:
 
 def command(folder: str, precision: str = "float32") -> dict[str, float]:
     """What `python run.py score` does."""
-    from commands.device import keep_memory
-    from datamodules.parallel import num_cores
     from lightning_modules.scoring import BATCH_SIZE, rate_files
+    from system.device import keep_memory
+    from system.workers import num_cores
 
     keep_memory()
     device = pick()
@@ -103,8 +103,8 @@ def decode(folder: str) -> dict[str, float]:
     """Decoding alone, in as many threads as the command uses."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from datamodules.images import read_image
-    from datamodules.parallel import num_cores
+    from images.reading import read_image
+    from system.workers import num_cores
 
     def read(paths: list[Path]) -> None:
         with ThreadPoolExecutor(num_cores()) as pool:
@@ -116,7 +116,7 @@ def decode(folder: str) -> dict[str, float]:
 
 def decode_alone(folder: str) -> dict[str, float]:
     """Decoding alone, one file after the other."""
-    from datamodules.images import read_image
+    from images.reading import read_image
 
     return per_file(lambda paths: [read_image(path).shape for path in paths], folder)
 
@@ -148,8 +148,8 @@ def gradient(folder: str, variant: str) -> dict[str, float]:
     """Forward and gradient to the pixels, as in the loss of an enhancer."""
     import torch
 
-    from commands.device import keep_memory
     from networks.nima import fold_batch_norms, inference_copy, mean_score
+    from system.device import keep_memory
 
     device = pick()
     if "memory kept" in variant:

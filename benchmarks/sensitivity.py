@@ -15,8 +15,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from datamodules.images import read_image, to_unit
 from datamodules.ratings_table import read_ratings
+from images.pixels import to_unit
+from images.reading import read_image
 from lightning_modules.checkpoint import load_scorer
 from networks.nima import NIMA, inference_copy, mean_score
 

@@ -41,12 +41,12 @@ def serve(side: int, precision: str, gamma: float | str) -> None:
     """Prints the error of the output; then takes a step for each line and prints its seconds."""
     import torch
 
-    from commands.device import keep_memory
     from lightning_modules.enhancement import EnhancementModule
     from lightning_modules.losses import HybridLoss
     from lightning_modules.schedules import Constant
     from networks.edsr import EDSR
     from networks.nima import NIMA
+    from system.device import keep_memory
 
     if gamma != "plain":
         keep_memory()  # as the train command does

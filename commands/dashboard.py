@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict
 
-from commands.config import check_output
-from lightning_modules.json_files import write_json
+from runs.requirements import check_output
+from system.json_files import write_json
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
@@ -64,7 +64,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield f"name={cfg.name}: W&B takes no symbols in it, such as {min(symbols)}"
 
 
-def dashboard(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
     """Saves the workspace to W&B, or writes it as JSON.
 
     Raises:

@@ -2,10 +2,10 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from omegaconf import DictConfig
@@ -13,18 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from rich.progress import Progress, TaskID, TaskProgressColumn
 from torch import nn
 
-from commands.config import require_file, require_folder
-from commands.device import pick_device
-from datamodules.alpha import fill_hidden
-from datamodules.file_names import shown
-from datamodules.finding import Search
-from datamodules.images import SUFFIXES, Photo, check_side, read_photo, search, write_photo
-from datamodules.parallel import progress_bar
-from datamodules.writing import remove_abandoned
-from lightning_modules.checkpoint import load_network
-from networks.bicubic import Upscale
-from networks.scales import at_scale, scales_of
-from networks.tiling import SelfEnsemble, num_tiles, restore
+from images.file_names import shown
+from images.finding import Search, search
+from images.reading import SUFFIXES, read_photo
+from images.writing import check_side, remove_abandoned, write_photo
+from lightning_modules.enhancing import enhanced, load_enhancer
+from networks.tiling import SelfEnsemble, num_tiles
+from runs.requirements import require_file, require_folder
+from system.device import pick_device
+from system.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +69,7 @@ def find(cfg: DictConfig) -> Search:
     return search(cfg.input, exclude=written, results=False)
 
 
-def enhance(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
     """Enhances every file; bad ones are named at the end, with exit code 1."""
     device = pick_device(cfg.device)
     net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
@@ -161,38 +158,3 @@ def enhance_file(
     result = enhanced(net, photo, **how)
     for note in (*photo.notes, *write_photo(target, result, overwrite=cfg.overwrite)):
         log.warning("%s: %s", shown(path), note)
-
-
-def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> nn.Module:
-    """The enhancer of a checkpoint for one scale; None is its only one, or the smallest.
-
-    Raises:
-        ValueError: if it is no enhancer, or lacks the scale.
-    """
-    net, _ = load_network(path, "enhancer", trusted)
-    try:
-        return at_scale(net, scales_of(net)[0] if scale is None else scale)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def enhanced(net: nn.Module, photo: Photo, **how: Any) -> Photo:  # noqa: ANN401
-    """The photo as a network makes it, with its alpha channel, 16 bits and information.
-
-    The network does not see colours that are hidden under transparency: they would bleed.
-
-    Args:
-        net: an enhancer of one scale, on the device.
-        photo: see `read_photo`.
-        how: `device` and options of `restore`.
-    """
-    visible = photo.pixels if photo.alpha is None else fill_hidden(photo.pixels, photo.alpha)
-    pixels = restore(net, visible, levels=photo.levels, **how)
-    return photo._replace(pixels=pixels, alpha=enlarged_alpha(photo, int(net.scale)))  # type: ignore[arg-type]
-
-
-def enlarged_alpha(photo: Photo, scale: int) -> torch.Tensor | None:
-    """The alpha channel, enlarged bicubically: the networks know colours only."""
-    if photo.alpha is None:
-        return None
-    return restore(Upscale(scale), photo.alpha, device=torch.device("cpu"), levels=photo.levels)

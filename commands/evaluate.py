@@ -1,86 +1,62 @@
 """python run.py evaluate: measures a checkpoint on held-out photos, beside its baseline."""
 
-import csv
 import logging
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from commands.code_identity import code_files
-from commands.config import check_name, require_file, require_kind
-from commands.device import pick_device
-from commands.own_data import use_own_data
-from commands.run_folder import (
-    Identity,
-    State,
-    current,
-    decide,
-    finish,
-    locked,
-    read_json,
-    shorter,
-    start,
-)
-from commands.terminal import differing_part, metrics_table, table
-from commands.trust import targets
-from datamodules.div2k import Pair
-from datamodules.images import to_unit, write_image
-from datamodules.parallel import progress
-from datamodules.sampling import ShardedDataModule
-from lightning_modules.checkpoint import dependence, load_network
+from configuration.own_data import use_own_data
+from datamodules.base import ShardedDataModule
+from datamodules.batches import Pair
+from images.pixels import to_unit
+from images.writing import write_image
+from lightning_modules.checkpoint import load_network
 from lightning_modules.losses import emd_per_sample
 from lightning_modules.metrics import (
     MAX_PSNR,
     Predictions,
     baselines,
-    image_metrics,
     rating_metrics,
 )
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
 from lightning_modules.record import Record
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, VIEW, mean_score, std_score
-from networks.scales import at_scale, scales_of
+from networks.scales import at_scale
 from networks.tensor_files import printable
 from networks.tiling import SelfEnsemble, restore
+from runs.measuring import (
+    HEADINGS,
+    PROTOCOLS,
+    Measuring,
+    Result,
+    describe,
+    digits,
+    mean_row,
+    measure,
+    measuring_problems,
+    named,
+    record_name,
+    run_measurement,
+    set_scale,
+    write_csv,
+)
+from runs.metrics_table import metrics_table
+from runs.raters import Rater, class_names, load_raters, rater_files, view_of
+from runs.requirements import require_kind
+from system.places import shorter
+from system.progress import progress
+from system.terminal import table
 
 log = logging.getLogger(__name__)
-
-HEADINGS = {
-    "psnr": "PSNR (DIV2K)",
-    "psnr_y": "PSNR (benchmark)",
-    "ssim": "SSIM (benchmark)",
-    "score": "score",
-    "score_judge": "judge",
-}
-PROTOCOLS = """\
-DIV2K: RGB, border of scale + 6 pixels ignored. Benchmark: BT.601 luma, not rounded, border of
-scale pixels ignored. Both on images rounded to 8 bits, averaged over images.
-"""
-
-
-class Measuring(BaseModel):
-    """Keys of the commands that measure on held-out photos."""
-
-    model_config = ConfigDict(strict=True)
-
-    scale: Literal[1, 2, 3, 4] | None
-    trusted: list[str]
-    device: str
-    name: str | None
-    seed: NonNegativeInt
-    overwrite: bool
-    stale: Literal["refuse", "rerun", "accept"]
 
 
 class Options(Measuring):
@@ -100,26 +76,12 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from measuring_problems(cfg, "checkpoint", paths)
 
 
-def measuring_problems(cfg: DictConfig, key: str, paths: list[str]) -> Iterator[str]:
-    """Mistakes in the keys of `Measuring`, and files that are not there."""
-    yield from check_name(cfg)
-    for path in paths:
-        yield from require_file(key, path)
-    yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
-    yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
-
-
-def view_of(cfg: DictConfig, who: str) -> dict[str, Any]:
-    """How scorer or judge are to look at photos, as far as it was given."""
-    return {name: cfg[who][name] for name in VIEW if cfg[who].get(name) is not None}
-
-
 def checkpoints(cfg: DictConfig) -> list[str]:
     """The files that are measured."""
     return [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
 
 
-def evaluate(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
     """Measures, writes result.json, per_image.csv and pictures, and prints a table."""
     paths = checkpoints(cfg)
     loaded = [load_network(path, trusted=cfg.trusted) for path in paths]
@@ -222,167 +184,6 @@ def check_names(names: list[str]) -> None:
         stem = re.sub(r"_(lr|sr\d*)$", "", name)
         if stem != name and stem in names:
             raise ValueError(f"photos {stem} and {name}: {stem}'s results would have {name}'s name")
-
-
-class Result(NamedTuple):
-    """What a measurement has come to: a table for people, metrics, and files of the run folder."""
-
-    text: str
-    metrics: dict[str, float]
-    files: list[str]
-    note: str = ""
-
-
-def run_measurement(
-    cfg: DictConfig,
-    files: dict[str, str],
-    split: str | None,
-    work: Callable[[ShardedDataModule, Path, torch.device], Result],
-    networks: Iterable[str],
-) -> None:
-    """Measures in a run folder, or finds the result there, and prints it.
-
-    Args:
-        cfg: as in `Measuring`, with `data`; resolved when it comes here.
-        files: input files by key.
-        split: whose photos make it another run when they change; None is all.
-        work: measures; called only where there is no result.
-        networks: full names of their classes, whose code counts.
-    """
-    folder = current()
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
-    datamodule.reread = cfg.overwrite
-    data = datamodule.fingerprint(split)
-    command = f"commands.{HydraConfig.get().job.config_name}"
-    code = code_files([command, *targets(config), *networks])
-    identity = Identity({str(key): value for key, value in config.items()}, files, code, data)
-    state = decide(folder, identity, resume=False, overwrite=cfg.overwrite, stale=cfg.stale)
-    if state is not State.FINISHED:
-        device = pick_device(cfg.device)
-        with locked(folder):
-            start(folder, state, identity, cfg)
-            datamodule.setup("validate")
-            text, metrics, written, note = work(datamodule, folder, device)
-            (folder / "table.txt").write_text(text)
-            more = {"files": [*written, "result.json"], "device": str(device), "note": note}
-            finish(folder, identity, metrics, **more, world_size=1)
-    result = read_json(folder / "result.json")
-    assert result is not None
-    log.info("\n%s", (folder / "table.txt").read_text())
-    for path in result["files"]:
-        log.info("%s", folder / path)
-
-
-def class_names(loaded: list[tuple[nn.Module, Record]], raters: dict[str, "Rater"]) -> list[str]:
-    """Full names of the classes of networks and raters."""
-    records = [record for _, record in loaded] + [rater.record for rater in raters.values()]
-    return [str(record.net["_target_"]) for record in records]
-
-
-def set_scale(cfg: DictConfig, nets: list[nn.Module], paths: list[str]) -> None:
-    """Sets the scale, or the scales, that networks are measured at: the one asked for, or all.
-
-    Raises:
-        ValueError: if the networks do not share it.
-    """
-    shared = [s for s in scales_of(nets[0]) if all(s in scales_of(net) for net in nets)]
-    each = ", ".join(
-        f"{path} is for x{', x'.join(map(str, scales_of(net)))}"
-        for path, net in zip(paths, nets, strict=True)
-    )
-    if not shared:
-        raise ValueError(f"the checkpoints have no scale in common: {each}")
-    if cfg.scale not in (None, *shared):
-        raise ValueError(f"scale={cfg.scale}, but {each}")
-    scales = shared if cfg.scale is None else [cfg.scale]
-    cfg.scale = scales[0] if len(scales) == 1 else None
-    if "scale" in cfg.data and cfg.data.scale not in (None, cfg.scale):
-        raise ValueError(f"data.scale={cfg.data.scale}: set scale, which the data follow")
-    cfg.data.scale = scales if cfg.scale is None else cfg.scale
-
-
-def rater_files(cfg: DictConfig) -> dict[str, str]:
-    """The checkpoints of scorer and judge by their keys."""
-    keys = ("scorer.checkpoint", "judge.checkpoint")
-    found = {key: OmegaConf.select(cfg, key) for key in keys}
-    return {key: path for key, path in found.items() if path is not None}
-
-
-def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
-    """Scorer and judge, as far as there are any, by the names of their scores."""
-    names = {"scorer.checkpoint": "score", "judge.checkpoint": "score_judge"}
-    raters = {}
-    for who in ("scorer", "judge"):
-        given = view_of(cfg, who)
-        if given and cfg[who].checkpoint is None:
-            words = " ".join(f"{who}.{name}={value}" for name, value in given.items())
-            raise ValueError(f"{words}: nobody looks, since {who}.checkpoint=null")
-    for key, path in rater_files(cfg).items():
-        try:
-            net, record = load_network(path, "scorer", cfg.trusted)
-        except ValueError as error:
-            raise ValueError(f"{key}={error}") from error
-        assert isinstance(net, NIMA)
-        who = key.partition(".")[0]
-        given = cfg[who]
-        buckets = given.get("num_buckets")
-        if buckets not in (None, net.num_buckets):
-            raise ValueError(f"{who}.num_buckets={buckets}, but {path} has {net.num_buckets}")
-        view = view_of(cfg, who)
-        try:
-            net.look(view)
-        except ValueError as error:
-            raise ValueError(f"{who}.{error}") from error
-        raters[names[key]] = Rater(net, record, path, view)
-    return raters
-
-
-def named(loaded: list[tuple[nn.Module, Record]], paths: list[str]) -> dict[str, nn.Module]:
-    """The networks by what tables call them: class and gamma, and the file where two share that."""
-    names = [record_name(record) for _, record in loaded]
-    alike = [path for name, path in zip(names, paths, strict=True) if names.count(name) > 1]
-    parts = {path: differing_part(path, alike) for path in alike}
-    unique = []
-    for k, (name, path) in enumerate(zip(names, paths, strict=True), 1):
-        if names.count(name) > 1:
-            clear = [parts[other] for other in alike].count(parts[path]) == 1
-            name += f" ({parts[path] if clear else k})"
-        unique.append(name)
-    return dict(zip(unique, (net for net, _ in loaded), strict=True))
-
-
-class Rater(NamedTuple):
-    """A scorer that rates the images, its record, where it comes from and how it sees them."""
-
-    net: NIMA
-    record: Record
-    path: str
-    view: dict[str, Any]  # what was asked for instead of the file's own
-
-
-def describe(raters: dict[str, Rater]) -> str:
-    """Who the scores are by, and whether the judge says anything that the scorer does not."""
-    what = {"score": "scorer", "score_judge": "judge"}
-    lines = [
-        f"{what[name]}: {shorter(rater.path)}, trained on {rater.record.data}"
-        + "".join(f", {key}={value}" for key, value in rater.view.items())
-        for name, rater in raters.items()
-    ]
-    if len(raters) == 2:
-        lines += dependence(*(rater.record for rater in raters.values()))
-    return "\n".join(lines)
-
-
-def measure(
-    image_CHW: Tensor, hr_CHW: Tensor | None, scale: int, raters: dict[str, Rater]
-) -> dict[str, float]:
-    """Fidelity to HR, where there is one to compare with, and scores of one image in [0, 1]."""
-    values = {} if hr_CHW is None else image_metrics(image_CHW[None], hr_CHW[None], scale)
-    for name, rater in raters.items():
-        values[name] = rater.net.score(image_CHW[None])
-    return {name: value.item() for name, value in values.items()}
 
 
 def evaluate_enhancers(
@@ -558,31 +359,3 @@ def evaluate_scorer(
     text = metrics_table(title, metrics)
     text += f"{remark}\n" if remark else ""
     return Result(text, metrics, [*files, "per_image.csv"], remark)
-
-
-def digits(values: dict[str, Any], keys: list[str]) -> list[str]:
-    """The cells of a table."""
-    return [f"{values[k]:.{4 if k == 'ssim' else 2}f}" if k in values else "-" for k in keys]
-
-
-def record_name(record: Record) -> str:
-    """What a table calls the network: its class and gamma."""
-    assert record.gamma is not None  # of an enhancer
-    return f"{record.class_name} gamma={record.gamma:g}"
-
-
-def mean_row(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, float]:
-    """Means over images of the columns that all rows have."""
-    return {
-        key: sum(row[key] for row in rows) / len(rows)
-        for key in keys
-        if all(key in row for row in rows)
-    }
-
-
-def write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    """A table with a header; columns that a row lacks are empty."""
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)

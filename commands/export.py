@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from commands.config import check_output, require_file
-from commands.enhance import load_enhancer
 from lightning_modules.checkpoint import load_network, save_safetensors
+from lightning_modules.enhancing import load_enhancer
 from lightning_modules.record import VERSION
+from runs.requirements import check_output, require_file
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield f"scale={cfg.scale}: is for format=onnx; a safetensors file holds all scales"
 
 
-def export(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
     """Writes the file."""
     path = Path(cfg.output).expanduser()
     if cfg.format == "onnx":

@@ -8,11 +8,11 @@ import torch
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict
 
-from commands.config import check_output, require_file
 from lightning_modules.checkpoint import NIMA_TARGET, save_safetensors
 from lightning_modules.record import Record
 from networks.keras_files import KERAS_SUFFIXES
 from networks.nima import keras_nima
+from runs.requirements import check_output, require_file
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from check_output(cfg, ".safetensors")
 
 
-def import_weights(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
     """Writes the file, in single precision: the weights are those that came in."""
     source = Path(cfg.input).expanduser()
     scorer = keras_nima(source)

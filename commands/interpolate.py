@@ -13,39 +13,35 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from commands.config import require_kind
-from commands.evaluate import (
+from configuration.own_data import use_own_data
+from datamodules.base import ShardedDataModule
+from images.pixels import to_unit
+from lightning_modules.checkpoint import load_network
+from lightning_modules.interpolation import mixed, same_network
+from lightning_modules.pictures import save_figure
+from networks.scales import at_scale
+from networks.tiling import restore
+from runs.measuring import (
     HEADINGS,
     PROTOCOLS,
     Measuring,
-    Rater,
     Result,
-    class_names,
     describe,
     digits,
-    load_raters,
     mean_row,
     measure,
     measuring_problems,
     named,
-    rater_files,
     run_measurement,
     set_scale,
     write_csv,
 )
-from commands.own_data import use_own_data
-from commands.terminal import table
-from datamodules.images import to_unit
-from datamodules.parallel import progress
-from datamodules.sampling import ShardedDataModule
-from lightning_modules.checkpoint import load_network
-from lightning_modules.pictures import save_figure
-from lightning_modules.record import Record
-from networks.scales import at_scale
-from networks.tensor_files import printable
-from networks.tiling import restore
+from runs.raters import Rater, class_names, load_raters, rater_files
+from runs.requirements import require_kind
+from system.progress import progress
+from system.terminal import table
 
 
 class Options(Measuring):
@@ -63,7 +59,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from measuring_problems(cfg, "checkpoints", paths)
 
 
-def interpolate(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
     """Writes curve.csv, curve.png and result.json, and prints a table."""
     paths = list(cfg.checkpoints)
     loaded = [load_network(path, "enhancer", cfg.trusted) for path in paths]
@@ -93,28 +89,6 @@ def interpolate(cfg: DictConfig) -> None:
         return Result(f"{text}\n{PROTOCOLS}{note}\n", metrics, ["curve.csv", "curve.png"], note)
 
     run_measurement(cfg, files, "val", work, class_names(loaded, raters))
-
-
-def same_network(one: Record, two: Record) -> None:
-    """Refuses trainings of different networks, whose weights cannot be mixed."""
-    nets: list[dict[str, Any]] = [dict(record.net) for record in (one, two)]
-    if nets[0] == nets[1]:
-        return
-    differing = {
-        key: [net.get(key) for net in nets]
-        for key in nets[0] | nets[1]
-        if nets[0].get(key) != nets[1].get(key)
-    }
-    shown = ", ".join(f"{key}: {a} and {b}" for key, (a, b) in differing.items())
-    raise ValueError(f"checkpoints: need two trainings of the same network, not {printable(shown)}")
-
-
-def mixed(first: dict[str, Tensor], second: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Weights between two state dicts; 0 is the first, 1 the second. Counters are the first's."""
-    return {
-        name: torch.lerp(value, second[name], share) if value.is_floating_point() else value
-        for name, value in first.items()
-    }
 
 
 def measured(

@@ -11,18 +11,21 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from commands.run_folder import shorter
 from datamodules.ava import AVA, CORRUPT, NUM_ABSENT, read_index
 from datamodules.degradations import Degradation
-from datamodules.div2k import DIV2K, FolderPairs, PhotoFolders, check_sizes, some
+from datamodules.div2k import DIV2K
 from datamodules.download import Archive, fetch
-from datamodules.finding import search
-from datamodules.images import image_names, probe
-from datamodules.packed import BadImages, PackedImages, Source, damaged
-from datamodules.parallel import each, workers_for
+from datamodules.folders import FolderPairs, PhotoFolders, check_sizes
+from datamodules.listing import some
+from datamodules.packing import BadImages
 from datamodules.rated import RatedFolder, StoredRatings
 from datamodules.ratings_table import read_ratings
+from datamodules.store import PackedImages, Source, damaged
+from images.finding import image_names, search
+from images.reading import probe
 from networks.nima import VIEW, ResizeFilter, ResizeRule
+from system.places import shorter
+from system.workers import each, workers_for
 
 Sizes = NDArray[np.int64]  # N x 2: height, width
 
@@ -88,7 +91,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield "ratings=null: dataset=rated needs ratings=FILE, the table"
 
 
-def prepare(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
     """Does it; exits with 1 where files are bad."""
     steps = {"div2k": prepare_div2k, "ava": prepare_ava, "rated": prepare_rated}
     try:

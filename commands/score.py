@@ -13,17 +13,18 @@ from typing import Any
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from commands.config import check_output, require_file
-from commands.device import keep_memory, pick_device
-from commands.run_folder import shorter
-from commands.terminal import table
-from datamodules.file_names import shown
-from datamodules.finding import Search, search
-from datamodules.parallel import num_cores, progress
+from images.file_names import shown
+from images.finding import Search, search
 from lightning_modules.checkpoint import load_network
 from lightning_modules.pictures import save_contact_sheet
 from lightning_modules.scoring import rate_files
 from networks.nima import NIMA, Precision, mean_score, std_score
+from runs.requirements import check_output, require_file
+from system.device import keep_memory, pick_device
+from system.places import shorter
+from system.progress import progress
+from system.terminal import table
+from system.workers import num_cores
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def folders(where: str | Sequence[str]) -> list[Path]:
     return [Path(os.path.realpath(path)) for path in paths if path.is_dir()]
 
 
-def score(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
     """Prints a table, best first; bad files are named at the end, with exit code 1."""
     keep_memory()
     device = pick_device(cfg.device)

@@ -11,11 +11,11 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from commands.config import require_file, require_folder
-from commands.device import keep_memory, pick_device
-from commands.run_folder import locked
 from lightning_modules.checkpoint import load_network
 from networks.nima import NIMA
+from runs.requirements import require_file, require_folder
+from runs.run_folder import locked
+from system.device import keep_memory, pick_device
 from web.hosts import is_loopback, is_name
 from web.store import UPLOAD_SHARE, Store, is_ours
 
@@ -113,7 +113,7 @@ def checkpoints(cfg: DictConfig) -> list[str]:
     return [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
 
 
-def serve(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
     """Serves until Ctrl-C."""
     from web.app import Settings, build_app  # needs the extra `demo`
     from web.connections import Server

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.div2k import some
+from datamodules.listing import some
 from datamodules.rated import StoredRatings
 from datamodules.ratings_table import MAX_VOTES, Ratings, read_text
 

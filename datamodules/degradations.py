@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from datamodules.images import to_array, to_bytes, to_tensor, to_unit
 from datamodules.sampling import Use
+from images.pixels import to_array, to_bytes, to_tensor, to_unit
 from networks.bicubic import imresize
 
 Amount = float | list[float]  # one value, or [low, high]: drawn uniformly in between

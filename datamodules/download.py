@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 from rich.progress import DownloadColumn, MofNCompleteColumn, TransferSpeedColumn
 
-from datamodules.parallel import progress_bar
-from datamodules.regular_files import open_regular
+from system.progress import progress_bar
+from system.regular_files import open_regular
 
 log = logging.getLogger(__name__)
 

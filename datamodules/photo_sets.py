@@ -1,6 +1,6 @@
 """Sets of photos as users give them: a folder, a file, a glob or a list of these.
 
-`datamodules.finding` finds the files. Here each gets a name of its own, photos that validate are
+`images.finding` finds the files. Here each gets a name of its own, photos that validate are
 kept out of training, and LR photos are found by the names of HR photos.
 """
 
@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.file_names import shown
-from datamodules.finding import Found, Search, folder_of, search
-from datamodules.packed import Source
+from datamodules.listing import listing
+from datamodules.store import Source
+from images.file_names import shown
+from images.finding import Found, Search, folder_of, search
 
 log = logging.getLogger(__name__)
 
@@ -185,9 +186,3 @@ def at_once(problems: Sequence[str]) -> str:
     """All problems of what was given: one as it is, several as lines below a title."""
     title = f"{len(problems)} mistakes in what was given as photos:"
     return problems[0] if len(problems) == 1 else "\n  ".join([title, *problems])
-
-
-def listing(title: str, problems: Sequence[str], most: int = 10) -> str:
-    """A title and the first few problems as lines."""
-    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
-    return "\n  ".join([f"{len(problems)} {title}:", *problems[:most], *more])

@@ -1,7 +1,7 @@
 """Photos with the distribution of their ratings, for training scorers.
 
 A table of ratings and a folder of photos, for any number K of ratings that people could choose
-from. Photos are resized once, by the scorer's own rule, into a binary store (`datamodules.packed`).
+from. Photos are resized once, by the scorer's own rule, into a binary store (`datamodules.store`).
 
 Shape suffixes: B batch, C channels, H and W height and width, N images, K rating buckets.
 """
@@ -11,125 +11,29 @@ import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.div2k import some, store_of
-from datamodules.file_names import shown
-from datamodules.images import image_names, read_image, to_array, to_bytes, to_unit
-from datamodules.packed import NAMES, Image, Images, PackedImages, Source, pack
+from datamodules.base import ShardedDataModule
+from datamodules.folders import store_of
+from datamodules.listing import some
+from datamodules.packing import pack
+from datamodules.ratings_dataset import RatedBatch, RatedCrops, RatedDataset
 from datamodules.ratings_table import FileNames, Ratings, compose, read_ratings, read_text
-from datamodules.sampling import BatchDataset, Draws, ShardedDataModule, Use, below
+from datamodules.store import NAMES, Image, PackedImages, Source
+from images.file_names import shown
+from images.finding import image_names
+from images.pixels import to_array, to_bytes, to_unit
+from images.reading import read_image
 from networks.nima import ResizeFilter, ResizeRule, check_view, resize_images
 
 log = logging.getLogger(__name__)
 
 PER_SHARD = 1024  # photos per file of the store: 200 MB at 256 x 256
-
-
-class RatedBatch(NamedTuple):
-    """Photos as the scorer sees them, float32 in [0, 1], the shares of their ratings, positions."""
-
-    images_BCHW: Tensor
-    p_BK: Tensor
-    item_B: Tensor
-
-
-class RatedCrops(NamedTuple):
-    """Crops as they are cut out, uint8; whether each is to be flipped (0 or 1); their positions."""
-
-    images_BHWC: Tensor
-    p_BK: Tensor
-    item_B: Tensor
-    flip_B: Tensor
-
-    def to_unit(self) -> RatedBatch:
-        """Flipped and float32 in [0, 1]: on the training device, so that bytes travel."""
-        images_BCHW = self.images_BHWC.permute(0, 3, 1, 2).contiguous()
-        flip_B111 = (self.flip_B == 1)[:, None, None, None]
-        flipped_BCHW = torch.where(flip_B111, images_BCHW.flip(-1), images_BCHW)
-        return RatedBatch(to_unit(flipped_BCHW), self.p_BK, self.item_B)
-
-
-class RatedDataset(BatchDataset):
-    """Crops of resized photos: random and flipped in training, the centre in validation.
-
-    Args:
-        images: photos, resized by the scorer's rule.
-        p_NK: the rating distributions of all of them; rows sum to 1.
-        items: which of them belong to this split.
-        crop: side of the crop, in pixels.
-        seed: the run's seed.
-        num_votes_N: votes that each photo of all has; None where they are not known.
-        native: all photos at their full resolution.
-        native_share: probability that a training crop is cut from there.
-    """
-
-    def __init__(
-        self,
-        images: Images,
-        p_NK: Tensor,
-        items: NDArray[np.int64],
-        *,
-        crop: int,
-        seed: int,
-        num_votes_N: NDArray[np.int64] | None = None,
-        native: Images | None = None,
-        native_share: float = 0.0,
-    ) -> None:
-        assert len(images) == len(p_NK)
-        assert native is None or len(native) == len(images)
-        self.images = images
-        self.items = items
-        self.p_NK = p_NK[torch.from_numpy(items)]
-        self.num_votes_N = None if num_votes_N is None else num_votes_N[items]
-        self.crop = crop
-        self.seed = seed
-        self.native = native
-        self.native_share = native_share
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    @property
-    def names(self) -> NDArray[np.str_]:
-        """The photos' names."""
-        return self.images.names[self.items]
-
-    def __getitems__(self, batch: Draws | list[int]) -> RatedCrops:
-        """A training batch for `Draws`, a validation batch for plain numbers."""
-        numbers_B = batch.items if isinstance(batch, Draws) else np.array(batch)
-        item_B, num = self.items[numbers_B], len(numbers_B)
-        size_B2 = self.images.sizes[item_B]
-        native_B = np.zeros(num, np.bool_)
-        corner_B2, flip_B = (size_B2 - self.crop) // 2, np.zeros(num, np.int64)
-        if isinstance(batch, Draws):
-            words = batch.words(self.seed, Use.CROP)
-            if self.native is not None:
-                native_B = below(words[:, 3], 2**20) < self.native_share * 2**20
-                size_B2 = np.where(native_B[:, None], self.native.sizes[item_B], size_B2)
-
-            corner_B2 = below(words[:, :2], size_B2 - self.crop + 1)
-            flip_B = (words[:, 2] & np.uint64(1)).astype(np.int64)
-        images_BHWC = np.empty((num, self.crop, self.crop, 3), np.uint8)
-        for k, (top, left) in enumerate(corner_B2.tolist()):
-            source = self.native if self.native is not None and native_B[k] else self.images
-            image = source[int(item_B[k])]
-            images_BHWC[k] = image[top : top + self.crop, left : left + self.crop]
-        number_B = torch.from_numpy(numbers_B)
-        return RatedCrops(
-            torch.from_numpy(images_BHWC), self.p_NK[number_B], number_B, torch.from_numpy(flip_B)
-        )
-
-    def picture(self, number: int) -> Tensor:
-        """A photo as validation sees it, 3 x H x W uint8."""
-        crops: RatedCrops = self.__getitems__([number])
-        return crops.images_BHWC[0].permute(2, 0, 1)
 
 
 class RatedDataModule(ShardedDataModule):

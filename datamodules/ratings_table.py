@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.regular_files import read_regular
 from networks.tensor_files import printable
+from system.regular_files import read_regular
 
 MAX_TABLE = 2**28  # bytes; a line for each photo of AVA takes 15 MB
 MAX_VOTES = 10**6  # for one rating of one photo; AVA's photos have up to 549 in all

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.degradations import Degradation, gaussian_blur, gaussian_noise, jpeg
-from datamodules.div2k import PairsDataModule, Photos
-from datamodules.images import read_image, to_array, to_bytes, to_unit
-from datamodules.packed import MemoryImages
-from datamodules.rated import RatedDataModule, RatedDataset
+from datamodules.pairs import PairsDataModule, Photos
+from datamodules.rated import RatedDataModule
+from datamodules.ratings_dataset import RatedDataset
 from datamodules.sampling import Use, random_stream
+from datamodules.store import MemoryImages
+from images.pixels import to_array, to_bytes, to_unit
+from images.reading import read_image
 from networks.nima import resize_images
 
 TRAIN_PHOTOS = (

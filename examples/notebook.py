@@ -3,7 +3,7 @@
 import lightning as L
 import torch
 
-from datamodules.div2k import PhotoFolders
+from datamodules.folders import PhotoFolders
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.enhancement import EnhancementModule
 from lightning_modules.losses import HybridLoss

@@ -2,7 +2,7 @@
 
 import torch
 
-from datamodules.div2k import PhotoFolders
+from datamodules.folders import PhotoFolders
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.losses import HybridLoss
 from networks.edsr import EDSR

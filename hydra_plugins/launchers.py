@@ -29,16 +29,15 @@ class FreshProcesses(Launcher):
 
     @abstractmethod
     def place(self) -> Any:  # noqa: ANN401
-        """Where the jobs run (`commands.sweep.Place`)."""
+        """Where the jobs run (`sweeps.pool.Place`)."""
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Runs one job for each list of overrides and returns their metrics."""
         # Here, because Hydra imports this file in every command.
-        from commands.cli import refuse
-        from commands.sweep import one_of_several_ranks, run_sweep
-        from commands.terminal import messages
+        from sweeps.pool import one_of_several_ranks, run_sweep
+        from system.terminal import messages, refuse
 
         if one_of_several_ranks():
             sys.exit(refuse(ValueError("-m by torchrun or srun: each rank would run the sweep")))
@@ -56,7 +55,7 @@ class FreshProcesses(Launcher):
 
 
 class PoolLauncher(FreshProcesses):
-    """Runs the jobs of a sweep side by side on this machine (`commands.sweep.Machine`)."""
+    """Runs the jobs of a sweep side by side on this machine (`sweeps.pool.Machine`)."""
 
     def __init__(
         self,
@@ -76,13 +75,13 @@ class PoolLauncher(FreshProcesses):
 
     def place(self) -> Any:  # noqa: ANN401
         """This machine."""
-        from commands.sweep import Machine
+        from sweeps.pool import Machine
 
         return Machine(**self.options)
 
 
 class RayLauncher(FreshProcesses):
-    """Runs the jobs of a sweep on a Ray cluster (`commands.ray_cluster.RayCluster`)."""
+    """Runs the jobs of a sweep on a Ray cluster (`sweeps.ray_cluster.RayCluster`)."""
 
     def __init__(
         self,
@@ -99,14 +98,14 @@ class RayLauncher(FreshProcesses):
     def place(self) -> Any:  # noqa: ANN401
         """The cluster."""
         try:
-            from commands.ray_cluster import RayCluster
+            from sweeps.ray_cluster import RayCluster
         except ImportError as error:
             raise ValueError(f"hydra/launcher=ray: {error}; pip install '.[ray]'") from error
         return RayCluster(**self.options)
 
 
 class SlurmLauncher(FreshProcesses):
-    """Runs the jobs of a sweep on a SLURM cluster (`commands.slurm_cluster.SlurmCluster`).
+    """Runs the jobs of a sweep on a SLURM cluster (`sweeps.slurm.SlurmCluster`).
 
     What it has and that has not is sbatch's, as hydra-submitit-launcher names it.
     """
@@ -157,7 +156,7 @@ class SlurmLauncher(FreshProcesses):
     def place(self) -> Any:  # noqa: ANN401
         """The cluster."""
         try:
-            from commands.slurm_cluster import SlurmCluster
+            from sweeps.slurm import SlurmCluster
         except ImportError as error:
             raise ValueError(f"hydra/launcher=slurm: {error}; pip install '.[slurm]'") from error
         return SlurmCluster(**self.options)

@@ -72,9 +72,8 @@ class StudySweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Runs the trials that the study lacks, and says which was the best."""
         # Here, because Hydra imports this file in every command.
-        from commands.cli import refuse
-        from commands.run_folder import locked
-        from commands.terminal import messages
+        from runs.run_folder import locked
+        from system.terminal import messages, refuse
 
         folder = Path(self.context["config"].hydra.sweep.dir)
         try:
@@ -91,7 +90,7 @@ class StudySweeper(Sweeper):
         Raises:
             ValueError: if the extra is missing, or the study is damaged or of other choices.
         """
-        from commands.run_folder import parse_task
+        from configuration.parsing import parse_task
 
         try:
             import optuna
@@ -145,7 +144,8 @@ def best_of(study: Any) -> Any:  # noqa: ANN401
 
 def study_name(arguments: Sequence[str], params: Mapping[str, Any]) -> str:
     """Name of a study: that of its jobs' folders, without what is searched, and that."""
-    from commands.run_folder import parse_task, run_name
+    from configuration.parsing import parse_task
+    from runs.naming import run_name
 
     parsed = parse_task(arguments)
     fixed = [str(word.input_line) for word in parsed if not word.is_sweep_override()]

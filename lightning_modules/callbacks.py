@@ -10,37 +10,20 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torchmetrics import Metric
 
-from datamodules.div2k import Pair
-from datamodules.images import read_image, to_array, to_unit, write_image
 from datamodules.sampling import Use, random_stream
-from lightning_modules.checkpoint import load_network
-from lightning_modules.enhancement import EnhancementModule
-from lightning_modules.json_files import write_json
 from lightning_modules.metric_names import is_baseline
-from lightning_modules.metrics import image_metrics
-from lightning_modules.nima import NIMAModule
-from lightning_modules.pictures import (
-    comparison,
-    crop_box,
-    save_before_after,
-    save_rating_pictures,
-)
-from networks.bicubic import Bicubic
-from networks.scales import at_scale
-from networks.tiling import restore
+from system.json_files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -258,128 +241,6 @@ class ProgressFile(Callback):
         write_json(self.path, content)
 
 
-class Pictures(Callback):
-    """Base of the pictures, which go to the run folder and to W&B and TensorBoard.
-
-    Args:
-        folder: where the .png files go; each time replaces the last.
-        every: epochs between pictures; the last validated epoch has them anyway.
-        num_photos: how many photos are shown.
-    """
-
-    def __init__(self, folder: str | Path, every: int = 5, num_photos: int = 2) -> None:
-        self.folder = Path(folder)
-        self.every = every
-        self.num_photos = num_photos
-
-    def due(self, trainer: L.Trainer) -> bool:
-        """Whether this epoch's pictures are to be drawn, by this process."""
-        epoch, interval = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
-        is_last = epoch + interval > (trainer.max_epochs or 0)
-        on_time = epoch % self.every < interval or is_last
-        return on_time and trainer.is_global_zero and not trainer.sanity_checking
-
-
-class BeforeAfter(Pictures):
-    """LR, bicubic, SR and HR of the first `num_photos` validation photos, always the same."""
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes and logs `<photo>.png`, or `<photo>_x3.png` for each of several scales.
-
-        Now, while the network has the weights that are validated, which may be averaged ones.
-        """
-        if not self.due(trainer):
-            return
-        assert isinstance(pl_module, EnhancementModule)
-        photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
-        for scale in pl_module.scales:
-            for k in range(min(self.num_photos, len(photos.hr))):
-                self.picture(trainer, pl_module, photos.pair(k, scale))
-
-    @torch.no_grad()
-    def picture(self, trainer: L.Trainer, module: EnhancementModule, photo: Any) -> None:  # noqa: ANN401
-        """One photo's picture."""
-        device = module.device
-        lr, hr = to_unit(photo.lr).to(device), to_unit(photo.hr).to(device)
-        with torch.autocast(device.type, enabled=False):
-            sr = module(lr[None], photo.scale)[0].clamp(0, 1)
-            scorer = module.loss.aesthetic.scorer if module.loss.aesthetic is not None else None
-            panels = comparison(lr, hr, {"SR": sr}, photo.scale, scorer)
-        name = f"{photo.name}_x{photo.scale}" if module.several else photo.name
-        path = self.folder / f"{name}.png"
-        save_before_after(panels, path, note=f"epoch {trainer.current_epoch + 1}")
-        log_image(trainer, f"before_after/{name}", path)
-
-
-class PhotoTable(Callback):
-    """At the end, what the best checkpoint makes of some validation photos, the same in every run.
-
-    `photos.json` has, for each photo and scale, PSNR and SSIM of the whole photo and of bicubic,
-    scores as far as there are scorers, and the files of its most detailed part, for who compares
-    runs; W&B gets the same as the table `photos`, TensorBoard the pictures.
-
-    Args:
-        folder: where `photos.json` and `crops/` go; earlier ones are replaced.
-        num_photos: how many of the validation set.
-        trusted: modules that the network may come from, besides `networks`.
-    """
-
-    def __init__(
-        self, folder: str | Path, num_photos: int = 4, trusted: Sequence[str] = ()
-    ) -> None:
-        self.folder = Path(folder)
-        self.num_photos = num_photos
-        self.trusted = trusted
-
-    @rank_zero_only
-    @torch.no_grad()
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the files and logs them."""
-        assert isinstance(pl_module, EnhancementModule)
-        assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
-        best = trainer.checkpoint_callback.best_model_path
-        if not best:  # nothing was validated
-            return
-        net, record = load_network(best, "enhancer", self.trusted)
-        net.to(pl_module.device)
-        photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
-        rows = [
-            self.row(photos.pair(k, scale), at_scale(net, scale), pl_module)
-            for scale in pl_module.scales
-            for k in range(min(self.num_photos, len(photos.hr)))
-        ]
-        write_json(self.folder / "photos.json", {"epoch": (record.epoch or 0) + 1, "photos": rows})
-        for logger in trainer.loggers:
-            log_photos(logger, rows, self.folder, last_step(trainer))
-
-    def row(self, photo: Pair, net: nn.Module, module: EnhancementModule) -> dict[str, Any]:
-        """Measures one photo and writes its crops."""
-        baseline = Bicubic(photo.scale)
-        images = {
-            "lr": photo.lr,
-            "bicubic": restore(baseline, photo.lr, device=module.device),
-            "sr": restore(net, photo.lr, device=module.device),
-            "hr": photo.hr,
-        }
-        row: dict[str, Any] = {"id": photo.name, "scale": photo.scale}
-        hr_BCHW = to_unit(photo.hr)[None].to(module.device)
-        for name, suffix in (("sr", ""), ("bicubic", "_bicubic"), ("hr", "_hr")):
-            image_BCHW = to_unit(images[name])[None].to(module.device)
-            if name != "hr":
-                values = image_metrics(image_BCHW, hr_BCHW, photo.scale)
-                row |= {f"{key}{suffix}": value.item() for key, value in values.items()}
-            for key, scorer in module.scorers.items():
-                row[f"{key}{suffix}"] = scorer.score(image_BCHW).item()
-        row["box"] = box = crop_box(to_array(photo.hr))
-        for name, image in images.items():
-            factor = photo.scale if name == "lr" else 1
-            top, left, height, width = (value // factor for value in box)
-            row[name] = f"crops/{photo.name}_x{photo.scale}_{name}.png"
-            part = image[:, top : top + height, left : left + width]
-            write_image(self.folder / row[name], part, overwrite=True)
-        return row
-
-
 class AveragedWeights(EMAWeightAveraging):
     """Lightning's exponential moving average, held where the training runs.
 
@@ -409,24 +270,6 @@ class AveragedWeights(EMAWeightAveraging):
             )
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
-
-
-class RatingPictures(Pictures):
-    """The last validation's predictions, with the best and the worst `num_photos` of them."""
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes and logs `ratings_*.png`."""
-        if not self.due(trainer):
-            return
-        assert isinstance(pl_module, NIMAModule)
-        assert pl_module.predictions is not None
-        data: Any = trainer.datamodule.val  # type: ignore[attr-defined]
-        note = f"epoch {trainer.current_epoch + 1}"
-        files = save_rating_pictures(
-            pl_module.predictions, data, self.folder, note, num_photos=self.num_photos
-        )
-        for name, path in files.items():
-            log_image(trainer, name, path)
 
 
 class Watch(Callback):
@@ -477,36 +320,6 @@ class Watch(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Of the run that is continued."""
         self.best, self.warnings = state_dict["best"], state_dict["warnings"]
-
-
-def log_photos(logger: Logger, rows: list[dict[str, Any]], folder: Path, step: int) -> None:
-    """Sends the rows of `PhotoTable` to a logger that shows pictures."""
-    if isinstance(logger, WandbLogger):
-        import wandb  # here, because it takes half a second that most runs do without
-
-        pictures, numbers = ("lr", "sr", "hr"), ("psnr", "score", "score_judge")
-        data = [
-            [row["id"], row["scale"]]
-            + [wandb.Image(str(folder / row[name])) for name in pictures]
-            + [row.get(name) for name in numbers]
-            for row in rows
-        ]
-        columns = ["id", "scale", "LR", "SR", "HR", "PSNR", "score", "judge"]
-        logger.log_table("photos", columns, data, step=step)
-    elif isinstance(logger, TensorBoardLogger):
-        for row in rows:
-            for name in ("lr", "bicubic", "sr", "hr"):
-                title = f"photos/{row['id']}_x{row['scale']}/{name}"
-                logger.experiment.add_image(title, read_image(folder / row[name]), step)
-
-
-def log_image(trainer: L.Trainer, name: str, path: Path) -> None:
-    """Sends a picture to every logger that shows pictures."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)], step=last_step(trainer))
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, read_image(path), last_step(trainer))
 
 
 def last_step(trainer: L.Trainer) -> int:

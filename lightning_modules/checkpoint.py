@@ -27,13 +27,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from datamodules.images import current_umask, to_tensor, to_unit
+from images.pixels import to_tensor, to_unit
 from lightning_modules.building import build_network
 from lightning_modules.record import Record, SelfTest, as_json
 from networks.nima import NIMA
 from networks.scales import SCALES, scales_of
 from networks.tensor_files import check_state, load_plain, printable, read_safetensors
 from networks.weights import load_weights
+from system.files import current_umask
 
 # Of the self-test's score: other machines and versions of PyTorch stay below a tenth of it, another
 # way of resizing or normalising moves scores by more.

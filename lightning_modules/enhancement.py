@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from datamodules.div2k import PairBatch
+from datamodules.batches import PairBatch
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.losses import EPSILON, Frozen, HybridLoss, LossTerms, gradient_squares

@@ -30,8 +30,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
 from torchmetrics.utilities import dim_zero_cat
 
-from datamodules.images import to_unit
 from datamodules.sampling import Use, random_stream
+from images.pixels import to_unit
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.losses import emd_batch, emd_loss
 from networks.nima import NIMA, check_images, inference_copy, mean_score, std_score

@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from datamodules.rated import RatedBatch
+from datamodules.ratings_dataset import RatedBatch
 from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.losses import emd_per_sample, input_gradient
 from lightning_modules.metrics import (

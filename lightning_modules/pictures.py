@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
-from datamodules.images import read_image, to_array, to_bytes, to_tensor, write_image
-from datamodules.rated import RatedDataset
+from datamodules.ratings_dataset import RatedDataset
+from images.pixels import to_array, to_bytes, to_tensor
+from images.reading import read_image
+from images.writing import write_image
 from lightning_modules.losses import emd_per_sample
 from lightning_modules.metrics import Predictions, image_metrics, rating_metrics
 from networks.bicubic import Bicubic

@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich import get_console
 
-from datamodules.parallel import Pace
+from system.progress import Pace
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
+from lightning_modules.moved import present_names
 from networks.tensor_files import printable
 
 VERSION = 2  # 1: version 0.1 of this project, whose records do not say it
@@ -89,7 +90,7 @@ class Record:
         data: what it was trained on, for people.
         gamma: weight of the scorer in the loss; None of scorers.
         config: the whole resolved configuration of the training; None in exported files.
-        config_hash: see `commands.run_folder.Identity`.
+        config_hash: see `runs.identity.Identity`.
         metrics: at the epoch of the checkpoint.
         epoch: counted from 0; None of weights that were imported.
         wall_time_s: of the training until then, over all interruptions.
@@ -160,7 +161,7 @@ class Record:
     @property
     def data_config(self) -> dict[str, Any]:
         """The data of the training, as configured; empty where the file does not say it."""
-        return dict((self.config or {}).get("data", {}))
+        return dict(present_names((self.config or {}).get("data", {})))
 
     @property
     def trained_degradation(self) -> dict[str, Any] | None:

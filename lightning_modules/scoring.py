@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.images import read_noted, to_bytes, to_unit
+from images.pixels import to_bytes, to_unit
+from images.reading import read_noted
 from networks.nima import NIMA, Precision, inference_copy
 
 BATCH_SIZE = 4  # large enough for a CPU: more make it no faster

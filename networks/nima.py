@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from datamodules.images import read_image, to_unit
+from images.pixels import to_unit
+from images.reading import read_image
 from networks.backbones import BACKBONES, COUNTER, in_order
 from networks.keras_files import read_keras
 from networks.weights import load_pretrained, load_weights

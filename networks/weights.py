@@ -14,10 +14,10 @@ import torch
 import torchvision
 from torch import nn
 
-from datamodules.images import file_sha256
 from networks.backbones import BACKBONES, COUNTER, Backbone, State
 from networks.keras_files import KERAS_SUFFIXES, read_keras
 from networks.tensor_files import check_state, load_plain, printable, read_safetensors
+from system.files import file_sha256
 
 
 def load_weights(network: nn.Module, state: State, source: str | Path) -> None:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import config
-from datamodules.images import to_unit
+from cli import checks as config
 from datamodules.sample import photo
+from images.pixels import to_unit
 from networks.nima import NIMA
 from tests.conftest import ROOT
 

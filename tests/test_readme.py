@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from commands import cli as command_line
-from commands import config
+from cli import checks as config
+from cli import command_line as command_line
+from runs.code_identity import OURS
 from tests.conftest import ROOT, TINY
 
 README = (ROOT / "README.md").read_text()
@@ -96,7 +97,7 @@ def test_recipes_run_as_printed(folder: Path) -> None:
 
     With a learning rate of zero the weights of every step are those of the checkpoint.
     """
-    for part in ("commands", "conf", "networks", "lightning_modules", "datamodules", "weights"):
+    for part in (*OURS, "conf", "weights"):
         shutil.copytree(ROOT / part, folder / part)
     shutil.copytree(RECIPES, folder / "examples" / "recipes")
     shutil.copy(ROOT / "run.py", folder)

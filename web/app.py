@@ -15,8 +15,9 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from PIL import Image
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from datamodules.images import SUFFIXES, to_array
 from datamodules.sample import photo as sample_photo
+from images.pixels import to_array
+from images.reading import SUFFIXES
 from networks.bicubic import imresize
 from web.api import GONE, api_routes, offered_tasks
 from web.desk import Desk

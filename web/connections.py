@@ -22,7 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from commands.stopping import PATIENCE, SIGNALS, leave
+from system.stopping import PATIENCE, SIGNALS, leave
 
 MAX_CONNECTIONS = 256  # at a time, as far as the process may open files
 OTHER_FILES = 100  # descriptors for everything else: libraries, and the connections being accepted

@@ -12,8 +12,8 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TILELENGTH, TILEWIDTH, TiffImageFile
 from starlette.requests import ClientDisconnect
 
-from datamodules.images import read_photo
-from datamodules.metadata import PNG_SIGNATURE
+from images.metadata import PNG_SIGNATURE
+from images.reading import read_photo
 from web.store import Store
 from web.work import KINDS, Upload, Worker, sentence
 

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from commands.evaluate import named
-from commands.interpolate import mixed, same_network
 from lightning_modules.checkpoint import load_network
+from lightning_modules.interpolation import mixed, same_network
 from lightning_modules.record import Record
 from networks.nima import NIMA
 from networks.scales import at_scale, scales_of
 from networks.tiling import restore, spans
+from runs.measuring import named
 
 TRIAL = 96  # pixels a side of the picture on which speed is measured at the start, on a CPU
 TRIALS = 3  # measurements of an architecture, of which the middle one counts

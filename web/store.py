@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from commands.run_folder import read_json
-from lightning_modules.json_files import write_json
+from runs.run_folder import read_json
+from system.json_files import write_json
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 UPLOAD_SECONDS = 3600  # uploads that no job has taken by then are removed

@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from commands.device import release_memory
-from commands.enhance import enhanced
-from datamodules.images import Photo, read_photo, to_array, write_photo
-from lightning_modules.json_files import write_json
+from images.pixels import to_array
+from images.reading import Photo, read_photo
+from images.writing import write_photo
+from lightning_modules.enhancing import enhanced
 from lightning_modules.record import Record
 from lightning_modules.scoring import rate_files
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, mean_score, std_score
+from system.device import release_memory
+from system.json_files import write_json
 from web.offers import Offer, Speeds, Task, scorer_facts
 from web.store import FullError, Store
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from commands import code_identity
-from commands.code_identity import changed_code, code_files, conflicting
+from runs import code_identity
+from runs.code_identity import changed_code, code_files, conflicting
 from tests.conftest import ROOT, TINY, Finished
 
 FILES = {
     "commands/__init__.py": "",
     "commands/train.py": "import os, torch\nfrom networks import edsr\nfrom . import trust as t\n",
-    "commands/trust.py": "def f():\n    import networks.deep.er as x\n",
+    "configuration/trust.py": "def f():\n    import networks.deep.er as x\n",
     "commands/unused.py": "import networks.can",
     "networks/__init__.py": "",
     "networks/edsr.py": "from networks.scales import *\nfrom networks.scales import check",
@@ -113,7 +113,7 @@ def test_long_lists_of_changes_are_cut() -> None:
 def test_an_edited_loss_of_the_user_is_named(cli: Callable[..., Finished], folder: Path) -> None:
     loss = folder / "own_loss_of_a_test.py"
     loss.write_text(
-        "from lightning_modules.losses import HybridLoss\n\n\nclass Mine(HybridLoss):\n    pass\n"
+        "from lightning_modules.losses import HybridLoss\n\n\n\nclass Mine(HybridLoss):\n    pass\n"
     )
     words = [*TINY, "gamma=0", "name=a", f"model.loss._target_={loss.stem}.Mine", "epochs=1"]
     done = cli(*words)

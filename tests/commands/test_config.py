@@ -9,11 +9,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from commands import cli as command_line
-from commands.composing import CONF
-from commands.config import check
-from commands.overrides import as_text
-from commands.signatures import Text
+from cli import command_line as command_line
+from cli.checks import check
+from cli.composing import CONF
+from cli.overrides import as_text
+from configuration.signatures import Text
 from networks.scales import scales_of
 from tests.conftest import ROOT, Finished
 

@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
 from wandb.wandb_agent import Agent
 
-from commands import config
-from commands.composing import CONF
+from cli import checks as config
+from cli.composing import CONF
 from tests.conftest import ROOT, TINY, TINY_NIMA, Finished
 from tests.wandb_file import WandbRun, read_wandb
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from datamodules.alpha import fill_hidden
-from datamodules.images import read_image
-from datamodules.writing import part_prefix
+from images.alpha import fill_hidden
+from images.reading import read_image
+from images.writing import part_prefix
 from lightning_modules.checkpoint import save_safetensors
 from lightning_modules.record import Record
 from networks.edsr import EDSR
@@ -111,7 +111,7 @@ def test_half_written_results_of_killed_processes_go(cli: Cli, enhancer: Path) -
     killed = (
         "import os; from datamodules import writing\n"
         "writing.encode = lambda *_: os.kill(os.getpid(), 9)\n"
-        "from pathlib import Path; from datamodules.images import read_photo\n"
+        "from pathlib import Path; from images.reading import read_photo\n"
         "writing.write_photo(Path('out/sub/a_x2.png'), read_photo(Path('photos/a.png')))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

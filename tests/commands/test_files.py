@@ -14,8 +14,9 @@ import torch
 from PIL import Image, ImageCms
 
 from commands import evaluate
-from datamodules.images import read_image, to_bytes, to_unit
 from datamodules.sample import SamplePairs
+from images.pixels import to_bytes, to_unit
+from images.reading import read_image
 from lightning_modules.checkpoint import load_network, load_scorer, save_safetensors
 from lightning_modules.metrics import image_metrics
 from lightning_modules.pictures import save_before_after

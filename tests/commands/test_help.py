@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from commands.album import fill_album
-from commands.cli import COMMANDS
-from commands.help import wrapped
+from cli.command_line import COMMANDS
+from cli.help import wrapped
+from reports.album import fill_album
 from tests.conftest import Finished
 
 Cli = Callable[..., Finished]

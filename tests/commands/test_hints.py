@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import cli as command_line
-from commands.hints import near
+from cli import command_line as command_line
+from configuration.hints import near
 from tests.conftest import Finished
 
 Cli = Callable[..., Finished]

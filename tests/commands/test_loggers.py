@@ -10,7 +10,8 @@ import PIL.Image
 import pytest
 import wandb
 
-from datamodules.images import read_image, to_unit
+from images.pixels import to_unit
+from images.reading import read_image
 from lightning_modules.metrics import image_metrics
 from tests.conftest import TINY, TINY_NIMA, Finished, launch
 from tests.wandb_file import WandbRun, read_wandb

@@ -101,7 +101,7 @@ def test_a_scorers_run_folder_is_measured_on_its_own_ratings(cli: Cli, folder: P
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "datamodules.packed.os.system", "datamodules.packed.np.load"]
+    "target", ["os.system", "datamodules.store.os.system", "datamodules.store.np.load"]
 )
 def test_a_foreign_checkpoint_chooses_no_class(cli: Cli, folder: Path, target: str) -> None:
     state, record = read_checkpoint(EDSR)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.mistakes import essential, shortened, sources, without_consequences
+from cli.mistakes import essential, shortened, sources, without_consequences
 from tests.conftest import Finished
 
 Cli = Callable[..., Finished]

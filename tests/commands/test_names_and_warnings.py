@@ -11,9 +11,10 @@ import tifffile
 from PIL import ExifTags, Image
 from skimage.color import lab2xyz, xyz2rgb
 
-from datamodules.file_names import shown
-from datamodules.images import read_image, read_photo, write_photo
-from datamodules.metadata import png_chunk
+from images.file_names import shown
+from images.metadata import png_chunk
+from images.reading import read_image, read_photo
+from images.writing import write_photo
 from tests.conftest import SAMPLE_SCORER, Finished
 
 Cli = Callable[..., Finished]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.images import write_image
 from datamodules.sample import SamplePairs
+from images.writing import write_image
 from tests.commands.test_train import (
     FIFTY,
     MULTI,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import cli as command_line
+from cli import command_line as command_line
 from tests.conftest import ROOT
 
 

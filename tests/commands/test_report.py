@@ -16,10 +16,11 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from commands import album, figures
-from commands.report import baseline, count_states
-from commands.run_reading import find_folders, read_run, read_runs
-from commands.run_table import (
+from reports import album, figures
+from reports.comparison import baseline
+from reports.page import count_states
+from reports.run_reading import find_folders, read_run, read_runs
+from reports.run_table import (
     Run,
     change,
     differing,

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands.album import fill_album
-from commands.run_folder import read_json
-from commands.run_reading import read_run, run_folders
+from reports.album import fill_album
+from reports.run_reading import read_run, run_folders
+from runs.run_folder import read_json
 from tests.commands.test_report import make_run
 from tests.conftest import Finished
 

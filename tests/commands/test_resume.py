@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from commands.resume import with_stored_options
-from lightning_modules.json_files import write_json
+from cli.resume import with_stored_options
+from system.json_files import write_json
 from tests.conftest import TINY, Finished
 
 Cli = Callable[..., Finished]

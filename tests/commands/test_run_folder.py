@@ -3,16 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from commands.run_folder import (
-    ROOT,
-    Identity,
-    State,
-    decide,
-    run_name,
-    shorter,
-    trained_scorer,
-)
-from lightning_modules.json_files import write_json
+from runs.identity import Identity
+from runs.naming import run_name
+from runs.results import trained_scorer
+from runs.run_folder import State, decide
+from system.json_files import write_json
+from system.places import ROOT, shorter
 
 
 @pytest.mark.parametrize(

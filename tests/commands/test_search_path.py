@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import cli as command_line
+from cli import command_line as command_line
 
 # Ten values, ten times, and so on: 10 ** 9 values in some hundred bytes.
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(

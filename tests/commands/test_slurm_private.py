@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from commands.jobs import Job, State
+from sweeps.job import Job, State
 
-slurm: Any = pytest.importorskip("commands.slurm_cluster", exc_type=ImportError)
+slurm: Any = pytest.importorskip("sweeps.slurm", exc_type=ImportError)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o077])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from commands.stopping import Stop
 from lightning_modules.checkpoint_io import read_whole
+from system.stopping import Stop
 from tests.conftest import ROOT, TINY, Finished, launch
 
 Cli = Callable[..., Finished]
@@ -81,7 +81,7 @@ def test_a_command_that_has_not_begun_yet(folder: Path, number: signal.Signals) 
 
 
 def test_what_is_ignored_stays_ignored() -> None:
-    code = "import os, signal; from commands.stopping import Stop\n" + (
+    code = "import os, signal; from system.stopping import Stop\n\n" + (
         "with Stop() as stop:\n    os.kill(os.getpid(), signal.SIGHUP)\n    print(stop.number)\n"
     )
     ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
@@ -112,7 +112,7 @@ def test_the_first_signal_counts(capsys: pytest.CaptureFixture[str]) -> None:
 
 ENDINGS = """
 import atexit, os, sys
-from commands.stopping import QuickEnd
+from system.stopping import QuickEnd
 ending = QuickEnd()
 class Late:
     def __del__(self, kill=os.kill, pid=os.getpid()):

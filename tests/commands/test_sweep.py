@@ -14,12 +14,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from commands import jobs, sweep
-from commands.composing import CONF
-from commands.jobs import Job, Pool, Slots, State
-from commands.run_folder import locked
-from commands.sweep import Machine
+from cli.composing import CONF
 from hydra_plugins.study_sweeper import study_name
+from runs.run_folder import locked
+from sweeps import jobs
+from sweeps import pool as sweep
+from sweeps.job import Job, State
+from sweeps.jobs import Pool, Slots
+from sweeps.pool import Machine
 from tests.conftest import ROOT, TINY, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]
@@ -200,7 +202,7 @@ def test_a_job_ends_with_the_process_of_its_sweep(folder: Path) -> None:
     code = (
         "import os, subprocess, sys, time\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from commands.jobs import follow_sweep\n"
+        "from sweeps.jobs import follow_sweep\n\n"
         "follow_sweep()\n"
         "child = subprocess.Popen(['sleep', '62'])\n"
         "open('pids', 'w').write(f'{os.getpid()} {child.pid}')\n"
@@ -211,7 +213,7 @@ def test_a_job_ends_with_the_process_of_its_sweep(folder: Path) -> None:
         "import sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from pathlib import Path\n"
-        "from commands import jobs\n"
+        "from sweeps import jobs\n"
         "jobs.ROOT = Path.cwd()\n"
         "jobs.Pool(['x'], on_gpu=False).run([jobs.Job([], Path('job'), name='job')])\n"
     )
@@ -469,7 +471,7 @@ def test_a_damaged_study_is_said(cli: Cli, folder: Path) -> None:
 def test_a_job_that_slurm_is_clearing_away_is_waited_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch, seen: list[str | None], attached: bool
 ) -> None:
-    slurm = pytest.importorskip("commands.slurm_cluster", exc_type=ImportError)
+    slurm = pytest.importorskip("sweeps.slurm", exc_type=ImportError)
     cluster = slurm.SlurmCluster(
         submitit_folder="logs", max_num_timeout=1, stop_at_failure=False, wait=True, parameters={}
     )

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from commands import jobs
-from commands.jobs import Job, State, summary
-from commands.run_folder import run_name
-from commands.sweep import label
-from commands.terminal import differing_part, fitted, shorten, table_width
-from datamodules import parallel
-from datamodules.parallel import BarOrLines, Pace, progress
+from runs.naming import run_name
+from sweeps import jobs
+from sweeps.job import Job, State
+from sweeps.pool import label
+from sweeps.table import summary
+from system import workers as parallel
+from system.progress import BarOrLines, Pace, progress
+from system.terminal import differing_part, fitted, shorten, table_width
 from tests.conftest import TINY, Finished
 
 Cli = Callable[..., Finished]

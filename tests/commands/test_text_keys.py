@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hydra import compose
 
-from commands import cli as command_line
-from commands.composing import loaded
+from cli import command_line as command_line
+from cli.composing import loaded
 
 
 def read(command: str, key: str, *words: str) -> object:

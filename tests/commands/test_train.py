@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from commands import run_folder
-from commands.jobs import free_port
-from datamodules.images import to_unit
 from datamodules.sample import SamplePairs
+from images.pixels import to_unit
 from lightning_modules.checkpoint import load_network, load_plain, load_scorer
-from lightning_modules.json_files import write_json
 from lightning_modules.metrics import image_metrics
+from runs import run_folder
+from sweeps.jobs import free_port
+from system.json_files import write_json
 from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]

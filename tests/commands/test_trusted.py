@@ -182,7 +182,7 @@ def test_states_that_could_not_be_read_again_are_refused_before_training(
 
 def test_a_scorer_of_ones_own_class_keeps_its_class(cli: Cli, folder: Path, module: str) -> None:
     (folder / f"{module}.py").write_text(
-        "from networks.nima import NIMA\n\n\nclass Mine(NIMA):\n    pass\n"
+        "from networks.nima import NIMA\n\n\n\nclass Mine(NIMA):\n    pass\n"
     )
     words = [*TINY_NIMA, f"scorer._target_={module}.Mine", "name=a", "epochs=1"]
     assert f"trusted=[{module}]" in cli(*words).err

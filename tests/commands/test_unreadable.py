@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from commands.config import require_folder
+from runs.requirements import require_folder
 
 
 def test_an_output_below_a_folder_that_cannot_be_entered(

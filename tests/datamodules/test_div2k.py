@@ -8,10 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.base import TrainSampler
+from datamodules.batches import PairBatch, PatchBatch, PatchPlaces
+from datamodules.benchmark import Benchmark
 from datamodules.degradations import Degradation, shrink
-from datamodules.div2k import DIV2K, Benchmark, PairBatch, PatchBatch, PatchPlaces, PhotoFolders
-from datamodules.images import read_image, to_tensor
-from datamodules.sampling import Draws, TrainSampler
+from datamodules.div2k import DIV2K
+from datamodules.folders import PhotoFolders
+from datamodules.sampling import Draws
+from images.pixels import to_tensor
+from images.reading import read_image
 from tests.conftest import PHOTOS
 
 

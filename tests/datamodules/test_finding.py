@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.div2k import DIV2K, PhotoFolders, check_names
-from datamodules.finding import find_images, list_images, search
+from datamodules.div2k import DIV2K
+from datamodules.folders import PhotoFolders, check_names
+from images.finding import find_images, list_images, search
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -9,15 +9,9 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from datamodules.images import (
-    Photo,
-    find_images,
-    probe,
-    read_image,
-    read_photo,
-    write_image,
-    write_photo,
-)
+from images.finding import find_images
+from images.reading import Photo, probe, read_image, read_photo
+from images.writing import write_image, write_photo
 
 RAMP = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from datamodules.images import Photo, read_image, read_photo, write_photo
-from datamodules.metadata import MAX_PROFILE
+from images.metadata import MAX_PROFILE
+from images.reading import Photo, read_image, read_photo
+from images.writing import write_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (20, 30, 3), dtype=np.uint16)

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from datamodules.reading import read_image, read_photo
+from images.reading import read_image, read_photo
 
 RNG = np.random.default_rng(0)
 FULL = RNG.integers(0, 256, (20, 33, 3), dtype=np.uint8)

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
-from datamodules.div2k import Decode
-from datamodules.images import read_image, to_array
-from datamodules.packed import BadImages, PackedImages, Shard, Source, damaged, pack
+from datamodules.folders import Decode
+from datamodules.packing import BadImages, pack
+from datamodules.store import PackedImages, Shard, Source, damaged
+from images.pixels import to_array
+from images.reading import read_image
 from tests.conftest import ROOT
 
 PER_SHARD = 4

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.div2k import Benchmark, PhotoFolders
-from datamodules.images import read_image
+from datamodules.benchmark import Benchmark
+from datamodules.folders import PhotoFolders
+from images.reading import read_image
 
 
 def save(path: str, side: int = 48, seed: int = 0) -> None:

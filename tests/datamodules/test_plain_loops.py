@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.div2k import Benchmark, PhotoFolders
+from datamodules.benchmark import Benchmark
+from datamodules.folders import PhotoFolders
 from datamodules.rated import RatedFolder
 from datamodules.sample import SamplePairs, SampleRated
 from tests.conftest import quiet_trainer

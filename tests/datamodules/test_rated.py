@@ -8,8 +8,8 @@ import scipy.optimize
 import torch
 from PIL import Image
 
-from datamodules.images import read_image, to_unit
-from datamodules.rated import RatedBatch, RatedFolder, listed
+from datamodules.rated import RatedFolder, listed
+from datamodules.ratings_dataset import RatedBatch
 from datamodules.ratings_table import (
     impossible,
     maximum_entropy,
@@ -17,6 +17,8 @@ from datamodules.ratings_table import (
     read_ratings,
     widest,
 )
+from images.pixels import to_unit
+from images.reading import read_image
 from networks.nima import NIMA
 from tests.conftest import PHOTOS
 

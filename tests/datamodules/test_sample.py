@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from datamodules.degradations import Degradation
-from datamodules.images import to_bytes
 from datamodules.sample import TRAIN_PHOTOS, VAL_PHOTOS, SamplePairs, SampleRated, photo, rating
 from datamodules.sampling import Draws
+from images.pixels import to_bytes
 from networks.bicubic import imresize
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.base import TrainSampler
 from datamodules.sampling import (
-    TrainSampler,
     Use,
     below,
     epoch_order,

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import packed
-from datamodules.div2k import Decode
-from datamodules.packed import PackedImages, Source, pack
+from datamodules import store as packed
+from datamodules.folders import Decode
+from datamodules.packing import pack
+from datamodules.store import PackedImages, Source
 
 
 def draw(path: Path, seed: int) -> None:

@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from datamodules.images import Photo, read_image, read_photo
+from images.reading import Photo, read_image, read_photo
 
 Y, X = np.mgrid[:20, :30]
 RGB = np.stack([X * 2100, Y * 3300, np.full_like(X, 9000)], -1).astype(np.uint16)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import finding
-from datamodules.div2k import PhotoFolders
+from datamodules.folders import PhotoFolders
+from images import finding
 
 
 @pytest.mark.parametrize("where", ["p", "p/**", "p/**/*.png", "p/*", "p/**/x", ["p/0", "p"]])

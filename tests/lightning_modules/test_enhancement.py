@@ -13,13 +13,14 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
-from datamodules.images import to_bytes, to_unit
 from datamodules.sample import SamplePairs
-from lightning_modules.callbacks import AveragedWeights, BeforeAfter, Checkpoints, Watch
+from images.pixels import to_bytes, to_unit
+from lightning_modules.callbacks import AveragedWeights, Checkpoints, Watch
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.enhancement import EnhancementModule
 from lightning_modules.losses import HybridLoss
 from lightning_modules.metric_names import is_baseline
+from lightning_modules.picture_callbacks import BeforeAfter
 from lightning_modules.schedules import Constant, Cosine, Exponential, Steps
 from networks.bicubic import Bicubic
 from networks.edsr import EDSR

@@ -11,7 +11,7 @@ import lightning as L
 import pytest
 import torch
 
-from datamodules.rated import RatedBatch
+from datamodules.ratings_dataset import RatedBatch
 from datamodules.sample import SampleRated
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.losses import input_gradient

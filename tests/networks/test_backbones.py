@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.images import to_unit
 from datamodules.sample import photo
+from images.pixels import to_unit
 from networks.backbones import (
     BACKBONES,
     HalvingPool,

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from datamodules.images import to_unit
 from datamodules.sample import photo
+from images.pixels import to_unit
 from lightning_modules.checkpoint import load_scorer
 from networks.nima import NIMA, mean_score, resize_images
 from tests.conftest import SAMPLE_SCORER

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
-from datamodules.images import to_unit
 from datamodules.sample import photo
+from images.pixels import to_unit
 from lightning_modules.scoring import rate_files
 from networks.backbones import BACKBONES, COUNTER, State
 from networks.edsr import EDSR

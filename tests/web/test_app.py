@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.images import FORMATS, read_image, to_array
+from images.pixels import to_array
+from images.reading import FORMATS, read_image
 from lightning_modules.checkpoint import load_scorer
 from networks.bicubic import imresize
 from tests.conftest import Finished

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.json_files import write_json
+from system.json_files import write_json
 from web.store import TOKEN, FullError, Store, size_of
 
 

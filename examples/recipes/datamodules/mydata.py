@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.degradations import Degradation
-from datamodules.div2k import PairsDataModule, Photos
-from datamodules.images import to_tensor
+from datamodules.pairs import PairsDataModule, Photos
+from images.pixels import to_tensor
 
 
 class MyPhotos(PairsDataModule):

@@ -1,0 +1,1 @@
+"""The command line: parsing, help, checks of the configuration, signals."""

@@ -1,0 +1,376 @@
+"""Checks a command's configuration before any work starts, and finds all its mistakes at once.
+
+Three kinds: what Hydra would refuse (unknown keys, groups and options, with the nearest valid
+name), what a class under construction would refuse (arguments it does not have or of another type,
+read off its signature), and what the command itself refuses (its `Options` and `problems`).
+"""
+
+import contextlib
+import importlib
+import re
+from typing import Any
+
+import yaml
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from cli import bounds, overrides
+from cli.composing import (
+    CONF,
+    INVALID,
+    composed,
+    first_line,
+    flat_keys,
+    loaded,
+    options,
+)
+from cli.mistakes import key_of, raise_all
+from cli.value_checks import LISTS, TEXT_KEYS, check_composed, check_values
+from configuration import signatures
+from configuration.hints import called_elsewhere, fitting, key_meant, near, nearest
+from configuration.parsing import flatten
+from configuration.signatures import locate, shown
+
+OURS = ("hydra_plugins.launchers.", "hydra_plugins.study_sweeper.")
+PLUGINS = ("hydra/launcher", "hydra/sweeper")
+
+
+def typed(command: str, words: list[str], *, folder: str | None, sweep: bool) -> list[str]:
+    """Quotes the values of keys whose type is text, as `overrides.as_text` does.
+
+    Which these are follows from the types in the command's `Options` and in the signatures of the
+    classes that the configuration names.
+    """
+    if all(overrides.is_plain(word) or "=" not in word for word in words):
+        return words
+    kinds = dict(TEXT_KEYS)
+    with loaded(folder) as loader:
+        groups = loader.list_groups("")
+        chosen = [w for w in words if w.lstrip("+").partition("=")[0] in groups and "," not in w]
+        for attempt in (chosen, []):  # a wrong choice is reported later
+            with contextlib.suppress(ValueError):
+                cfg = composed(command, attempt)
+                kinds |= dict(signatures.text_arguments("", cfg))
+                break
+    module = importlib.import_module(f"commands.{command}")
+    for name, field in module.Options.model_fields.items():
+        kind = signatures.text_type(field.annotation)
+        if kind is not None:
+            kinds[name] = kind
+    return [overrides.as_text(word, kinds, sweep=sweep) for word in words]
+
+
+def check(
+    command: str, words: list[str], *, multirun: bool = True, folder: str | None = None
+) -> None:
+    """Checks everything that can be checked before work starts.
+
+    Args:
+        command: name of the command.
+        words: `key=value` words of the command line; sweeps (`a,b`) are checked per value.
+        multirun: whether there may be any.
+        folder: of the user's own configuration files (--config-dir).
+
+    Raises:
+        ValueError: listing all mistakes.
+    """
+    problems: list[str] = []
+    with loaded(folder) as loader:
+        parsed = overrides.parse_overrides([*swept(command, words), *words], problems)
+        if not multirun:
+            problems += [
+                f"{override.input_line}: several values need -m, for one run each, or brackets, "
+                "for a list"
+                for override in parsed
+                if override.is_sweep_override()
+            ]
+        valid = check_words(command, loader, parsed, problems)
+        if multirun:
+            valid = check_plugins(command, loader, valid, problems)
+        here = not (multirun and on_cluster(command, words))
+        wrong = {key_of(problem) for problem in problems} - {""}
+        for number, variant in enumerate(overrides.variants(valid)):
+            found = check_composed(command, variant, here=here)
+            problems += [problem for problem in found if key_of(problem) not in wrong]
+            if number == 0 and not problems:
+                problems += check_values(command, variant, valid)
+    raise_all(problems)
+
+
+def check_shown(
+    command: str, words: list[str], *, folder: str | None, resolve: bool, package: str | None
+) -> None:
+    """Checks a configuration that is shown (--cfg, --info): it may be incomplete, but not broken.
+
+    Args:
+        command: name of the command.
+        words: `key=value` words of the command line.
+        folder: of the user's own configuration files (--config-dir).
+        resolve: whether interpolations are shown as what they stand for.
+        package: the part that is shown; None is all.
+
+    Raises:
+        ValueError: listing all mistakes.
+    """
+    valid = check_typed(command, words, folder=folder)
+    with loaded(folder):
+        cfg = composed(command, valid, with_hydra=True)
+        try:
+            if package is not None and OmegaConf.select(cfg, package) is None:
+                raise ValueError(f"--package {package}: no such part of the configuration")
+            if resolve:
+                part = cfg if package is None else OmegaConf.select(cfg, package)
+                if package is None:  # Hydra's own settings are not shown
+                    part = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+                if OmegaConf.is_config(part):
+                    OmegaConf.to_container(part, resolve=True)
+        except INVALID as error:
+            raise ValueError(first_line(error)) from error
+
+
+def check_typed(command: str, words: list[str], *, folder: str | None) -> list[str]:
+    """Checks keys and choices, not values; returns the overrides, of a sweep those of one job.
+
+    Raises:
+        ValueError: listing all mistakes.
+    """
+    problems: list[str] = []
+    with loaded(folder) as loader:
+        parsed = overrides.parse_overrides(words, problems)
+        valid = check_words(command, loader, parsed, problems)
+        raise_all(problems)
+    return next(overrides.variants(valid))
+
+
+def check_words(
+    command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
+) -> list[Override]:
+    """Drops overrides that a configuration could not be composed with.
+
+    Raises:
+        ValueError: if the folders of `hydra.searchpath` must not even be looked into.
+    """
+    if unsafe := list(bounds.searchpath_problems(parsed)):
+        raise_all([*problems, *unsafe])
+    valid = overrides.check_sweep(parsed, problems)
+    valid = check_deleted(valid, problems)
+    valid = check_groups(loader, valid, problems)
+    return check_keys(command, loader, valid, problems)
+
+
+def swept(command: str, words: list[str]) -> list[str]:
+    """The overrides that a sweep's file stands for, less those that the command line gives."""
+    files = [word for word in words if word.partition("=")[0] == "sweep"]
+    if not files:
+        return []
+    try:
+        params = composed(command, files, with_hydra=True).hydra.sweeper.params or {}
+    except ValueError:
+        return []  # `check_groups` says what there is
+    given = {word.partition("=")[0] for word in words}
+    return [f"{key}={value}" for key, value in params.items() if key not in given]
+
+
+def check_deleted(parsed: list[Override], problems: list[str]) -> list[Override]:
+    """Drops overrides that delete what commands read; callbacks and loggers may go."""
+    wrong = [
+        override
+        for override in parsed
+        if override.is_delete()
+        and not re.match(
+            r"(callbacks|logger|net|hydra|model\.loss)\.(?!gamma|.*_target_)", override.key_or_group
+        )
+    ]
+    problems += [
+        f"{override.input_line}: the command needs {override.key_or_group}; only parts of "
+        "callbacks, logger, net and model.loss can be deleted"
+        for override in wrong
+    ]
+    return [override for override in parsed if override not in wrong]
+
+
+def check_plugins(
+    command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
+) -> list[Override]:
+    """Checks the launcher and the sweeper; drops their overrides, which are not a job's."""
+    for override in parsed:
+        allowed = options(loader, override.key_or_group) if override.key_or_group in PLUGINS else []
+        if allowed and override.value() not in allowed:
+            problems.append(
+                f"{override.input_line}: no such {override.key_or_group.partition('/')[2]}"
+                f"{nearest(str(override.value()), allowed)}"
+            )
+            return [other for other in parsed if other is not override]
+    chosen = [o for o in parsed if o.key_or_group in (*PLUGINS, "sweep")]
+    own = [o for o in parsed if re.match(r"hydra\.(launcher|sweeper)\.", o.key_or_group)]
+    rest = [o for o in parsed if o not in own]
+    if not chosen and not own:
+        return rest
+    cfg = composed(command, [str(o.input_line) for o in chosen], with_hydra=True).hydra
+    wrong = set()
+    for name in ("launcher", "sweeper"):
+        known = [str(key) for key in cfg[name] if key != "_target_"]
+        for override in parsed:
+            prefix, _, key = override.key_or_group.rpartition(".")
+            if prefix == f"hydra.{name}" and key not in known and not override.is_add():
+                problems.append(f"hydra.{name}.{key}: no such key{nearest(key, known)}")
+                wrong.add(override.input_line)
+    words = [str(o.input_line) for o in (*chosen, *own) if o.input_line not in wrong]
+    try:
+        cfg = composed(command, words, with_hydra=True)
+    except ValueError as error:
+        problems.append(str(error))
+        return rest
+    for name in ("launcher", "sweeper"):
+        node = cfg.hydra[name]
+        if str(node._target_).startswith(OURS):
+            problems += signatures.check_node(f"hydra.{name}", node)
+            problems += [f"hydra.{name}.{text}" for text in bounds.number_problems(node)]
+    return rest
+
+
+def on_cluster(command: str, words: list[str]) -> bool:
+    """Whether the jobs of a sweep run on other machines than this one."""
+    words = [word for word in words if re.match("sweep=|hydra/launcher=", word)]
+    if not words:
+        return False
+    try:
+        hydra = composed(command, words, with_hydra=True).hydra
+    except ValueError:
+        return False
+    return hydra.runtime.choices["hydra/launcher"] in ("slurm", "ray")
+
+
+def check_groups(
+    loader: ConfigLoader, parsed: list[Override], problems: list[str]
+) -> list[Override]:
+    """Drops overrides that choose an option which a group does not have."""
+    groups = [group for group in loader.list_groups("") if group != "hydra"]
+    valid = []
+    for override in parsed:
+        group = override.key_or_group
+        if group not in groups or override.is_delete():
+            valid.append(override)
+            continue
+        allowed = options(loader, group)
+        values = overrides.values_of(override)
+        if None in values and group not in ("debug", "sweep"):
+            problems.append(f"{group}=null: choose one of {', '.join(allowed)}")
+            continue
+        if isinstance(override.value(), list) and group not in LISTS:
+            listing = ",".join(map(str, values))
+            problems.append(
+                f"{override.input_line}: one {group} only; -m {group}={listing} runs each of them"
+            )
+            continue
+        wrong = [v for v in values if v is not None and str(v) not in allowed]
+        for name in wrong:
+            owners = [g for g in groups if g != group and str(name) in options(loader, g)]
+            meant = f"; did you mean {owners[0]}={name}?" if len(owners) == 1 else ""
+            hint = meant or nearest(str(name), allowed)
+            problems.append(f"{group}={shown(name)}: no such {group}{hint}")
+        if not wrong:
+            valid.append(override)
+    return valid
+
+
+def check_keys(
+    command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
+) -> list[Override]:
+    """Drops overrides of keys that the configuration does not have."""
+    groups = loader.list_groups("")
+    chosen = [o for o in parsed if o.key_or_group in groups and o.key_or_group != "hydra"]
+    try:
+        cfg = composed(command, [overrides.first_variant(o) for o in chosen])
+    except ValueError as error:
+        problems.append(str(error))
+        return []
+    keys = list(flat_keys(cfg))
+    valid = []
+    for override in parsed:
+        key = override.key_or_group
+        added = (override.is_add() or override.is_force_add()) and takes_keys(cfg, key)
+        if override.is_add() and key in keys and not OmegaConf.is_missing(*holder(cfg, key)):
+            problems.append(f"+{key}: is there already; {key}=... sets it")
+            continue
+        if override in chosen or added or re.match("hydra[./]", key) or key in keys:
+            valid.append(override)
+        else:
+            choices = [group for group in groups if group != "hydra" and group in cfg]
+            value = override.input_line.partition("=")[2] if override.input_line else ""
+            argument = None if called_elsewhere(key) else argument_of(cfg, key)
+            if argument is not None:
+                problems.append(f"{key}: is not set so far; +{argument}={value} adds it")
+                continue
+            hint = fitting(key_hint(command, key, loader, keys, choices), key, value)
+            problems.append(f"{key}: no such key in {command}{hint}")
+    return valid
+
+
+def holder(cfg: DictConfig, key: str) -> tuple[Any, str]:
+    """The node that a dotted key lies in, and its last part."""
+    parent, _, name = key.rpartition(".")
+    return (OmegaConf.select(cfg, parent) if parent else cfg), name
+
+
+def takes_keys(cfg: DictConfig, key: str) -> bool:
+    """Whether a key can be added: below a class, which refuses what it lacks, or a callback."""
+    parent, _, _ = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else None
+    if node is None and parent:
+        return takes_keys(cfg, parent)
+    return isinstance(node, DictConfig) and ("_target_" in node or parent in LISTS)
+
+
+def argument_of(cfg: DictConfig, key: str) -> str | None:
+    """Find the argument of a class that a key would set, such as trainer.val_check_interval."""
+    for name in (key, f"trainer.{key}"):
+        parent, _, argument = name.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else None
+        if isinstance(node, DictConfig) and "_target_" in node and argument not in node:
+            with contextlib.suppress(Exception):  # what cannot be imported is a mistake of its own
+                if argument in locate(node["_target_"])[1]:
+                    return name
+    return None
+
+
+def key_hint(
+    command: str, key: str, loader: ConfigLoader, keys: list[str], groups: list[str]
+) -> str:
+    """What may have been meant by a key that a command lacks, as the end of a message."""
+    meant = key_meant(key, command, keys, groups, {})
+    if meant is None or near(key, [meant]) is not None:  # rather the very name in an option
+        group, _, rest = key.rpartition(".")
+        asked = [group.partition(".")[0]] if rest and group else groups
+        elsewhere = {
+            f"{name}={option}": option_keys(name, option)
+            for name in asked
+            if name in groups and name not in ("experiment", "sweep", "debug")
+            for option in options(loader, name)
+        }
+        meant = key_meant(key, command, keys, groups, elsewhere)
+    if meant and meant.startswith(f"{key}, which "):
+        return f"; it {meant.removeprefix(f'{key}, which ')}"
+    return f"; did you mean {meant}?" if meant else ""
+
+
+def meant(command: str, key: str, folder: str | None) -> str | None:
+    """A key of a command as it is written here, given as a user wrote it; None if there is none."""
+    with loaded(folder) as loader:
+        try:
+            cfg = composed(command, [])
+        except ValueError:
+            return None
+        keys = list(flat_keys(cfg))
+        groups = [group for group in loader.list_groups("") if group in cfg]
+        return key if key in (*keys, *groups) else key_meant(key, command, keys, groups, {})
+
+
+def option_keys(group: str, option: str) -> list[str]:
+    """Dotted names of the keys in the file of a group's option, and in those that it builds on."""
+    path = CONF / group / f"{option}.yaml"
+    content = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    bases = [base for base in content.pop("defaults", []) if isinstance(base, str)]
+    keys = list(flatten({group: content}))
+    return keys + [key for base in bases if base != "_self_" for key in option_keys(group, base)]

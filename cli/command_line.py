@@ -1,0 +1,450 @@
+"""The command line around Hydra: which command, its help, and how errors are shown."""
+
+import importlib
+import logging
+import os
+import re
+import shlex
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from cli import checks as config
+from cli import composing, help
+from cli.composing import CONF
+from cli.leftovers import drop_leftovers
+from cli.resume import stored_config_dir, with_stored_options
+from configuration import hints
+from configuration.trust import import_from_here
+from runs.requirements import use_best
+from system.stopping import Stop
+from system.terminal import refuse
+
+COMMANDS = {
+    "train": "trains a scorer or an enhancer (the default)",
+    "evaluate": "measures a checkpoint on held-out photos",
+    "enhance": "enhances photos",
+    "score": "rates photos",
+    "report": "compares runs in one HTML page and figures",
+    "interpolate": "mixes two networks: the curve of fidelity against score",
+    "prepare": "fetches, verifies and packs data sets",
+    "import_weights": "reads a scorer that others trained",
+    "export": "writes a network as half-precision safetensors or as ONNX",
+    "dashboard": "writes the W&B workspace that compares runs",
+    "serve": "the web page: upload photos, enhance, rate and compare them",
+}
+# Hydra refuses a file of the same name as a plugin's; ours is the one whose studies go on.
+RENAMED = {"hydra/sweeper=optuna": "hydra/sweeper=study"}
+SWEEP_FLAGS = {"-m", "--multirun"}
+SHOWING = {  # Hydra's flags that print something instead, with what may follow them
+    **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
+    **dict.fromkeys(
+        ("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    ),
+    **dict.fromkeys(("--hydra-help", "--version", "--shell-completion", "-sc"), ()),
+}
+WITH_VALUE = {"--package", "-p", "--config-dir", "-cd"}
+OTHER_FLAGS = {"--resolve", "--run", "-r"}
+REFUSED = {
+    **dict.fromkeys(
+        ("--config-name", "-cn", "--config-path", "-cp"),
+        "the command chooses the configuration; a folder of your own is added by --config-dir "
+        "(docs/recipes.md)",
+    ),
+    "--experimental-rerun": "is not supported; the same command finds its own run folder again",
+}
+FOLDER_FLAGS = {"--config-dir", "-cd"}
+# Data that have an experiment of their own, which is the default with them.
+EXPERIMENTS = {"data=photos": "experiment=photos"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command line taken apart.
+
+    Args:
+        command: its name.
+        overrides: `key=value` words, with text quoted.
+        flags: Hydra's flags, a value given as `--flag=value`.
+        help: whether help is asked for.
+    """
+
+    command: str
+    overrides: list[str]
+    flags: list[str]
+    help: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it runs the command, rather than asking Hydra to print something."""
+        return not any(flag.partition("=")[0] in SHOWING for flag in self.flags)
+
+    @property
+    def is_multirun(self) -> bool:
+        """Whether it is a sweep."""
+        if "hydra.mode=RUN" in self.overrides:  # a job of one
+            return False
+        files = [word for word in self.overrides if re.match("sweep=(?!null$)", word)]
+        return bool(files) or bool(set(self.flags) & SWEEP_FLAGS)
+
+    @property
+    def folder(self) -> str | None:
+        """The user's own configuration files."""
+        return self.value_of(*FOLDER_FLAGS)
+
+    def value_of(self, *names: str) -> str | None:
+        """The value of a flag, if it is given."""
+        found = [flag.partition("=")[2] for flag in self.flags if flag.partition("=")[0] in names]
+        return found[-1] if found else None
+
+    def check(self) -> None:
+        """Checks the configuration.
+
+        Raises:
+            ValueError: listing all mistakes.
+        """
+        if self.is_plain:
+            config.check(
+                self.command, self.overrides, multirun=self.is_multirun, folder=self.folder
+            )
+        elif self.value_of("--cfg", "-c", "--info", "-i") is not None:
+            resolve, package = "--resolve" in self.flags, self.value_of("--package", "-p")
+            config.check_shown(
+                self.command, self.overrides, folder=self.folder, resolve=resolve, package=package
+            )
+
+
+def parse(arguments: list[str]) -> Call:
+    """Takes a command line apart.
+
+    Raises:
+        ValueError: for an unknown command or flag, settings that are not of the form key=value, or
+            a multirun with one name for all runs.
+    """
+    words, flags, settings = take_apart(arguments)
+    if "help" in words[:2]:  # help, help enhance, enhance help
+        words.remove("help")
+        flags.append("--help")
+    command = "train"
+    if words and re.fullmatch(r"[A-Za-z_][\w-]*", words[0]):
+        command = words.pop(0)
+    bare = [word for word in words if "=" not in word and not word.startswith("~")]
+    if command not in COMMANDS:
+        raise ValueError(unknown_command(command, settings, bare))
+    wants_help = "--help" in flags
+    flags = [flag for flag in flags if flag != "--help"]
+    call = Call(command, [RENAMED.get(w, w) for w in words if w not in bare], flags, wants_help)
+    named_command = command in arguments
+    problems = misspelt(call, settings, bare, named_command=named_command) + wrong_flags(flags)
+    if {"--shell-completion", "-sc"} & set(flags) and not any(
+        re.fullmatch(r"(un)?install=(bash|fish|zsh)|query=(bash|fish|zsh)", word) for word in words
+    ):
+        problems.append("--shell-completion: install=SHELL or uninstall=SHELL: bash, fish or zsh")
+    if problems:
+        raise ValueError("\n  ".join(problems))
+    named = [word for word in words if re.match(r"\+*name=", word)]
+    if named and call.is_multirun:
+        raise ValueError(f"{named[0]} in a multirun: the runs would share one folder")
+    typed = config.typed(command, call.overrides, folder=call.folder, sweep=call.is_multirun)
+    if command == "train" and not any(re.match(r"\+*experiment=", word) for word in typed):
+        typed = [*(EXPERIMENTS[word] for word in typed if word in EXPERIMENTS), *typed]
+    return replace(call, overrides=typed)
+
+
+def take_apart(arguments: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Sorts a command line into words, flags, and settings that are written as elsewhere.
+
+    Returns:
+        Words in their order; flags, with their values as `--flag=value`; keys and values of
+        `--gamma 0.1`, `-gamma=0.1` and `gamma = 0.1`.
+    """
+    words: list[str] = []
+    flags: list[str] = []
+    settings: list[tuple[str, str]] = []
+    rest = list(arguments)
+
+    def next_value() -> str:
+        return rest.pop(0) if rest and "=" not in rest[0] else ""
+
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if word in ("-h", "--help"):
+            flags.append("--help")
+        elif name in WITH_VALUE or name in REFUSED or SHOWING.get(name):
+            takes = name in WITH_VALUE or name in REFUSED or (rest and rest[0] in SHOWING[name])
+            value = value if equals else next_value() if takes else ""
+            flags.append(f"{name}={value or ('all' if name in ('--info', '-i') else '')}")
+        elif name in SWEEP_FLAGS or name in OTHER_FLAGS or name in SHOWING:
+            flags.append(word)
+        elif word.startswith("-"):
+            settings.append((name.lstrip("-"), value if equals else next_value()))
+        elif rest and rest[0].startswith("=") and not equals:
+            start = rest.pop(0)[1:]
+            settings.append((word, start or (rest.pop(0) if rest else "")))
+        elif word.endswith("=") and word.count("=") == 1 and rest and is_value(rest[0]):
+            settings.append((name, rest.pop(0)))
+        else:
+            words.append(word)
+    return words, flags, settings
+
+
+def is_value(word: str) -> bool:
+    """Whether a word can only be the value of the one before: `gamma= 0.1`."""
+    return "=" not in word and (not word.startswith("-") or word[1:2].isdigit())
+
+
+def unknown_command(command: str, settings: list[tuple[str, str]], bare: list[str]) -> str:
+    """What to say of a word that is no command."""
+    if config.meant("train", command, None) and bare:
+        settings = [(command, bare[0]), *settings]
+    meant = [as_setting("train", key, value, None) for key, value in settings]
+    if meant:
+        return f"{command}: settings are given as KEY=VALUE: {' '.join(meant)}"
+    near = hints.near(command, COMMANDS)
+    hint = f" (did you mean {near}?)" if near else ""
+    listing = "\n".join(f"  {name:<16}{what}" for name, what in COMMANDS.items())
+    return f"unknown command {command!r}{hint}; the commands are\n{listing}"
+
+
+def misspelt(
+    call: Call, settings: list[tuple[str, str]], bare: list[str], *, named_command: bool
+) -> list[str]:
+    """Problems of settings that are not of the form key=value, with what they should be.
+
+    Args:
+        call: the command line.
+        settings: keys and values of settings that are written as elsewhere.
+        bare: words without `=`.
+        named_command: whether the command was typed.
+    """
+    problems = []
+    words = list(bare)
+    files = []
+    while words:
+        word = words.pop(0)
+        key, colon, value = word.partition(":")
+        if colon and config.meant(call.command, key, call.folder):
+            settings.append((key, value))
+        elif words and config.meant(call.command, word, call.folder) == word:
+            settings.append((word, words.pop(0)))
+        elif word in COMMANDS:
+            problems.append(f"{word}: a command is the first word")
+        else:
+            files.append(word)
+    rights = [as_setting(call.command, key, value, call.folder) for key, value in settings]
+    for (key, _), right in zip(settings, rights, strict=True):
+        if files and right:
+            continue  # part of the command that is suggested
+        written = "without dashes, spaces or colons"
+        problems.append(
+            f"{key}: settings are given as KEY=VALUE, {written}: {right}"
+            if right
+            else f"{key}: no such flag or key in {call.command}"
+        )
+    if files:
+        command = call.command
+        if not named_command and all(hints.looks_like_photo(word) for word in files):
+            command = "enhance"
+        meant = hints.with_files(command, files)
+        rest = [*call.overrides, *filter(None, rights), *call.flags]
+        line = " ".join([meant, *map(shlex.quote, rest)])
+        problems.append(
+            f"{files[0]!r} is not of the form key=value"
+            + (f"; did you mean {line}?" if meant else "")
+        )
+    return problems
+
+
+def as_setting(command: str, key: str, value: str, folder: str | None) -> str:
+    """A setting as it is written here; empty if the key is unknown."""
+    right = config.meant(command, key, folder)
+    if right is None:
+        return ""
+    return right if "=" in right else f"{right}={value or 'VALUE'}"
+
+
+def wrong_flags(flags: list[str]) -> list[str]:
+    """Problems of Hydra's own flags."""
+    problems = []
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        if name in REFUSED:
+            problems.append(f"{name}: {REFUSED[name]}")
+        elif name in WITH_VALUE and not value:
+            problems.append(f"{name}: needs a value")
+        elif SHOWING.get(name) and value not in SHOWING[name]:
+            problems.append(f"{name} {value}: one of {', '.join(SHOWING[name])}")
+    names = {flag.partition("=")[0] for flag in flags}
+    modes = sorted(names & (SWEEP_FLAGS | SHOWING.keys() | {"--run", "-r"}))
+    if len(modes) > 1:
+        problems.append(f"{' and '.join(modes)}: only one of them at a time")
+    if names & {"--resolve", "--package", "-p"} and not names & {"--cfg", "-c"}:
+        problems.append("--resolve and --package go with --cfg")
+    elif "--resolve" in names and any(re.fullmatch("(--cfg|-c)=(hydra|all)", f) for f in flags):
+        problems.append("--resolve goes with --cfg job: Hydra fills in its own settings in a run")
+    return problems
+
+
+def help_text(call: Call) -> str:
+    """What `--help` prints: what can be set, with the values that would be used."""
+    command = call.command
+    words = config.check_typed(command, call.overrides, folder=call.folder)
+    lines = ["python run.py [command] [key=value ...]", ""]
+    lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]
+    lines += [
+        "",
+        f"{command}: what can be set, with the values of this call",
+        "",
+    ]
+    lines += help.effective(command, words, call.folder)
+    groups = composing.group_options(command, call.folder)
+    if groups:
+        lines += ["", "Choices (GROUP=NAME; a group's own keys are set as GROUP.KEY=VALUE):", ""]
+        for group, names in groups.items():
+            text = " ".join(names)
+            lines += help.wrapped(f"  {group:<12}", text, help.width(), " " * 14)
+    lines += [
+        "",
+        "python run.py COMMAND --help         the same for another command",
+        "python run.py experiment=X --help    the values of another experiment",
+        "python run.py COMMAND --cfg job      the whole configuration that would run",
+        "python run.py -m gamma=0,0.1,0.4     one run for each value (or sweep=gamma)",
+    ]
+    return "\n".join(help.fitted(lines))
+
+
+def versions() -> str:
+    """The version of this project, and of what its results depend on most."""
+    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
+    others = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "hydra-core"))
+    return f"{project['name']} {project['version']} ({others})"
+
+
+def run(arguments: list[str], stop: Stop, script: Path) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: what was typed behind the script.
+        stop: see `job`.
+        script: run.py, which ranks that Lightning starts run again.
+    """
+    try:
+        call = parse(arguments)
+        if call.help:
+            print(help_text(call))
+            return 0
+        if "--version" in call.flags:
+            print(versions())
+            return 0
+        if call.command == "train" and not call.is_multirun:
+            own = stored_config_dir(call.overrides) if call.folder is None else None
+            flags = [*call.flags, *([] if own is None else [f"--config-dir={own}"])]
+            call = replace(call, overrides=with_stored_options(call.overrides), flags=flags)
+        call.check()
+    except (ValueError, HydraException) as error:
+        return refuse(error)
+    # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
+    sys.argv = [str(script), *call.flags, *call.overrides]
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=call.command)
+    main(job(call.command, stop))()
+    return 0
+
+
+def job(command: str, stop: Stop) -> Callable[[DictConfig], Any]:
+    """Return the function that Hydra calls with the configuration.
+
+    Args:
+        command: name of the command.
+        stop: knows the signal that ends it.
+    """
+
+    def run(cfg: DictConfig) -> Any:  # noqa: ANN401
+        try:
+            import torch  # here, because help and most refusals do without it
+
+            quieten()
+            # float32 means float32; bf16-mixed is the fast way
+            torch.backends.cudnn.allow_tf32 = False
+            drop_leftovers(cfg, HydraConfig.get().overrides.task)
+            use_best(cfg)
+            import_from_here(cfg)
+            return importlib.import_module(f"commands.{command}").run(cfg)
+        except KeyboardInterrupt as error:
+            stop.farewell(*error.args)
+            sys.exit(stop.code)
+        except Exception as error:
+            if stop.number is not None:  # such as that of a worker, which the signal reached too
+                stop.farewell()
+                sys.exit(stop.code)
+            cause = user_error(error)
+            if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            remove_empty(Path(HydraConfig.get().runtime.output_dir))
+            sys.exit(refuse(cause))
+
+    return run
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a folder that a refused command left empty, and its empty parents below here.
+
+    A lock and a log alone are nothing: what a run has begun with is run.json.
+    """
+    if folder == Path.cwd():
+        return  # commands that work on files have no folder of their own
+    held = list(folder.iterdir()) if folder.is_dir() else []
+    if {path.name for path in held} <= {".lock", "train.log", "evaluate.log", "interpolate.log"}:
+        for path in held:
+            path.unlink()
+    for path in (folder, *folder.parents):
+        if path == Path.cwd() or not path.is_relative_to(Path.cwd()):
+            return
+        try:
+            path.rmdir()
+        except OSError:
+            return
+
+
+def user_error(error: Exception) -> Exception | None:
+    """The error to show if it is one that the user can mend; None for a bug of ours."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+        return user_error(error.__cause__)
+    if type(error).__module__.startswith("wandb."):
+        return ValueError(f"W&B: {error}; logger.wandb.offline=true needs no account")
+    kinds = (ValueError, OSError, MisconfigurationException, HydraException, OmegaConfBaseException)
+    return error if isinstance(error, kinds) else None
+
+
+def quieten() -> None:
+    """Silences what Lightning says in every run and nobody needs, and all ranks but the first."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if getattr(rank_zero_only, "rank", 0):
+        logging.getLogger().setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*smaller than the logging interval.*",  # an epoch of few steps is no mistake
+        ".*does not have many workers.*",  # the built-in data are in memory
+        ".*Checkpoint directory .* exists and is not empty.*",  # run folders are found again
+        ".*Found .* module.* in eval mode.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*decompression bomb.*",  # large photos are no attack; truly huge ones are refused
+        ".*`srun` command is available.*",  # a login node; hydra/launcher=slurm is the way
+        ".*lr_scheduler.step.* before .*optimizer.step.*",  # after a resume; the order is right
+    ):
+        warnings.filterwarnings("ignore", message=message)

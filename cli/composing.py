@@ -1,0 +1,137 @@
+"""Composes configurations from conf/ and from a folder of the user's own, without running Hydra."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from cli.bounds import yaml_problems
+from cli.leftovers import drop_leftovers
+from cli.mistakes import raise_all
+from runs.identity import not_read
+from runs.naming import run_name
+from runs.results import trained_scorer
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+RESOLVING = "raised while resolving interpolation: "  # how OmegaConf begins its message
+INVALID = (
+    *(HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError),
+    OSError,  # an option whose name is too long for a file
+)
+
+OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("run_name", lambda task: run_name(task), replace=True)
+
+
+def sweep_name(task: list[str], *, _root_: DictConfig) -> str:
+    """Name of a sweep's job, made from what it reads of the overrides.
+
+    The experiment counts where the sweep is not named after it.
+    """
+    counted = ["experiment"] if chosen_sweep(_root_) else []
+    return run_name(task, sweep=True, unread=not_read(_root_), counted=counted)
+
+
+def chosen_sweep(root: DictConfig) -> str | None:
+    """The file that says what is swept."""
+    name = root.hydra.runtime.choices.get("sweep")
+    return None if name in (None, "null") else str(name)
+
+
+def sweep_group(*, _root_: DictConfig) -> str:
+    """Name of a sweep: that of its file, or of the experiment."""
+    return chosen_sweep(_root_) or str(_root_.hydra.runtime.choices.experiment)
+
+
+def scorer_of_sweep(sweep: str, *, _root_: DictConfig) -> str | None:
+    """The scorer of the chosen backbone that a sweep has trained; None where they are trained."""
+    if str(_root_.model._target_).endswith(".NIMAModule"):
+        return None
+    folder = Path(str(_root_.paths.output_dir)).expanduser() / "sweeps" / sweep
+    return trained_scorer(folder, str(_root_.scorer.backbone))
+
+
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+OmegaConf.register_new_resolver("sweep_group", sweep_group, replace=True)
+OmegaConf.register_new_resolver("scorer_of_sweep", scorer_of_sweep, replace=True)
+
+
+@contextlib.contextmanager
+def loaded(folder: str | None = None) -> Iterator[ConfigLoader]:
+    """Makes `compose` read conf/, and in front of it a folder of the user's own (--config-dir).
+
+    Raises:
+        ValueError: if that is no folder, or its files are damaged or too large.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        if folder is not None:
+            place = Path(folder).expanduser().absolute()
+            raise_all(list(yaml_problems(place, f"--config-dir={folder}")))
+            path = create_config_search_path(str(CONF))
+            schema = SearchPathQuery(provider="schema")
+            path.prepend(provider="command-line", path=f"file://{place}", anchor=schema)
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("check", path)
+        yield GlobalHydra.instance().config_loader()
+
+
+def composed(command: str, words: list[str], *, with_hydra: bool = False) -> DictConfig:
+    """Composes a configuration.
+
+    Raises:
+        ValueError: of one line, if that fails.
+    """
+    try:
+        cfg = compose(command, words, return_hydra_config=with_hydra)
+        drop_leftovers(cfg, words)
+    except INVALID as error:
+        raise ValueError(first_line(error)) from error
+    return cfg
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message as one line, without what OmegaConf puts in front."""
+    if isinstance(error, RecursionError):
+        return "the configuration is nested too deeply"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[0].removeprefix(f"ValueError {RESOLVING}")
+    key = getattr(error, "full_key", None)
+    return f"{key}: {text}" if isinstance(error, InterpolationResolutionError) and key else text
+
+
+def group_options(command: str, folder: str | None = None) -> dict[str, list[str]]:
+    """The groups that a command's configuration chooses from, with their options."""
+    with loaded(folder) as loader:
+        text = (CONF / f"{command}.yaml").read_text()
+        names = re.findall(r"^  - (?:override )?/?(\w+):", text, flags=re.MULTILINE)
+        hidden = ("paths", "hydra")
+        return {name: options(loader, name) for name in names if name not in hidden}
+
+
+def options(loader: ConfigLoader, group: str) -> list[str]:
+    """What a group offers to users."""
+    names = loader.get_group_options(group, ObjectType.CONFIG)
+    return [name for name in names if not name.startswith("_")]
+
+
+def flat_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys, inner nodes too."""
+    for key in cfg:
+        name = f"{prefix}{key!s}"
+        yield name
+        child = cfg._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+            yield from flat_keys(child, f"{name}.")

@@ -1,0 +1,151 @@
+"""What `--help` says can be set: the command's own file, with the values that would be used."""
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from cli.composing import CONF, composed, loaded
+from configuration.parsing import flatten
+from configuration.signatures import shown
+from runs.identity import not_read
+from system.places import shorter
+
+CHOICE = re.compile(r"  - (?:override )?/?(?P<key>\w+): (?P<value>\S+)(?P<gap> *)(?P<comment>#.*)?")
+ENTRY = re.compile(
+    r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>[^#\s].*?))?(?P<gap> *)(?P<comment>#.*)?"
+)
+
+NOT_CHOSEN = re.compile(r"  - (paths: .*|hydra: .*|_self_)")  # lines that say nothing to users
+COMMENT_COLUMN = 18  # where comments start
+FOLDERS = ("weights", "data_dir", "store", "output_dir")  # those of conf/paths that users set
+
+
+def effective(command: str, words: list[str], folder: str | None) -> list[str]:
+    """The lines of a command's file, with the values and choices of the composed configuration.
+
+    Comments stay. The file of `train` itself says little: an experiment sets most of its values.
+    What it sets beside these follows.
+
+    Args:
+        command: name of the command.
+        words: `key=value` words of the command line.
+        folder: of the user's own configuration files (--config-dir).
+
+    Raises:
+        ValueError: if the configuration cannot be composed.
+    """
+    text = (CONF / f"{command}.yaml").read_text().rstrip()
+    with loaded(folder):
+        cfg = composed(command, words, with_hydra=True)
+        choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if "/" not in key}
+        values: Any = OmegaConf.to_container(cfg, resolve=False)
+        unread = not_read(cfg) if command == "train" else set()
+    lines = []
+    parents: list[str] = []
+    for line in text.splitlines():
+        if NOT_CHOSEN.fullmatch(line):
+            continue
+        found = CHOICE.fullmatch(line) or ENTRY.fullmatch(line)
+        if found is None or found["key"] == "defaults":
+            lines.append(line)
+            continue
+        value: Any = choices.get(found["key"], found["value"])  # lists are not among the choices
+        if "indent" in found.groupdict():
+            parents = [*parents[: len(found["indent"]) // 2], found["key"]]
+            value = values
+            for key in parents:
+                value = value[key]
+        else:
+            parents = []
+        remark = "required: " if value == "???" else ""
+        if ".".join(parents or [found["key"]]) in unread:
+            remark = "not used with these settings: "
+        line = line.replace("# ", f"# {remark}", 1)
+        found = CHOICE.fullmatch(line) or ENTRY.fullmatch(line)
+        assert found is not None
+        given = found["value"]
+        if given is None or given == value or yaml.safe_load(given) == value:
+            lines.append(line)
+        else:
+            lines.append(with_value(line, found, shown(value)))
+    if lines[:-1] and "defaults:" in lines and not any(CHOICE.fullmatch(line) for line in lines):
+        lines.remove("defaults:")
+    if "experiment" in choices:
+        lines += [
+            "",
+            f"Set by experiment={choices['experiment']} or the command line beside these:",
+            "",
+        ]
+        lines += [f"  {line}" for line in beside(command, choices, values, folder)]
+    lines += ["", "Folders (paths.KEY=FOLDER):", "", *folders(cfg)]
+    return lines
+
+
+def folders(cfg: DictConfig) -> list[str]:
+    """The lines of conf/paths/default.yaml that users may set."""
+    text = (CONF / "paths" / "default.yaml").read_text()
+    found = [ENTRY.fullmatch(line) for line in text.splitlines()]
+    lines = []
+    for entry in found:
+        if entry is not None and entry["key"] in FOLDERS:
+            value = cfg.paths[entry["key"]]
+            start = f"{entry['key']}: {'null' if value is None else shorter(str(value))}"
+            lines.append(f"{start:<{COMMENT_COLUMN - 2}}  {entry['comment'] or ''}".rstrip())
+    return [f"  {line}" for line in lines]
+
+
+def width() -> int:
+    """Characters in a line: as many as the terminal has, 80 where there is none."""
+    return min(max(shutil.get_terminal_size().columns, 60), 120)
+
+
+def fitted(lines: Sequence[str]) -> Iterator[str]:
+    """Lines of YAML that fit the terminal, with comments wrapped below themselves."""
+    for line in lines:
+        start, mark, comment = line.partition("# ")
+        if len(line) <= width():
+            yield line
+        elif not mark:
+            yield from wrapped("", line, width(), "    ")
+        elif len(start) <= width() // 2:
+            yield from wrapped(f"{start}# ", comment, width(), f"{' ' * len(start)}# ")
+        else:
+            yield start.rstrip()
+            column = f"{' ' * COMMENT_COLUMN}# "
+            yield from wrapped(column, comment, width(), column)
+
+
+def wrapped(first: str, text: str, width: int, others: str) -> list[str]:
+    """Lines of a text, each with what is put in front of it; long words stay whole."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def beside(
+    command: str, choices: dict[str, Any], values: dict[str, Any], folder: str | None
+) -> list[str]:
+    """Settings of groups that are not those of the files chosen from them."""
+    groups = [key for key in choices if key != "hydra" and isinstance(values.get(key), dict)]
+    chosen = [f"{key}={choices[key]}" for key in groups]
+    with loaded(folder):
+        plain: Any = OmegaConf.to_container(composed(command, ["~experiment", *chosen]))
+    own, used = (flatten({key: tree[key] for key in groups}) for tree in (plain, values))
+    return [f"{key}={shown(value)}" for key, value in used.items() if own.get(key, ...) != value]
+
+
+def with_value(line: str, found: re.Match[str], value: str) -> str:
+    """A line with another value, its comment where it was if there is room."""
+    start, comment = line[: found.start("value")], found["comment"] or ""
+    gap = found.end("gap") - found.start("value") - len(value)
+    return f"{start}{value}{' ' * max(gap, 2)}{comment}".rstrip()

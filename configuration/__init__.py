@@ -1,0 +1,1 @@
+"""What configurations name: classes and their signatures, trusted modules, hints."""

@@ -1,0 +1,115 @@
+"""The photos that checkpoints were validated on, for commands that measure them again.
+
+A checkpoint keeps the configuration of its training, with the data set. It is used where the
+command line does not choose another one by `data=`. Keys such as `data.limit=10` still count.
+"""
+
+import importlib
+from collections.abc import Sequence
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from configuration.parsing import flatten, parse_task
+from configuration.signatures import check_node
+from configuration.trust import targets
+from lightning_modules.building import in_modules
+from lightning_modules.record import Record
+from networks.tensor_files import printable
+
+# Settings of training, which do not change what is validated.
+TRAINING = {
+    *("train_hr", "train_lr", "batch_size", "patch_size", "num_steps", "num_workers", "seed"),
+    *("on_device", "store", "scale"),
+}
+
+
+def use_own_data(cfg: DictConfig, records: Sequence[Record], paths: Sequence[str]) -> None:
+    """Replace `cfg.data` by the data set of the checkpoints, unless `data=` chooses one.
+
+    Checkpoints that do not say theirs, such as exported ones, are measured on that of the others;
+    where none says it, `cfg.data` stays.
+
+    Args:
+        cfg: of a command that measures.
+        records: of the checkpoints.
+        paths: where they were read.
+
+    Raises:
+        ValueError: if they were validated on different photos, or their data set cannot be built.
+    """
+    typed = {override.key_or_group: override for override in parse_task(task())}
+    if "data" in typed or "data._target_" in typed:
+        return
+    found = {
+        path: record.data_config
+        for path, record in zip(paths, records, strict=True)
+        if "_target_" in record.data_config
+    }
+    if not found:
+        return
+    (path, own), *others = found.items()
+    for other, theirs in others:
+        keys = sorted((own.keys() | theirs.keys()) - TRAINING)
+        for key in keys:
+            if own.get(key) != theirs.get(key):
+                raise ValueError(
+                    f"checkpoint: {path} was validated with data.{key}={own.get(key)}, {other} "
+                    f"with {theirs.get(key)}; data=... says on which photos to measure"
+                )
+    for key, value in flatten(own).items():
+        if "${" in f"{key}{value}":  # resolvers read the environment and files
+            raise ValueError(f"{path}: its data cannot be built: data.{printable(key)} is no value")
+    for target in targets(own):
+        check_target(target, path, cfg.trusted)
+    if records[0].kind == "enhancer":
+        own.setdefault("scale", 2)  # any; it follows from the networks
+    for problem in check_node("data", OmegaConf.create(own)):
+        raise ValueError(f"{path}: its data cannot be built: {printable(problem)}")
+    if "scale" in own:
+        own["scale"] = None  # follows from the networks
+    data = OmegaConf.create(own)
+    for key, override in typed.items():
+        name = key.removeprefix("data.")
+        if name != key:
+            if OmegaConf.select(data, name, default="???") == "???":
+                raise ValueError(
+                    f"{key}: the data of {path} have no such key; data=... chooses others"
+                )
+            OmegaConf.update(data, name, override.value())
+    cfg.data = data
+
+
+def task() -> list[str]:
+    """Return what was typed."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def check_target(target: str, path: str, trusted: Sequence[str]) -> None:
+    """Refuse any class but those of `datamodules` and of modules that the user trusts.
+
+    A checkpoint must not be able to run code.
+
+    Raises:
+        ValueError: if the class is another one.
+    """
+    module, _, name = target.rpartition(".")
+    if in_modules(module, trusted):
+        return
+    try:
+        found = getattr(importlib.import_module(module), name) if ours(module) else None
+    except (ImportError, AttributeError):
+        found = None
+    if not (isinstance(found, type) and ours(found.__module__)):
+        package = printable(module.partition(".")[0])
+        foreign = bool(package) and not ours(module)
+        hint = f"; trusted=[{package}] allows it, if you trust its code" if foreign else ""
+        raise ValueError(
+            f"{path}: was validated on {printable(target)}{hint}; data=... says on what to "
+            "measure it instead"
+        )
+
+
+def ours(module: str) -> bool:
+    """Return whether a module is one of the project's data sets."""
+    return module.startswith("datamodules.")

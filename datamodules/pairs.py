@@ -1,0 +1,213 @@
+"""The base of data modules that give LR/HR pairs."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.base import ShardedDataModule
+from datamodules.batches import Pair, PairBatch, PatchBatch, PatchPlaces
+from datamodules.degradations import Degradation, shrink
+from datamodules.listing import listing, some
+from datamodules.patches import PatchDataset
+from datamodules.resident import Resident
+from datamodules.sampling import BatchDataset, Draws
+from datamodules.store import Images, MemoryImages
+from images.file_names import shown
+from images.pixels import to_array, to_tensor
+from networks.scales import SCALES
+
+log = logging.getLogger(__name__)
+
+
+class PhotoDataset(BatchDataset):
+    """Whole photos in their order, for validation; with several scales, a photo at each of them.
+
+    Args:
+        hr: the photos.
+        lr: the LR photos by scale.
+    """
+
+    def __init__(self, hr: Images, lr: dict[int, Images]) -> None:
+        self.hr = hr
+        self.lr = lr
+
+    def __len__(self) -> int:
+        return len(self.hr) * len(self.lr)
+
+    def __getitem__(self, item: int) -> Pair:
+        """One photo, HR cropped to a multiple of its scale."""
+        photo, scale = divmod(item, len(self.lr))
+        return self.pair(photo, list(self.lr)[scale])
+
+    def pair(self, item: int, scale: int) -> Pair:
+        """A photo at a scale."""
+        lr, hr = self.lr[scale].whole(item), self.hr.whole(item)
+        height, width = lr.shape[0] * scale, lr.shape[1] * scale
+        return Pair(to_tensor(lr), to_tensor(hr[:height, :width]), str(self.hr.names[item]))
+
+    def __getitems__(self, batch: Draws | list[int]) -> PairBatch:
+        """One photo as a batch; photos differ in size."""
+        assert isinstance(batch, list)
+        (pair,) = (self[item] for item in batch)
+        return PairBatch(pair.lr[None], pair.hr[None])
+
+
+class Photos(NamedTuple):
+    """HR photos and their LR photos by scale."""
+
+    hr: Images
+    lr: dict[int, Images]
+
+
+class PairsDataModule(ShardedDataModule):
+    """Base of the data modules for enhancers. A subclass says where the photos come from.
+
+    Args:
+        scale: HR pixels per LR pixel; a list trains one of them in each step (MDSR).
+        degradation: what is done to the LR photos after shrinking; nothing if None.
+        batch_size: training patches per step over all ranks.
+        patch_size: side of the LR patch in pixels.
+        num_steps: steps per epoch; photos are repeated as often as that takes.
+        num_workers: loader processes per rank.
+        seed: the run's seed.
+        limit: use the first `limit` photos of each split (all if None).
+        on_device: keep all photos on the training device and cut the patches there.
+    """
+
+    kind = "pairs"
+
+    def __init__(
+        self,
+        scale: int | list[int] = 2,
+        *,
+        degradation: Degradation | None = None,
+        batch_size: int = 16,
+        patch_size: int = 24,
+        num_steps: int = 1000,
+        num_workers: int = 0,
+        seed: int = 0,
+        limit: int | None = None,
+        on_device: bool = False,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, limit=limit)
+        if patch_size < 1 or num_steps < 1:
+            raise ValueError(
+                f"data.patch_size={patch_size}, data.num_steps={num_steps}: 1 or more each"
+            )
+        self.scales = list(scale) if isinstance(scale, list) else [scale]
+        wrong = [s for s in self.scales if s not in SCALES]
+        if wrong or len(set(self.scales)) != len(self.scales) or not self.scales:
+            raise ValueError(f"data.scale={scale}: one or several of {', '.join(map(str, SCALES))}")
+        self.degradation = degradation or Degradation()
+        if on_device and (self.degradation.every_epoch or num_workers):
+            raise ValueError(
+                "data.on_device=true cuts patches on the training device: it goes with "
+                "data.num_workers=0 and data.degradation.every_epoch=false"
+            )
+        self.patch_size = patch_size
+        self.num_steps = num_steps
+        self.on_device = on_device
+        self.opened: dict[str, Photos] = {}
+        self.resident: Resident | None = None
+
+    def photos(self, split: str, degradation: Degradation) -> Photos:
+        """HR and LR photos of `train` or `val`; LR degraded as always for the image's name."""
+        raise NotImplementedError
+
+    def in_memory(
+        self, hr: Sequence[Tensor], names: Sequence[str], degradation: Degradation
+    ) -> Photos:
+        """Photos (3 x H x W uint8) that stay in memory, with LR made from them."""
+        lr: dict[int, Images] = {}
+        for scale in self.scales:
+            small = [
+                degradation.fixed(shrink(image, scale), name)
+                for image, name in zip(hr, names, strict=True)
+            ]
+            lr[scale] = MemoryImages([to_array(image) for image in small], names)
+        return Photos(MemoryImages([to_array(image) for image in hr], names), lr)
+
+    def split(self, split: str) -> Photos:
+        """Photos of a split, opened once."""
+        if split not in self.opened:
+            drawn_later = split == "train" and self.degradation.every_epoch
+            fixed = replace(self.degradation, every_epoch=False)
+            photos = self.photos(split, Degradation() if drawn_later else fixed)
+            if split == "val":
+                check_measurable(photos)
+            self.opened[split] = photos
+        return self.opened[split]
+
+    def prepare_data(self) -> None:
+        """Makes the store where there is one; Lightning calls this on one rank per machine."""
+        self.fingerprint()
+
+    def fingerprint(self, split: str | None = None) -> str:
+        """SHA-256 of the content of the photos of a split, or of both."""
+        splits = ["train", "val"] if self.trains else ["val"]
+        total = hashlib.sha256()
+        for photos in map(self.split, splits if split is None else [split]):
+            for images in (photos.hr, *photos.lr.values()):
+                total.update(images.fingerprint.encode())
+        return total.hexdigest()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the photos."""
+        if stage in (None, "fit"):
+            self.train = PatchDataset(
+                *self.split("train"),
+                patch_size=self.patch_size,
+                seed=self.seed,
+                degradation=self.degradation if self.degradation.every_epoch else None,
+                places=self.on_device,
+            )
+            if self.train.skipped:
+                log.info(
+                    "%d of %d photos are smaller than a patch and do not train: %s",
+                    len(self.train.skipped),
+                    len(self.train.hr),
+                    some(self.train.skipped, 100),
+                )
+        self.val = PhotoDataset(*self.split("val"))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of patches."""
+        return self.train_loader(self.dataset("train"), num_steps=self.num_steps)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Whole photos, one at a time."""
+        return self.val_loader(self.dataset("val"))
+
+    def on_after_batch_transfer(
+        self, batch: PatchBatch | PatchPlaces | PairBatch, dataloader_idx: int
+    ) -> PairBatch:
+        """Cuts out, flips, rotates and converts on the device what the loader has left to do."""
+        if isinstance(batch, PatchPlaces):
+            device = batch.code_B.device
+            if self.resident is None or self.resident.device != device:
+                self.resident = Resident(self.train.hr, self.train.lr, self.patch_size, device)
+            batch = self.resident.patches(batch)
+        return batch.to_unit()
+
+
+def check_measurable(photos: Photos) -> None:
+    """Refuses photos of which the borders that metrics ignore leave nothing.
+
+    Raises:
+        ValueError: naming the first ten.
+    """
+    scale = max(photos.lr)
+    least = max(2 * (scale + 6) + 1, 2 * scale + 11)  # borders of PSNR; of SSIM, and its window
+    problems = [
+        f"{shown(photos.hr.names[k])} is {photos.hr.sizes[k, 1]}x{photos.hr.sizes[k, 0]}"
+        for k in np.flatnonzero(photos.hr.sizes.min(axis=1) < least).tolist()
+    ]
+    if problems:
+        title = f"validation photos are too small to measure: {least} pixels a side are needed"
+        raise ValueError(listing(title, problems))

@@ -1,0 +1,59 @@
+"""Photos kept on the training device, from which patches are cut there."""
+
+import torch
+from torch import Tensor
+
+from datamodules.batches import PatchBatch, PatchPlaces
+from datamodules.store import Images
+
+
+class Resident:
+    """A whole store on the training device; gathers patches there, without any loader.
+
+    Args:
+        hr: the photos.
+        lr: the LR photos by scale.
+        patch_size: side of the LR patch in pixels.
+        device: where the pixels go.
+    """
+
+    def __init__(
+        self, hr: Images, lr: dict[int, Images], patch_size: int, device: torch.device
+    ) -> None:
+        self.patch_size = patch_size
+        self.device = device
+        self.hr = self.put(hr)
+        self.lr = {s: self.hr if images is hr else self.put(images) for s, images in lr.items()}
+
+    def put(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels, and where each image begins and how many values a row of it has."""
+        pixels, starts = images.flat(self.device)
+        rows = torch.from_numpy(images.sizes[:, 1] * 3)
+        return pixels, torch.from_numpy(starts).to(self.device), rows.to(self.device)
+
+    def patches(self, places: PatchPlaces) -> PatchBatch:
+        """The same patches, bit for bit, as the loader would have cut out."""
+        size, scale = self.patch_size, places.scale
+        top_B, left_B = places.top_B, places.left_B
+        lr_BHWC = self.gather(self.lr[scale], places.item_B, top_B, left_B, size)
+        top_B, left_B, size = top_B * scale, left_B * scale, size * scale
+        hr_BHWC = self.gather(self.hr, places.item_B, top_B, left_B, size)
+        return PatchBatch(lr_BHWC, hr_BHWC, places.code_B)
+
+    def gather(
+        self,
+        images: tuple[Tensor, Tensor, Tensor],
+        item_B: Tensor,
+        top_B: Tensor,
+        left_B: Tensor,
+        size: int,
+    ) -> Tensor:
+        """Patches of one size, B x size x size x 3."""
+        pixels, starts_N, rows_N = images
+        start_B, row_B = starts_N[item_B], rows_N[item_B]
+        corner_B = start_B + top_B * row_B + left_B * 3
+        row_BH = torch.arange(size, device=self.device) * row_B[:, None]
+        index_BHW = (corner_B[:, None] + row_BH)[..., None] + torch.arange(
+            size * 3, device=self.device
+        )
+        return pixels[index_BHW].view(len(item_B), size, size, 3)

@@ -1,0 +1,1 @@
+"""Image files and pixels: reading, writing, finding, metadata."""

@@ -1,0 +1,149 @@
+"""Write image files: a reader never sees half a file, and nothing is overwritten unless asked."""
+
+import contextlib
+import glob
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from images.file_names import shown
+from images.metadata import of_size, png_chunk
+from images.pixels import to_array
+from images.reading import SUFFIXES, Photo
+from system.files import current_umask
+
+# Pixels a side that a format can hold.
+MAX_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # libjpeg's JPEG_MAX_DIMENSION
+NO_ALPHA = (".jpg", ".jpeg", ".bmp")
+
+
+def check_side(path: Path, height: int, width: int) -> None:
+    """Refuse what the format of a file cannot hold.
+
+    Raises:
+        ValueError: if it is too wide or too high.
+    """
+    most = MAX_SIDE.get(path.suffix.lower())
+    if most is not None and max(height, width) > most:
+        raise ValueError(
+            f"{shown(path)}: would be {width} x {height}, and {path.suffix[1:]} files have up to "
+            f"{most} pixels a side; format=png has room for more"
+        )
+
+
+def write_image(path: Path, image: Tensor, *, overwrite: bool = False) -> None:
+    """Write a 3 x H x W uint8 image.
+
+    Raises:
+        ValueError: if the file exists and `overwrite` is not set, or the suffix is unknown.
+    """
+    write_photo(path, Photo(image, None, 255, {}), overwrite=overwrite)
+
+
+def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> list[str]:
+    """Write a photo with its ICC profile and EXIF data.
+
+    PNG files keep 16 bits, all others have 8; JPEG files and BMP files have no alpha channel.
+
+    Returns:
+        What could not be written with it.
+
+    Raises:
+        ValueError: if the file exists and `overwrite` is not set, the suffix is unknown, or the
+            format has no room for so many pixels a side.
+    """
+    if path.exists() and not overwrite:
+        raise ValueError(f"{shown(path)} exists: overwrite=true replaces it")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{shown(path)}: allowed suffixes are {' '.join(SUFFIXES)}")
+    height, width = photo.pixels.shape[1:]
+    check_side(path, height, width)
+    info, lost = dict(photo.info), []
+    if "exif" in info:
+        try:
+            info["exif"] = of_size(info["exif"], height, width)
+        except Exception:  # whatever Pillow raises: metadata never decide over pixels
+            del info["exif"]
+            lost.append("EXIF data")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f"{part_prefix()}{os.getpid()}-", suffix=path.suffix
+    )
+    os.close(handle)
+    try:
+        for key, what in (("exif", "EXIF data"), ("icc_profile", "colour profile"), ("", "")):
+            try:
+                encode(temporary, photo._replace(info=info))
+                break
+            except Exception:
+                if not info:
+                    raise
+                if info.pop(key, None):
+                    lost.append(what)
+        os.chmod(temporary, 0o666 & ~current_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return [f"{what}: not kept, {suffix[1:]} files cannot hold what there is" for what in lost]
+
+
+def part_prefix() -> str:
+    """Return how the names of files begin that this machine's processes are writing."""
+    return f".part-{os.uname().nodename}-"
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the half-written files in a folder and below it whose processes were killed."""
+    prefix = part_prefix()
+    for part in folder.rglob(f"{glob.escape(prefix)}*"):
+        pid = part.name.removeprefix(prefix).partition("-")[0]
+        try:
+            os.kill(int(pid), 0)
+        except (ProcessLookupError, ValueError):
+            part.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # another user's process writes it
+
+
+def encode(path: str, photo: Photo) -> None:
+    """Write a photo in the format of a file's suffix."""
+    suffix = Path(path).suffix.lower()
+    parts = [photo.pixels]
+    if photo.alpha is not None and suffix not in NO_ALPHA:
+        parts.append(photo.alpha)
+    image = torch.cat(parts) if len(parts) > 1 else photo.pixels  # a large one is not copied
+    if photo.levels > 255 and suffix == ".png":
+        Path(path).write_bytes(deep_png(image, photo.info))
+        return
+    if photo.levels > 255:
+        image = (image / (photo.levels / 255)).round().to(torch.uint8)
+    options = dict(photo.info)
+    if suffix in (".jpg", ".jpeg", ".webp"):
+        options["quality"] = 95  # Pillow's advice for the highest that still pays
+    elif suffix == ".png":
+        options["compress_level"] = 4  # a photo in half the time of 6, and 5 % larger
+    Image.fromarray(to_array(image)).save(path, **options)
+
+
+def deep_png(image: Tensor, info: dict[str, Any]) -> bytes:
+    """A PNG file of 16 bits: 3 or 4 x H x W values up to 65535, with profile and EXIF data."""
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy().astype(np.uint16))
+    encoded: bytes = bytes(imagecodecs.png_encode(pixels, level=4))
+    chunks = b""
+    if "icc_profile" in info:
+        chunks += png_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(info["icc_profile"]))
+    if "exif" in info:
+        chunks += png_chunk(b"eXIf", info["exif"].removeprefix(b"Exif\0\0"))
+    header = 8 + 25  # the signature and IHDR, which comes first
+    return encoded[:header] + chunks + encoded[header:]

@@ -1,0 +1,59 @@
+"""Start a training from the weights of another."""
+
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from lightning_modules.checkpoint import read_checkpoint
+from networks.edsr import EDSR
+from networks.weights import fetch_official, load_weights
+
+log = logging.getLogger(__name__)
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def official_file(cfg: DictConfig) -> Path:
+    """The published weights of the network that is configured."""
+    net = cfg.net
+    scale = tuple(net.scales) if "scales" in net else cfg.scale
+    name = net._target_.rpartition(".")[2]
+    return fetch_official(name, net.get("num_blocks"), net.get("num_features"), scale)
+
+
+def start_from(network: nn.Module, path: str) -> None:
+    """Loads the weights of `init_from`.
+
+    An EDSR of another scale gives all but the upsampler, as x3 and x4 start in its paper.
+
+    Raises:
+        ValueError: if they are of another network; says which.
+    """
+    state, record = read_checkpoint(path)
+    if isinstance(network, EDSR):
+        own, theirs = (split_upsampler(weights) for weights in (network.state_dict(), state))
+        if shapes(own[0]) != shapes(theirs[0]) and shapes(own[1]) == shapes(theirs[1]):
+            state = theirs[1] | own[0]
+            log.info("%s is of another scale: the upsampler starts anew", path)
+    try:
+        load_weights(network, state, path)
+    except ValueError as error:
+        if record is None:
+            raise
+        held = f"a {record.kind}, {record.backbone}"
+        raise ValueError(f"init_from={error}; the file holds {held}") from error
+
+
+def split_upsampler(state: Weights) -> tuple[Weights, Weights]:
+    """The upsampler of an EDSR, and the rest."""
+    upsampler = {name: value for name, value in state.items() if name.startswith("tail.0.")}
+    return upsampler, {name: value for name, value in state.items() if name not in upsampler}
+
+
+def shapes(state: Weights) -> dict[str, torch.Size]:
+    """The shape of every tensor."""
+    return {name: value.shape for name, value in state.items()}

@@ -1,0 +1,371 @@
+"""Compare enhancers that were validated on the same photos."""
+
+import math
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from reports import figures
+from reports.run_table import (
+    Run,
+    Setting,
+    change,
+    label_of,
+    newest_of_equal,
+    pareto,
+    settings_of,
+    variant_keys,
+    variant_of,
+)
+from reports.tables import (
+    SCORES,
+    column,
+    number_cell,
+    plural,
+    spread_cell,
+    text_cell,
+)
+
+OURS = re.compile(
+    r"(data\d+_)?(gamma|epoch|plane_(score|judge)(_\d+)?|scorers)\.(png|svg)"
+)  # figures
+SAME = 0.005  # dB and buckets: a mean over photos that near to the run's is over all photos
+SCORER_METRICS = ("val/emd", "val/emd_r1", "val/srcc", "val/lcc", "val/accuracy")
+
+
+@dataclass
+class Block:
+    """A figure of the page: its panels, how to read it, or why there is none."""
+
+    title: str
+    note: str
+    panels: list[str] = field(default_factory=list)
+    table: dict[str, Any] | None = None
+    files: str = ""
+    columns: int = 3
+
+
+class Comparison:
+    """Finished enhancers that were validated on the same photos.
+
+    Args:
+        runs: the runs.
+        groups: all such groups, from which this one is told apart.
+        everything: all enhancers, of which unfinished ones have curves, too.
+        folder: where figures go.
+        prefix: of their names.
+        epoch: see `build`.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        groups: Sequence[Sequence[Run]],
+        everything: Sequence[Run],
+        folder: Path,
+        prefix: str,
+        epoch: int | None,
+    ) -> None:
+        self.runs, self.folder, self.prefix = runs, folder, prefix
+        self.description = str(runs[0].result.get("data") or data_of(runs[0]))
+        own, validations = runs[0].validation, [group[0].validation for group in groups]
+        self.difference = ", ".join(
+            f"{key}={own.get(key, '')}"
+            for key in sorted({key for validation in validations for key in validation})
+            if any(validation.get(key) != own.get(key) for validation in validations)
+        )
+        scales = {scale for run in runs for scale in run.scales}
+        # A short validation may have no photo at one of the scales of a network.
+        empty = {s for s in scales if all(run.value("val/psnr", s) is None for run in runs)}
+        self.scales = sorted(scales - empty or scales)
+        others = [
+            run
+            for run in everything
+            if run.state == "unfinished" and run.rows and run.validation == runs[0].validation
+        ]
+        self.keys = variant_keys([*runs, *others])
+        self.settings = {scale: settings_of(runs, scale, self.keys) for scale in self.scales}
+        self.begun = {
+            scale: settings_of([*runs, *others], scale, self.keys) for scale in self.scales
+        }
+        self.metrics = [
+            metric
+            for metric in SCORES
+            if any(run.value(metric, s) is not None for run in runs for s in run.scales)
+        ]
+        self.num_unfinished = len(others)
+        self.look = figures.Look(s for group in self.begun.values() for s in group)
+        monitors = sorted({str(run.result.get("monitor")) for run in runs})
+        which = f"the best epoch by {' or '.join(monitors)}"
+        if epoch is not None:
+            which = f"epoch {epoch}, whether runs were finished or not"
+        self.protocol = (
+            "val/psnr is measured in RGB, without a border of scale + 6 pixels, per photo, and "
+            f"averaged; the values are of {which}."
+        )
+        self.best = list(self.best_lines())
+        self.scored_by = self.scored() if self.metrics else ""
+        self.blocks = [self.by_gamma(), self.by_epoch(), *self.planes(), self.spreads()]
+
+    def only(self, runs: Sequence[Run], scale: int) -> list[Setting]:
+        """The settings as far as they have these runs."""
+        parts = (
+            replace(setting, runs=tuple(run for run in setting.runs if run in runs))
+            for setting in self.settings[scale]
+        )
+        return [part for part in parts if part.runs]
+
+    def best_lines(self) -> Iterator[tuple[str, list[dict[str, str]]]]:
+        """Scale, and which runs are best at it."""
+        for scale in self.scales:
+            facts = []
+            for metric, name in {"val/psnr": "PSNR", **SCORES}.items():
+                for rater, runs in self.by_rater(metric, scale).items():
+                    values = {run: run.value(metric, scale) or -math.inf for run in runs}
+                    run = max(runs, key=lambda run: values[run])
+                    top = values[run]
+                    value = f"{top:.3f}"
+                    if metric == "val/psnr":
+                        value = f"{top:.2f} dB"
+                        if (base := baseline([run], metric, scale)) is not None:
+                            kind = "bicubic" if scale > 1 else "the input"
+                            value += f" ({top - base:+.2f} over {kind})"
+                    what = f"highest {name}" if rater is None else f"highest {name} by {rater}"
+                    facts.append({"what": what, "value": value, "run": label_of(run, self.keys)})
+            if facts:
+                yield f"x{scale}", facts
+
+    def by_rater(self, metric: str, scale: int) -> dict[str | None, list[Run]]:
+        """Runs that have a metric, by the scorer that gave it; PSNR has none."""
+        groups: dict[str | None, list[Run]] = {}
+        for run in self.runs:
+            if run.value(metric, scale) is not None:
+                rater = run.rater(metric) if metric in SCORES else None
+                groups.setdefault(rater, []).append(run)
+        return groups
+
+    def by_gamma(self) -> Block:
+        """PSNR, and scores if there are any, by gamma."""
+        title = "By gamma"
+        gammas = {setting.gamma for group in self.settings.values() for setting in group}
+        if len(gammas) < 2:
+            return Block(title, f"All runs have gamma {min(gammas, default=0):g}.")
+        panels = {}
+        for metric, unit in {"val/psnr": "dB", **dict.fromkeys(self.metrics, "")}.items():
+            for scale in self.scales:
+                raters = self.by_rater(metric, scale)
+                for rater, runs in raters.items():
+                    base = baseline(runs, metric, scale)
+                    source = rater if rater is not None and len(raters) > 1 else ""
+                    panels[f"{metric} by gamma at x{scale} {source}".strip()] = figures.by_gamma(
+                        self.only(runs, scale), metric, scale, self.look, base, unit, source
+                    )
+        note = (
+            "A line joins the means over seeds; the band is one sample standard deviation to each "
+            f"side, small points are single seeds. {self.protocol}"
+        )
+        if self.scored_by:
+            note += f" {self.scored_by}"
+        return self.drawn(title, note, "gamma", panels, len(self.scales))
+
+    def scored(self) -> str:
+        """Which scorers gave the scores, and which runs have none."""
+        texts = []
+        for metric, name in SCORES.items():
+            raters = {run.rater(metric) for run in self.runs if metric in scored_by(run)}
+            if raters:
+                texts.append(f"{metric} is given by {' and '.join(sorted(map(str, raters)))}.")
+            without = sum(metric not in scored_by(run) for run in self.runs)
+            if raters and without:
+                reason = "no scorer is read at gamma 0" if name == "score" else "they have no judge"
+                texts.append(f"{plural(without, 'run')} without it: {reason}.")
+        if "val/score" in self.metrics and "val/score_judge" not in self.metrics:
+            texts.append("judge.checkpoint=FILE scores runs at gamma 0, too.")
+        return " ".join(texts)
+
+    def by_epoch(self) -> Block:
+        """Loss and PSNR by epoch, a row for each scale."""
+        title = "By epoch"
+        panels = {}
+        for scale in self.scales:
+            for metric, unit in (("train/loss", ""), ("val/psnr", "dB")):
+                panels[f"{metric} by epoch at x{scale}"] = figures.by_epoch(
+                    self.begun[scale], metric, scale, self.look, unit
+                )
+        if not any(run.rows for run in self.runs):
+            return Block(title, "No run has a readable metrics.csv.")
+        note = (
+            "Means over seeds; the band reaches from the lowest to the highest seed, and lines are "
+            "stronger the higher gamma is. train/loss is the mean over an epoch of L2 in grey "
+            "levels plus gamma times the aesthetic term, so compare it at the same gamma."
+        )
+        if any(len(run.scales) > 1 for run in self.runs):
+            note += " The loss of a network of several scales is that of all of them."
+        if self.num_unfinished:
+            note += f" {plural(self.num_unfinished, 'unfinished run')} in thin lines."
+        return self.drawn(title, note, "epoch", panels, 2)
+
+    def planes(self) -> Iterator[Block]:
+        """PSNR against each score: a block per scorer, a panel per scale."""
+        title = "PSNR and score"
+        if not self.metrics:
+            yield Block(title, "No run has a score: runs at gamma 0 without a judge have none.")
+        for metric in self.metrics:
+            panels: dict[str | None, dict[str, figures.Panel]] = {}
+            for scale in self.scales:
+                for rater, runs in self.by_rater(metric, scale).items():
+                    panels.setdefault(rater, {})[f"val/psnr and {metric} at x{scale}"] = (
+                        figures.plane(self.only(runs, scale), metric, scale, self.look)
+                    )
+            for k, (rater, drawn) in enumerate(panels.items()):
+                note = (
+                    f"{metric} by {rater}. Points are means over seeds with one standard "
+                    "deviation, labelled with gamma; no other beats those on the dashed Pareto "
+                    "front in both."
+                )
+                name = f"plane_{SCORES[metric]}{f'_{k}' if k else ''}"
+                which = f": {SCORES[metric]}" if len(self.metrics) > 1 else ""
+                yield self.drawn(f"{title}{which}", note, name, drawn, 3)
+
+    def spreads(self) -> Block:
+        """A table of means and spreads over seeds."""
+        metrics = {"val/psnr": 2, "val/psnr_y": 2, "val/ssim": 4, **dict.fromkeys(self.metrics, 3)}
+        shown = [
+            metric
+            for metric in metrics
+            if any(s.values(metric) for group in self.settings.values() for s in group)
+        ]
+        changes = ["val/psnr", *self.metrics]
+        rows = []
+        for scale in self.scales:
+            front = self.on_front(scale)
+            for setting in unique(self.settings[scale]):
+                label = ", ".join(f"{key}={value}" for key, value in setting.variant)
+                cells = [
+                    text_cell(setting.net),
+                    text_cell(label),
+                    number_cell(scale, f"x{scale}"),
+                    number_cell(setting.gamma, f"{setting.gamma:g}"),
+                    number_cell(len(setting.runs), str(len(setting.runs))),
+                ]
+                for metric in shown:
+                    cells.append(spread_cell(setting.spread(metric), metrics[metric]))
+                    if metric in changes:
+                        gained = change(setting, self.settings[scale], metric)
+                        # Paired, it is known better than the metric itself.
+                        cells.append(spread_cell(gained, metrics[metric] + 1, "+"))
+                cells.append(text_cell("yes" if setting in front else ""))
+                rows.append(cells)
+        names = ["net", "other settings", "scale", "gamma", "runs"]
+        for metric in shown:
+            names += [metric, f"{metric} over gamma 0"] if metric in changes else [metric]
+        names.append("Pareto front")
+        drop = [k for k in range(len(names)) if all(row[k]["text"] in ("", "-") for row in rows)]
+        keep = [k for k in range(len(names)) if k not in drop]
+        table = {
+            "columns": [column(names[k], rows, k) for k in keep],
+            "rows": [[row[k] for k in keep] for row in rows],
+        }
+        note = (
+            "Runs that differ in nothing but the seed: mean ± sample standard deviation. What a "
+            "metric gains over gamma 0 is taken seed by seed, then averaged."
+        )
+        return Block("Mean and spread over seeds", note, table=table)
+
+    def on_front(self, scale: int) -> list[Setting]:
+        """Settings that no other beats in PSNR and in score."""
+        found = []
+        for metric in self.metrics:
+            for runs in self.by_rater(metric, scale).values():
+                points = figures.plane_points(self.only(runs, scale), metric)
+                for k in pareto([(x, y) for _, (x, _), (y, _) in points]):
+                    folders = {run.folder for run in points[k][0].runs}
+                    found += [
+                        s for s in self.settings[scale] if folders & {r.folder for r in s.runs}
+                    ]
+        return found
+
+    def drawn(
+        self, title: str, note: str, name: str, panels: dict[str, figures.Panel], columns: int
+    ) -> Block:
+        """Writes a figure's files, and gives its panels one by one for the page."""
+        name = f"{self.prefix}{name}"
+        figures.save(figures.compose(list(panels.values()), columns), self.folder, name)
+        shown = [
+            figures.for_page(figures.compose([panel]), f"{name}{k}", text)
+            for k, (text, panel) in enumerate(panels.items())
+        ]
+        return Block(title, note, shown, files=f"figures/{name}", columns=columns)
+
+
+def data_of(run: Run) -> str:
+    """The data of a run that has not said what they are."""
+    choices = run.about.get("choices") or {}
+    given = run.key("data.val_hr") or []
+    names = [Path(str(text)).name for text in (given if isinstance(given, list) else [given])]
+    return " ".join(str(part) for part in (choices.get("data"), *names) if part)
+
+
+def scored_by(run: Run) -> set[str]:
+    """Scores that a run has."""
+    return {m for m in SCORES for s in run.scales if run.value(m, s) is not None}
+
+
+def unique(settings: Sequence[Setting]) -> list[Setting]:
+    """Settings without the repetitions of gamma 0 for every scorer."""
+    seen: dict[tuple[Path, ...], Setting] = {}
+    for setting in settings:
+        seen.setdefault(tuple(run.folder for run in setting.runs), setting)
+    return list(seen.values())
+
+
+def baseline(runs: Sequence[Run], metric: str, scale: int) -> float | None:
+    """Return what images have that are only enlarged: by bicubic, or not at all at scale 1.
+
+    Runs of version 0.1 say it only where the photos of photos.json are all validation photos.
+    """
+    name = metric.removeprefix("val/")
+    for run in runs:
+        for kind in ("bicubic", "input"):
+            if (found := run.value(f"{metric}_{kind}", scale)) is not None:
+                return found
+        photos = [photo for photo in run.photos if photo["scale"] == scale]
+        whole = run.value(metric, scale)
+        try:
+            near = abs(statistics.fmean(photo[name] for photo in photos) - (whole or math.inf))
+            if near < SAME:
+                return statistics.fmean(photo[f"{name}_bicubic"] for photo in photos)
+        except (KeyError, TypeError, statistics.StatisticsError):
+            continue
+    return None
+
+
+def scorer_section(scorers: Sequence[Run], folder: Path) -> Block | None:
+    """Curves of scorers by backbone; None without any."""
+    with_rows = [run for run in newest_of_equal(scorers) if run.rows]
+    if not with_rows:
+        return None
+    keys = variant_keys(with_rows)
+    groups: dict[str, list[Run]] = {}
+    for run in with_rows:
+        parts = [run.net, *(f"{key}={value}" for key, value in variant_of(run, keys))]
+        groups.setdefault(", ".join(parts), []).append(run)
+    panels: dict[str, figures.Panel] = {}
+    for metric in ("val/emd", "val/srcc"):
+        if any(metric in row for run in with_rows for row in run.rows):
+            panels[f"{metric} by epoch"] = figures.scorers_by_epoch(
+                {name: runs for name, runs in groups.items()}, metric
+            )
+    if not panels:
+        return None
+    figures.save(figures.compose(list(panels.values())), folder, "scorers")
+    shown = [
+        figures.for_page(figures.compose([panel]), f"scorers{k}", text)
+        for k, (text, panel) in enumerate(panels.items())
+    ]
+    data = sorted({str(run.result["data"]) for run in with_rows if run.result.get("data")})
+    note = f"Means over seeds. Lower is better for val/emd, higher for val/srcc. {'; '.join(data)}"
+    return Block("Scorers by epoch", note, shown, files="figures/scorers")

@@ -1,0 +1,358 @@
+"""Runs to compare: a row for each, also for those that are unfinished or broken.
+
+What is compared are trainings. Runs that differ in nothing but the seed are one setting, whose
+metrics have a mean and a sample standard deviation. A network of several scales (MDSR) has a value
+of each metric for each scale.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from configuration.parsing import flatten
+
+LARGEST = float(np.finfo(np.float32).max)  # what is measured and logged is float32
+LARGEST_SCALE = 16  # twice the largest of the field
+
+# Of `data`: what does not change what is validated on, nor how hard it is.
+ONLY_TRAINS = {
+    *("batch_size", "patch_size", "num_steps", "num_workers", "seed", "on_device", "store"),
+    *("scale", "train_hr", "train_lr", "train_list", "num_train", "native_share"),
+}
+
+
+@dataclass(eq=False)
+class Run:
+    """What a run folder holds, as far as it can be read."""
+
+    folder: Path
+    state: Literal["finished", "unfinished", "broken"] = "finished"
+    note: str = ""  # how far it is, or what is broken
+    about: dict[str, Any] = field(default_factory=dict)  # run.json
+    result: dict[str, Any] = field(default_factory=dict)  # result.json
+    rows: list[dict[str, float]] = field(default_factory=list)  # metrics.csv
+    photos: list[dict[str, Any]] = field(default_factory=list)  # images/photos.json
+    bad_pictures: list[str] = field(default_factory=list)  # what is wrong in images/
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, empty if unreadable."""
+        return self.about.get("config") or {}
+
+    def key(self, dotted: str) -> Any:  # noqa: ANN401
+        """A value of the configuration; None where there is none."""
+        node: Any = self.config
+        for part in dotted.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        return node
+
+    @property
+    def command(self) -> str:
+        """The command that made it; older runs do not say."""
+        if self.about.get("command") is not None:
+            return str(self.about["command"])
+        if "checkpoints" in self.config:
+            return "interpolate"
+        return "evaluate" if "checkpoint" in self.config else "train"
+
+    @property
+    def kind(self) -> Literal["enhancer", "scorer"] | None:
+        """What was trained."""
+        if not self.config:
+            return None
+        return "scorer" if str(self.key("model._target_")).endswith(".NIMAModule") else "enhancer"
+
+    @property
+    def net(self) -> str:
+        """Its network, or the backbone of a scorer, as it was chosen."""
+        if self.kind == "scorer":
+            return str(self.key("scorer.backbone"))
+        choices = self.about.get("choices") or {}
+        if choices.get("net"):
+            return str(choices["net"])
+        return str(self.key("net._target_")).rpartition(".")[2].lower()
+
+    @property
+    def scales(self) -> list[int]:
+        """HR pixels per LR pixel; several of an MDSR, none of a scorer."""
+        scales = self.key("net.scales")
+        listed = scales if isinstance(scales, list) else [self.key("scale")]
+        return list(dict.fromkeys(scale for scale in listed if is_scale(scale)))
+
+    @property
+    def gamma(self) -> float | None:
+        """Weight of the aesthetic term."""
+        return number(self.key("gamma"))
+
+    @property
+    def seed(self) -> int | None:
+        """Of initial weights, patches and dropout."""
+        seed = self.key("seed")
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def sweep(self) -> str | None:
+        """The sweep that it is a job of."""
+        if "sweep" in self.about:
+            return None if self.about["sweep"] is None else str(self.about["sweep"])
+        parent = self.folder.absolute().parent
+        return parent.name if parent.parent.name == "sweeps" else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the best epoch, as far as they are numbers; empty unless finished."""
+        metrics = self.result.get("metrics") if self.state == "finished" else None
+        found = {str(k): number(v) for k, v in metrics.items()} if metrics else {}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def value(self, metric: str, scale: int | None = None) -> float | None:
+        """A metric of the best epoch at a scale; None where there is none."""
+        return self.metrics.get(self.column(metric, scale))
+
+    def column(self, metric: str, scale: int | None) -> str:
+        """What a metric at a scale is called in this run."""
+        if scale is None or self.scales == [scale]:
+            return metric
+        return f"{metric}/x{scale}"
+
+    def curve(self, metric: str, scale: int | None = None) -> tuple[list[int], list[float]]:
+        """Epochs from 1 on, and the mean of what was logged in each."""
+        name = self.column(metric, scale if metric.startswith("val/") else None)
+        epochs: dict[int, list[float]] = {}
+        for row in self.rows:
+            if name in row and "epoch" in row:
+                epochs.setdefault(int(row["epoch"]) + 1, []).append(row[name])
+        return sorted(epochs), [statistics.fmean(epochs[epoch]) for epoch in sorted(epochs)]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What can change the result, by dotted key; of input files the start of their SHA-256."""
+        settings = dict(self.about.get("settings") or {})
+        for key, sha in (self.about.get("inputs") or {}).items():
+            if key == "data":
+                settings["data (SHA-256)"] = str(sha)[:8]
+            else:
+                settings[key] = f"{stem(str(self.key(key)))} ({str(sha)[:8]})"
+        return settings
+
+    def rater(self, metric: str) -> str | None:
+        """Which scorer gave `val/score` or `val/score_judge`: its file and SHA-256."""
+        key = "judge.checkpoint" if metric == "val/score_judge" else "scorer.checkpoint"
+        value = self.settings.get(key)
+        return None if value is None else str(value)
+
+    @property
+    def validation(self) -> dict[str, str]:
+        """What tells the validation photos and what is done to them from those of other runs."""
+        data = self.config.get("data")
+        kept = {
+            f"data.{key}": value
+            for key, value in (data if isinstance(data, dict) else {}).items()
+            if key not in ONLY_TRAINS
+        }
+        kept["trainer.limit_val_batches"] = self.key("trainer.limit_val_batches")
+        return {
+            # A copy of a data set elsewhere is the same; its name stays.
+            key: Path(value).name if isinstance(value, str) and "/" in value else cell(value)
+            for key, value in sorted(flatten(kept).items())
+        }
+
+
+def number(value: Any) -> float | None:  # noqa: ANN401
+    """Return a number that float32 can hold as a float, and None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= LARGEST else None  # false for not-a-number
+
+
+def is_scale(value: Any) -> bool:  # noqa: ANN401
+    """Whether this is the scale of a network."""
+    return type(value) is int and 1 <= value <= LARGEST_SCALE
+
+
+def stem(path: str) -> str:
+    """A path short enough for a table: the folder of a run stands for its checkpoint."""
+    parts = [part for part in Path(path).parts if part not in ("checkpoints", "best.ckpt")]
+    return "/".join(parts[-2:])
+
+
+def is_seed(key: str) -> bool:
+    """Whether a key is the seed, or follows it."""
+    return key == "seed" or key.endswith(".seed")
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Keys in which runs differ, seeds left out.
+
+    Of keys that tell the same runs apart in the same way (`optim.optimizer.lr` and the module's
+    copy of it) one is kept.
+    """
+    settings = [run.settings for run in runs]
+    columns: dict[tuple[str, ...], str] = {}
+    for key in sorted({key for values in settings for key in values}, key=copies_last):
+        column = tuple(cell(values.get(key)) if key in values else "" for values in settings)
+        if len(set(column)) > 1 and not is_seed(key):
+            columns.setdefault(column, key)
+    return sorted(columns.values())
+
+
+def variant_keys(runs: Sequence[Run]) -> list[str]:
+    """Keys in which runs of the same network, scale and gamma differ."""
+    alike: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        alike.setdefault((run.net, tuple(run.scales), run.gamma), []).append(run)
+    return sorted({key for group in alike.values() for key in differing(group)})
+
+
+def variant_of(run: Run, keys: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """What a run has of these keys, as text."""
+    settings = run.settings
+    return tuple((key, cell(settings[key])) for key in keys if key in settings)
+
+
+def label_of(run: Run, keys: Sequence[str] = ()) -> str:
+    """A run in words: network, scale, gamma, seed and what else is asked for."""
+    scales = "-".join(f"x{scale}" for scale in run.scales)
+    parts = [run.net, scales, "" if run.gamma is None else f"gamma {run.gamma:g}"]
+    parts += [f"seed {run.seed}", *(f"{key}={value}" for key, value in variant_of(run, keys))]
+    return ", ".join(part for part in parts if part)
+
+
+def copies_last(key: str) -> tuple[bool, bool, int, str]:
+    """Order in which one of several equal keys is chosen: as a user would type it."""
+    return key.startswith(("model.", "callbacks.")), key.endswith("_target_"), key.count("."), key
+
+
+def cell(value: Any) -> str:  # noqa: ANN401
+    """A setting as text, as it would be typed."""
+    if value is None or isinstance(value, bool | list | dict):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ in the seed only, at one scale.
+
+    Args:
+        line: what it shares with the settings that differ from it in gamma: the network, and
+            settings other than these in which runs differ.
+    """
+
+    net: str
+    variant: tuple[tuple[str, str], ...]
+    gamma: float
+    scale: int
+    runs: tuple[Run, ...]
+
+    @property
+    def line(self) -> str:
+        """Name of the settings that differ from it in gamma only."""
+        return ", ".join([self.net, *(f"{key}={value}" for key, value in self.variant)])
+
+    def values(self, metric: str) -> list[float]:
+        """A metric of each run that has it."""
+        found = (run.value(metric, self.scale) for run in self.runs)
+        return [value for value in found if value is not None]
+
+    def spread(self, metric: str) -> tuple[float, float | None, int] | None:
+        """Mean, sample standard deviation (None of one run), and the number of runs."""
+        return mean_and_std(self.values(metric))
+
+
+def change(
+    setting: Setting, settings: Iterable[Setting], metric: str
+) -> tuple[float, float | None, int] | None:
+    """What a metric gains over the same training at gamma 0, seed by seed.
+
+    Runs of the same seed begin with the same weights and see the same patches, so their
+    differences spread less than the runs do.
+
+    Args:
+        setting: of a gamma above 0.
+        settings: of the same scale, among them that of gamma 0.
+        metric: such as `val/psnr`.
+
+    Returns:
+        Mean, sample standard deviation (None of one seed), and how many seeds both have; None where
+        there is none.
+    """
+    plain = {
+        run.seed: run.value(metric, setting.scale)
+        for other in settings
+        if other.gamma == 0 and other.line == setting.line
+        for run in other.runs
+    }
+    gained = [
+        value - base
+        for run in setting.runs
+        if setting.gamma > 0
+        and (value := run.value(metric, setting.scale)) is not None
+        and (base := plain.get(run.seed)) is not None
+    ]
+    return mean_and_std(gained)
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None, int] | None:
+    """Mean, sample standard deviation (None of one value), and how many; None of none."""
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values), std, len(values)
+
+
+def newest_of_equal(runs: Sequence[Run]) -> list[Run]:
+    """Runs without repetitions: of those with equal settings, seeds and inputs the last finished.
+
+    A repetition gives the same numbers, and would make a spread over seeds too small.
+    """
+    chosen: dict[Any, Run] = {}
+    for run in sorted(runs, key=lambda run: str(run.result.get("finished", ""))):
+        chosen[run.about.get("config_hash") or run.folder] = run
+    return [run for run in runs if run in chosen.values()]
+
+
+def settings_of(
+    runs: Sequence[Run], scale: int, keys: Sequence[str] | None = None
+) -> list[Setting]:
+    """Enhancers of one scale, grouped over seeds; in order of network, variant and gamma.
+
+    A run with gamma 0 reads no scorer, so it belongs to the lines of every scorer.
+
+    Args:
+        runs: finished or not.
+        scale: HR pixels per LR pixel.
+        keys: settings that tell variants apart; None: those in which these runs differ.
+    """
+    runs = [run for run in runs if scale in run.scales and run.gamma is not None]
+    keys = variant_keys(runs) if keys is None else keys
+    groups: dict[tuple[str, tuple[tuple[str, str], ...], float], list[Run]] = {}
+    for run in runs:
+        assert run.gamma is not None
+        groups.setdefault((run.net, variant_of(run, keys), run.gamma), []).append(run)
+    found = []
+    for (net, variant, gamma), group in groups.items():
+        lines = [variant]
+        if gamma == 0:
+            others = {v for (n, v, g) in groups if n == net and g > 0 and set(variant) <= set(v)}
+            lines = sorted(others) or lines
+        found += [Setting(net, line, gamma, scale, tuple(group)) for line in lines]
+    return sorted(found, key=lambda setting: (setting.net, setting.variant, setting.gamma))
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats in one value and equals in the other, by x.
+
+    Higher is better in both; of equal points the first.
+    """
+    order = sorted(range(len(points)), key=lambda k: (-points[k][0], -points[k][1], k))
+    front: list[int] = []
+    for k in order:
+        if not front or points[k][1] > points[front[-1]][1]:
+            front.append(k)
+    return front[::-1]

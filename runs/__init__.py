@@ -1,0 +1,1 @@
+"""Run folders: their names, identity, results, and what fills them."""

@@ -1,0 +1,139 @@
+"""A run's identity: its settings, input files, data and code."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from configuration.parsing import flatten
+from lightning_modules.moved import present_names
+from runs.naming import NOT_SETTINGS, within
+from system.files import digest, file_sha256
+
+NOT_IN_HASH = NOT_SETTINGS | {
+    "trainer.max_epochs",  # the same as `epochs`
+    *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.enable_model_summary"),
+    *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after", "callbacks.pictures"),
+    *("callbacks.watch", "callbacks.photo_table", "model.grad_ratio_every"),
+    *("model.trusted", "model.loss.scorer.trusted"),
+    # Of runs of version 0.1, which could set what is fixed now.
+    *("callbacks.checkpoint.enable_version_counter", "callbacks.checkpoint.filename"),
+    "callbacks.checkpoint.save_last",
+    # Where the data lie; their fingerprint counts instead.
+    *("data.root", "data.images", "data.ratings", "data.train_list", "data.val_list"),
+    "data.test_list",
+    *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
+}
+
+
+def not_read(config: DictConfig) -> set[str]:
+    """Keys of a training's configuration that it does not read, as its other keys are."""
+    keys = set()
+    if "scales" in (config.get("net") or {}):  # has its own
+        keys.add("scale")
+    if config.get("gamma") == 0:  # no scorer in the loss
+        keys |= {"model.loss.mode", "model.loss.warmup"}
+        if not scores_always(config):
+            keys |= {"scorer", "model.loss.scorer"}
+    else:
+        keys.add("model.loss.score_always")  # it does anyway
+    return keys
+
+
+def scores_always(config: DictConfig) -> bool:
+    """Whether the scorer rates validation photos at gamma 0, too."""
+    model = config.get("model") or {}
+    return bool((model.get("loss") or {}).get("score_always"))
+
+
+def is_setting(key: str) -> bool:
+    """Whether a dotted key can change a result."""
+    return not within(key, NOT_IN_HASH)
+
+
+@dataclass
+class Identity:
+    """What makes two runs the same: settings, the content of input files, and code.
+
+    Args:
+        config: the resolved configuration that the run reads.
+        files: input files by key; their content counts, not where they lie.
+        code: SHA-256 of the Python files that the run depends on, see `code_files`.
+        data: fingerprint of the data; None where the settings and the code say it all.
+        derived: see `derived_keys`.
+    """
+
+    config: dict[str, Any]
+    files: dict[str, str]
+    code: dict[str, str]
+    data: str | None = None
+    derived: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.inputs = {
+            key: file_sha256(Path(path).expanduser()) for key, path in self.files.items()
+        }
+        if self.data is not None:
+            self.inputs["data"] = self.data
+        hashed = flatten(self.config)
+        paths = list(self.files.values())
+        self.settings = {
+            key: "(file)" if value in paths else value
+            for key, value in hashed.items()
+            if is_setting(key)
+        }
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of the settings and of the content of the input files."""
+        return digest(json.dumps([self.settings, self.inputs], sort_keys=True))
+
+    @property
+    def code_hash(self) -> str:
+        """SHA-256 of the code."""
+        return digest(json.dumps(self.code, sort_keys=True))
+
+    def changes(self, settings: dict[str, Any]) -> dict[str, str]:
+        """Return `key=old (now new)` by key for each setting that differs from earlier ones.
+
+        A setting that follows another one that differs is left out.
+        """
+        settings = present_names(settings)
+        changed = [
+            key
+            for key in sorted(settings.keys() | self.settings.keys())
+            if settings.get(key) != self.settings.get(key)
+        ]
+        return {
+            key: f"{key}={settings.get(key)} (now {self.settings.get(key)})"
+            for key in changed
+            if not any(source in changed for source in self.sources(key))
+        }
+
+    def sources(self, key: str) -> list[str]:
+        """Return the settings that a derived one is made from."""
+        for parent, text in self.derived.items():
+            if within(key, [parent]):
+                rest = key.removeprefix(parent)
+                return [f"{source}{rest}" for source in re.findall(r"\$\{([\w.]+)", text)]
+        return []
+
+    def record(self) -> dict[str, Any]:
+        """What run.json and result.json keep of it."""
+        return {
+            "config": self.config,
+            "config_hash": self.config_hash,
+            "settings": self.settings,
+            "inputs": self.inputs,
+            "code_hash": self.code_hash,
+            "code": self.code,
+        }
+
+
+def derived_keys(cfg: DictConfig) -> dict[str, str]:
+    """Return the keys that are made from others, and how: `{"net.scale": "${scale}"}`."""
+    config = flatten(OmegaConf.to_container(cfg, resolve=False))
+    return {key: text for key, text in config.items() if isinstance(text, str) and "${" in text}

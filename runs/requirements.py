@@ -1,0 +1,100 @@
+"""Checks that several commands make of their configuration."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from configuration.signatures import locate
+from runs.run_folder import BEST
+
+# Where a run folder stands for its best checkpoint.
+CHECKPOINT_KEYS = (
+    "checkpoint",
+    "checkpoints",
+    "scorer.checkpoint",
+    "judge.checkpoint",
+    "init_from",
+)
+
+
+def use_best(cfg: DictConfig) -> None:
+    """Replace each run folder that is given for a checkpoint by the run's best checkpoint."""
+    for key in CHECKPOINT_KEYS:
+        try:
+            value = OmegaConf.select(cfg, key)
+        except OmegaConfBaseException:
+            continue  # what cannot be resolved is a mistake of its own
+        if isinstance(value, str) and best_of(value) != value:
+            OmegaConf.update(cfg, key, best_of(value))
+        elif isinstance(value, ListConfig):
+            found = [best_of(item) if isinstance(item, str) else item for item in value]
+            if found != list(value):
+                OmegaConf.update(cfg, key, found)
+
+
+def best_of(path: str) -> str:
+    """Return the best checkpoint of a run folder; any other path as it is."""
+    best = Path(path) / BEST
+    return str(best) if os.path.isfile(best.expanduser()) else path
+
+
+def require_file(key: str, path: str | None) -> Iterator[str]:
+    """One problem if a path is given and is no file."""
+    found = Path(path or ".").expanduser()
+    if path is None or os.path.isfile(found):  # which takes names that are too long
+        return
+    if not path:
+        yield f"{key}=: is empty; a file is needed"
+    elif not os.path.isdir(found):
+        yield f"{key}={path}: no such file"
+    else:
+        yield f"{key}={path}: is a folder without {BEST}; a file or a run folder is needed"
+
+
+def require_folder(key: str, path: str) -> Iterator[str]:
+    """One problem if a folder is not there and cannot be made."""
+    folder = Path(path).expanduser().absolute()
+    while not os.path.exists(folder):  # Path.exists() raises below a folder of another user
+        folder = folder.parent
+    if not folder.is_dir():
+        yield f"{key}={path}: {folder} is a file; a folder is needed"
+    else:
+        try:
+            with tempfile.TemporaryDirectory(dir=folder):
+                pass
+        except OSError:
+            yield f"{key}={path}: {folder} cannot be written to"
+
+
+def require_kind(cfg: DictConfig, wanted: str) -> Iterator[str]:
+    """One problem if the data are not of the kind (`pairs` or `rated`) that is needed."""
+    target, _ = locate(cfg.data._target_)
+    if target.kind != wanted:
+        what = "LR/HR pairs" if wanted == "pairs" else "rated photos"
+        yield f"data: {target.__name__} does not give {what}; data=sample_{wanted} does"
+
+
+def check_name(cfg: DictConfig) -> Iterator[str]:
+    """One problem if the name of the run folder is none."""
+    if cfg.name is not None and not re.fullmatch(r"[\w.+,-]*\w[\w.+,-]*", str(cfg.name)):
+        yield f"name={cfg.name}: letters, digits and . _ + , - only; paths.output_dir= is the place"
+
+
+def check_output(cfg: DictConfig, *suffixes: str, key: str = "output") -> Iterator[str]:
+    """Problems of the file that a command writes to `output`; none where that is null."""
+    if cfg[key] is None:
+        return
+    path = Path(cfg[key]).expanduser()
+    if path.suffix not in suffixes:
+        yield f"{key}={cfg[key]}: a name that ends in {' or '.join(suffixes)} is needed"
+    if path.is_dir():
+        yield f"{key}={cfg[key]}: is a folder"
+    elif path.exists() and not cfg.overwrite:
+        yield f"{key}={cfg[key]} exists: overwrite=true replaces it"
+    else:
+        yield from require_folder(key, str(path.parent))

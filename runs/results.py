@@ -1,0 +1,79 @@
+"""Write result.json, which marks a run as finished."""
+
+import datetime
+import importlib.metadata
+import math
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from runs.identity import Identity
+from runs.run_folder import BEST, read_json
+from system.json_files import write_json
+from system.places import ROOT
+
+VERSIONED = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+
+
+def trained_scorer(folder: Path, backbone: str) -> str:
+    """The best checkpoint of the scorer with a backbone that a sweep has trained.
+
+    Of several, such as those of several seeds, the one of the lowest `val/emd`.
+
+    Args:
+        folder: of the sweep.
+        backbone: of the scorer.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = []
+    for path in sorted(folder.glob("*/result.json")):
+        result = read_json(path) or {}
+        config = result.get("config", {})
+        is_scorer = str(config.get("model", {}).get("_target_")).endswith(".NIMAModule")
+        if is_scorer and config["scorer"]["backbone"] == backbone:
+            emd = result["metrics"].get("val/emd")
+            found.append((math.inf if emd is None else emd, path.parent))
+    if not found:
+        raise ValueError(
+            f"no scorer with {backbone} in {folder}; "
+            "python run.py sweep=backbone experiment=nima_mnasnet trains them"
+        )
+    return str(min(found)[1] / BEST)
+
+
+def finish(
+    folder: Path,
+    identity: Identity,
+    metrics: dict[str, float],
+    **more: Any,  # noqa: ANN401
+) -> None:
+    """Writes result.json, which is what says that a run is finished."""
+    write_json(
+        folder / "result.json",
+        {
+            "metrics": metrics,
+            **more,
+            **identity.record(),
+            "git": git_state(),
+            "versions": {name: importlib.metadata.version(name) for name in VERSIONED}
+            | {"python": platform.python_version()},
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the code and whether files differ from it; None outside of git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "run.py")  # else it is the repository of a folder above
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,71 @@
+"""Find the checkpoint that an interrupted run resumes from."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from configuration.parsing import flatten
+from lightning_modules.checkpoint_io import ends_an_epoch, read_whole
+from lightning_modules.loggers import read_rows
+from runs.identity import Identity, is_setting
+from runs.run_folder import BEST, read_json
+
+log = logging.getLogger(__name__)
+
+
+class Earlier(NamedTuple):
+    """Where an interrupted run resumes: the checkpoint, its optimizer steps, and seconds so far."""
+
+    path: Path
+    step: int
+    seconds: float
+
+
+def last_checkpoint(folder: Path, identity: Identity) -> Earlier | None:
+    """Find the checkpoint that a run resumes from: the last one, or the best if that is damaged.
+
+    Returns:
+        None if the run has not finished an epoch.
+
+    Raises:
+        ValueError: if there is no checkpoint to resume from, or it is of another run.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        # Killed in the first epoch, a run may have best.ckpt, which is written first, and not this.
+        in_first = (read_json(folder / "progress.json") or {}).get("epoch") == 1
+        if any(last.parent.glob("*.ckpt")) and not in_first:
+            raise ValueError(
+                f"{last}: is gone, so the run cannot go on; overwrite=true trains again"
+            )
+        return None
+    damage = []
+    for path in (last, folder / BEST):
+        try:
+            loaded = read_whole(path)
+            found = Earlier(path, loaded["global_step"], loaded["record"]["wall_time_s"])
+            if not ends_an_epoch(loaded):
+                raise ValueError(f"{path}: was saved within an epoch")
+        except (ValueError, KeyError, TypeError) as error:
+            is_ours = isinstance(error, ValueError)
+            damage.append(str(error) if is_ours else f"{path}: its content is damaged")
+            continue
+        check_same_run(path, loaded["record"], identity)
+        read_rows(folder / "metrics.csv", found.step)
+        if damage:
+            log.warning("%s; resuming after epoch %d", damage[0], loaded["record"]["epoch"] + 1)
+        return found
+    raise ValueError(f"{'; '.join(damage)}; overwrite=true trains again")
+
+
+def check_same_run(path: Path, record: dict[str, Any], identity: Identity) -> None:
+    """Raise a ValueError if a checkpoint's record is of a run with other settings than this one."""
+    theirs = {key: value for key, value in flatten(record["config"]).items() if is_setting(key)}
+    files = [key for key, value in identity.settings.items() if value == "(file)"]
+    same = {key: identity.settings[key] for key in ("epochs", *files)}  # may differ
+    changes = identity.changes(theirs | same)
+    if changes:
+        raise ValueError(
+            f"{path}: is of another run: {', '.join(changes.values())}; put its own file "
+            "back, or overwrite=true trains again"
+        )

@@ -1,0 +1,193 @@
+"""Run folders: their names, what makes two runs the same, and what to do with a folder found.
+
+A folder's name is made from the overrides, without timestamps, so that the same command finds its
+own folder again. Then `run.json` in it tells whether that run is finished, half finished, or was
+made by other settings, other code or other input files.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from runs.code_identity import changed_code
+from runs.identity import Identity, is_setting, not_read
+from system.json_files import write_json
+from system.places import shorter
+from system.regular_files import read_regular
+
+# What a run writes, and a new run in its place replaces; run.json goes last.
+FILES = ("result.json", "metrics.csv", "progress.json", "run.json")
+FOLDERS = ("checkpoints", "images", "wandb", "tensorboard")
+# Files that a run was writing when it was killed.
+ABANDONED = ("checkpoints/.*.part", "**/.*.json.*", "**/.part-*", ".metrics.csv")
+BEST = Path("checkpoints") / "best.ckpt"  # of a run folder: its weights at the best epoch
+
+ANEW = "without its folder, or by overwrite=true, it starts anew"
+
+MAX_JSON = 8 * 2**20  # bytes of a JSON file in a run folder; run.json has 20 kB
+
+
+def current() -> Path:
+    """This run's folder, relative to the working directory where it lies below it."""
+    return shorter(HydraConfig.get().runtime.output_dir)
+
+
+class State(Enum):
+    """What is to be done with a run folder."""
+
+    NEW = "new"
+    CONTINUE = "continue"
+    FINISHED = "finished"
+
+
+def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, stale: str) -> State:
+    """What to do with a run folder; reads only, so every rank comes to the same answer.
+
+    Raises:
+        ValueError: if the folder holds a run that this command must not touch.
+    """
+    if overwrite:
+        return State.NEW
+    record = read_json(folder / "run.json")
+    if record is None:
+        if resume:
+            raise ValueError(
+                f"resume=true: there is no run in {folder}; resume=true name=... resumes the run "
+                "of that name with the options it was started with"
+            )
+        held = [name for name in (*FILES, *FOLDERS) if (folder / name).exists()]
+        if held:
+            raise ValueError(
+                f"{folder} is no run, but holds {', '.join(held)}; overwrite=true removes them"
+            )
+        return State.NEW
+    kinds = {"settings": dict, "inputs": dict, "code_hash": str, "run_id": str}
+    if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"{folder / 'run.json'} is damaged; {ANEW}")
+    settings = {key: value for key, value in record["settings"].items() if is_setting(key)}
+    changes = identity.changes(settings)
+    extends = list(changes) == ["epochs"] and identity.settings["epochs"] > settings["epochs"]
+    if changes and not (extends and resume):
+        shown = ", ".join(list(changes.values())[:8])
+        if len(changes) > 8:
+            shown += f" and {len(changes) - 8} more"
+        choice = "resume=true trains on to the new number; " if extends else ""
+        raise ValueError(
+            f"{folder} holds a run with {shown}; {choice}overwrite=true starts anew; "
+            "name=... or paths.output_dir=... keeps both"
+        )
+    outdated = [
+        "the data" if key == "data" else f"the file {key}"
+        for key, value in identity.inputs.items()
+        if record["inputs"].get(key) != value
+    ]
+    if record["code_hash"] != identity.code_hash:
+        outdated.append(changed_code(record.get("code"), identity.code))
+    if outdated and stale == "refuse":
+        raise ValueError(
+            f"{folder} holds a run, but {' and '.join(outdated)} changed since; "
+            "stale=rerun does it again, stale=accept takes it as it is"
+        )
+    if outdated and stale == "rerun":
+        return State.NEW
+    if "metrics" in (read_json(folder / "result.json") or {}) and not extends:
+        return State.FINISHED
+    return State.CONTINUE
+
+
+def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> None:
+    """Marks a folder as holding this run: clears what is to be replaced, writes run.json, .hydra/.
+
+    Only rank 0 may call it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if state is State.NEW:
+        for name in FOLDERS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+    for pattern in ABANDONED:
+        for part in folder.glob(pattern):
+            part.unlink()
+    (folder / "result.json").unlink(missing_ok=True)
+    earlier = read_json(folder / "run.json") or {"run_id": uuid.uuid4().hex[:12]}
+    # W&B knows the runs of its own sweeps by the IDs that it gives to its agents.
+    agents = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    about = {"run_id": agents or earlier["run_id"], **provenance(cfg)}
+    write_json(folder / "run.json", {**about, **identity.record()})
+    hydra = folder / ".hydra"
+    hydra.mkdir(exist_ok=True)
+    OmegaConf.save(cfg, hydra / "config.yaml")
+    OmegaConf.save(HydraConfig.instance().cfg, hydra / "hydra.yaml")
+    part = hydra / ".overrides.yaml.part"  # other ranks may read the file
+    OmegaConf.save(HydraConfig.get().overrides.task, part)
+    os.replace(part, hydra / "overrides.yaml")
+
+
+def provenance(cfg: DictConfig) -> dict[str, Any]:
+    """The command, the options that were chosen and are read, and the sweep if it is a job of one.
+
+    Returns:
+        `command`; `choices`: an option by group, such as `net: edsr`; `sweep`: its name, or None.
+    """
+    hydra = HydraConfig.get()
+    left_out = {"hydra", "paths", "logger", "debug", *not_read(cfg)}
+    choices = {
+        group: option
+        for group, option in sorted(hydra.runtime.choices.items())
+        if option not in (None, "null") and group.split("/")[0] not in left_out
+    }
+    if "scorer" in choices and cfg.scorer.checkpoint is not None:
+        choices["scorer"] = str(cfg.scorer.backbone)  # the file's, whichever option was chosen
+    sweep = Path(hydra.sweep.dir).absolute()
+    is_job = Path(hydra.runtime.output_dir).parent == sweep
+    return {
+        "command": hydra.job.config_name,
+        "choices": choices,
+        "sweep": sweep.name if is_job else None,
+    }
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder against a second process of the same run.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: another process is running this") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's content, or None if there is no such file.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        content = json.loads(read_regular(path, MAX_JSON))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {ANEW}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged; {ANEW}")
+    return content

@@ -1,0 +1,97 @@
+"""Loggers of a run: metrics.csv, W&B, TensorBoard."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from lightning_modules.callbacks import (
+    last_step,
+)
+from lightning_modules.loggers import RunCSV
+from runs.identity import Identity
+from runs.run_folder import provenance, read_json
+
+
+def build_loggers(cfg: DictConfig, folder: Path, identity: Identity, first_step: int) -> list[Any]:
+    """metrics.csv, and the loggers that were asked for."""
+    loggers: list[Any] = [RunCSV(folder, first_step)]
+    about = provenance(cfg)
+    for name, node in (cfg.logger or {}).items():
+        if node is None:
+            continue
+        more = wandb_run(cfg, folder, about) if name == "wandb" else {}
+        logger = instantiate(node, **more, _convert_="all")
+        choices = {**about["choices"], "scale": scales_tag(cfg)}  # MDSR has no `scale` to plot over
+        logger.log_hyperparams({**identity.config, "choices": choices})
+        loggers.append(logger)
+    return loggers
+
+
+def scales_tag(cfg: DictConfig) -> str | None:
+    """The scales of an enhancer: `x2`, or `x2-x3-x4` of MDSR; None of a scorer."""
+    if not cfg.get("net"):
+        return None
+    return "-".join(f"x{scale}" for scale in cfg.net.get("scales", [cfg.scale]))
+
+
+def wandb_run(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """How a run is found in W&B, and found again when it goes on."""
+    choices = about["choices"]
+    tags = [choices.get("net"), scales_tag(cfg), choices.get("scorer")]
+    run = read_json(folder / "run.json") or {}
+    save_dir = folder.absolute()  # its service may have been started elsewhere
+    return {
+        "id": run.get("run_id"),
+        "resume": "allow",
+        "name": folder.name,
+        "group": about["sweep"] or os.environ.get("WANDB_SWEEP_ID") or choices["experiment"],
+        "job_type": about["command"],
+        "tags": [*filter(None, tags), *(cfg.logger.wandb.get("tags") or [])],
+        "save_dir": str(save_dir),
+    }
+
+
+@contextlib.contextmanager
+def staging(folder: Path) -> Iterator[None]:
+    """Where W&B keeps a table's pictures until `wandb sync`: here, not in the user's home."""
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
+
+
+@rank_zero_only
+def close_loggers(trainer: L.Trainer) -> None:
+    """Ends the W&B run, else the next run of the process would write into it."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+def log_best(trainer: L.Trainer, folder: Path) -> None:
+    """Tells W&B and TensorBoard the metrics of the best checkpoint, as `best/val/psnr` and so on.
+
+    In W&B they are in the run's summary, where those without `best/` are of the last epoch.
+    """
+    result = read_json(folder / "result.json")
+    assert result is not None
+    metrics = {
+        f"best/{name}": value
+        for name, value in {**result["metrics"], "epoch": result["best_epoch"]}.items()
+        if value is not None and (name.startswith("val/") or name == "epoch")
+    }
+    for logger in trainer.loggers:
+        if not isinstance(logger, RunCSV):
+            logger.log_metrics(metrics, step=last_step(trainer))

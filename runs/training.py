@@ -1,0 +1,360 @@
+"""Train a scorer or an enhancer in a run folder, and resume it."""
+
+import atexit
+import contextlib
+import copy
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from configuration.trust import rebuild_problems, targets
+from datamodules.base import ShardedDataModule
+from lightning_modules.building import NOT_ARGUMENTS, build_network
+from lightning_modules.callbacks import (
+    AtOnce,
+    Checkpoints,
+    FreshMetrics,
+    LogEachEpoch,
+    ProgressFile,
+    Watch,
+)
+from lightning_modules.checkpoint import WriteRecord, check_kind, dependence, read_checkpoint
+from lightning_modules.checkpoint_io import WholeFiles
+from lightning_modules.init_from import official_file, start_from
+from lightning_modules.metric_names import is_baseline
+from lightning_modules.record import VERSION, Record
+from lightning_modules.trial import TrialCheckpoint
+from networks.backbones import BACKBONES
+from networks.scales import at_scale
+from networks.tensor_files import load_plain
+from networks.weights import packaged
+from runs.code_identity import code_files
+from runs.identity import Identity, derived_keys, not_read
+from runs.metrics_table import metrics_table
+from runs.results import finish
+from runs.resuming import Earlier, last_checkpoint
+from runs.run_folder import BEST, State, current, decide, locked, read_json, start
+from runs.run_loggers import build_loggers, close_loggers, log_best, staging
+from runs.training_checks import reads_scorer, trains_scorer
+from system.device import keep_memory
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+def adopt_scorer(cfg: DictConfig) -> None:
+    """Let the file of the scorer in the loss say what the scorer is: backbone, buckets, view."""
+    if not reads_scorer(cfg):
+        return
+    _, record = read_checkpoint(cfg.scorer.checkpoint)
+    for name, value in record.net.items() if record is not None else ():
+        if name in cfg.scorer:
+            cfg.scorer[name] = value
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Trains, continues, or prints the result of a finished run.
+
+    Returns:
+        The best value of the monitored metric, for Hydra's sweepers.
+    """
+    for problem in rebuild_problems(cfg):
+        raise ValueError(problem)
+    adopt_scorer(cfg)
+    keep_memory()
+    folder = current()
+    unplaced = copy.deepcopy(cfg)  # without run_dir: where a run lies does not count
+    cfg.paths.run_dir = str(folder)
+    trainer = build_trainer(cfg)
+    datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
+    datamodule.reread = cfg.overwrite
+    with contextlib.ExitStack() as held:
+
+        def examine() -> tuple[Identity, State, Earlier | None]:
+            # The other ranks come to the same answer, but rank 0 alone holds the folder.
+            if trainer.is_global_zero:
+                held.enter_context(locked(folder))
+            identity = identify(unplaced, datamodule.fingerprint())  # packs the data
+            options = {"resume": cfg.resume, "overwrite": cfg.overwrite, "stale": cfg.stale}
+            state = decide(folder, identity, **options)
+            goes_on = state is State.CONTINUE
+            return identity, state, last_checkpoint(folder, identity) if goes_on else None
+
+        identity, state, last = on_rank_zero_first(trainer, examine)
+        if state is State.FINISHED:
+            log.info("already finished; overwrite=true trains again")
+            return report(folder)
+        try:
+            with staging(folder.absolute() / "wandb"):
+                fit(cfg, trainer, datamodule, folder, state, identity, last)
+        except SystemExit as error:  # how Lightning ends after a signal
+            if not trainer.interrupted:
+                raise
+            saved = (folder / "checkpoints" / "last.ckpt").exists()
+            then = "goes on after the last full epoch" if saved else "begins again"
+            raise KeyboardInterrupt(f"the same command {then}") from error
+        finally:
+            close_loggers(trainer)
+        return report(folder) if trainer.is_global_zero else None
+
+
+def on_rank_zero_first(trainer: L.Trainer, function: Callable[[], T]) -> T:
+    """What rank 0 comes to, for all ranks.
+
+    Ranks that SLURM or torchrun has started, all at a time, are told it: else they would look while
+    rank 0 changes the folder or packs the data. Those that Lightning starts come when rank 0 has
+    done so, and look for themselves.
+
+    Raises:
+        ValueError: on the other ranks, where rank 0 fails.
+    """
+    if trainer.world_size == 1:
+        return function()
+    if isinstance(trainer.strategy.cluster_environment, LightningEnvironment):  # type: ignore[attr-defined]
+        return function()
+    trainer.strategy.setup_environment()  # connects the ranks; `fit` finds them connected
+    if not trainer.is_global_zero:
+        outcome: Any = trainer.strategy.broadcast((None, None))
+        if outcome[1] is not None:
+            torch.distributed.destroy_process_group()  # else its threads abort the process
+            raise ValueError(outcome[1])
+        return outcome[0]  # type: ignore[no-any-return]
+    try:
+        result = function()
+    except Exception as error:
+        trainer.strategy.broadcast((None, str(error)))
+        torch.distributed.destroy_process_group()
+        raise
+    trainer.strategy.broadcast((result, None))
+    return result
+
+
+def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
+    """What makes a run the one that it is.
+
+    Args:
+        cfg: as composed.
+        fingerprint: of its data.
+    """
+    config, files = read_settings(cfg)
+    names = ["commands.train", *targets(config)]
+    for key in ("scorer.checkpoint", "judge.checkpoint"):
+        record = read_checkpoint(files[key])[1] if key in files else None
+        names += targets(record.net) if record is not None else ()
+    return Identity(config, files, code_files(names), fingerprint, derived_keys(cfg))
+
+
+def build_trainer(cfg: DictConfig) -> L.Trainer:
+    """The Lightning trainer, without loggers, which come when the run is known to start."""
+    ranks, num_nodes = cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and (ranks, num_nodes) != (1, 1):
+        raise ValueError(
+            f"trainer.devices={ranks} in a multirun by this launcher: every rank would run the "
+            "whole sweep; hydra/launcher=pool starts each job in a process of its own"
+        )
+    if cfg.trainer.get("strategy") == "ddp" and "scales" in (cfg.get("net") or {}):
+        # A step trains one branch; DDP would wait for the gradients of the others.
+        cfg.trainer.strategy = "ddp_find_unused_parameters_true"
+    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
+    shown = cfg.callbacks.get("progress") is not None  # else Lightning adds one of its own
+    trainer: L.Trainer = instantiate(
+        cfg.trainer, callbacks=callbacks, logger=False, enable_progress_bar=shown
+    )
+    trainer.strategy.checkpoint_io = WholeFiles()
+    if trainer.world_size > 1:
+        # Gloo's threads need the interpreter to put down their last work. One that asks for it when
+        # it is gone aborts the process, whatever that has come to (PyTorch issue 190489).
+        atexit.register(time.sleep, 0.2)
+    return trainer
+
+
+def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings that this run reads, and its input files by key."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    files = {"init_from": config["init_from"]}
+    if config["init_from"] == "official":
+        files = {"init_from": str(official_file(cfg))}
+    unread = not_read(cfg)  # runs that differ in nothing else are the same run
+    if not trains_scorer(cfg):
+        if "scale" in unread:
+            config["scale"] = None
+        for name in ("scorer", "mode", "warmup", "score_always"):
+            if f"model.loss.{name}" in unread:
+                config["model"]["loss"].pop(name, None)
+        if "scorer" in unread:
+            del config["scorer"]
+        else:
+            files["scorer.checkpoint"] = config["scorer"]["checkpoint"]
+            config["scorer"] = {"checkpoint": config["scorer"]["checkpoint"]}
+        files["judge.checkpoint"] = config["judge"]["checkpoint"]
+    else:
+        del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"], config["judge"]
+        package = BACKBONES[cfg.scorer.backbone].package
+        if cfg.scorer.pretrained != "imagenet":
+            files["scorer.pretrained"] = cfg.scorer.pretrained
+        elif package is not None:
+            files["scorer.pretrained"] = str(packaged(cfg.scorer.backbone, package))
+    files = {key: path for key, path in files.items() if path is not None}
+    return {str(key): value for key, value in config.items()}, files
+
+
+def fit(
+    cfg: DictConfig,
+    trainer: L.Trainer,
+    datamodule: ShardedDataModule,
+    folder: Path,
+    state: State,
+    identity: Identity,
+    earlier: Earlier | None,
+) -> None:
+    """Build the module, resume from a checkpoint if there is one, and write the result."""
+    L.seed_everything(cfg.seed, verbose=False)
+    spec = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(spec, dict)
+    if trains_scorer(cfg):
+        spec["net"].pop("checkpoint", None)
+    if cfg.init_from is not None or earlier is not None:
+        spec["net"].pop("pretrained", None)  # all weights come from there
+    module: L.LightningModule = instantiate(
+        spec, _convert_="all"
+    )  # no ListConfig may reach a checkpoint
+    if cfg.init_from is not None:
+        path = identity.files["init_from"]
+        if cfg.init_from == "official":
+            log.info("init_from=official: %s", path)
+        start_from(module.net, path)  # type: ignore[arg-type]
+        module.constant_start = False  # type: ignore[assignment]  # its head knows more
+    module.optimizer(list(module.net.parameters()))  # type: ignore[operator, union-attr]
+    about = {
+        "kind": "scorer" if trains_scorer(cfg) else "enhancer",
+        "net": {name: value for name, value in spec["net"].items() if name not in NOT_ARGUMENTS},
+        "data": datamodule.description,
+        "gamma": cfg.gamma,
+        "config": identity.config,
+        "config_hash": identity.config_hash,
+        "version": VERSION,
+    }
+    about["net"]["_target_"] = spec["net"]["_target_"]
+    record = Record.parse(about, "this training")
+    check_monitor(checkpoint_of(trainer).monitor or "", module.metric_names())  # type: ignore[operator]
+    check_rebuilt(module.net, record, cfg.trusted)  # type: ignore[arg-type]
+    if not trains_scorer(cfg) and "scales" not in cfg.net:
+        at_scale(module.net, cfg.scale)  # type: ignore[arg-type]  # a class may have one of its own
+    if trainer.is_global_zero:  # nothing is touched before everything could be built
+        start(folder, state, identity, cfg)
+    writer = WriteRecord(record, earlier.seconds if earlier else 0.0)
+    progress = ProgressFile(folder / "progress.json", checkpoint_of(trainer).monitor or "")
+    trial = TrialCheckpoint(folder / "checkpoints")
+    mine = [FreshMetrics(), AtOnce(), LogEachEpoch(), progress, writer, trial]
+    trainer.callbacks += mine  # type: ignore[attr-defined]
+    trainer.loggers = build_loggers(cfg, folder, identity, earlier.step if earlier else 0)
+    verb = "continuing" if earlier else "training"
+    log.info("%s in %s: %s", verb, folder, datamodule.description)
+    if not trains_scorer(cfg) and cfg.gamma and cfg.judge.checkpoint is not None:
+        paths = (cfg.scorer.checkpoint, cfg.judge.checkpoint)
+        scorer, judge = (read_checkpoint(path)[1] for path in paths)
+        assert scorer is not None  # they are loaded already
+        assert judge is not None
+        for line in dependence(scorer, judge):
+            log.info("%s", line)
+    resumed = earlier.path if earlier else None
+    trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
+    if trainer.is_global_zero:
+        write_result(trainer, folder, identity, writer)
+        log_best(trainer, folder)
+
+
+def check_monitor(monitor: str, known: Collection[str] | None) -> None:
+    """Raise a ValueError if the metric that chooses the best epoch will not be there.
+
+    Args:
+        monitor: its name.
+        known: the metrics of validation, without `val/`; None where any may come.
+    """
+    name = monitor.removeprefix("val/")
+    if known is None or monitor.startswith("train/") or is_baseline(name):
+        return
+    if name == monitor or name not in known:
+        raise ValueError(
+            f"callbacks.checkpoint.monitor={monitor}: no such metric; there are "
+            f"{', '.join(f'val/{metric}' for metric in sorted(known))}"
+        )
+
+
+def check_rebuilt(network: nn.Module, record: Record, trusted: Sequence[str]) -> None:
+    """Build the network a second time, as from a checkpoint, while nothing is lost yet.
+
+    Raises:
+        ValueError: if that gives no such network.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            build_network(record.net, trusted, state=network.state_dict())
+        check_kind(network, record)
+    except ValueError as error:
+        raise ValueError(f"its checkpoints could not be loaded again: {error}") from error
+
+
+def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: WriteRecord) -> None:
+    """result.json: the metrics of the best checkpoint, and everything needed to make it again."""
+    checkpoint = checkpoint_of(trainer)
+    net = trainer.lightning_module.net
+    assert isinstance(net, nn.Module)
+    best = folder / BEST
+    if not best.exists():
+        raise ValueError(
+            f"{folder}: trained, but nothing was validated, so no epoch is the best one; "
+            "resume=true epochs=... trains on, trainer.val_check_interval says when it validates"
+        )
+    record = load_plain(best)["record"]
+    finish(
+        folder,
+        identity,
+        record["metrics"],
+        warnings=[w for c in trainer.callbacks if isinstance(c, Watch) for w in c.warnings],  # type: ignore[attr-defined]
+        monitor=checkpoint.monitor,
+        best_epoch=record["epoch"] + 1,
+        checkpoint=str(best.relative_to(folder)),
+        data=record["data"],
+        num_parameters=sum(p.numel() for p in net.parameters()),
+        seed=identity.config["seed"],
+        epochs=trainer.current_epoch,
+        device=str(trainer.strategy.root_device),
+        world_size=trainer.world_size,
+        wall_time_s=round(writer.elapsed(), 1),
+    )
+
+
+def checkpoint_of(trainer: L.Trainer) -> Checkpoints:
+    """Return the callback that keeps best.ckpt and last.ckpt."""
+    return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+
+
+def report(folder: Path) -> float | None:
+    """Prints the result of a finished run and returns its main metric."""
+    result = read_json(folder / "result.json")
+    assert result is not None
+    title = f"epoch {result['best_epoch']} of {result['epochs']}, the best by {result['monitor']}"
+    metrics = {
+        name.removeprefix("val/"): value
+        for name, value in result["metrics"].items()
+        if name.startswith("val/") and name != "val/loss"
+    }
+    log.info("\n%s", metrics_table(title, metrics))
+    log.info("data: %s", result["data"])
+    log.info("%s", folder / "result.json")
+    log.info("%s", folder / result["checkpoint"])
+    value = result["metrics"].get(result["monitor"])
+    return None if value is None else float(value)

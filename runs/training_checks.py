@@ -1,0 +1,198 @@
+"""Mistakes in the configuration of a training."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import torch
+from omegaconf import DictConfig
+
+from configuration.signatures import locate
+from configuration.trust import rebuild_problems
+from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.compiling import WITH_GRAPHS
+from networks.nima import VIEW
+from runs.identity import scores_always
+from runs.requirements import check_name, require_file, require_kind
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights and metrics are float32 in all
+
+
+def problems(cfg: DictConfig) -> Iterator[str]:
+    """Mistakes that neither types nor signatures show."""
+    if cfg.init_from != "official":
+        yield from require_file("init_from", cfg.init_from)
+    elif trains_scorer(cfg):
+        yield "init_from=official: is for enhancers; scorer.pretrained=imagenet starts a scorer"
+    judge = cfg.judge.checkpoint
+    missing = list(require_file("judge.checkpoint", judge))
+    yield from missing
+    if judge is not None and not missing:
+        yield from check_is_scorer("judge.checkpoint", judge)
+    yield from rebuild_problems(cfg)
+    wanted = "rated" if trains_scorer(cfg) else "pairs"
+    yield from require_kind(cfg, wanted)
+    data, _ = locate(cfg.data._target_)
+    if data.kind == wanted and not data.trains:
+        yield f"data: {data.__name__} has no photos to train on; it is for evaluate"
+    if cfg.data.get("train_hr", "") is None:
+        yield "data.train_hr=null: there are no photos to train on"
+    if cfg.trainer.accelerator not in ("cpu", "gpu"):
+        yield f"trainer.accelerator={cfg.trainer.accelerator}: cpu or gpu"
+    if cfg.trainer.precision not in PRECISIONS:
+        yield f"trainer.precision={cfg.trainer.precision}: {', '.join(PRECISIONS)}"
+    if cfg.trainer.precision == "16-mixed" and cfg.trainer.accelerator == "cpu":
+        yield "trainer.precision=16-mixed: is for GPUs; a CPU has bf16-mixed"
+    clip = cfg.trainer.gradient_clip_val
+    if isinstance(clip, int | float) and clip <= 0:
+        yield f"trainer.gradient_clip_val={clip}: above 0, or null for none"
+    yield from check_callbacks(cfg)
+    for name in ("checkpoint", "reseed"):
+        if cfg.callbacks.get(name) is None:
+            yield f"callbacks.{name}=null: without it a run could not be continued exactly"
+    if cfg.trainer.max_epochs != cfg.epochs:
+        yield f"trainer.max_epochs={cfg.trainer.max_epochs}: set epochs={cfg.trainer.max_epochs}"
+    yield from check_name(cfg)
+    for name in ("limit_train_batches", "limit_val_batches"):
+        if cfg.trainer[name] == 0:
+            yield f"trainer.{name}=0: there would be nothing to train or to compare"
+    every = cfg.trainer.get("check_val_every_n_epoch", 1)
+    if isinstance(every, int) and not 1 <= every <= cfg.epochs:
+        yield (
+            f"trainer.check_val_every_n_epoch={every}: from 1 to epochs={cfg.epochs}, else nothing "
+            "is validated"
+        )
+    interval = cfg.trainer.get("val_check_interval")
+    if isinstance(interval, int | float) and interval <= 0:
+        yield f"trainer.val_check_interval={interval}: above 0"
+    ranks = cfg.trainer.devices
+    if ranks == -1:
+        ranks = max(1, torch.cuda.device_count())
+    ranks = (ranks if isinstance(ranks, int) else 1) * cfg.trainer.get("num_nodes", 1)
+    parts = max(1, ranks) * max(1, cfg.trainer.accumulate_grad_batches)
+    if cfg.trainer.accumulate_grad_batches < 1 or ranks < 1 or cfg.data.batch_size < 1:
+        yield "trainer.devices, trainer.accumulate_grad_batches, data.batch_size: 1 or more each"
+    elif cfg.data.batch_size % parts:
+        yield (
+            f"data.batch_size={cfg.data.batch_size}: is the size over all ranks and must divide by "
+            f"{parts} (trainer.devices x trainer.num_nodes x trainer.accumulate_grad_batches)"
+        )
+    if cfg.model.compile in WITH_GRAPHS and cfg.trainer.accumulate_grad_batches > 1:
+        yield (
+            f"model.compile={cfg.model.compile}: CUDA graphs overwrite the gradients of a batch "
+            "with the next ones, so trainer.accumulate_grad_batches=1 goes with it, or "
+            "model.compile=true"
+        )
+    if trains_scorer(cfg):
+        for name in ("num_buckets", *VIEW):
+            if name in cfg.data and cfg.data[name] != cfg.scorer[name]:
+                yield f"data.{name}={cfg.data[name]}: set scorer.{name}, which the data follow"
+        if cfg.scorer.pretrained not in (None, "imagenet"):
+            yield from require_file("scorer.pretrained", cfg.scorer.pretrained)
+        if cfg.scorer.checkpoint is not None:
+            yield "scorer.checkpoint is for the loss of enhancers; init_from= starts from a scorer"
+    elif cfg.net is None:
+        yield "net=null: an enhancer needs a network"
+    elif "scales" not in cfg.net and cfg.net.get("scale", cfg.scale) != cfg.scale:
+        yield f"net.scale={cfg.net.scale}: set scale, which data and network follow"
+    elif cfg.model.loss.get("gamma", cfg.gamma) != cfg.gamma:
+        yield f"model.loss.gamma={cfg.model.loss.gamma}: set gamma, which the loss follows"
+    elif cfg.scale == 1 and "scales" not in cfg.net and undegraded(cfg):
+        yield "scale=1: LR would be HR; data.degradation.blur, .noise or .jpeg makes it worth it"
+    elif "scale" in cfg.data and cfg.data.scale != cfg.net.get("scales", cfg.scale):
+        yield f"data.scale={cfg.data.scale}: set scale, which data and network follow"
+    elif cfg.net._target_.endswith(".Bicubic"):
+        yield "net=bicubic has nothing to train; evaluate shows it beside every network"
+    elif cfg.gamma is None or (cfg.scale is None and "scales" not in cfg.net):
+        yield f"gamma={cfg.gamma} scale={cfg.scale}: an enhancer needs both"
+    elif cfg.gamma == 0 and not scores_always(cfg):
+        pass  # the scorer is not read
+    elif cfg.scorer.checkpoint is None:
+        what, instead = f"gamma={cfg.gamma}", "gamma=0"
+        if cfg.gamma == 0:
+            what, instead = ("model.loss.score_always" + end for end in ("", "=false"))
+        yield f"{what} needs a scorer: give scorer.checkpoint=FILE, or {instead}"
+    else:
+        yield from require_scorer(cfg)
+
+
+def machine_problems(cfg: DictConfig) -> Iterator[str]:
+    """Mistakes only where the training runs on this machine, not somewhere in a cluster."""
+    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu runs without"
+    if cfg.trainer.get("plugins") is not None and "SLURM_PROCID" not in os.environ:
+        yield "trainer=slurm: is for ranks that SLURM starts, by -m hydra/launcher=slurm or by srun"
+
+
+def undegraded(cfg: DictConfig) -> bool:
+    """Whether LR photos are made from HR, and nothing is done to them."""
+    degradation = cfg.data.get("degradation")
+    given = cfg.data.get("train_lr") or cfg.data.get("root")
+    return (
+        degradation is not None
+        and not given
+        and not any(degradation.get(name) for name in ("blur", "noise", "jpeg"))
+    )
+
+
+def check_callbacks(cfg: DictConfig) -> Iterator[str]:
+    """One problem if the callbacks are those of the other kind of training."""
+    other, choice = (
+        ("BeforeAfter", "nima") if trains_scorer(cfg) else ("RatingPictures", "enhancement")
+    )
+    targets = [node._target_ for node in cfg.callbacks.values() if node is not None]
+    if any(str(target).endswith(f".{other}") for target in targets):
+        yield f"callbacks: {other} goes with another model; callbacks={choice} goes with this one"
+
+
+def check_is_scorer(key: str, path: str) -> Iterator[str]:
+    """One problem if a file is no scorer's checkpoint."""
+    try:
+        _, record = read_checkpoint(path)
+    except ValueError as error:
+        yield f"{key}={error}"
+        return
+    if record is None or record.kind != "scorer":
+        yield f"{key}={path}: not a scorer"
+
+
+def reads_scorer(cfg: DictConfig) -> bool:
+    """Whether this is the training of an enhancer that needs a scorer's file."""
+    return not trains_scorer(cfg) and (cfg.gamma != 0 or scores_always(cfg))
+
+
+def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
+    """Overrides that say another scorer than the file does, which knows all about itself.
+
+    Args:
+        cfg: the configuration.
+        words: the overrides, as typed; what an experiment says gives way to the file.
+    """
+    typed = {word.partition("=")[0].lstrip("+") for word in words}
+    if not reads_scorer(cfg) or not any(key.partition(".")[0] == "scorer" for key in typed):
+        return
+    path = cfg.scorer.checkpoint
+    if not isinstance(path, str) or list(require_scorer(cfg)):
+        return  # which `problems` says
+    _, record = read_checkpoint(path)
+    assert record is not None
+    if "scorer" in typed and record.backbone != cfg.scorer.backbone:
+        yield (
+            f"scorer.checkpoint={path}: a {record.backbone}, but scorer={cfg.scorer.backbone} was "
+            "asked for; leave scorer= out, or train one by python run.py experiment=sample_nima "
+            f"scorer={cfg.scorer.backbone}"
+        )
+    for name, value in record.net.items():
+        given = cfg.scorer.get(name)
+        if f"scorer.{name}" in typed and given != value:
+            yield f"scorer.{name}={given}: {path} has {value}; leave scorer.{name}= out"
+
+
+def require_scorer(cfg: DictConfig) -> Iterator[str]:
+    """One problem if the file of the scorer in the loss is missing or no scorer."""
+    missing = list(require_file("scorer.checkpoint", cfg.scorer.checkpoint))
+    yield from missing or check_is_scorer("scorer.checkpoint", cfg.scorer.checkpoint)
+
+
+def trains_scorer(cfg: DictConfig) -> bool:
+    """Whether the run trains a scorer, not an enhancer."""
+    return str(cfg.model._target_).endswith(".NIMAModule")

@@ -1,0 +1,1 @@
+"""Sweeps: jobs on this machine, on SLURM and on Ray."""

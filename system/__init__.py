@@ -1,0 +1,1 @@
+"""What everything stands on: files, worker processes, progress, the terminal."""
