@@ -10,7 +10,8 @@ from pathlib import Path
 
 from system.stopping import QuickEnd, Stop, end_at_once
 
-if __name__ == "__main__":
+IS_COMMAND = __name__ == "__main__" or Path(sys.argv[0]).stem == "nima"
+if IS_COMMAND:
     end_at_once()  # imports have nothing to tidy up
     ending = QuickEnd()
 
@@ -37,6 +38,11 @@ def main(arguments: list[str]) -> int:
         return 128 + signal.SIGPIPE
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """Run the command line and exit: the entry point of the installed command `nima`."""
     with ending:
         sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    console()
