@@ -34,6 +34,7 @@ COMMANDS = [
     for line in re.findall(r"python run\.py [^`\n]*=[^`\n]*", DOCS)
 ]
 RECIPES = ROOT / "examples" / "recipes"
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 
 
 @pytest.mark.parametrize("line", sorted(set(COMMANDS)))
@@ -60,10 +61,10 @@ def test_commands_have_no_mistakes(
 def test_recipes_are_shown_as_they_are() -> None:
     files = [path for path in sorted(RECIPES.rglob("*")) if path.suffix in (".py", ".yaml")]
     assert len(files) == 4
-    blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", README, flags=re.DOTALL)
+    blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", EXTENDING, flags=re.DOTALL)
     assert sorted(blocks) == sorted(path.read_text() for path in files)
     for path in files:
-        assert f"`{path.relative_to(RECIPES)}`" in README
+        assert f"`{path.relative_to(RECIPES)}`" in EXTENDING
         assert len([line for line in path.read_text().splitlines() if line]) <= 15
         assert not (ROOT / path.relative_to(RECIPES)).exists()
 
@@ -108,7 +109,7 @@ def test_recipes_run_as_printed(folder: Path) -> None:
             (folder / split).mkdir(exist_ok=True)
             if (split == "val") == (k == 1):
                 np.save(folder / split / f"{name}.npy", np.array(photo))
-    copy, train = re.findall(r"^    (cp -r .*|python run\.py net=mynet .*)$", README, re.M)
+    copy, train = re.findall(r"^    (cp -r .*|python run\.py net=mynet .*)$", EXTENDING, re.M)
 
     def run(line: str, *more: str) -> None:
         words = [sys.executable if word == "python" else word for word in shlex.split(line)]
