@@ -19,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 import run as entry
 from lightning_modules.checkpoint import save_safetensors
 from lightning_modules.record import Record
+from networks.edsr import EDSR
 from networks.nima import NIMA
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,6 +151,33 @@ def scorer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = Record(kind="scorer", net=spec, data="nothing", gamma=None, epoch=0)
     save_safetensors(path, scorer, record)
     return path
+
+
+@pytest.fixture(scope="session")
+def enhancer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained EDSR x2 of one block."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("enhancer") / "edsr.safetensors"
+    spec = {"_target_": "networks.edsr.EDSR", "scale": 2, "num_blocks": 1, "num_features": 4}
+    record = Record(kind="enhancer", net=spec, data="nothing", gamma=0.0)
+    save_safetensors(path, EDSR(2, num_blocks=1, num_features=4), record)
+    return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte, separate from that of temporary files."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where)]
+    try:
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("a small disk can only be mounted as root on Linux")
+    yield where
+    subprocess.run(["umount", "--lazy", str(where)], check=True)
 
 
 @pytest.fixture(scope="module")

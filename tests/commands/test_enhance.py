@@ -17,23 +17,11 @@ from PIL import Image, ImageFile
 from images.alpha import fill_hidden
 from images.reading import read_image
 from images.writing import part_prefix
-from lightning_modules.checkpoint import save_safetensors
-from lightning_modules.record import Record
 from networks.edsr import EDSR
 from tests.conftest import ROOT, Finished
 
 Cli = Callable[..., Finished]
 SHIPPED = ROOT / "weights" / "edsr_x2_gamma_0.safetensors"
-
-
-@pytest.fixture(scope="module")
-def enhancer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("enhancer") / "edsr.safetensors"
-    spec = {"_target_": "networks.edsr.EDSR", "scale": 2, "num_blocks": 1, "num_features": 4}
-    record = Record(kind="enhancer", net=spec, data="nothing", gamma=0.0)
-    save_safetensors(path, EDSR(2, num_blocks=1, num_features=4), record)
-    return path
 
 
 def save(path: Path, width: int = 32, height: int = 24) -> None:
@@ -109,7 +97,7 @@ def test_skipping_names_the_twins_of_kept_results(cli: Cli, enhancer: Path) -> N
 def test_half_written_results_of_killed_processes_go(cli: Cli, enhancer: Path) -> None:
     save(Path("photos/a.png"))
     killed = (
-        "import os; from datamodules import writing\n"
+        "import os; from images import writing\n"
         "writing.encode = lambda *_: os.kill(os.getpid(), 9)\n"
         "from pathlib import Path; from images.reading import read_photo\n"
         "writing.write_photo(Path('out/sub/a_x2.png'), read_photo(Path('photos/a.png')))\n"

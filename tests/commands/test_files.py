@@ -34,16 +34,6 @@ from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished
 Cli = Callable[..., Finished]
 
 
-@pytest.fixture(scope="module")
-def enhancer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("enhancer") / "edsr.safetensors"
-    spec = {"_target_": "networks.edsr.EDSR", "scale": 2, "num_blocks": 1, "num_features": 4}
-    record = Record(kind="enhancer", net=spec, data="nothing", gamma=0.0)
-    save_safetensors(path, EDSR(2, num_blocks=1, num_features=4), record)
-    return path
-
-
 @pytest.fixture
 def photos(folder: Path) -> Path:
     (folder / "photos").mkdir()

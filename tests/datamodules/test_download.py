@@ -130,22 +130,6 @@ def part(target: Path) -> Path:
     return target.with_name("a.zip.part")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("a small disk can only be mounted as root on Linux")
-    yield where
-    subprocess.run(["umount", "--lazy", str(where)], check=True)
-
-
 def get(server: Server, target: Path, *, md5: str = MD5, retries: int = 2) -> None:
     download(server.url, target, md5=md5, retries=retries, wait=0.01, timeout=0.3)
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -299,18 +299,6 @@ def slow_pack(where: Path, sources: list[Source]) -> int:
     os.replace = lambda a, b: (replaced.append(mine), replace(a, b))  # type: ignore[assignment]
     packed(where, sources, Slow())
     return len(replaced)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here")
-    yield where
-    subprocess.run(["umount", "--lazy", str(where)], check=True)
 
 
 def test_full_disk_is_said_and_leaves_nothing_half_written(

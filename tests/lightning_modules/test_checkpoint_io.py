@@ -1,5 +1,3 @@
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,22 +5,6 @@ import pytest
 import torch
 
 from lightning_modules.checkpoint_io import WholeFiles, content_sha256, read_whole
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte, which is also another one than that of temporary files."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except OSError:
-        mounted = False
-    if not mounted:
-        pytest.skip("a small disk can only be mounted as root on Linux")
-    yield where
-    subprocess.run(["umount", "--lazy", str(where)], check=True)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(small_disk: Path) -> None:
