@@ -23,8 +23,8 @@ from networks.edsr import EDSR
 from networks.nima import NIMA
 
 ROOT = Path(__file__).resolve().parent.parent
-# Photos that some measurements use and that the repository does not hold; tests skip without them.
-PHOTOS = Path(os.environ.get("PHOTO_DATA", ROOT.parent / "shared" / "data"))
+# Photos that the repository does not hold; tests that need them are skipped without PHOTO_DATA.
+PHOTOS = Path(os.environ.get("PHOTO_DATA") or os.devnull)
 
 # Knows synthetic ratings, 1 to 10: experiment=sample_nima data.num_train=1920 epochs=12.
 SAMPLE_SCORER = ROOT / "tests" / "nima_sample.safetensors"
