@@ -13,7 +13,7 @@ from configuration.parsing import parse_task
 from configuration.signatures import locate
 from configuration.trust import import_from_here
 
-KEPT = "batch_size"  # of data; commands read it
+KEPT = ("batch_size", "checkpoint")  # of data and scorers; commands read them
 CLASS = "._target_"
 
 
@@ -41,6 +41,6 @@ def drop_leftovers(cfg: DictConfig, words: Iterable[str]) -> None:
             for name in [str(name) for name in node]:
                 given = any(f"{other}.".startswith(f"{parent}.{name}.") for other in typed)
                 follows = OmegaConf.is_interpolation(node, name)
-                if name in parameters or name.startswith("_") or given or follows or name == KEPT:
+                if name in parameters or name.startswith("_") or given or follows or name in KEPT:
                     continue
                 del node[name]

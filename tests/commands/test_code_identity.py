@@ -16,7 +16,7 @@ from tests.conftest import ROOT, TINY, Finished
 FILES = {
     "commands/__init__.py": "",
     "commands/train.py": "import os, torch\nfrom networks import edsr\nfrom . import trust as t\n",
-    "configuration/trust.py": "def f():\n    import networks.deep.er as x\n",
+    "commands/trust.py": "def f():\n    import networks.deep.er as x\n",
     "commands/unused.py": "import networks.can",
     "networks/__init__.py": "",
     "networks/edsr.py": "from networks.scales import *\nfrom networks.scales import check",

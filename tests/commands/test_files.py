@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from commands import evaluate
 from datamodules.sample import SamplePairs
 from images.pixels import to_bytes, to_unit
 from images.reading import read_image
@@ -29,6 +28,8 @@ from networks.nima import NIMA, mean_score
 from networks.scales import at_scale
 from networks.srcnn import SRCNN
 from networks.tiling import SelfEnsemble
+from runs.measuring import named
+from system.terminal import differing_part
 from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished
 
 Cli = Callable[..., Finished]
@@ -288,7 +289,7 @@ def test_evaluate_several_beside_each_other(
         save_before_after(panels, path, note)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "save_before_after", draw)
+        patch.setattr("commands.evaluate.save_before_after", draw)
         done = cli("evaluate", f"checkpoint=[{enhancer},{mdsr}]", "name=both", *scorers)
     assert done.code == 0, done.err
     folder = Path("outputs/evaluate/both")
@@ -319,13 +320,13 @@ def test_evaluate_several_beside_each_other(
 
 def test_files_of_networks_of_one_name_are_told_apart_by_what_differs() -> None:
     runs = [f"outputs/x/gamma-{gamma}/checkpoints/best.ckpt" for gamma in (0, 0.1)]
-    assert [evaluate.differing_part(run, runs) for run in runs] == ["gamma-0", "gamma-0.1"]
+    assert [differing_part(run, runs) for run in runs] == ["gamma-0", "gamma-0.1"]
     steps = ["a/step1.ckpt", "a/step2.safetensors"]
-    assert [evaluate.differing_part(step, steps) for step in steps] == ["step1", "step2"]
+    assert [differing_part(step, steps) for step in steps] == ["step1", "step2"]
     net = {"_target_": "networks.edsr.EDSR"}
     record = Record(kind="enhancer", net=net, data="nothing", gamma=0.0)
     twice: list[Any] = [(torch.nn.Identity(), record)] * 3
-    names = evaluate.named(twice, ["a/x.ckpt", "a/x.safetensors", "a/y.ckpt"])
+    names = named(twice, ["a/x.ckpt", "a/x.safetensors", "a/y.ckpt"])
     assert list(names) == ["EDSR gamma=0 (1)", "EDSR gamma=0 (2)", "EDSR gamma=0 (y)"]
 
 

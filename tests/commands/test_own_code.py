@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 from torch.nn import functional as F
 
-from datamodules.div2k import PairsDataModule
+from datamodules.pairs import PairsDataModule
 from datamodules.sample import SamplePairs
 
 

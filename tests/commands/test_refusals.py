@@ -140,7 +140,7 @@ gamma=1e400
 --cfg job experiment=null
 --cfg job net=[edsr,mdsr]
 --cfg job gama=1
---cfg job name=${nothing} --resolve
+--cfg job stale=${nothing} --resolve
 --unknown
 -x
 gamma=[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]

@@ -22,6 +22,7 @@ from sweeps import pool as sweep
 from sweeps.job import Job, State
 from sweeps.jobs import Pool, Slots
 from sweeps.pool import Machine
+from sweeps.table import summary
 from tests.conftest import ROOT, TINY, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]
@@ -161,7 +162,7 @@ def test_a_failing_job_does_not_lose_the_others(pretend: Callable[..., Job]) -> 
     Pool(["x"], on_gpu=False).run(todo)
     assert [job.state for job in todo] == [State.DONE, State.FAILED, State.DONE]
     assert todo[1].note == "exit code 2: no luck"
-    assert "b: exit code 2: no luck" in jobs.summary(todo)
+    assert "b: exit code 2: no luck" in summary(todo)
 
 
 def test_a_failing_job_stops_those_that_wait(pretend: Callable[..., Job]) -> None:

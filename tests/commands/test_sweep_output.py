@@ -15,7 +15,7 @@ from sweeps import jobs
 from sweeps.job import Job, State
 from sweeps.pool import label
 from sweeps.table import summary
-from system import workers as parallel
+from system import progress as work
 from system.progress import BarOrLines, Pace, progress
 from system.terminal import differing_part, fitted, shorten, table_width
 from tests.conftest import TINY, Finished
@@ -137,7 +137,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(parallel, "time", clock)
+    monkeypatch.setattr(work, "time", clock)
     return clock
 
 
@@ -156,7 +156,7 @@ def test_pace(clock: Clock, total: int, seconds: float, expected: list[int]) -> 
         clock.now = round(done * seconds, 6)
         if pace.due(done, total):
             said.append(done)
-            assert pace.left(done, total) == f"{parallel.clock((total - done) * seconds)} left"
+            assert pace.left(done, total) == f"{work.clock((total - done) * seconds)} left"
     assert said == expected
 
 
@@ -169,13 +169,13 @@ def test_without_a_terminal_long_work_writes_lines(
     assert caplog.messages == [
         *("enhancing  1/4  1:00 left", "enhancing  2/4  0:40 left", "enhancing  3/4  0:20 left")
     ]
-    assert isinstance(parallel.progress_bar(), BarOrLines)
+    assert isinstance(work.progress_bar(), BarOrLines)
 
 
 def test_a_training_in_a_pipe_writes_lines_within_an_epoch(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "SOON", 0.0)
+    monkeypatch.setattr(work, "SOON", 0.0)
     words = [word for word in TINY if not word.startswith(("callbacks.progress", "epochs="))]
     done = cli(*words, "gamma=0", "epochs=2", "data.num_steps=20")
     assert done.code == 0, done.err

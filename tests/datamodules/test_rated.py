@@ -222,7 +222,7 @@ def test_other_choices_of_photos_leave_the_store_alone(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the columns are "),
+        ("", "is empty"),
         ("photo,votes_1\n", "the columns are photo,votes_1; needed are"),
         ("image,votes_1,votes_3\n", "needed are image,votes_1"),
         ("image,votes_1,votes_2\na,1,2\n", "votes for 2 ratings, the scorer is for 3"),

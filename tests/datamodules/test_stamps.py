@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import store as packed
+from datamodules import packing
 from datamodules.folders import Decode
 from datamodules.packing import pack
 from datamodules.store import PackedImages, Source
@@ -65,7 +65,9 @@ def test_within_the_grain_of_the_clock_content_is_compared(
 ) -> None:
     """As on a file system whose stamps do not differ at all."""
     monkeypatch.setattr(
-        packed, "stats", lambda group: np.array([[os.stat(s.path).st_size, 0, 0, 0] for s in group])
+        packing,
+        "stats",
+        lambda group: np.array([[os.stat(s.path).st_size, 0, 0, 0] for s in group]),
     )
     assert shows(store(photos), photos)
     draw(photos / "photos" / "1.bmp", 99)
@@ -75,7 +77,7 @@ def test_within_the_grain_of_the_clock_content_is_compared(
     shutil.rmtree(photos / "store")
     now = os.stat(photos / "photos").st_mtime_ns + 10**9
     monkeypatch.setattr(
-        packed,
+        packing,
         "stats",
         lambda group: np.array([[os.stat(s.path).st_size, now, 0, 0] for s in group]),
     )
@@ -92,15 +94,15 @@ def test_photos_that_moved_are_compared_once_and_not_packed_again(
     shutil.copytree(photos / "photos", photos / "copy")
     shutil.rmtree(photos / "photos")
     (photos / "copy").rename(photos / "photos")
-    monkeypatch.setattr(packed, "GRAIN", -(10**18))  # as if all this had taken a while
+    monkeypatch.setattr(packing, "GRAIN", -(10**18))  # as if all this had taken a while
     compared: list[str] = []
-    real = packed.is_source
+    real = packing.is_source
 
     def is_source(path: str, sha256: np.ndarray) -> bool:
         compared.append(path)
         return real(path, sha256)
 
-    monkeypatch.setattr(packed, "is_source", is_source)
+    monkeypatch.setattr(packing, "is_source", is_source)
     assert shows(store(photos), photos)
     assert len(compared) == 3
     store(photos)

@@ -247,6 +247,7 @@ def test_whatever_a_decoder_raises_is_the_files_problem(
         assert answer.status_code == 422
         assert answer.json()["error"].endswith(".")
         patch.setattr("web.desk.sizes", broken)
+        patch.setattr("web.desk.png_size", lambda path: None)
         assert server.upload(picture()).status_code == 415
     real = work.read_photo
     monkeypatch.setattr(
