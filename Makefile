@@ -1,6 +1,7 @@
 # make demo   train EDSR against the scorer that ships, evaluate, enhance a photo     (about 4 minutes)
 # make test   ruff, mypy, pytest
 # make lint   ruff and mypy alone
+# make docs   the documentation site, with the API reference, in site/
 # make bench  how fast training data come, beside other ways of reading them          (5 minutes)
 # Each sets up .venv by itself. PYTHON=python3.12 picks the interpreter (3.11 or newer).
 
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 BIN := .venv/bin
 RUN := $(BIN)/python run.py
 
-.PHONY: demo test lint bench install clean
+.PHONY: demo test lint docs bench install clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed
@@ -50,9 +51,13 @@ lint: install
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+docs: install
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/data_loading.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build site
