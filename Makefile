@@ -1,6 +1,8 @@
 # make demo   train EDSR against the scorer that ships, evaluate, enhance a photo     (about 4 minutes)
 # make test   ruff, mypy, pytest
 # make lint   ruff and mypy alone
+# make test-fast  the tests that take seconds each: no browser, no ranks, no cluster
+# make coverage   the lines that those tests miss, also in htmlcov/
 # make docs   the documentation site, with the API reference, in site/
 # make bench  how fast training data come, beside other ways of reading them          (5 minutes)
 # Each sets up .venv by itself. PYTHON=python3.12 picks the interpreter (3.11 or newer).
@@ -10,17 +12,17 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 BIN := .venv/bin
 RUN := $(BIN)/python run.py
 
-.PHONY: demo test lint docs bench install clean
+.PHONY: demo test test-fast coverage lint docs bench install clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed
 
 # The stamp is written last: an interrupted installation starts over where pip left off.
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv was found" \
 	  "(on Debian: apt-get install python3-venv); name one with make PYTHON=..."; exit 2; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 EDSR := outputs/sample_edsr/demo/checkpoints/best.ckpt
@@ -51,8 +53,16 @@ lint: install
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+FAST := -m "not slow and not ddp and not slurm and not browser and not gpu" -n 2
+
+test-fast: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FAST)
+
+coverage: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FAST) --cov --cov-report=term-missing:skip-covered --cov-report=html
+
 docs: install
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: install
@@ -60,4 +70,4 @@ bench: install
 	$(BIN)/python benchmarks/data_loading.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build site
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build site htmlcov .coverage
