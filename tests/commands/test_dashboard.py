@@ -236,6 +236,7 @@ def test_without_an_account_it_is_a_file(server: Server) -> None:
     assert server.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["environment", "netrc"])
 def test_with_an_account_it_is_saved(
     server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, place: str

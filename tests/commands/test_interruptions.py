@@ -236,6 +236,7 @@ def flip(path: Path, position: float) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "edited"])
 def test_a_damaged_last_checkpoint_is_replaced_by_the_best(cli: Cli, damage: str) -> None:
     assert cli(*SHORT).code == 0
@@ -286,6 +287,7 @@ def test_the_checkpoint_of_another_run_is_refused(cli: Cli) -> None:
     assert (run_at("a") / "result.json").exists()  # nothing was touched
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_version_0_1_is_resumed(cli: Cli) -> None:
     """It has no checksum of the whole file, only that of its record and weights."""
     assert cli(*SHORT).code == 0
@@ -304,6 +306,7 @@ def test_a_checkpoint_of_version_0_1_is_resumed(cli: Cli) -> None:
     assert "last.ckpt: its checksum is wrong" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
