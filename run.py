@@ -8,12 +8,12 @@ import signal
 import sys
 from pathlib import Path
 
-from system.stopping import QuickEnd, Stop, end_at_once
+from system.stopping import FastExit, InterruptHandler, exit_on_signals
 
 IS_COMMAND = __name__ == "__main__" or Path(sys.argv[0]).stem == "nima"
 if IS_COMMAND:
-    end_at_once()  # imports have nothing to tidy up
-    ending = QuickEnd()
+    exit_on_signals()  # imports have nothing to tidy up
+    ending = FastExit()
 
 from cli import command_line as cli
 from sweeps.jobs import follow_sweep
@@ -27,12 +27,12 @@ def main(arguments: list[str]) -> int:
     0 done, 1 failed, 2 wrong input, 128 + its number after a signal.
     """
     follow_sweep()
-    stop = Stop()
+    stop = InterruptHandler()
     try:
         with stop:
             return cli.run(arguments, stop, ROOT / "run.py")
     except KeyboardInterrupt:
-        stop.farewell()
+        stop.report()
         return stop.code
     except BrokenPipeError:  # help, piped into `head`
         return 128 + signal.SIGPIPE

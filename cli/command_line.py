@@ -28,8 +28,8 @@ from cli.resume import stored_config_dir, with_stored_options
 from configuration import hints
 from configuration.trust import import_from_here
 from runs.requirements import use_best
-from system.stopping import Stop
-from system.terminal import refuse
+from system.stopping import InterruptHandler
+from system.terminal import report_error
 
 COMMANDS = {
     "train": "trains a scorer or an enhancer (the default)",
@@ -332,7 +332,7 @@ def versions() -> str:
     return f"{project['name']} {project['version']} ({others})"
 
 
-def run(arguments: list[str], stop: Stop, script: Path) -> int:
+def run(arguments: list[str], stop: InterruptHandler, script: Path) -> int:
     """Run one command line and return its exit code.
 
     Args:
@@ -354,7 +354,7 @@ def run(arguments: list[str], stop: Stop, script: Path) -> int:
             call = replace(call, overrides=with_stored_options(call.overrides), flags=flags)
         call.check()
     except (ValueError, HydraException) as error:
-        return refuse(error)
+        return report_error(error)
     # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
     sys.argv = [str(script), *call.flags, *call.overrides]
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=call.command)
@@ -362,7 +362,7 @@ def run(arguments: list[str], stop: Stop, script: Path) -> int:
     return 0
 
 
-def job(command: str, stop: Stop) -> Callable[[DictConfig], Any]:
+def job(command: str, stop: InterruptHandler) -> Callable[[DictConfig], Any]:
     """Return the function that Hydra calls with the configuration.
 
     Args:
@@ -382,17 +382,17 @@ def job(command: str, stop: Stop) -> Callable[[DictConfig], Any]:
             import_from_here(cfg)
             return importlib.import_module(f"commands.{command}").run(cfg)
         except KeyboardInterrupt as error:
-            stop.farewell(*error.args)
+            stop.report(*error.args)
             sys.exit(stop.code)
         except Exception as error:
             if stop.number is not None:  # such as that of a worker, which the signal reached too
-                stop.farewell()
+                stop.report()
                 sys.exit(stop.code)
             cause = user_error(error)
             if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             remove_empty(Path(HydraConfig.get().runtime.output_dir))
-            sys.exit(refuse(cause))
+            sys.exit(report_error(cause))
 
     return run
 

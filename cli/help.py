@@ -13,7 +13,7 @@ from cli.composing import CONF, composed, loaded
 from configuration.parsing import flatten
 from configuration.signatures import shown
 from runs.identity import not_read
-from system.places import shorter
+from system.places import display_path
 
 CHOICE = re.compile(r"  - (?:override )?/?(?P<key>\w+): (?P<value>\S+)(?P<gap> *)(?P<comment>#.*)?")
 ENTRY = re.compile(
@@ -94,7 +94,7 @@ def folders(cfg: DictConfig) -> list[str]:
     for entry in found:
         if entry is not None and entry["key"] in FOLDERS:
             value = cfg.paths[entry["key"]]
-            start = f"{entry['key']}: {'null' if value is None else shorter(str(value))}"
+            start = f"{entry['key']}: {'null' if value is None else display_path(str(value))}"
             lines.append(f"{start:<{COMMENT_COLUMN - 2}}  {entry['comment'] or ''}".rstrip())
     return [f"  {line}" for line in lines]
 

@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from configuration.parsing import parse_task
-from system.places import ROOT, shorter
+from system.places import ROOT, display_path
 
 HYDRA = Path(".hydra") / "hydra.yaml"  # of a run folder: Hydra's own settings
 STORED = Path(".hydra") / "overrides.yaml"  # of a run folder: its options as they were typed
@@ -100,14 +100,14 @@ def find_run(output: Path, experiment: str, name: str) -> Path | None:
     found = [path.parent for path in sorted(output.glob(f"{experiment}/*/run.json"))]
     found = [path for path in found if path.name == name]
     if len(found) > 1:
-        folders = ", ".join(str(shorter(path)) for path in found)
+        folders = ", ".join(str(display_path(path)) for path in found)
         raise ValueError(f"name={name}: {folders}; experiment=... says which")
     jobs = [path.parent for path in sorted(output.glob("sweeps/*/*/run.json"))]
     jobs = [path for path in jobs if path.name == name]
     if jobs and not found:
         raise ValueError(
-            f"name={name}: {shorter(jobs[0])} is a run of a sweep, which the command of that sweep "
-            "resumes"
+            f"name={name}: {display_path(jobs[0])} is a run of a sweep, which the command of that "
+            "sweep resumes"
         )
     return found[0] if found else None
 

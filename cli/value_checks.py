@@ -133,7 +133,7 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     if isinstance(cfg.get("device"), str):
         from system.device import device_problems  # with torch, which help does without
 
-        problems += device_problems(cfg.device, here=here)
+        problems += device_problems(cfg.device, must_exist=here)
     problems += trusted_problems(cfg)
     keys = [word.partition("=")[0].lstrip("+") for word in words]
     problems += signatures.check_node("", cfg, keys)

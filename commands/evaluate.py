@@ -52,9 +52,9 @@ from runs.measuring import (
 from runs.metrics_table import metrics_table
 from runs.raters import Rater, class_names, load_raters, rater_files, view_of
 from runs.requirements import require_kind
-from system.places import shorter
+from system.places import display_path
 from system.progress import progress
-from system.terminal import table
+from system.terminal import format_table
 
 log = logging.getLogger(__name__)
 
@@ -247,11 +247,11 @@ def evaluate_enhancers(
     lines = []
     for label, at, name, values in listed:
         lines.append([label, *[at] * several, name, *digits(values, keys)])
-    which = ", ".join(str(shorter(path)) for path in checkpoints(cfg))
+    which = ", ".join(str(display_path(path)) for path in checkpoints(cfg))
     which += " with self-ensemble" if cfg.self_ensemble else ""
     title = f"{which} (x{', x'.join(map(str, scales))}) on {datamodule.description}"
     columns = ["photo", *["scale"] * several, "net", *(HEADINGS[key] for key in keys)]
-    text = table(title, columns, lines) + "\n"
+    text = format_table(title, columns, lines) + "\n"
     if not shown:
         text += f"means of {len(photos.hr)} photos; each is in per_image.csv (rows=null: here)\n"
     metrics: dict[str, float] = {}
@@ -338,7 +338,7 @@ def evaluate_scorer(
     metrics = {name: value.item() for name, value in rating_metrics(p_NK, q_NK).items()}
     data: Any = datamodule
     metrics |= baselines(data.train.p_NK, data.val.p_NK, data.val.num_votes_N)
-    title = f"{shorter(path)} on {len(p_NK)} images: {datamodule.description}"
+    title = f"{display_path(path)} on {len(p_NK)} images: {datamodule.description}"
     values = {
         "mean": mean_score(p_NK),
         "std": std_score(p_NK),
@@ -353,7 +353,7 @@ def evaluate_scorer(
     write_csv(folder / "per_image.csv", ["image", *values], per_image)
     items = torch.arange(len(p_NK))
     pictures = save_rating_pictures(
-        Predictions(p_NK, q_NK, items), data.val, folder / "images", str(shorter(path))
+        Predictions(p_NK, q_NK, items), data.val, folder / "images", str(display_path(path))
     )
     files = [str(picture.relative_to(folder)) for picture in pictures.values()]
     text = metrics_table(title, metrics)

@@ -41,7 +41,7 @@ from runs.measuring import (
 from runs.raters import Rater, class_names, load_raters, rater_files
 from runs.requirements import require_kind
 from system.progress import progress
-from system.terminal import table
+from system.terminal import format_table
 
 
 class Options(Measuring):
@@ -81,7 +81,7 @@ def run(cfg: DictConfig) -> None:
         scales = f"x{', x'.join(map(str, photos.lr))}"
         title = f"from {names[0]} to {names[1]} ({scales}) on {data.description}"
         lines = [[f"{row['share']:.2f}", *digits(row, keys)] for row in rows]
-        text = table(title, ["share", *(HEADINGS[key] for key in keys)], lines)
+        text = format_table(title, ["share", *(HEADINGS[key] for key in keys)], lines)
         note = describe(raters)
         if any(isinstance(module, nn.BatchNorm2d) for module in first.modules()):
             note = f"batch norms are mixed too: points between the ends are approximate\n{note}"

@@ -24,8 +24,8 @@ from datamodules.store import PackedImages, Source, damaged
 from images.finding import image_names, search
 from images.reading import probe
 from networks.nima import VIEW, ResizeFilter, ResizeRule
-from system.places import shorter
-from system.workers import each, workers_for
+from system.places import display_path
+from system.workers import map_parallel, num_workers_for
 
 Sizes = NDArray[np.int64]  # N x 2: height, width
 
@@ -124,7 +124,7 @@ def prepare_div2k(cfg: DictConfig, root: Path) -> None:
                 lr = data.lr_sources(split, scale, hr)
                 if lr is not None:
                     check_sizes(hr_sizes, verified(lr, f"{split} LR x{scale}"), lr, scale)
-    ready(cfg, f"experiment=div2k_edsr data.root={shorter(root)} gamma=0")
+    ready(cfg, f"experiment=div2k_edsr data.root={display_path(root)} gamma=0")
 
 
 def prepare_photos(cfg: DictConfig) -> None:
@@ -134,7 +134,7 @@ def prepare_photos(cfg: DictConfig) -> None:
         pack_pairs(data, ("val",))
     else:
         verified(data.hr_sources("val"), "photos")
-    where = shorter(cfg.root) if isinstance(cfg.root, str) else f"[{','.join(cfg.root)}]"
+    where = display_path(cfg.root) if isinstance(cfg.root, str) else f"[{','.join(cfg.root)}]"
     ready(cfg, f"data=photos data.train_hr={where} data.val_hr=... gamma=0")
 
 
@@ -216,8 +216,10 @@ def rated_options(cfg: DictConfig) -> dict[str, Any]:
 def verified(sources: Sequence[Source], what: str) -> Sizes:
     """Decodes every file; prints the bad ones and exits with 1 if there are any."""
     paths = [source.path for source in sources]
-    num_workers = workers_for(paths)
-    probes = list(each(probe, paths, f"verifying {what}", num_workers=num_workers, chunk=16))
+    num_workers = num_workers_for(paths)
+    probes = list(
+        map_parallel(probe, paths, f"verifying {what}", num_workers=num_workers, chunk=16)
+    )
     bad = [found for found in probes if isinstance(found, str)]
     log.info("%s: %d of %d files are good", what, len(paths) - len(bad), len(paths))
     if bad:

@@ -17,7 +17,7 @@ from reports.comparison import OURS
 from reports.page import build, count_states
 from reports.run_reading import find_folders, read_runs
 from runs.requirements import require_folder
-from system.places import shorter
+from system.places import display_path
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def run(cfg: DictConfig) -> None:
     patterns = patterns_of(cfg)
     runs = read_runs(patterns, cfg.epoch)
     folder = output_of(cfg)
-    title = cfg.title or ", ".join(str(shorter(pattern)) for pattern in patterns)
+    title = cfg.title or ", ".join(str(display_path(pattern)) for pattern in patterns)
     pages, written = build(runs, title, folder / "figures", cfg.photos, cfg.epoch)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
@@ -83,8 +83,8 @@ def run(cfg: DictConfig) -> None:
             figure.unlink()  # of the report that was replaced
     for run in runs:
         if run.state == "broken":
-            log.warning("broken: %s: %s", shorter(run.folder), run.note)
+            log.warning("broken: %s: %s", display_path(run.folder), run.note)
         for problem in run.bad_pictures:
-            log.warning("broken picture: %s: %s", shorter(run.folder), problem)
+            log.warning("broken picture: %s: %s", display_path(run.folder), problem)
     log.info("%s", count_states(runs))
     log.info("%s  %.1f MB", path, path.stat().st_size / 1e6)

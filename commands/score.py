@@ -21,9 +21,9 @@ from lightning_modules.scoring import rate_files
 from networks.nima import NIMA, Precision, mean_score, std_score
 from runs.requirements import check_output, require_file
 from system.device import keep_memory, pick_device
-from system.places import shorter
+from system.places import display_path
 from system.progress import progress
-from system.terminal import table
+from system.terminal import format_table
 from system.workers import num_cores
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def run(cfg: DictConfig) -> None:
         buckets = {f"p{k}": p for k, p in enumerate(rating.p_K.tolist(), 1)}
         rows.append({"image": str(rating.path), "mean": mean, "std": std, **buckets})
     if rows:
-        title = f"scorer: {shorter(cfg.checkpoint)}, trained on {record.data}"
+        title = f"scorer: {display_path(cfg.checkpoint)}, trained on {record.data}"
         best_first = sorted(rows, key=lambda row: -row["mean"])
         log.info("%s", ranking(best_first, title, scorer.num_buckets, cfg.rows))
         if cfg.output is not None:
@@ -142,7 +142,7 @@ def ranking(rows: Sequence[Row], title: str, num_buckets: int, limit: int | None
         left_out = len(lines) - limit
         top, bottom = lines[: (limit + 1) // 2], lines[len(lines) - limit // 2 :]
         lines = [*top, ["", f"... {left_out} more (rows=null shows all) ...", "", ""], *bottom]
-    return table(title, ["", "image", f"mean (1..{num_buckets})", "std"], lines)
+    return format_table(title, ["", "image", f"mean (1..{num_buckets})", "std"], lines)
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:

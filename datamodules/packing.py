@@ -30,7 +30,7 @@ from datamodules.store import (
     Source,
 )
 from system.files import file_sha256
-from system.workers import each, workers_for
+from system.workers import map_parallel, num_workers_for
 
 log = logging.getLogger(__name__)
 
@@ -162,11 +162,11 @@ def write_shards(
         path.unlink()
     log.info("packing %d %s into %s", sum(len(group) for _, group in jobs), what, folder)
     if num_workers is None:
-        num_workers = workers_for(source.path for _, group in jobs for source in group)
+        num_workers = num_workers_for(source.path for _, group in jobs for source in group)
     write = partial(write_shard, make=make, recipe=recipe)
     bad = [
         problem
-        for problems in each(write, jobs, f"packing {what}", num_workers=num_workers)
+        for problems in map_parallel(write, jobs, f"packing {what}", num_workers=num_workers)
         for problem in problems
     ]
     if bad:

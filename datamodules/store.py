@@ -36,7 +36,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from system.workers import each, workers_for
+from system.workers import map_parallel, num_workers_for
 
 log = logging.getLogger(__name__)
 
@@ -276,8 +276,8 @@ def read_array(file: Any, entry: dict[str, Any]) -> NDArray[Any]:  # noqa: ANN40
 
 def damaged(shards: Sequence[Path]) -> list[Path]:
     """Files of a store whose content is not what was written, by their checksum."""
-    num_workers = workers_for(shards)
-    whole = each(is_whole, shards, "verifying the store", num_workers=num_workers, chunk=4)
+    num_workers = num_workers_for(shards)
+    whole = map_parallel(is_whole, shards, "verifying the store", num_workers=num_workers, chunk=4)
     return [path for path, good in zip(shards, whole, strict=True) if not good]
 
 

@@ -37,18 +37,20 @@ class FreshProcesses(Launcher):
         """Runs one job for each list of overrides and returns their metrics."""
         # Here, because Hydra imports this file in every command.
         from sweeps.pool import one_of_several_ranks, run_sweep
-        from system.terminal import messages, refuse
+        from system.terminal import report_error, show_messages
 
         if one_of_several_ranks():
-            sys.exit(refuse(ValueError("-m by torchrun or srun: each rank would run the sweep")))
+            sys.exit(
+                report_error(ValueError("-m by torchrun or srun: each rank would run the sweep"))
+            )
         loader: Any = self.hydra_context.config_loader
         configs = [loader.load_sweep_config(self.config, list(words)) for words in job_overrides]
-        with messages():
+        with show_messages():
             try:
                 command = self.config.hydra.job.config_name
                 return run_sweep(command, self.config, configs, self.place())
             except (ValueError, OSError) as error:
-                sys.exit(refuse(error))
+                sys.exit(report_error(error))
             except KeyboardInterrupt:  # before the first job has started
                 print("\ninterrupted; the same command goes on", file=sys.stderr)
                 sys.exit(130)

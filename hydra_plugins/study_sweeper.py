@@ -73,16 +73,17 @@ class StudySweeper(Sweeper):
         """Runs the trials that the study lacks, and says which was the best."""
         # Here, because Hydra imports this file in every command.
         from runs.run_folder import locked
-        from system.terminal import messages, refuse
+        from system.terminal import report_error, show_messages
 
         folder = Path(self.context["config"].hydra.sweep.dir)
         try:
             if not self.context["config"].hydra.launcher.get("wait", True):
                 raise ValueError("hydra.launcher.wait=false: a search has to see its trials end")
-            with locked(folder), messages():  # else the other's trials would be taken for dead ones
+            # Without the lock, the trials of another search would be taken for dead ones.
+            with locked(folder), show_messages():
                 self.search(arguments)
         except ValueError as error:
-            sys.exit(refuse(error))
+            sys.exit(report_error(error))
 
     def search(self, arguments: list[str]) -> None:
         """Goes on with the study.

@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich import get_console
 
-from system.progress import Pace
+from system.progress import ProgressTimer
 
 log = logging.getLogger(__name__)
 
@@ -29,31 +29,31 @@ class ProgressBarOrLines(RichProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of the training."""
         super().on_train_start(trainer, pl_module)
-        self.training = Pace(trainer.global_step)
+        self.training = ProgressTimer(trainer.global_step)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of an epoch."""
         super().on_train_epoch_start(trainer, pl_module)
-        self.epoch = Pace()
+        self.epoch = ProgressTimer()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ANN401
         """Write a line if one is due."""
         super().on_train_batch_end(trainer, *args)
         done, total = args[-1] + 1, trainer.num_training_batches
-        if self.speaks(trainer) and self.epoch.due(done, total):
+        if self.speaks(trainer) and self.epoch.is_due(done, total):
             part = trainer.accumulate_grad_batches
             loss = trainer.callback_metrics.get("train/loss")
             say(
                 trainer,
                 f"step {done // part}/{total // part}",
                 "" if loss is None else f"train/loss {loss.item():.4g}",
-                self.training.left(trainer.global_step, trainer.estimated_stepping_batches),
+                self.training.time_left(trainer.global_step, trainer.estimated_stepping_batches),
             )
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of a validation."""
         super().on_validation_start(trainer, pl_module)
-        self.validation = Pace()
+        self.validation = ProgressTimer()
 
     def on_validation_batch_end(
         self,
@@ -69,8 +69,8 @@ class ProgressBarOrLines(RichProgressBar):
             trainer, pl_module, outputs, batch, batch_idx, dataloader_idx
         )
         done, total = batch_idx + 1, trainer.num_val_batches[dataloader_idx]
-        if self.speaks(trainer) and self.validation.due(done, total):
-            say(trainer, f"validation {done}/{total}", self.validation.left(done, total))
+        if self.speaks(trainer) and self.validation.is_due(done, total):
+            say(trainer, f"validation {done}/{total}", self.validation.time_left(done, total))
 
     def speaks(self, trainer: L.Trainer) -> bool:
         """Whether lines are this process's to write."""

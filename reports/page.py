@@ -20,7 +20,7 @@ from reports.tables import (
     plural,
 )
 from runs.code_identity import conflicting
-from system.places import shorter
+from system.places import display_path
 
 HERE = Path(__file__).parent
 
@@ -78,7 +78,7 @@ def build(
             for run in enhancers
             for text in [*(run.result.get("warnings") or []), *run.bad_pictures]
         ],
-        others=[(run.command, str(shorter(run.folder))) for run in runs if run not in trained],
+        others=[(run.command, str(display_path(run.folder))) for run in runs if run not in trained],
     )
     names = ("report.html", "report.md")
     pages = {name: environment.get_template(name).render(content) for name in names}

@@ -9,7 +9,7 @@ from reports.run_table import (
     differing,
     variant_keys,
 )
-from system.places import shorter
+from system.places import display_path
 
 SCORES = {"val/score": "score", "val/score_judge": "judge"}
 # Columns of their own, and copies of them in the settings.
@@ -102,7 +102,7 @@ def first_cells(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
     """What a run is."""
     settings = run.settings
     scale = "-".join(f"x{scale}" for scale in run.scales)
-    place = str(shorter(run.folder))
+    place = str(display_path(run.folder))
     state = run.state if not run.note else f"{run.state}: {run.note}"
     warnings = run.result.get("warnings")
     if warnings:

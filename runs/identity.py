@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from configuration.parsing import flatten
 from lightning_modules.moved import present_names
 from runs.naming import NOT_SETTINGS, within
-from system.files import digest, file_sha256
+from system.files import file_sha256, text_sha256
 
 NOT_IN_HASH = NOT_SETTINGS | {
     "trainer.max_epochs",  # the same as `epochs`
@@ -89,12 +89,12 @@ class Identity:
     @property
     def config_hash(self) -> str:
         """SHA-256 of the settings and of the content of the input files."""
-        return digest(json.dumps([self.settings, self.inputs], sort_keys=True))
+        return text_sha256(json.dumps([self.settings, self.inputs], sort_keys=True))
 
     @property
     def code_hash(self) -> str:
         """SHA-256 of the code."""
-        return digest(json.dumps(self.code, sort_keys=True))
+        return text_sha256(json.dumps(self.code, sort_keys=True))
 
     def changes(self, settings: dict[str, Any]) -> dict[str, str]:
         """Return `key=old (now new)` by key for each setting that differs from earlier ones.

@@ -28,7 +28,7 @@ from runs.requirements import check_name, require_file
 from runs.results import finish
 from runs.run_folder import State, current, decide, locked, read_json, start
 from system.device import pick_device
-from system.places import shorter
+from system.places import display_path
 from system.terminal import differing_part
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def describe(raters: dict[str, Rater]) -> str:
     """Who the scores are by, and whether the judge says anything that the scorer does not."""
     what = {"score": "scorer", "score_judge": "judge"}
     lines = [
-        f"{what[name]}: {shorter(rater.path)}, trained on {rater.record.data}"
+        f"{what[name]}: {display_path(rater.path)}, trained on {rater.record.data}"
         + "".join(f", {key}={value}" for key, value in rater.view.items())
         for name, rater in raters.items()
     ]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from lightning_modules.metric_names import BASELINES, baseline_name, is_baseline
-from system.terminal import table
+from system.terminal import format_table
 
 
 def metrics_table(title: str, metrics: Mapping[str, float | None]) -> str:
@@ -21,7 +21,7 @@ def metrics_table(title: str, metrics: Mapping[str, float | None]) -> str:
         for name in names
     ]
     own = "scorer" if "constant" in used else "network" if used else "value"
-    return table(title, ["metric", own, *(BASELINES[kind] for kind in used)], rows)
+    return format_table(title, ["metric", own, *(BASELINES[kind] for kind in used)], rows)
 
 
 def digits(value: float | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from configuration.parsing import parse_task
-from system.files import digest
+from system.files import text_sha256
 
 # Where a run goes and what it runs on: part of neither its name nor its hash.
 NOT_SETTINGS = {
@@ -61,7 +61,7 @@ def run_name(
     name = "_".join(sorted(items.values())) or "default"
     if len(name) > MAX_NAME:
         start = "_".join(items[key] for key in sorted(items, key=lambda k: (k not in FIRST, k)))
-        name = f"{start[: MAX_NAME - 9]}-{digest(name)[:8]}"
+        name = f"{start[: MAX_NAME - 9]}-{text_sha256(name)[:8]}"
     return name
 
 
@@ -79,5 +79,5 @@ def name_value(value: str) -> str:
         pass
     if "/" in value or re.fullmatch(r".*\.(ckpt|safetensors|pt)", value):
         stem = re.sub(r"[^\w.+-]+", "-", Path(value).stem)
-        return f"{stem}-{digest(value)[:6]}"
+        return f"{stem}-{text_sha256(value)[:6]}"
     return re.sub(r"[^\w.+,-]+", "-", value)

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from runs.code_identity import changed_code
 from runs.identity import Identity, is_setting, not_read
 from system.json_files import write_json
-from system.places import shorter
+from system.places import display_path
 from system.regular_files import read_regular
 
 # What a run writes, and a new run in its place replaces; run.json goes last.
@@ -39,7 +39,7 @@ MAX_JSON = 8 * 2**20  # bytes of a JSON file in a run folder; run.json has 20 kB
 
 def current() -> Path:
     """This run's folder, relative to the working directory where it lies below it."""
-    return shorter(HydraConfig.get().runtime.output_dir)
+    return display_path(HydraConfig.get().runtime.output_dir)
 
 
 class State(Enum):

@@ -22,7 +22,7 @@ from runs.run_folder import locked
 from sweeps.job import Job, State, failed, pending
 from sweeps.table import last_line, live_lines
 from system.places import ROOT
-from system.progress import clock
+from system.progress import format_seconds
 
 log = logging.getLogger(__name__)
 
@@ -263,13 +263,13 @@ def settle(job: Job, code: int, *, asked: bool = False) -> None:
         fail(job, last_line(job.folder / "console.log", code))
         return
     shown = f"  {metric[0]} {metric[1]:.4g}" if metric else ""
-    log.info("%-9s %s  %s%s", job.state, job.name, clock(job.seconds), shown)
+    log.info("%-9s %s  %s%s", job.state, job.name, format_seconds(job.seconds), shown)
 
 
 def fail(job: Job, note: str) -> None:
     """Marks a job as failed, and says why."""
     job.state, job.note = State.FAILED, note
-    log.info("%-9s %s  %s  %s", job.state, job.name, clock(job.seconds), note)
+    log.info("%-9s %s  %s  %s", job.state, job.name, format_seconds(job.seconds), note)
 
 
 def signal_group(job: Job, number: int) -> None:

@@ -25,7 +25,7 @@ from runs.training import identify
 from sweeps.job import Job, State, failed
 from sweeps.jobs import Pool
 from sweeps.table import summary
-from system.places import shorter
+from system.places import display_path
 from system.workers import num_cores
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def run_sweep(
     jobs = list(unique.values())
     label(jobs, [str(word) for word in master.hydra.overrides.task])
     continued = look(command, unique, own)
-    folder = shorter(Path(configs[0].hydra.sweep.dir).absolute())
+    folder = display_path(Path(configs[0].hydra.sweep.dir).absolute())
     log.info("%s in %s", "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs", folder)
     if len(planned) > len(jobs):
         log.info(
@@ -193,7 +193,7 @@ def plan(command: str, config: DictConfig) -> Job:
     own = [s.path for s in config.hydra.runtime.config_sources if s.provider == "command-line"]
     flags = [f"--config-dir={path}" for path in own]
     words = [command, *task, "hydra.mode=RUN", *places, *flags]
-    return Job(words, shorter(folder))
+    return Job(words, display_path(folder))
 
 
 def quoted(path: Path) -> str:

@@ -33,7 +33,7 @@ from sweeps.job import Job, State
 from sweeps.jobs import LIFELINE, RANK_VARIABLES, Runner, begin, fail, settle
 from sweeps.pool import explicit_devices
 from system.json_files import write_json
-from system.places import ROOT, shorter
+from system.places import ROOT, display_path
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +263,7 @@ class SlurmCluster(Runner):
             settle(job, int(code[0].group(1)))
         else:
             reason = errors[0].strip().splitlines()[-1] if errors else "ended without a result"
-            logs = shorter(str(folder).replace("%j", number))
+            logs = display_path(str(folder).replace("%j", number))
             fail(job, f"SLURM job {number}: {reason}; its log is in {logs}")
 
     def stopping(self, jobs: Sequence[Job], *, impatient: bool) -> str:

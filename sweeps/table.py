@@ -12,12 +12,12 @@ from rich.table import Table
 
 from runs.run_folder import read_json
 from sweeps.job import OPEN, Job, State, failed
-from system.places import shorter
-from system.progress import clock
+from system.places import display_path
+from system.progress import format_seconds
 from system.terminal import (
     differing_part,
+    format_table,
     shorten,
-    table,
     table_width,
     terminal_width,
 )
@@ -63,7 +63,7 @@ def running_table(jobs: Sequence[Job]) -> Table:
             with contextlib.suppress(ValueError):  # not of our making
                 at = read_json(job.folder / "progress.json") or {}
             name = shorten(job.name, terminal_width() // 2)
-            lines.add_row(name, clock(time.monotonic() - job.began), progress_line(at))
+            lines.add_row(name, format_seconds(time.monotonic() - job.began), progress_line(at))
     ended = sum(job.state not in OPEN for job in jobs)
     lines.add_row(f"{ended} of {len(jobs)} jobs have ended")
     return lines
@@ -76,7 +76,7 @@ def progress_line(at: Mapping[str, Any]) -> str:
     line = f"epoch {at['epoch']}/{at['epochs']}"
     if at.get("value") is not None:
         line += f"  {at['monitor']} {at['value']:.4g}"
-    return line + (f"  {clock(at['left_s'])} left" if at["left_s"] is not None else "")
+    return line + (f"  {format_seconds(at['left_s'])} left" if at["left_s"] is not None else "")
 
 
 def summary(jobs: Sequence[Job], limit: int | None = None) -> str:
@@ -95,18 +95,20 @@ def summary(jobs: Sequence[Job], limit: int | None = None) -> str:
     values = [f"{metric[1]:.4f}" if metric else "-" for metric in metrics]
     columns.append([names.pop() if len(names) == 1 else "metric", *values])
     ran = (State.DONE, State.FAILED, State.STOPPED)
-    times = [clock(job.seconds) if job.state in ran and job.seconds else "-" for job in jobs]
+    times = [
+        format_seconds(job.seconds) if job.state in ran and job.seconds else "-" for job in jobs
+    ]
     columns.append(["time", *times])
     folders = ["folder", *(job.folder.name for job in jobs)]
     lines = list(zip(*columns, folders, strict=True))
     if table_width(lines) > limit:
         lines = list(zip(*columns, strict=True))
     title = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
-    title += f" in {shorter(jobs[0].folder.parent)}"
+    title += f" in {display_path(jobs[0].folder.parent)}"
     failures = [
-        f"{job.name}: {job.note} ({shorter(job.folder)}/console.log)" for job in failed(jobs)
+        f"{job.name}: {job.note} ({display_path(job.folder)}/console.log)" for job in failed(jobs)
     ]
-    return "\n".join([table(title, lines[0], lines[1:], limit), *failures])
+    return "\n".join([format_table(title, lines[0], lines[1:], limit), *failures])
 
 
 def setting_column(jobs: Sequence[Job], key: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""What everything stands on: files, worker processes, progress, the terminal."""
+"""Services of the operating system: files, devices, signals, worker processes, the terminal."""

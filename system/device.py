@@ -1,4 +1,4 @@
-"""Which device a command computes on, and how memory is kept for it."""
+"""Pick the compute device and tune the C library's memory allocator for tensors."""
 
 import contextlib
 import ctypes
@@ -11,49 +11,49 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 
 def keep_memory() -> None:
-    """Has the C library keep the memory that tensors leave, for the next ones.
+    """Make the C library keep freed memory and reuse it for the next tensors.
 
-    By default glibc gives large blocks back at once, and the kernel clears them again for every
-    activation of a network: a third of the time of a scorer on a CPU. Threads share one heap, since
-    their own ones would give back large blocks all the same. Other systems' libraries do not have
-    the call.
+    By default, glibc returns large blocks to the kernel at once, and the kernel zeroes them again
+    for every activation: a third of a scorer's time on a CPU. All threads share one heap because
+    per-thread heaps would return large blocks anyway. Does nothing with C libraries other than
+    glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         if not libc.mallopt(M_MMAP_THRESHOLD, 2**30):
-            libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that versions before 2.35 take
+            libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the maximum before glibc 2.35
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(M_ARENA_MAX, 1)
 
 
 def release_memory() -> None:
-    """Has the C library give back what `keep_memory` has kept: for a server that waits."""
+    """Return the memory kept by `keep_memory` to the system, for a server that is idle."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def device_problems(name: str, *, here: bool = True) -> Iterator[str]:
-    """One problem if there is no such device; allocates nothing.
+def device_problems(name: str, *, must_exist: bool = True) -> Iterator[str]:
+    """Yield a message if there is no such device; allocates nothing.
 
     Args:
         name: see `pick_device`.
-        here: whether this machine has to have it.
+        must_exist: whether this machine has to have the device.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         yield f"device={name}: auto, cpu, cuda, cuda:N or mps"
-    elif here and name.startswith("cuda"):
+    elif must_exist and name.startswith("cuda"):
         num = torch.cuda.device_count()
         if int(name.partition(":")[2] or 0) >= num:
             yield f"device={name}: not available on this machine, which has {num or 'no'} GPUs"
-    elif here and name == "mps" and not torch.backends.mps.is_available():
+    elif must_exist and name == "mps" and not torch.backends.mps.is_available():
         yield f"device={name}: not available on this machine"
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU; other names are torch's.
+    """Return a device by its PyTorch name; `auto` is the first GPU, or the CPU if there is none.
 
     Raises:
-        ValueError: if torch does not know the name or the machine does not have the device.
+        ValueError: if the name is unknown or this machine does not have the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Hashes of files and texts, and the permissions of new files."""
+"""Hashes of files and strings, and the umask."""
 
 import hashlib
 import os
@@ -6,18 +6,18 @@ from pathlib import Path
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def current_umask() -> int:
-    """The permission bits that new files go without (mkstemp leaves files private)."""
+    """Return the umask, to give files made by mkstemp the usual permissions."""
     umask = os.umask(0)
     os.umask(umask)
     return umask
 
 
-def digest(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal."""
+def text_sha256(text: str) -> str:
+    """Return the SHA-256 of a string in UTF-8, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,24 +1,24 @@
-"""JSON files that a reader never finds half written."""
+"""Write JSON files atomically."""
 
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all; numbers that JSON lacks become null."""
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON file atomically; infinity and NaN become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(finite(content), indent=2) + "\n")
+    temporary.write_text(json.dumps(replace_nonfinite(content), indent=2) + "\n")
     os.replace(temporary, path)
 
 
-def finite(value: Any) -> Any:  # noqa: ANN401
-    """Replaces infinities and not-a-numbers by None."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+def replace_nonfinite(value: object) -> object:
+    """Replace infinity and NaN by None, in nested mappings and lists too."""
+    if isinstance(value, Mapping):
+        return {key: replace_nonfinite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [replace_nonfinite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,14 +1,14 @@
-"""Where this project's own files lie, and how paths are shown."""
+"""The project's root folder, and how to display paths."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def shorter(path: str | Path) -> Path:
-    """A path relative to the working directory where it lies below it.
+def display_path(path: str | Path) -> Path:
+    """Return a path relative to the working directory if it lies below it, else unchanged.
 
-    A model that ships is `weights/...` from everywhere.
+    The bundled models are displayed as `weights/...` from any working directory.
     """
     path, here = Path(path), Path.cwd()
     if path.is_relative_to(ROOT / "weights"):

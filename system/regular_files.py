@@ -1,4 +1,4 @@
-"""Small files that others wrote: a pipe never blocks the reader, nothing endless fills memory."""
+"""Read files from untrusted sources without blocking on pipes or exhausting memory."""
 
 import os
 import stat
@@ -15,22 +15,22 @@ KINDS = {
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading, or one that a link leads to.
+    """Open a regular file, or a link to one, for reading.
 
     Raises:
-        ValueError: if it is something else, such as a named pipe or a folder.
+        ValueError: if it is not a regular file but, for example, a named pipe or a folder.
         OSError: if it is missing or cannot be opened.
     """
     mode = stat.S_IFMT(path.stat().st_mode)
     if mode != stat.S_IFREG:
         kind = KINDS.get(mode, "something else")
         raise ValueError(f"{path.name} is {kind}; a regular file is needed")
-    # O_NONBLOCK: should a pipe take its place just now, opening it does not wait either.
+    # O_NONBLOCK: if a pipe has replaced the file since the check, opening it does not block.
     return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
-    """Read a regular file whole.
+    """Read a whole regular file.
 
     Raises:
         ValueError: if it is not a regular file, or larger than `max_bytes`.

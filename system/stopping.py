@@ -1,4 +1,4 @@
-"""How a command ends on Ctrl-C, SIGTERM and SIGHUP: one line, 128 + signal, no traceback."""
+"""Exit on Ctrl-C, SIGTERM and SIGHUP: with one line, no traceback and code 128 + signal."""
 
 import atexit
 import contextlib
@@ -10,70 +10,70 @@ from types import FrameType
 from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 5.0  # seconds to tidy up in; a signal after that ends the process at once
+PATIENCE = 5.0  # seconds for cleaning up; a signal after that ends the process at once
 
 
-def end_at_once() -> None:
-    """Have the signals end this process without more than a line, until a `Stop` handles them."""
+def exit_on_signals() -> None:
+    """Make signals end this process with one line, until an `InterruptHandler` takes over."""
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells in scripts have it
-            signal.signal(number, leave)
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored by nohup and shell scripts
+            signal.signal(number, exit_now)
 
 
-class QuickEnd:
-    """End this process without having the interpreter take itself apart.
+class FastExit:
+    """Skips the interpreter's teardown when this process exits.
 
-    With PyTorch that takes 0.6 to 1.5 seconds, in which a signal would replace the exit code.
-    Threads are joined and what is registered with atexit after this is called, as ever. As a
-    context manager it learns the exit code.
+    With PyTorch loaded, the teardown takes 0.6 to 1.5 seconds, and a signal in that time would
+    replace the exit code. Threads are still joined, and functions registered with atexit after
+    this are still called. Used as a context manager, it remembers the exit code.
     """
 
     def __init__(self) -> None:
         self.code = 0
-        atexit.register(self.end)  # the first to be registered is the last to be called
+        atexit.register(self.end)  # registered first, so called last
 
     def __enter__(self) -> Self:
-        """Nothing is to be done yet."""
+        """Return this object."""
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Remember the exit code."""
-        said = error.code if isinstance(error, SystemExit) else error
-        self.code = said if isinstance(said, int) else int(said is not None)
+        code = error.code if isinstance(error, SystemExit) else error
+        self.code = code if isinstance(code, int) else int(code is not None)
 
     def end(self) -> None:
-        """End the process, with its output written."""
+        """Flush the output and end the process."""
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # nobody reads any more
+            with contextlib.suppress(OSError):  # the reader may be gone
                 stream.flush()
         os._exit(self.code)
 
 
-def leave(number: int, frame: FrameType | None) -> None:
-    """End this process."""
+def exit_now(number: int, frame: FrameType | None) -> None:
+    """Handle a signal by ending this process."""
     os.write(2, b"\ninterrupted\n")
     os._exit(128 + number)
 
 
-class Stop:
-    """Turn the first signal into one KeyboardInterrupt, while this context lasts.
+class InterruptHandler:
+    """Turns the first signal received inside this context into one KeyboardInterrupt.
 
-    Further signals are ignored while the command tidies up: an impatient second Ctrl-C would
-    otherwise end it halfway, with a traceback. Signals that are ignored already, as by nohup, stay
-    so.
+    Further signals are ignored while the command cleans up: an impatient second Ctrl-C would
+    otherwise interrupt the cleanup, with a traceback. Signals that were already ignored, for
+    example by nohup, stay ignored.
 
     Attributes:
-        number: the signal that came; None so far.
+        number: the signal received; None until then.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.came = 0.0
-        self.said = False
+        self.received_at = 0.0
+        self.is_reported = False
         self.process = os.getpid()
 
     def __enter__(self) -> Self:
-        """Handle the signals."""
+        """Install the handler."""
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
         self.before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
         for number in self.before:
@@ -81,22 +81,22 @@ class Stop:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Handle them as before; ignore them if this process is about to end by one."""
+        """Restore the previous handlers, or ignore signals if one of them ends this process."""
         for number, handler in self.before.items():
             signal.signal(number, handler if self.number is None else signal.SIG_IGN)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Interrupt the command, the first time."""
+        """Interrupt the command at the first signal; after `PATIENCE`, end it at the next."""
         if os.getpid() != self.process:  # a worker that was forked
             if number != signal.SIGINT:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             raise KeyboardInterrupt
         if self.number is None:
-            self.number, self.came = number, time.monotonic()
+            self.number, self.received_at = number, time.monotonic()
             raise KeyboardInterrupt
-        if time.monotonic() - self.came > PATIENCE:
-            self.farewell()
+        if time.monotonic() - self.received_at > PATIENCE:
+            self.report()
             os._exit(self.code)
 
     @property
@@ -104,9 +104,9 @@ class Stop:
         """The exit code."""
         return 128 + (self.number or signal.SIGINT)
 
-    def farewell(self, hint: str = "") -> None:
-        """Say once that the command was interrupted, on the first rank only."""
-        if not self.said and os.environ.get("LOCAL_RANK", "0") == "0":
+    def report(self, hint: str = "") -> None:
+        """Print once, on the first rank only, that the command was interrupted."""
+        if not self.is_reported and os.environ.get("LOCAL_RANK", "0") == "0":
             with contextlib.suppress(OSError):  # the terminal may be gone
                 print(f"\ninterrupted{'; ' * bool(hint)}{hint}", file=sys.stderr, flush=True)
-        self.said = True
+        self.is_reported = True

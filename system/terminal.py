@@ -1,4 +1,4 @@
-"""What people see on the terminal: messages and tables."""
+"""Terminal output: log messages, tables and shortened names."""
 
 import contextlib
 import logging
@@ -14,23 +14,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-WEIGHTS = (".ckpt", ".safetensors", ".pt", ".pth", ".onnx")
-LONG = 40  # characters; of longer run folders only the settings that differ are shown
-LEAST = 8  # characters that a column keeps, however narrow the terminal
+WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".onnx")
+LONG_NAME = 40  # characters; longer names of run folders are reduced to the settings that differ
+MIN_COLUMN = 8  # characters; columns never get narrower
 
 
 class TerminalHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever sys.stdout is at the time, so that a live progress bar is kept whole."""
+    """Log handler that writes to the current `sys.stdout`, so that progress bars stay intact."""
 
     def __init__(self, stream: None = None) -> None:
         logging.Handler.__init__(self)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message; what is no text in a file's name becomes question marks."""
+        """Format a message; undecodable bytes of file names become question marks."""
         return super().format(record).encode(errors="replace").decode()
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Goes on in silence when the reader of a pipe has left (`| head`)."""
+        """Discard further output if the reader of a pipe is gone (`| head`)."""
         if isinstance(sys.exc_info()[1], BrokenPipeError):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         else:
@@ -38,7 +38,7 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
 
     @property
     def stream(self) -> TextIO:
-        """The current standard output."""
+        """Current standard output."""
         return sys.stdout
 
     @stream.setter
@@ -47,8 +47,8 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
 
 
 @contextlib.contextmanager
-def messages() -> Iterator[None]:
-    """Shows what the commands say, where Hydra has not set that up: in a sweep's own process."""
+def show_messages() -> Iterator[None]:
+    """Log messages to the terminal in a sweep's own process, where Hydra sets up no logging."""
     logger, handler = logging.getLogger(), TerminalHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     before, level = logger.handlers, logger.level
@@ -62,12 +62,12 @@ def messages() -> Iterator[None]:
 
 
 def terminal_width() -> int:
-    """Columns of the terminal, or what COLUMNS says; 100 in a pipe or a file."""
+    """Return the number of columns of the terminal; 100 if the output is a pipe or a file."""
     return shutil.get_terminal_size((100, 24)).columns
 
 
 def shorten(text: str, limit: int) -> str:
-    """Cut a text in the middle, where names that are alike rarely differ most."""
+    """Shorten text to `limit` characters by cutting the middle, where names differ least."""
     if len(text) <= limit:
         return text
     tail = (limit - 1) // 2
@@ -75,24 +75,24 @@ def shorten(text: str, limit: int) -> str:
 
 
 def table_width(lines: Sequence[Sequence[str]]) -> int:
-    """Characters that a table of these cells is wide, headings included."""
+    """Return the width in characters of a table of these lines, headings included."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return sum(widths) + 3 * (len(widths) - 1)
 
 
-def fitted(lines: Sequence[Sequence[str]], limit: int) -> list[list[str]]:
-    """Shorten the longest cells until a table of them is no wider than `limit`."""
+def shorten_cells(lines: Sequence[Sequence[str]], limit: int) -> list[list[str]]:
+    """Shorten the widest columns until the table is no wider than `limit` characters."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    while sum(widths) + 3 * (len(widths) - 1) > limit and max(widths) > LEAST:
+    while sum(widths) + 3 * (len(widths) - 1) > limit and max(widths) > MIN_COLUMN:
         widths[widths.index(max(widths))] -= 1
     return [[shorten(*cell) for cell in zip(line, widths, strict=True)] for line in lines]
 
 
 def differing_part(path: str, paths: Sequence[str]) -> str:
-    """What tells a file from others: its path without what all have in common.
+    """Return the part of a path that distinguishes it from the others.
 
-    Relative and absolute paths may be mixed. Of run folders with long names only the settings that
-    differ are left, or the hash where a name was cut before them.
+    Relative and absolute paths may be mixed. Long names of run folders are reduced to the settings
+    that differ, or to the hash if the name was cut before those settings.
     """
     parts = [path_parts(p) for p in paths]
     own = path_parts(path)
@@ -100,7 +100,7 @@ def differing_part(path: str, paths: Sequence[str]) -> str:
         parts, own = [p[1:] for p in parts], own[1:]
     while all(len(p) > 1 for p in parts) and len({p[-1] for p in parts}) == 1:
         parts, own = [p[:-1] for p in parts], own[:-1]
-    if len(own) == 1 and len(own[0]) > LONG and all(len(p) == 1 for p in parts):
+    if len(own) == 1 and len(own[0]) > LONG_NAME and all(len(p) == 1 for p in parts):
         names = {p[0] for p in parts}
         for with_hash in (False, True):
             left = {name: differing_settings(name, names, with_hash) for name in names}
@@ -110,21 +110,23 @@ def differing_part(path: str, paths: Sequence[str]) -> str:
 
 
 def path_parts(path: str) -> tuple[str, ...]:
-    """The parts of a path from the root, without the suffix of a file of weights."""
+    """Split an absolute path into its parts, dropping the suffix of a file of weights."""
     whole = Path(os.path.abspath(path))
-    return (whole.with_suffix("") if whole.suffix in WEIGHTS else whole).parts
+    return (whole.with_suffix("") if whole.suffix in WEIGHT_SUFFIXES else whole).parts
 
 
 def differing_settings(name: str, names: set[str], with_hash: bool) -> str:
-    """The settings in the name of a run folder that not all these names have."""
-    kept = settings(name, with_hash)
-    shared = set.intersection(*(set(settings(other, with_hash)) for other in names))
+    """Return the settings in the name of a run folder that the other names do not all share."""
+    kept = split_settings(name, with_hash)
+    shared = set.intersection(*(set(split_settings(other, with_hash)) for other in names))
     return "_".join(item for item in kept if item not in shared)
 
 
-def settings(name: str, with_hash: bool) -> list[str]:
-    """The parts `key-value` of a folder's name; a key may hold underscores."""
-    name, end = re.fullmatch(r"(.*?)((?:-[0-9a-f]{8})?)", name).groups()  # type: ignore[union-attr]
+def split_settings(name: str, with_hash: bool) -> list[str]:
+    """Split the name of a run folder into `key-value` parts; keys may contain underscores."""
+    match = re.fullmatch(r"(.*?)((?:-[0-9a-f]{8})?)", name)
+    assert match is not None
+    name, end = match.groups()
     items: list[str] = []
     for word in name.split("_"):
         if items and "-" not in items[-1]:
@@ -134,27 +136,26 @@ def settings(name: str, with_hash: bool) -> list[str]:
     return [*items, end[1:]] if with_hash and end else items
 
 
-def table(
+def format_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], limit: int | None = None
 ) -> str:
-    """A table as text: words to the left, numbers to the right.
+    """Format a table as text, with numbers aligned to the right and other cells to the left.
 
     Args:
-        title: stands above it.
+        title: printed above the table.
         columns: headings.
         rows: cells.
-        limit: characters in a line; longer cells are shortened. None: as wide as it needs.
+        limit: maximum width in characters, for which cells are shortened; unlimited if None.
     """
     if limit is not None:
-        columns, *rows = fitted([columns, *rows], limit)
+        columns, *rows = shorten_cells([columns, *rows], limit)
     built = Table(show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
         numeric = any(re.fullmatch(r"[-+]?[\d.]+", row[i]) for row in rows)
         built.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
-        built.add_row(
-            *(Text(cell.replace("\n", " ")) for cell in row)
-        )  # a file's name may look like markup
+        # As `Text`, because a file's name may look like markup.
+        built.add_row(*(Text(cell.replace("\n", " ")) for cell in row))
     console = Console(width=1000)
     with console.capture() as capture:
         console.print(built)
@@ -162,8 +163,11 @@ def table(
     return "\n".join([title, "", *lines, ""])
 
 
-def refuse(error: Exception) -> int:
-    """Prints what the user got wrong, without traceback; returns exit code 2."""
+def report_error(error: Exception) -> int:
+    """Print a user's error without a traceback and return exit code 2.
+
+    With HYDRA_FULL_ERROR=1 the error is raised instead.
+    """
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     print(f"error: {error}", file=sys.stderr)

@@ -1,7 +1,4 @@
-"""The same work on many items: under a progress bar, and in several processes.
-
-Where there is no terminal, a line of text now and then takes the place of a bar.
-"""
+"""Map a function over many items in several processes, under a progress bar."""
 
 import logging
 import multiprocessing
@@ -19,14 +16,14 @@ from system.progress import progress
 
 log = logging.getLogger(__name__)
 
-# Bytes of image files that take as long to decode as processes to start: some three seconds.
-WORTH_PROCESSES = 50_000_000
+# Decoding fewer bytes of image files is faster than starting processes (about three seconds).
+MIN_BYTES_FOR_WORKERS = 50_000_000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(
+def map_parallel(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     what: str,
@@ -34,46 +31,46 @@ def each(
     num_workers: int,
     chunk: int = 1,
 ) -> Iterator[Result]:
-    """Results of a function for every item, in order, under a progress bar.
+    """Yield the results of a function for all items, in order, under a progress bar.
 
     Args:
-        function: has to be picklable where there are workers, as its items and results.
-        items: what to work on.
-        what: said beside the bar.
-        num_workers: processes; 0 works in this one. There are never more than chunks of items.
-        chunk: items that a worker takes at a time.
+        function: must be picklable if there are workers, and so must items and results.
+        items: arguments of the function, one per call.
+        what: description shown beside the bar.
+        num_workers: number of processes, at most one per chunk; 0 works in this process.
+        chunk: number of items passed to a worker at a time.
     """
     num_workers = min(num_workers, -(-len(items) // chunk))
     if num_workers <= 1:
         yield from progress(map(function, items), what, len(items))
         return
-    # Spawned, because a forked child of a process with PyTorch's threads can hang.
+    # Spawned because forking a process with PyTorch's threads can hang the child.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=begin_worker)
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=init_worker)
     try:
         yield from progress(pool.map(function, items, chunksize=chunk), what, len(items))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def workers_for(paths: Iterable[str | Path]) -> int:
-    """Processes that reading these files is worth: none for what takes less than to start them."""
+def num_workers_for(paths: Iterable[str | Path]) -> int:
+    """Return how many processes to use for reading these files; 0 if they are too few to pay."""
     total = 0
     for path in paths:
         total += os.path.getsize(path) if os.path.exists(path) else 0
-        if total > WORTH_PROCESSES:
+        if total > MIN_BYTES_FOR_WORKERS:
             return num_cores()
     return 0
 
 
-def begin_worker() -> None:
-    """What each process begins with."""
-    torch.set_num_threads(1)  # threads of several processes would stand in each other's way
-    threading.Thread(target=end_with_parent, daemon=True).start()
+def init_worker() -> None:
+    """Initialise a worker process."""
+    torch.set_num_threads(1)  # threads of several processes would compete for the cores
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def end_with_parent() -> None:
-    """Ends this process when the one that started it is killed: nobody waits for its work."""
+def exit_with_parent() -> None:
+    """Exit this worker when the process that started it dies."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -81,7 +78,7 @@ def end_with_parent() -> None:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: a container or a cluster may allow fewer
+    """Return the number of cores available to this process."""
+    if hasattr(os, "sched_getaffinity"):  # Linux, where a container or cluster may limit them
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -22,7 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from system.stopping import PATIENCE, SIGNALS, leave
+from system.stopping import PATIENCE, SIGNALS, exit_now
 
 MAX_CONNECTIONS = 256  # at a time, as far as the process may open files
 OTHER_FILES = 100  # descriptors for everything else: libraries, and the connections being accepted
@@ -212,7 +212,7 @@ class Server(uvicorn.Server):
             self.signal, self.came = sig, time.monotonic()
             self.should_exit = True
         elif time.monotonic() - self.came > PATIENCE:
-            leave(sig, frame)
+            exit_now(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and begin to look for connections that are over time."""

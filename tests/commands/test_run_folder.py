@@ -8,7 +8,7 @@ from runs.naming import run_name
 from runs.results import trained_scorer
 from runs.run_folder import State, decide
 from system.json_files import write_json
-from system.places import ROOT, shorter
+from system.places import ROOT, display_path
 
 
 @pytest.mark.parametrize(
@@ -156,6 +156,6 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 
 
 def test_paths_are_shown_short(folder: Path) -> None:
-    assert shorter(folder / "outputs" / "a") == Path("outputs/a")
-    assert shorter("/elsewhere/a") == Path("/elsewhere/a")
-    assert shorter(ROOT / "weights" / "a.safetensors") == Path("weights/a.safetensors")
+    assert display_path(folder / "outputs" / "a") == Path("outputs/a")
+    assert display_path("/elsewhere/a") == Path("/elsewhere/a")
+    assert display_path(ROOT / "weights" / "a.safetensors") == Path("weights/a.safetensors")

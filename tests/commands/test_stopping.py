@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lightning_modules.checkpoint_io import read_whole
-from system.stopping import Stop
+from system.stopping import InterruptHandler
 from tests.conftest import ROOT, TINY, Finished, launch
 
 Cli = Callable[..., Finished]
@@ -45,7 +45,7 @@ def is_dead(pid: int) -> bool:
         ([signal.SIGTERM], ["trainer=ddp_cpu"]),
     ],
 )
-def test_a_training_says_farewell_once(
+def test_a_training_reports_the_interruption_once(
     folder: Path, signals: list[signal.Signals], words: list[str]
 ) -> None:
     process = launch(folder, *TINY, "gamma=0", "epochs=5000", *words)
@@ -81,8 +81,11 @@ def test_a_command_that_has_not_begun_yet(folder: Path, number: signal.Signals) 
 
 
 def test_what_is_ignored_stays_ignored() -> None:
-    code = "import os, signal; from system.stopping import Stop\n\n" + (
-        "with Stop() as stop:\n    os.kill(os.getpid(), signal.SIGHUP)\n    print(stop.number)\n"
+    code = (
+        "import os, signal; from system.stopping import InterruptHandler\n\n"
+        "with InterruptHandler() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    print(stop.number)\n"
     )
     ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
     done = subprocess.run(
@@ -93,14 +96,14 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 def test_the_first_signal_counts(capsys: pytest.CaptureFixture[str]) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stop = Stop()
+    stop = InterruptHandler()
     try:
         with stop:
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)  # ignored: the command tidies up
-            stop.farewell("really")
-            stop.farewell()
+            stop.report("really")
+            stop.report()
         os.kill(os.getpid(), signal.SIGINT)  # as the interpreter ends
     finally:
         for number, handler in before.items():
@@ -112,8 +115,8 @@ def test_the_first_signal_counts(capsys: pytest.CaptureFixture[str]) -> None:
 
 ENDINGS = """
 import atexit, os, sys
-from system.stopping import QuickEnd
-ending = QuickEnd()
+from system.stopping import FastExit
+ending = FastExit()
 class Late:
     def __del__(self, kill=os.kill, pid=os.getpid()):
         kill(pid, 15)
@@ -149,7 +152,7 @@ def test_help_whose_reader_has_seen_enough(folder: Path) -> None:
 
 
 def test_a_forked_worker_ends_as_without_us() -> None:
-    with Stop():
+    with InterruptHandler():
         pid = os.fork()
         if not pid:
             time.sleep(60)

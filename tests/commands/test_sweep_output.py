@@ -15,9 +15,9 @@ from sweeps import jobs
 from sweeps.job import Job, State
 from sweeps.pool import label
 from sweeps.table import summary
-from system import progress as work
-from system.progress import BarOrLines, Pace, progress
-from system.terminal import differing_part, fitted, shorten, table_width
+from system import progress as progress_module
+from system.progress import BarOrLines, ProgressTimer, format_seconds, progress, progress_bar
+from system.terminal import differing_part, shorten, shorten_cells, table_width
 from tests.conftest import TINY, Finished
 
 Cli = Callable[..., Finished]
@@ -82,8 +82,8 @@ def test_cells_are_shortened_in_the_middle_only_as_far_as_needed() -> None:
     assert shorten("abcdefghij", 5) == "ab…ij"
     lines = [["name", "x"], ["a" * 30 + "b" * 30, "1"]]
     assert table_width(lines) == 64
-    assert fitted(lines, 64) == lines
-    cut = fitted(lines, 40)
+    assert shorten_cells(lines, 64) == lines
+    cut = shorten_cells(lines, 40)
     assert table_width(cut) == 40
     assert cut[1][0] == "a" * 18 + "…" + "b" * 17
 
@@ -137,7 +137,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(work, "time", clock)
+    monkeypatch.setattr(progress_module, "time", clock)
     return clock
 
 
@@ -151,12 +151,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     ],
 )
 def test_pace(clock: Clock, total: int, seconds: float, expected: list[int]) -> None:
-    pace, said = Pace(), []
+    timer, said = ProgressTimer(), []
     for done in range(1, total + 1):
         clock.now = round(done * seconds, 6)
-        if pace.due(done, total):
+        if timer.is_due(done, total):
             said.append(done)
-            assert pace.left(done, total) == f"{work.clock((total - done) * seconds)} left"
+            left = format_seconds((total - done) * seconds)
+            assert timer.time_left(done, total) == f"{left} left"
     assert said == expected
 
 
@@ -169,13 +170,13 @@ def test_without_a_terminal_long_work_writes_lines(
     assert caplog.messages == [
         *("enhancing  1/4  1:00 left", "enhancing  2/4  0:40 left", "enhancing  3/4  0:20 left")
     ]
-    assert isinstance(work.progress_bar(), BarOrLines)
+    assert isinstance(progress_bar(), BarOrLines)
 
 
 def test_a_training_in_a_pipe_writes_lines_within_an_epoch(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "SOON", 0.0)
+    monkeypatch.setattr(progress_module, "MIN_INTERVAL", 0.0)
     words = [word for word in TINY if not word.startswith(("callbacks.progress", "epochs="))]
     done = cli(*words, "gamma=0", "epochs=2", "data.num_steps=20")
     assert done.code == 0, done.err
