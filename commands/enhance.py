@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from rich.progress import Progress, TaskID, TaskProgressColumn
 from torch import nn
 
-from images.file_names import shown
-from images.finding import Search, search
+from images.file_names import printable_name
+from images.finding import SearchResult, search
 from images.reading import SUFFIXES, read_photo
 from images.writing import check_side, remove_abandoned, write_photo
 from lightning_modules.enhancing import enhanced, load_enhancer
@@ -59,7 +59,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield str(error).replace("\n", "\n  ")
 
 
-def find(cfg: DictConfig) -> Search:
+def find(cfg: DictConfig) -> SearchResult:
     """The photos that are meant, without what earlier runs have written.
 
     Raises:
@@ -87,14 +87,16 @@ def run(cfg: DictConfig) -> None:
         for number, (path, below, _) in enumerate(found.photos, 1):
             target = Path(cfg.output).expanduser() / below.parent
             target /= f"{below.stem}_x{scale}.{cfg.format}"
-            name, result = shown(path), shown(target)
+            name, result = printable_name(path), printable_name(target)
             try:
                 if target in written:
                     raise ValueError(
-                        f"{name}: {shown(written[target])} has become {result} already"
+                        f"{name}: {printable_name(written[target])} has become {result} already"
                     )
                 if target in kept:
-                    raise ValueError(f"{name}: {result} may be the result of {shown(kept[target])}")
+                    raise ValueError(
+                        f"{name}: {result} may be the result of {printable_name(kept[target])}"
+                    )
                 if target.exists() and cfg.existing == "skip":
                     kept[target] = path
                     continue
@@ -151,10 +153,10 @@ def enhance_file(
     check_side(target, height * scale, width * scale)
     tiles = num_tiles(net, height, width, cfg.tile)
     size = f"{width} x {height}, {tiles} tile{'' if tiles == 1 else 's'}"
-    names = count, shown(path), size, shown(target)
+    names = count, printable_name(path), size, printable_name(target)
     log.info("%s %s  %s -> %s  %d x %d", *names, width * scale, height * scale)
     precision = getattr(torch, cfg.precision)
     how = {"device": device, "tile": cfg.tile, "precision": precision, "on_tile": on_tile}
     result = enhanced(net, photo, **how)
     for note in (*photo.notes, *write_photo(target, result, overwrite=cfg.overwrite)):
-        log.warning("%s: %s", shown(path), note)
+        log.warning("%s: %s", printable_name(path), note)

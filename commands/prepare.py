@@ -21,8 +21,8 @@ from datamodules.packing import BadImages
 from datamodules.rated import RatedFolder, StoredRatings
 from datamodules.ratings_table import read_ratings
 from datamodules.store import PackedImages, Source, damaged
-from images.finding import image_names, search
-from images.reading import probe
+from images.finding import list_image_names, search
+from images.reading import probe_size
 from networks.nima import VIEW, ResizeFilter, ResizeRule
 from system.places import display_path
 from system.workers import map_parallel, num_workers_for
@@ -146,7 +146,7 @@ def prepare_ava(cfg: DictConfig, root: Path) -> None:
     index = read_index(root / "AVA.txt")
     known = {f"{i}.jpg" for i in CORRUPT}
     wanted = {f"{i}.jpg" for i in index.ids.tolist()} - known
-    names = set(image_names(root / "images"))
+    names = set(list_image_names(root / "images"))
     log.info("AVA.txt: %d photos; images/: %d files", len(index.ids), len(names))
     report("without a file", sorted(wanted - names))
     report("known to be corrupt and not used", sorted(names & known))
@@ -175,7 +175,7 @@ def prepare_rated(cfg: DictConfig, root: Path) -> None:
     """Reads the table and decodes every file that it names."""
     options = rated_options(cfg) | {"num_buckets": cfg.num_buckets}
     data = RatedFolder(cfg.ratings, str(root), **options)
-    names = set(image_names(root))
+    names = set(list_image_names(root))
     table = Path(cfg.ratings).expanduser()
     rated = read_ratings(table, cfg.num_buckets, names).names.tolist()
     missing = [name for name in rated if name not in names]
@@ -218,7 +218,7 @@ def verified(sources: Sequence[Source], what: str) -> Sizes:
     paths = [source.path for source in sources]
     num_workers = num_workers_for(paths)
     probes = list(
-        map_parallel(probe, paths, f"verifying {what}", num_workers=num_workers, chunk=16)
+        map_parallel(probe_size, paths, f"verifying {what}", num_workers=num_workers, chunk=16)
     )
     bad = [found for found in probes if isinstance(found, str)]
     log.info("%s: %d of %d files are good", what, len(paths) - len(bad), len(paths))

@@ -13,8 +13,8 @@ from typing import Any
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from images.file_names import shown
-from images.finding import Search, search
+from images.file_names import printable_name
+from images.finding import SearchResult, search
 from lightning_modules.checkpoint import load_network
 from lightning_modules.pictures import save_contact_sheet
 from lightning_modules.scoring import rate_files
@@ -73,7 +73,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield f"output={cfg.output}: is one of the photos"
 
 
-def find(cfg: DictConfig) -> Search:
+def find(cfg: DictConfig) -> SearchResult:
     """The photos that are meant, without the pictures of runs.
 
     Raises:
@@ -112,7 +112,7 @@ def run(cfg: DictConfig) -> None:
             bad.append(str(rating.problem))
             continue
         for note in rating.notes:
-            log.warning("%s: %s", shown(rating.path), note)
+            log.warning("%s: %s", printable_name(rating.path), note)
         p_1K = rating.p_K[None]
         mean, std = mean_score(p_1K).item(), std_score(p_1K).item()
         buckets = {f"p{k}": p for k, p in enumerate(rating.p_K.tolist(), 1)}
@@ -135,7 +135,7 @@ def run(cfg: DictConfig) -> None:
 def ranking(rows: Sequence[Row], title: str, num_buckets: int, limit: int | None) -> str:
     """A table of the images, or of the first and the last `limit / 2` of them."""
     lines = [
-        [str(place), shown(row["image"]), f"{row['mean']:.3f}", f"{row['std']:.3f}"]
+        [str(place), printable_name(row["image"]), f"{row['mean']:.3f}", f"{row['std']:.3f}"]
         for place, row in enumerate(rows, 1)
     ]
     if limit is not None and len(lines) > limit:

@@ -11,7 +11,7 @@ from datamodules.photo_sets import (
     names_of,
 )
 from datamodules.store import Source
-from images.finding import Found, search
+from images.finding import FoundPhoto, search
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Benchmark(FolderPairs):
             raise ValueError(f"{self.description} is for evaluation: it has no training photos")
         return self.root / "HR"
 
-    def photos_of(self, split: str) -> dict[str, Found]:
+    def photos_of(self, split: str) -> dict[str, FoundPhoto]:
         """The HR photos by name."""
         folder = str(self.hr_folder(split))
         found = search(folder, key="data.root", results=False)

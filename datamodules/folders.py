@@ -26,8 +26,8 @@ from datamodules.photo_sets import (
     without_lr,
 )
 from datamodules.store import Image, Images, Source
-from images.file_names import shown
-from images.finding import Found, Search, entries, folder_of, is_system, search
+from images.file_names import printable_name
+from images.finding import FoundPhoto, SearchResult, as_list, base_folder, is_system, search
 from images.pixels import to_array
 from images.reading import read_image
 
@@ -64,7 +64,7 @@ class MakeLR:
         try:
             return to_array(self.degradation.fixed(image, source.name))
         except ValueError as error:
-            raise ValueError(f"{shown(source.path)}: {error}") from error
+            raise ValueError(f"{printable_name(source.path)}: {error}") from error
 
 
 class FolderPairs(PairsDataModule):
@@ -145,7 +145,7 @@ def parent_of(photos: Sequence[Source], folder: Path) -> str:
     return os.path.relpath(Path(photos[0].path).parent, folder)
 
 
-def sources_of(photos: dict[str, Found]) -> list[Source]:
+def sources_of(photos: dict[str, FoundPhoto]) -> list[Source]:
     """The files of photos by name."""
     return [Source(name, str(photo.path)) for name, photo in photos.items()]
 
@@ -160,7 +160,7 @@ def check_sizes(
     """
     wrong = np.flatnonzero((lr != hr // scale).any(axis=1)).tolist()
     problems = [
-        f"{shown(sources[k].path)} is {lr[k, 1]}x{lr[k, 0]}, expected "
+        f"{printable_name(sources[k].path)} is {lr[k, 1]}x{lr[k, 0]}, expected "
         f"{hr[k, 1] // scale}x{hr[k, 0] // scale}, as HR is {hr[k, 1]}x{hr[k, 0]}"
         for k in wrong
     ]
@@ -195,8 +195,8 @@ class PhotoFolders(FolderPairs):
         super().__init__(**more)
         self.trains = train_hr is not None
         given = {"train_hr": train_hr, "val_hr": val_hr, "train_lr": train_lr, "val_lr": val_lr}
-        self.given = {name: entries(where) for name, where in given.items() if where is not None}
-        self.chosen: dict[str, dict[str, Found]] = {}
+        self.given = {name: as_list(where) for name, where in given.items() if where is not None}
+        self.chosen: dict[str, dict[str, FoundPhoto]] = {}
         made = "" if train_lr and val_lr else "; LR made by bicubic shrinking"
         label = self.degradation.label()
         train, val = (", ".join(self.given.get(name, [])) for name in ("train_hr", "val_hr"))
@@ -211,7 +211,7 @@ class PhotoFolders(FolderPairs):
 
     def hr_folder(self, split: str) -> Path:
         """Where the HR photos are, or the first of their folders."""
-        return min(map(folder_of, self.hr_given(split)), default=Path())
+        return min(map(base_folder, self.hr_given(split)), default=Path())
 
     def store_keys(self, split: str) -> tuple[str, str]:
         """What tells the stores of HR and LR photos from others beside `hr_folder`."""
@@ -229,7 +229,7 @@ class PhotoFolders(FolderPairs):
                 self.chosen[name[:-3]] = names_of(found[name], self.given[name], f"data.{name}")
         return sources_of(self.chosen[split])
 
-    def searched(self, split: str) -> dict[str, Search]:
+    def searched(self, split: str) -> dict[str, SearchResult]:
         """What each key stands for. Photos that validate do not train, LR photos are no HR photos.
 
         Args:
@@ -240,7 +240,7 @@ class PhotoFolders(FolderPairs):
         """
         self.hr_given(split)
         folders = [Path(text).expanduser() for given in self.given.values() for text in given]
-        found: dict[str, Search] = {}
+        found: dict[str, SearchResult] = {}
         problems = []
         for name, given in self.given.items():
             hr = name.endswith("_hr")
@@ -286,10 +286,10 @@ def check_names(folder: Path, expected: Sequence[str], *, complete: bool) -> Non
         ValueError: naming what is missing and what is too much.
     """
     found = {path.name for path in folder.iterdir() if not is_system(path.name)}
-    problems = [f"{shown(name)} is missing" for name in expected if name not in found]
+    problems = [f"{printable_name(name)} is missing" for name in expected if name not in found]
     if complete:
         problems += [
-            f"{shown(name)} does not belong here" for name in sorted(found - set(expected))
+            f"{printable_name(name)} does not belong here" for name in sorted(found - set(expected))
         ]
     if problems:
         title = f"problems in {folder}, which should hold {expected[0]} to {expected[-1]}"

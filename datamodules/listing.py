@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from images.file_names import shown
+from images.file_names import printable_name
 
 
 def some(names: Sequence[str], most: int = 20) -> str:
     """The first few of many names."""
-    return ", ".join(map(shown, names[:most])) + (", ..." if len(names) > most else "")
+    return ", ".join(map(printable_name, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def listing(title: str, problems: Sequence[str], most: int = 10) -> str:

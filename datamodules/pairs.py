@@ -18,7 +18,7 @@ from datamodules.patches import PatchDataset
 from datamodules.resident import Resident
 from datamodules.sampling import BatchDataset, Draws
 from datamodules.store import Images, MemoryImages
-from images.file_names import shown
+from images.file_names import printable_name
 from images.pixels import to_array, to_tensor
 from networks.scales import SCALES
 
@@ -205,7 +205,7 @@ def check_measurable(photos: Photos) -> None:
     scale = max(photos.lr)
     least = max(2 * (scale + 6) + 1, 2 * scale + 11)  # borders of PSNR; of SSIM, and its window
     problems = [
-        f"{shown(photos.hr.names[k])} is {photos.hr.sizes[k, 1]}x{photos.hr.sizes[k, 0]}"
+        f"{printable_name(photos.hr.names[k])} is {photos.hr.sizes[k, 1]}x{photos.hr.sizes[k, 0]}"
         for k in np.flatnonzero(photos.hr.sizes.min(axis=1) < least).tolist()
     ]
     if problems:

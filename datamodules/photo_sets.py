@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from datamodules.listing import listing
 from datamodules.store import Source
-from images.file_names import shown
-from images.finding import Found, Search, folder_of, search
+from images.file_names import printable_name
+from images.finding import FoundPhoto, SearchResult, base_folder, search
 
 log = logging.getLogger(__name__)
 
 
-def names_of(found: Search, given: Sequence[str], key: str) -> dict[str, Found]:
+def names_of(found: SearchResult, given: Sequence[str], key: str) -> dict[str, FoundPhoto]:
     """The photos by name: the path below the folder that was given, without suffix.
 
     Where several were given, it is the path below the folder that holds all of them, so photos of
@@ -34,17 +34,17 @@ def names_of(found: Search, given: Sequence[str], key: str) -> dict[str, Found]:
     Raises:
         ValueError: if two photos have one name.
     """
-    folders = [Path(os.path.abspath(folder_of(text))) for text in given]
+    folders = [Path(os.path.abspath(base_folder(text))) for text in given]
     common = os.path.commonpath(folders)
     above = [folder.relative_to(common) for folder in folders]
-    photos: dict[str, Found] = {}
+    photos: dict[str, FoundPhoto] = {}
     for photo in sorted(found.photos, key=lambda photo: above[photo.entry] / photo.below):
         name = (above[photo.entry] / photo.name).as_posix()
         other = photos.setdefault(name, photo)
         if other is not photo:
             raise ValueError(
-                f"{key}: {shown(other.path)} and {shown(photo.path.name)} share the name by which "
-                "LR photos and results are found"
+                f"{key}: {printable_name(other.path)} and {printable_name(photo.path.name)} share "
+                "the name by which LR photos and results are found"
             )
     return photos
 
@@ -61,19 +61,19 @@ def store_key(given: Sequence[str]) -> str:
     return "\0".join(sorted(os.path.abspath(Path(text).expanduser()) for text in given))
 
 
-def real_paths(found: Search, entry: int | None = None) -> set[str]:
+def real_paths(found: SearchResult, entry: int | None = None) -> set[str]:
     """The files that were found, or those of one of the list that was given."""
     return {os.path.realpath(p.path) for p in found.photos if entry in (None, p.entry)}
 
 
-def less(found: Search, others: set[str], what: str) -> Search:
+def less(found: SearchResult, others: set[str], what: str) -> SearchResult:
     """What was found, less some files that are counted by what they are."""
     kept = [photo for photo in found.photos if os.path.realpath(photo.path) not in others]
     num = len(found.photos) - len(kept)
-    return Search(kept, found.left_out + Counter({what: num}))
+    return SearchResult(kept, found.left_out + Counter({what: num}))
 
 
-def apart(train: Search, val: Search) -> tuple[Search, Search]:
+def apart(train: SearchResult, val: SearchResult) -> tuple[SearchResult, SearchResult]:
     """Photos that train and photos that validate, those of both in the narrower choice alone.
 
     Two choices of the very same photos stay as they are.
@@ -89,7 +89,7 @@ def apart(train: Search, val: Search) -> tuple[Search, Search]:
     return less(train, both, "photos that validate"), val
 
 
-def without_lr(hr: Search, lr: Search, num_entries: int) -> Search:
+def without_lr(hr: SearchResult, lr: SearchResult, num_entries: int) -> SearchResult:
     """HR photos without the LR photos that lie among them."""
     for entry in range(num_entries):
         within = real_paths(lr, entry)
@@ -102,10 +102,10 @@ class Place(NamedTuple):
     """Photos of a folder or a glob by name; `alike` by their composed names (NFC)."""
 
     folder: Path
-    photos: dict[str, Found]
-    alike: dict[str, Found]
+    photos: dict[str, FoundPhoto]
+    alike: dict[str, FoundPhoto]
 
-    def get(self, name: str) -> Found | None:
+    def get(self, name: str) -> FoundPhoto | None:
         """The photo of this name."""
         return self.photos.get(name) or self.alike.get(unicodedata.normalize("NFC", name))
 
@@ -127,14 +127,14 @@ def lr_places(given: Sequence[str], scale: int, key: str) -> list[Place]:
             continue
         # macOS stores accents apart from their letters (NFD), others do not (NFC).
         alike = {unicodedata.normalize("NFC", name): photo for name, photo in photos.items()}
-        places.append(Place(folder_of(where), photos, alike))
+        places.append(Place(base_folder(where), photos, alike))
     if problems:
         raise ValueError(at_once(problems))
     return places
 
 
 def find_lr(
-    given: Sequence[str], scale: int, hr: Mapping[str, Found], *, num_hr: int = 1, key: str
+    given: Sequence[str], scale: int, hr: Mapping[str, FoundPhoto], *, num_hr: int = 1, key: str
 ) -> list[Source]:
     """The LR photo of each HR photo, found by its name, with or without `x2` at its end.
 
@@ -161,21 +161,21 @@ def find_lr(
             for place in here:
                 for wanted in (stem, f"{stem}x{scale}"):
                     if (lr := place.get(wanted)) is not None:
-                        options[lr.path] = shown(wanted if len(places) == 1 else lr.path)
+                        options[lr.path] = printable_name(wanted if len(places) == 1 else lr.path)
             if options:
                 break
         if len(options) > 1:
             could = " or ".join(options.values())
-            raise ValueError(f"{key}: LR of {shown(photo.path.name)} could be {could}")
+            raise ValueError(f"{key}: LR of {printable_name(photo.path.name)} could be {could}")
         if not options:
             wanted = " or ".join(f"{place.folder / photo.name}x{scale}.png" for place in here)
-            missing.append(shown(f"{wanted} (of {photo.path.name})"))
+            missing.append(printable_name(f"{wanted} (of {photo.path.name})"))
             continue
         (path,) = options
         other = taken.setdefault(path, photo.path)
         if other != photo.path:
-            of = f"{shown(other)} or {shown(photo.path)}"
-            raise ValueError(f"{key}: {shown(path)} could be LR of {of}")
+            of = f"{printable_name(other)} or {printable_name(photo.path)}"
+            raise ValueError(f"{key}: {printable_name(path)} could be LR of {of}")
         sources.append(Source(name, str(path)))
     if missing:
         raise ValueError(listing("LR photos are missing", missing))

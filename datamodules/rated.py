@@ -25,8 +25,8 @@ from datamodules.packing import pack
 from datamodules.ratings_dataset import RatedBatch, RatedCrops, RatedDataset
 from datamodules.ratings_table import FileNames, Ratings, compose, read_ratings, read_text
 from datamodules.store import NAMES, Image, PackedImages, Source
-from images.file_names import shown
-from images.finding import image_names
+from images.file_names import printable_name
+from images.finding import list_image_names
 from images.pixels import to_array, to_bytes, to_unit
 from images.reading import read_image
 from networks.nima import ResizeFilter, ResizeRule, check_view, resize_images
@@ -117,7 +117,7 @@ class Resize:
                 image_BCHW, self.rule, self.resize_filter, self.side, self.side
             )
         except ValueError as error:
-            raise ValueError(f"{shown(source.path)}: {error}") from error
+            raise ValueError(f"{printable_name(source.path)}: {error}") from error
         return to_array(to_bytes(resized_BCHW[0]))
 
 
@@ -265,7 +265,7 @@ class StoredRatings(RatedDataModule):
 
     def files(self) -> list[str]:
         """Names of the image files."""
-        return image_names(self.folder)
+        return list_image_names(self.folder)
 
     def split(
         self, names: NDArray[np.str_]

@@ -1,1 +1,1 @@
-"""Image files and pixels: reading, writing, finding, metadata."""
+"""Find, read and write image files, with their metadata."""

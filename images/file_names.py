@@ -1,4 +1,4 @@
-"""Names of files in messages: one line each, whatever characters they have."""
+"""Print file names on one line, whatever characters they contain."""
 
 import unicodedata
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"  # within emoji and Persian words
 
 
-def shown(path: str | Path) -> str:
-    """A file's name with line breaks, control characters and undecodable bytes escaped."""
+def printable_name(path: str | Path) -> str:
+    """Escape line breaks, control characters and undecodable bytes in a file name."""
     return "".join(
         ascii(c)[1:-1]
         if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in JOINERS

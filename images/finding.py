@@ -1,8 +1,8 @@
-"""Find photos: in folders and everything below, by file name, or by glob.
+"""Find photos in folders and their subfolders, by file name, or by glob.
 
-Each real file is taken once. Hidden files and folders, binary stores (`datamodules.store`), run
-folders and what a caller excludes are left out; what is no photo is counted by its suffix, so that
-it can be reported.
+Each file is found once, even if links lead to it. Hidden files and folders, binary stores
+(`datamodules.store`), run folders and folders that the caller excludes are skipped. Files that are
+not photos are counted by suffix, so that they can be reported.
 """
 
 import fnmatch
@@ -14,22 +14,22 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from images.file_names import shown
+from images.file_names import printable_name
 from images.reading import READ_SUFFIXES, is_photo_start
 
-RESULT = re.compile(r"(.+)_x[1-4]", re.DOTALL)  # what `enhance` calls its results: photo_x2.png
+RESULT = re.compile(r"(.+)_x[1-4]", re.DOTALL)  # stem of a file written by `enhance`: photo_x2.png
 STORE_FILE = re.compile(r"\d{5}\.safetensors")  # see `datamodules.store`
-# What systems leave beside photos: Windows, macOS, and the thumbnails of Synology's servers.
+# Left beside photos by Windows, macOS and Synology servers.
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 SYSTEM_FOLDERS = ("@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found")
-MAX_FILES = 1_000_000  # a search through more is a mistake, such as input=/
+MAX_FILES = 1_000_000  # a search through more files is a mistake, such as input=/
 
 
-class Found(NamedTuple):
-    """A photo that was found.
+class FoundPhoto(NamedTuple):
+    """A photo found by a search.
 
-    `below` is its path in the folder that was searched, `entry` the position of what stands for it
-    in the list that was given.
+    `below` is its path relative to the folder searched; `entry` is the index, in the list that was
+    searched for, of the entry that found it.
     """
 
     path: Path
@@ -38,37 +38,37 @@ class Found(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its path in the folder that was searched, without suffix."""
+        """Path relative to the folder searched, without suffix."""
         return self.below.with_suffix("").as_posix()
 
 
-class Search(NamedTuple):
-    """Photos, and how many other files there are of each kind."""
+class SearchResult(NamedTuple):
+    """The photos found, and the number of other files of each kind."""
 
-    photos: list[Found]
+    photos: list[FoundPhoto]
     left_out: Counter[str]
 
     @property
     def paths(self) -> list[Path]:
-        """The photos' paths."""
+        """Paths of the photos."""
         return [photo.path for photo in self.photos]
 
     def summary(self) -> str:
-        """How many photos there are, and what was left out."""
+        """Describe how many photos were found and which files were left out."""
         num = len(self.photos)
-        return f"{num} photo{'' if num == 1 else 's'}" + self.others()
+        return f"{num} photo{'' if num == 1 else 's'}" + self.describe_left_out()
 
-    def others(self) -> str:
-        """What was left out, by its kind."""
+    def describe_left_out(self) -> str:
+        """Describe how many files of each kind were left out; empty if none."""
         kinds = [f"{count} {kind}" for kind, count in sorted(self.left_out.items())]
         return f"; left out: {', '.join(kinds)}" if kinds else ""
 
 
 def find_images(where: str | Sequence[str]) -> list[Path]:
-    """Image files that `search` finds.
+    """Return the paths of the photos found by `search`.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there are none.
     """
     return search(where).paths
 
@@ -79,36 +79,36 @@ def search(
     key: str = "input",
     exclude: Collection[Path] = (),
     results: bool = True,
-) -> Search:
-    """Find the photos that are meant by a file, a folder, a glob, or a list of these.
+) -> SearchResult:
+    """Find the photos given by a file, a folder, a glob, or a list of these.
 
     Args:
-        where: what a person gave.
-        key: of the configuration, for messages.
-        exclude: folders to leave out where they lie within one that was given.
-        results: keep what `enhance` has written beside its photos. A file is a result if its name
-            ends in _x1 to _x4 and its source is there too: in the same folder, or at the same place
-            in the tree of the photos. A file that is given by its own name is always kept.
+        where: files, folders or globs, as given by the user.
+        key: configuration key, for messages.
+        exclude: folders to skip inside the folders searched.
+        results: whether to include results of `enhance`. A file is a result if its name ends in
+            _x1 to _x4 and its source was found too, in the same folder or at the same relative path
+            further up. A file given by its own name is always included.
 
     Raises:
-        ValueError: with a line for each of them that stands for no photo.
+        ValueError: with a line for each entry that matches no photo.
     """
-    given = entries(where)
+    given = as_list(where)
     if not given or not all(given):
         raise ValueError(f"{key}= is empty: a file, a folder or a glob is needed")
     skip = {os.path.realpath(folder) for folder in exclude}
-    photos: dict[str, Found] = {}  # by their real paths
+    photos: dict[str, FoundPhoto] = {}  # by their real paths
     named: set[str] = set()
     left_out: dict[str, str] = {}
     problems = []
     for number, text in enumerate(given):
-        path, label = Path(text).expanduser(), f"{key}={shown(text)}"
+        path, label = Path(text).expanduser(), f"{key}={printable_name(text)}"
         try:
-            if is_there(path, label) and path.is_file():
+            if path_exists(path, label) and path.is_file():
                 named.add(os.path.realpath(path))
-                found = {os.path.realpath(path): Found(path, Path(path.name))}
+                found = {os.path.realpath(path): FoundPhoto(path, Path(path.name))}
             else:
-                found, others = photos_of(path, label, skip)
+                found, others = find_photos(path, label, skip)
                 left_out |= others
         except ValueError as error:
             problems.append(str(error))
@@ -123,25 +123,25 @@ def search(
             if real not in named and is_result(one.below, stems):
                 left_out[real] = "named like results of enhance"
                 del kept[real]
-    return Search(list(kept.values()), Counter(left_out.values()))
+    return SearchResult(list(kept.values()), Counter(left_out.values()))
 
 
-def entries(where: str | Sequence[str]) -> list[str]:
-    """What was given, as a list."""
+def as_list(where: str | Sequence[str]) -> list[str]:
+    """Return one entry or several as a list."""
     return [where] if isinstance(where, str) else list(where)
 
 
-def photos_of(
+def find_photos(
     path: Path, given: str, skip: Collection[str]
-) -> tuple[dict[str, Found], dict[str, str]]:
-    """The photos of a folder or a glob, and the kinds of its other files, by their real paths.
+) -> tuple[dict[str, FoundPhoto], dict[str, str]]:
+    """Find the photos of a folder or a glob, and the kinds of all other files, by real path.
 
     Raises:
-        ValueError: if there is no photo, or there are too many files.
+        ValueError: if there are no photos or too many files.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, FoundPhoto] = {}
     left_out: dict[str, str] = {}
-    for real, one in files_of(path, given, skip):
+    for real, one in find_files(path, given, skip):
         if is_photo(one.path):
             found[real] = one
         else:
@@ -149,13 +149,13 @@ def photos_of(
         if len(found) + len(left_out) > MAX_FILES:
             raise ValueError(f"{given}: stands for more than {MAX_FILES:,} files")
     if not found:
-        others = Search([], Counter(left_out.values())).others()
+        others = SearchResult([], Counter(left_out.values())).describe_left_out()
         raise ValueError(f"{given}: no photo there ({' '.join(READ_SUFFIXES)}){others}")
     return found, left_out
 
 
-def folder_of(text: str) -> Path:
-    """The folder in which the photos of a file, a folder or a glob have their names."""
+def base_folder(text: str) -> Path:
+    """Return the folder to which the names of photos found by a file, folder or glob relate."""
     path = Path(text).expanduser()
     if path.is_dir():
         return path
@@ -163,7 +163,7 @@ def folder_of(text: str) -> Path:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files of a folder and of all below it, sorted.
+    """List the photos in a folder and its subfolders, sorted.
 
     Raises:
         ValueError: if there is no such folder, or it cannot be read.
@@ -172,59 +172,59 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that a system leaves beside photos."""
+    """Return whether a file or folder is hidden or belongs to the operating system."""
     # macOS leaves ._0001.png beside 0001.png
     return name.startswith(".") or name.lower() in (*SYSTEM_FILES, *SYSTEM_FOLDERS)
 
 
-def image_names(folder: Path) -> list[str]:
-    """Names of the image files right in a folder, without hidden ones.
+def list_image_names(folder: Path) -> list[str]:
+    """List the names of the image files directly in a folder, without hidden files.
 
-    A quarter of a million paths would take seconds to build.
+    Names rather than paths, because a quarter of a million `Path` objects take seconds to make.
 
     Raises:
         ValueError: if there is no such folder, or it cannot be read.
     """
     return sorted(
         entry.name
-        for entry in entries_of(folder)
+        for entry in scan_folder(folder)
         if entry.name.lower().endswith(READ_SUFFIXES)
         and not entry.name.startswith(".")  # macOS leaves ._0001.png beside 0001.png
         and not is_folder(entry)
     )
 
 
-def is_there(path: Path, given: str) -> bool:
-    """Whether there is such a file or folder; `given` is how it was given.
+def path_exists(path: Path, given: str) -> bool:
+    """Return whether a file or folder exists; `given` is the user's text, for messages.
 
     Raises:
-        ValueError: if that cannot be found out.
+        ValueError: if the path cannot be accessed.
     """
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return False  # a glob
+        return False  # perhaps a glob
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"{given}: cannot be read ({reason})") from error
     return True
 
 
-def files_of(path: Path, given: str, skip: Collection[str]) -> Iterator[tuple[str, Found]]:
-    """The files of a folder, or of what a glob matches, with their real paths.
+def find_files(path: Path, given: str, skip: Collection[str]) -> Iterator[tuple[str, FoundPhoto]]:
+    """Yield the files of a folder, or those matching a glob, with their real paths.
 
     Raises:
-        ValueError: if there is no such thing.
+        ValueError: if there is no such file or folder and nothing matches.
     """
     if path.is_dir():
         for real, file in Walk(path, skip, given):
-            yield real, Found(file, file.relative_to(path))
+            yield real, FoundPhoto(file, file.relative_to(path))
         return
     if path.exists():
         raise ValueError(f"{given}: is no file, folder or glob")
     base, parts = split_glob(path)
     if "**" in parts:
-        pattern = re.compile(translated(parts))
+        pattern = re.compile(glob_regex(parts))
         walk = Walk(base, skip, given) if base.is_dir() else ()
         found = [(r, p) for r, p in walk if pattern.fullmatch(p.relative_to(base).as_posix())]
     else:
@@ -238,14 +238,14 @@ def files_of(path: Path, given: str, skip: Collection[str]) -> Iterator[tuple[st
     if not found:
         raise ValueError(f"{given}: no such file or folder, and no file matches it")
     for real, file in found:
-        yield real, Found(file, file.relative_to(base))
+        yield real, FoundPhoto(file, file.relative_to(base))
 
 
 def split_glob(pattern: Path) -> tuple[Path, list[str]]:
-    """The folder that a glob starts from, and the parts below it.
+    """Split a glob into the folder it starts from and the parts below.
 
-    Parts that exist as they are written are no patterns, such as `[2024] trip`; a folder that is
-    called `*` is one of those that `*` matches.
+    A part that exists as written, such as `[2024] trip`, is not a pattern, unless it contains
+    `*` or `?`.
     """
     base, parts = Path(pattern.anchor), list(pattern.relative_to(pattern.anchor).parts)
     while parts and not ("*" in parts[0] or "?" in parts[0]) and (base / parts[0]).exists():
@@ -253,31 +253,31 @@ def split_glob(pattern: Path) -> tuple[Path, list[str]]:
     return base, parts
 
 
-def translated(parts: Sequence[str]) -> str:
-    """A glob as a regular expression; `**` stands for any number of folders, and for all below."""
+def glob_regex(parts: Sequence[str]) -> str:
+    """Translate a glob to a regular expression; `**` matches any folders, or all files below."""
     *folders, last = parts
-    texts = [r"(?:[^/]+/)*" if part == "**" else segment(part) + "/" for part in folders]
-    return "".join(texts) + (r".+" if last == "**" else segment(last))
+    texts = [r"(?:[^/]+/)*" if part == "**" else segment_regex(part) + "/" for part in folders]
+    return "".join(texts) + (r".+" if last == "**" else segment_regex(last))
 
 
-def segment(part: str) -> str:
-    """A part of a glob as a regular expression, which stays within its folder."""
+def segment_regex(part: str) -> str:
+    """Translate a part of a glob to a regular expression that does not match slashes."""
     return fnmatch.translate(part).replace(".*", "[^/]*").removesuffix(r"\Z").removesuffix(r"\z")
 
 
 class Walk:
-    """The files of a folder and of all below it, each once, with their real paths.
+    """Iterates over the files of a folder and its subfolders, each once, with their real paths.
 
-    Hidden files and folders, run folders and binary stores are left out. Folders come before links
-    to folders, so that a file is named by its own path where it has one.
+    Hidden files and folders, run folders and binary stores are skipped. Folders are visited before
+    links to folders, so that a file is found by its own path if possible.
 
     Args:
-        folder: where to begin.
-        skip: real paths of folders to leave out.
-        given: how the folder was given, for messages.
+        folder: where to start.
+        skip: real paths of folders to skip.
+        given: the folder as given by the user, for messages.
 
     Raises:
-        ValueError: if the folder cannot be read, or holds too much.
+        ValueError: if the folder cannot be read or contains too many files.
     """
 
     def __init__(self, folder: Path, skip: Collection[str] = (), given: str | None = None) -> None:
@@ -295,13 +295,13 @@ class Walk:
                 continue
             seen.add(real)
             try:
-                entries = entries_of(folder)
+                entries = scan_folder(folder)
             except ValueError:
                 if folder == self.folder:
                     raise
-                yield real, folder  # is no photo, and counted as what it is
+                yield real, folder  # counted as a folder that cannot be read
                 continue
-            if folder != self.folder and is_ours(entries):
+            if folder != self.folder and is_generated(entries):
                 continue
             for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
                 path = folder / entry.name
@@ -319,15 +319,15 @@ class Walk:
 
 
 def real_path(path: Path) -> str:
-    """The path that a link stands for; its own where it cannot be read, as some in /proc."""
+    """Resolve a link; return it unchanged if it cannot be read, as some links in /proc."""
     try:
         return os.path.realpath(path)
     except OSError:
         return str(path)
 
 
-def entries_of(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder.
+def scan_folder(folder: Path) -> list[os.DirEntry[str]]:
+    """List the entries of a folder.
 
     Raises:
         ValueError: if there is no such folder, or it cannot be read.
@@ -337,28 +337,28 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError as error:
         reason = f"cannot be read as a folder ({error.strerror})"
-        raise ValueError(f"{shown(folder)}: {reason}") from error
+        raise ValueError(f"{printable_name(folder)}: {reason}") from error
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder; a broken link is none, so that reading it says what is wrong."""
+    """Return whether an entry is a folder; broken links are not, so that reading them fails."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
-def is_ours(entries: Collection[os.DirEntry[str]]) -> bool:
-    """Whether a folder is a run's or part of a binary store: what is there are no photos."""
+def is_generated(entries: Collection[os.DirEntry[str]]) -> bool:
+    """Return whether a folder is a run folder or part of a binary store."""
     return any(entry.name == ".hydra" or STORE_FILE.fullmatch(entry.name) for entry in entries)
 
 
 def is_photo(path: Path) -> bool:
-    """Whether a file is to be read as a photo: by its suffix; without one, by its content."""
+    """Return whether a file is a photo, judged by its suffix, or by its content if it has none."""
     if path.suffix:
         return path.suffix.lower() in READ_SUFFIXES
     try:
-        if not path.is_file() or not path.stat().st_size:  # opening a pipe would wait for ever
+        if not path.is_file() or not path.stat().st_size:  # opening a pipe would block
             return False
         with open(path, "rb") as file:
             return is_photo_start(file.read(32))
@@ -367,18 +367,18 @@ def is_photo(path: Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """What to call a file that is no photo."""
+    """Return the kind under which a file that is not a photo is counted."""
     if path.is_dir():
         return "folders that cannot be read"
     return path.suffix.lower() or "without suffix"
 
 
 def is_result(below: Path, stems: Collection[tuple[str, ...]]) -> bool:
-    """Whether a file is called like the result of another one.
+    """Return whether a file is named like the result of enhancing another photo.
 
     Args:
-        below: its path in the folder that was searched.
-        stems: the paths of all photos there, without suffix, by their parts.
+        below: path of the file relative to the folder searched.
+        stems: paths of all photos there without suffix, split into parts.
     """
     match = RESULT.fullmatch(below.stem)
     if match is None:

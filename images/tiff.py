@@ -1,23 +1,23 @@
-"""Decode the first page of a TIFF file to RGB, whatever bit depth and layout it has.
+"""Decode the first page of a TIFF file to RGB, for any bit depth and layout.
 
-TIFF 6.0 (Adobe, 1992) and its supplements. Pillow keeps 8 bits of colour, misreads planes and
-orientations of uncompressed files, and knows neither 12 bits nor 16-bit WhiteIsZero; tifffile
-returns the samples as they are stored, and this module says what they mean.
+TIFF 6.0 (Adobe, 1992) and its supplements. Pillow reduces colours to 8 bits, misreads planes and
+orientations of uncompressed files, and supports neither 12 bits nor 16-bit WhiteIsZero. tifffile
+returns the samples as stored, and this module interprets them.
 """
 
 import logging
 import struct
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # real problems raise exceptions
 
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-# Colour samples of each kind of picture that can be converted to RGB.
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+# Number of colour samples for each photometric interpretation that can be converted to RGB.
 NUM_COLORS: dict[int, int] = {
     PHOTOMETRIC.MINISWHITE: 1,
     PHOTOMETRIC.MINISBLACK: 1,
@@ -27,7 +27,7 @@ NUM_COLORS: dict[int, int] = {
     PHOTOMETRIC.CIELAB: 3,
     PHOTOMETRIC.ICCLAB: 3,
 }
-ASSOCIATED, UNASSOCIATED = 1, 2  # values of ExtraSamples; 0 is a channel without a meaning
+ASSOCIATED, UNASSOCIATED = 1, 2  # values of ExtraSamples; 0 means unspecified
 DNG_VERSION, INK_SET, ORIENTATION = 50706, 332, 274  # tags
 CMYK = 1  # value of InkSet
 NO_PICTURE = "a TIFF file without a picture: damaged, or cut off after its header"
@@ -41,15 +41,15 @@ XYZ_TO_RGB = np.array(
 )
 D50 = np.array([0.96422, 1.0, 0.82521])
 
-Samples = NDArray[Any]  # uint8 or uint16, H x W x C
+Samples = NDArray[np.unsignedinteger]  # uint8 or uint16, H x W x C
 
 
 class Page(NamedTuple):
     """The first page of a TIFF file.
 
-    `rgb` is H x W x 3 and `alpha` H x W x 1 or None, not associated: uint8 or uint16, full range,
-    as stored, that is, before `orientation` (1 to 8) is applied. `num_more` counts further pages,
-    `num_unused` channels that are neither colour nor alpha.
+    `rgb` is H x W x 3 and `alpha` H x W x 1 or None, not premultiplied. Both are full-range uint8
+    or uint16, as stored: `orientation` (1 to 8) is not applied yet. `num_more` counts further
+    pages, `num_unused` channels that are neither colour nor alpha.
     """
 
     rgb: Samples
@@ -61,13 +61,13 @@ class Page(NamedTuple):
 
 
 def read_tiff(file: IO[bytes]) -> Page | None:
-    """Decode the first page.
+    """Decode the first page of a TIFF file.
 
     Returns:
         The page; None for JPEG compression and YCbCr pixels, which Pillow decodes.
 
     Raises:
-        ValueError: if the kind of picture cannot be converted to RGB.
+        ValueError: if the pixels cannot be converted to RGB.
     """
     try:
         tiff = TiffFile(file)
@@ -83,24 +83,24 @@ def read_tiff(file: IO[bytes]) -> Page | None:
         jpeg = (COMPRESSION.JPEG, COMPRESSION.OJPEG)
         if page.photometric == PHOTOMETRIC.YCBCR or page.compression in jpeg:
             return None
-        check(page, tiff.filehandle.size)
+        check_decodable(page, tiff.filehandle.size)
         samples = page.asarray()
         orientation = first_number(page.tags.valueof(ORIENTATION), 1)
-        profile = page.iccprofile if page.photometric in WITH_PROFILE else None
+        profile = page.iccprofile if page.photometric in PROFILE_KINDS else None
         rgb, alpha = to_rgb(page, samples)
         num_unused = page.samplesperpixel - NUM_COLORS[page.photometric] - (alpha is not None)
     return Page(rgb, alpha, orientation, profile, num_more, num_unused)
 
 
-# Profiles of gray or of printing inks would be wrong for what becomes RGB.
-WITH_PROFILE = (PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
+# Profiles for gray or printing inks do not apply to pixels converted to RGB.
+PROFILE_KINDS = (PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
 
 
 def main_page(tiff: TiffFile) -> tuple[TiffPage, int]:
-    """Find the picture of a file, and count the further ones.
+    """Return the first full-size page of a file and the number of further ones.
 
-    Reduced copies of another page (thumbnails, pyramids) are not pages of their own. A camera may
-    put one first, with the picture in a directory below it.
+    Reduced copies of other pages (thumbnails, pyramids) do not count. Cameras may store a thumbnail
+    first, with the full-size page in a directory below it.
     """
     pages = [tiff.pages[k] for k in range(len(tiff.pages))]
     pages = [page for page in pages if isinstance(page, TiffPage)] or [tiff.pages.first]
@@ -110,22 +110,22 @@ def main_page(tiff: TiffFile) -> tuple[TiffPage, int]:
     return whole[0], len(whole) - 1
 
 
-def first_number(value: Any, default: int) -> int:  # noqa: ANN401
-    """Return the value of a tag, or its first one; the default if it is no number."""
+def first_number(value: object, default: int) -> int:
+    """Return the first value of a tag, or the default if it is not an integer."""
     first = value[0] if isinstance(value, tuple) and value else value
     return first if isinstance(first, int) else default
 
 
-def is_reduced(page: Any) -> bool:  # noqa: ANN401
-    """Whether a page is a smaller copy of another."""
+def is_reduced(page: object) -> bool:
+    """Return whether a page is a reduced copy of another."""
     return bool(getattr(page, "subfiletype", 0) & 1)
 
 
-def check(page: TiffPage, file_size: int) -> None:
-    """Refuse what cannot be decoded, before anything large is allocated.
+def check_decodable(page: TiffPage, file_size: int) -> None:
+    """Check that a page can be decoded, before anything large is allocated.
 
     Raises:
-        ValueError: saying why.
+        ValueError: if it cannot.
     """
     if not page.imagewidth or not page.imagelength:
         raise ValueError(NO_PICTURE)
@@ -141,7 +141,7 @@ def check(page: TiffPage, file_size: int) -> None:
         raise ValueError(f"has {kind}{page.bitspersample}-bit pixels, whose range is not known")
     if page.axes not in ("YX", "YXS", "SYX") or page.samplesperpixel < NUM_COLORS[page.photometric]:
         raise ValueError(f"TIFF pixels with {page.samplesperpixel} samples, {name}: not supported")
-    most = 2 * (Image.MAX_IMAGE_PIXELS or 2**31)  # where Pillow refuses, too
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 2**31)  # the limit at which Pillow raises
     largest = max(page.imagewidth * page.imagelength, page.tilewidth * page.tilelength)
     if largest > most or page.samplesperpixel > 16:
         raise ValueError(
@@ -154,7 +154,7 @@ def check(page: TiffPage, file_size: int) -> None:
 
 
 def to_rgb(page: TiffPage, samples: Samples) -> tuple[Samples, Samples | None]:
-    """Colour and alpha of the samples of a page."""
+    """Convert the samples of a page to RGB and alpha."""
     if page.axes == "SYX":
         samples = np.moveaxis(samples, 0, -1)
     elif page.axes == "YX":
@@ -164,21 +164,21 @@ def to_rgb(page: TiffPage, samples: Samples) -> tuple[Samples, Samples | None]:
     extras = [int(kind) for kind in page.extrasamples][: samples.shape[2] - num_colors]
     for k, kind in enumerate(extras):
         if kind in (ASSOCIATED, UNASSOCIATED):
-            alpha = full_range(samples[..., num_colors + k, None], bits)
+            alpha = to_full_range(samples[..., num_colors + k, None], bits)
             break
     if page.photometric == PHOTOMETRIC.PALETTE:
         assert page.colormap is not None
         palette = page.colormap
-        if palette.max() > 255:  # else it has 8 bits, against the specification, as libtiff assumes
+        if palette.max() > 255:  # otherwise it has 8 bits despite the specification, as in libtiff
             palette = palette // 256
         return palette[:, colors[..., 0]].astype(np.uint8).transpose(1, 2, 0), alpha
     if page.photometric in (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB):
         if bits not in (8, 16):
             raise ValueError(f"TIFF pixels of kind Lab with {bits} bits are not supported")
         return lab_to_rgb(colors, signed=page.photometric == PHOTOMETRIC.CIELAB), alpha
-    colors = full_range(colors, bits)
+    colors = to_full_range(colors, bits)
     if alpha is not None and kind == ASSOCIATED:
-        colors = dissociated(colors, alpha)
+        colors = unpremultiply(colors, alpha)
     if page.photometric == PHOTOMETRIC.MINISWHITE:
         colors = np.invert(colors)
     if page.photometric == PHOTOMETRIC.SEPARATED:
@@ -186,8 +186,8 @@ def to_rgb(page: TiffPage, samples: Samples) -> tuple[Samples, Samples | None]:
     return (np.repeat(colors, 3, axis=2) if colors.shape[2] == 1 else colors), alpha
 
 
-def full_range(samples: Samples, bits: int) -> Samples:
-    """Samples of any depth as 8 bits, or as 16 where there are more than 8."""
+def to_full_range(samples: Samples, bits: int) -> Samples:
+    """Scale samples of any bit depth to the full range of 8 bits, or of 16 if they have more."""
     if bits in (8, 16):
         return samples
     levels, dtype = (255, np.uint8) if bits < 8 else (65535, np.uint16)
@@ -196,8 +196,8 @@ def full_range(samples: Samples, bits: int) -> Samples:
     return full.astype(dtype)
 
 
-def dissociated(colors: Samples, alpha: Samples) -> Samples:
-    """Colours that have been multiplied with alpha, divided by it."""
+def unpremultiply(colors: Samples, alpha: Samples) -> Samples:
+    """Divide premultiplied colours by alpha."""
     levels = np.iinfo(colors.dtype).max
     wide, below = colors.astype(np.uint32), np.maximum(alpha, 1).astype(np.uint32)
     divided: Samples = np.minimum((wide * levels + below // 2) // below, levels)
@@ -205,7 +205,7 @@ def dissociated(colors: Samples, alpha: Samples) -> Samples:
 
 
 def cmyk_to_rgb(inks: Samples) -> Samples:
-    """Printing inks as RGB, by Pillow's formula (1 - c) (1 - k)."""
+    """Convert CMYK to RGB by Pillow's formula (1 - c) (1 - k)."""
     levels = np.iinfo(inks.dtype).max
     light = (levels - inks[..., 3:]).astype(np.uint32)
     absorbed = (inks[..., :3].astype(np.uint32) * light + levels // 2) // levels
@@ -214,24 +214,24 @@ def cmyk_to_rgb(inks: Samples) -> Samples:
 
 
 def lab_to_rgb(samples: Samples, *, signed: bool) -> Samples:
-    """CIE L*a*b* (white D50) as sRGB, with what lies outside of it clipped.
+    """Convert CIE L*a*b* (white D50) to sRGB, clipping colours outside its gamut.
 
     Args:
         samples: H x W x 3, uint8 or uint16.
-        signed: whether a and b are two's complement (CIELAB) or have an offset (ICCLAB).
+        signed: whether a and b are two's complement (CIELAB) or offset (ICCLAB).
     """
     levels = int(np.iinfo(samples.dtype).max)
     per_unit = 1 if levels == 255 else 256
     white = levels if signed or levels == 255 else 65280
     lightness = samples[..., :1] * (100 / white)
-    ab: Samples = np.ascontiguousarray(samples[..., 1:])
+    stored: NDArray[np.integer] = np.ascontiguousarray(samples[..., 1:])
     if signed:
-        ab = ab.view(np.int8 if levels == 255 else np.int16)
-    ab = ab.astype(np.float64) / per_unit - (0 if signed else 128)
+        stored = stored.view(np.int8 if levels == 255 else np.int16)
+    ab = stored.astype(np.float64) / per_unit - (0 if signed else 128)
     y = (lightness + 16) / 116
     f = np.concatenate([y + ab[..., :1] / 500, y, y - ab[..., 1:] / 200], axis=-1)
     xyz = np.where(f > 6 / 29, f**3, (f - 4 / 29) * (108 / 841)) * D50
     linear = np.clip(xyz @ XYZ_TO_RGB.T, 0, 1)
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    full: Samples = np.rint(srgb * levels)
-    return full.astype(samples.dtype)
+    encoded: Samples = np.rint(srgb * levels).astype(samples.dtype)
+    return encoded

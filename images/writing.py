@@ -1,4 +1,4 @@
-"""Write image files: a reader never sees half a file, and nothing is overwritten unless asked."""
+"""Write image files atomically, without overwriting others unless asked."""
 
 import contextlib
 import glob
@@ -6,7 +6,6 @@ import os
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -14,19 +13,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from images.file_names import shown
-from images.metadata import of_size, png_chunk
+from images.file_names import printable_name
+from images.metadata import png_chunk, with_size
 from images.pixels import to_array
 from images.reading import SUFFIXES, Photo
 from system.files import current_umask
 
-# Pixels a side that a format can hold.
+# Largest side in pixels that a format supports.
 MAX_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # libjpeg's JPEG_MAX_DIMENSION
 NO_ALPHA = (".jpg", ".jpeg", ".bmp")
 
 
 def check_side(path: Path, height: int, width: int) -> None:
-    """Refuse what the format of a file cannot hold.
+    """Check that an image is not too large for the format of a file.
 
     Raises:
         ValueError: if it is too wide or too high.
@@ -34,8 +33,8 @@ def check_side(path: Path, height: int, width: int) -> None:
     most = MAX_SIDE.get(path.suffix.lower())
     if most is not None and max(height, width) > most:
         raise ValueError(
-            f"{shown(path)}: would be {width} x {height}, and {path.suffix[1:]} files have up to "
-            f"{most} pixels a side; format=png has room for more"
+            f"{printable_name(path)}: would be {width} x {height}, and {path.suffix[1:]} files "
+            f"have up to {most} pixels a side; format=png has room for more"
         )
 
 
@@ -51,32 +50,32 @@ def write_image(path: Path, image: Tensor, *, overwrite: bool = False) -> None:
 def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> list[str]:
     """Write a photo with its ICC profile and EXIF data.
 
-    PNG files keep 16 bits, all others have 8; JPEG files and BMP files have no alpha channel.
+    PNG files keep 16 bits; all other formats get 8. JPEG and BMP files have no alpha channel.
 
     Returns:
-        What could not be written with it.
+        A message for each kind of metadata that could not be written.
 
     Raises:
         ValueError: if the file exists and `overwrite` is not set, the suffix is unknown, or the
-            format has no room for so many pixels a side.
+            image is too large for the format.
     """
     if path.exists() and not overwrite:
-        raise ValueError(f"{shown(path)} exists: overwrite=true replaces it")
+        raise ValueError(f"{printable_name(path)} exists: overwrite=true replaces it")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{shown(path)}: allowed suffixes are {' '.join(SUFFIXES)}")
+        raise ValueError(f"{printable_name(path)}: allowed suffixes are {' '.join(SUFFIXES)}")
     height, width = photo.pixels.shape[1:]
     check_side(path, height, width)
     info, lost = dict(photo.info), []
     if "exif" in info:
         try:
-            info["exif"] = of_size(info["exif"], height, width)
-        except Exception:  # whatever Pillow raises: metadata never decide over pixels
+            info["exif"] = with_size(info["exif"], height, width)
+        except Exception:  # bad metadata must not lose the pixels
             del info["exif"]
             lost.append("EXIF data")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f"{part_prefix()}{os.getpid()}-", suffix=path.suffix
+        dir=path.parent, prefix=f"{temporary_prefix()}{os.getpid()}-", suffix=path.suffix
     )
     os.close(handle)
     try:
@@ -98,14 +97,14 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> list[st
     return [f"{what}: not kept, {suffix[1:]} files cannot hold what there is" for what in lost]
 
 
-def part_prefix() -> str:
-    """Return how the names of files begin that this machine's processes are writing."""
+def temporary_prefix() -> str:
+    """Return the start of the names of temporary files written on this machine."""
     return f".part-{os.uname().nodename}-"
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the half-written files in a folder and below it whose processes were killed."""
-    prefix = part_prefix()
+    """Remove temporary files of killed processes from a folder and its subfolders."""
+    prefix = temporary_prefix()
     for part in folder.rglob(f"{glob.escape(prefix)}*"):
         pid = part.name.removeprefix(prefix).partition("-")[0]
         try:
@@ -113,31 +112,31 @@ def remove_abandoned(folder: Path) -> None:
         except (ProcessLookupError, ValueError):
             part.unlink(missing_ok=True)
         except PermissionError:
-            pass  # another user's process writes it
+            pass  # another user's process is still writing it
 
 
 def encode(path: str, photo: Photo) -> None:
-    """Write a photo in the format of a file's suffix."""
+    """Write a photo in the format given by the file's suffix."""
     suffix = Path(path).suffix.lower()
     parts = [photo.pixels]
     if photo.alpha is not None and suffix not in NO_ALPHA:
         parts.append(photo.alpha)
-    image = torch.cat(parts) if len(parts) > 1 else photo.pixels  # a large one is not copied
+    image = torch.cat(parts) if len(parts) > 1 else photo.pixels  # avoids copying a large image
     if photo.levels > 255 and suffix == ".png":
-        Path(path).write_bytes(deep_png(image, photo.info))
+        Path(path).write_bytes(encode_png16(image, photo.info))
         return
     if photo.levels > 255:
         image = (image / (photo.levels / 255)).round().to(torch.uint8)
-    options = dict(photo.info)
+    options: dict[str, bytes | int] = {**photo.info}
     if suffix in (".jpg", ".jpeg", ".webp"):
-        options["quality"] = 95  # Pillow's advice for the highest that still pays
+        options["quality"] = 95  # Pillow advises against more
     elif suffix == ".png":
-        options["compress_level"] = 4  # a photo in half the time of 6, and 5 % larger
-    Image.fromarray(to_array(image)).save(path, **options)
+        options["compress_level"] = 4  # takes half the time of 6 for files 5 % larger
+    Image.fromarray(to_array(image)).save(path, None, **options)
 
 
-def deep_png(image: Tensor, info: dict[str, Any]) -> bytes:
-    """A PNG file of 16 bits: 3 or 4 x H x W values up to 65535, with profile and EXIF data."""
+def encode_png16(image: Tensor, info: dict[str, bytes]) -> bytes:
+    """Encode a 16-bit PNG file: 3 or 4 x H x W values up to 65535, with profile and EXIF data."""
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy().astype(np.uint16))
     encoded: bytes = bytes(imagecodecs.png_encode(pixels, level=4))
     chunks = b""
@@ -145,5 +144,5 @@ def deep_png(image: Tensor, info: dict[str, Any]) -> bytes:
         chunks += png_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(info["icc_profile"]))
     if "exif" in info:
         chunks += png_chunk(b"eXIf", info["exif"].removeprefix(b"Exif\0\0"))
-    header = 8 + 25  # the signature and IHDR, which comes first
+    header = 8 + 25  # signature and IHDR, the first chunk
     return encoded[:header] + chunks + encoded[header:]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from images.pixels import to_bytes, to_unit
-from images.reading import read_noted
+from images.reading import read_image_with_notes
 from networks.nima import NIMA, Precision, inference_copy
 
 BATCH_SIZE = 4  # large enough for a CPU: more make it no faster
@@ -104,7 +104,7 @@ def rate_batch(
 def read_crop(scorer: NIMA, path: Path) -> Crop:
     """Read what the scorer sees of a file."""
     try:
-        image, notes = read_noted(path)
+        image, notes = read_image_with_notes(path)
     except ValueError as error:
         return Crop(None, str(error))
     try:

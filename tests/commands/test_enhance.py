@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 
 from images.alpha import fill_hidden
 from images.reading import read_image
-from images.writing import part_prefix
+from images.writing import temporary_prefix
 from networks.edsr import EDSR
 from tests.conftest import ROOT, Finished
 
@@ -105,7 +105,7 @@ def test_half_written_results_of_killed_processes_go(cli: Cli, enhancer: Path) -
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", killed], env=environment)
     (part,) = Path("out/sub").iterdir()
-    of_a_living_one = part.with_name(f"{part_prefix()}{os.getpid()}-x.png")
+    of_a_living_one = part.with_name(f"{temporary_prefix()}{os.getpid()}-x.png")
     of_a_living_one.touch()
     done = cli("enhance", "input=photos", f"checkpoint={enhancer}", "output=out", "existing=skip")
     assert done.code == 0, done.out

@@ -11,7 +11,7 @@ import tifffile
 from PIL import ExifTags, Image
 from skimage.color import lab2xyz, xyz2rgb
 
-from images.file_names import shown
+from images.file_names import printable_name
 from images.metadata import png_chunk
 from images.reading import read_image, read_photo
 from images.writing import write_photo
@@ -23,14 +23,14 @@ ESCAPED = r"two\nlines\x1b[31m\u2028\u202egnp.png"
 
 
 def test_names_as_they_are_shown() -> None:
-    assert shown(ODD) == ESCAPED
-    assert shown(b"not \xff UTF-8".decode(errors="surrogateescape")) == r"not \udcff UTF-8"
+    assert printable_name(ODD) == ESCAPED
+    assert printable_name(b"not \xff UTF-8".decode(errors="surrogateescape")) == r"not \udcff UTF-8"
     for plain in (
         "zdj\u0119cia [2024]/caf\u00e9 1.png",
         "\u5199\u771f.jpg",
         "narrow\u202fspace.png",
     ):
-        assert shown(plain) == plain
+        assert printable_name(plain) == plain
 
 
 def test_names_with_control_characters_are_escaped(cli: Cli, folder: Path) -> None:

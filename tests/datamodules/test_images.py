@@ -10,7 +10,7 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from images.finding import find_images
-from images.reading import Photo, probe, read_image, read_photo
+from images.reading import Photo, probe_size, read_image, read_photo
 from images.writing import write_image, write_photo
 
 RAMP = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -121,8 +121,8 @@ def test_other_files_that_a_person_has(tmp_path: Path) -> None:
         read_image(tmp_path / "f.tif")
     with pytest.raises(ValueError, match=r"cannot be read as an image"):
         read_image(tmp_path)
-    assert probe(tmp_path / "a.png") == (4, 6)
-    assert "absent.png: no such file" in str(probe(tmp_path / "absent.png"))
+    assert probe_size(tmp_path / "a.png") == (4, 6)
+    assert "absent.png: no such file" in str(probe_size(tmp_path / "absent.png"))
 
 
 def test_sixteen_bit_colours_are_rounded_as_gray_is(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_unreadable_file_is_refused_by_name() -> None:
             if os.geteuid() == 0:
                 os.setgid(65534)
                 os.setuid(65534)
-            found = str(probe(path))
+            found = str(probe_size(path))
             os._exit(0 if "secret.png: cannot be read" in found and "Permission" in found else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
@@ -176,7 +176,7 @@ def test_finding_images(tmp_path: Path) -> None:
     (tmp_path / "links" / "loop.png").symlink_to("loop.png")
     found = find_images(str(tmp_path / "links"))
     assert [p.name for p in found] == ["broken.png", "loop.png"]  # reading them says what is wrong
-    assert all(p.name in str(probe(p)) for p in found)
+    assert all(p.name in str(probe_size(p)) for p in found)
     (tmp_path / "empty").mkdir()
     for where in ("empty", "absent.png", "*.webp"):
         with pytest.raises(ValueError, match="no "):

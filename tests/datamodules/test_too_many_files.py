@@ -32,9 +32,9 @@ def test_the_walk_ends_at_the_limit(folder: Path, monkeypatch: pytest.MonkeyPatc
         path.parent.mkdir(parents=True)
         path.touch()
     opened: list[Path] = []
-    entries_of = finding.entries_of
+    scan_folder = finding.scan_folder
     monkeypatch.setattr(finding, "MAX_FILES", 50)
-    monkeypatch.setattr(finding, "entries_of", lambda p: opened.append(p) or entries_of(p))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(finding, "scan_folder", lambda p: opened.append(p) or scan_folder(p))  # type: ignore[func-returns-value]
     with pytest.raises(ValueError, match="more than 50 files"):
         finding.search("p/**/*.png")
     assert len(opened) < 40
