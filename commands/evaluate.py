@@ -29,7 +29,7 @@ from lightning_modules.metrics import (
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
 from lightning_modules.record import Record
 from networks.bicubic import Bicubic
-from networks.nima import NIMA, VIEW, mean_score, std_score
+from networks.nima import NIMA, VIEW_ARGUMENTS, mean_score, std_score
 from networks.scales import at_scale
 from networks.tensor_files import printable
 from networks.tiling import SelfEnsemble, restore
@@ -106,7 +106,7 @@ def run(cfg: DictConfig) -> None:
             raise ValueError(f"judge.{name}={value}: is for enhancers; a scorer has no judge")
         network = loaded[0][0]
         assert isinstance(network, NIMA)
-        sizes = {name: getattr(network, name) for name in ("num_buckets", *VIEW)}
+        sizes = {name: getattr(network, name) for name in ("num_buckets", *VIEW_ARGUMENTS)}
         for name, value in sizes.items():
             if cfg.scorer[name] not in (None, value):
                 raise ValueError(f"scorer.{name}={cfg.scorer[name]}, but {paths[0]} has {value}")

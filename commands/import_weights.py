@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from lightning_modules.checkpoint import NIMA_TARGET, save_safetensors
 from lightning_modules.record import Record
 from networks.keras_files import KERAS_SUFFIXES
-from networks.nima import keras_nima
+from networks.nima import load_keras_nima
 from runs.requirements import check_output, require_file
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 def run(cfg: DictConfig) -> None:
     """Writes the file, in single precision: the weights are those that came in."""
     source = Path(cfg.input).expanduser()
-    scorer = keras_nima(source)
+    scorer = load_keras_nima(source)
     record = Record(
         kind="scorer",
         net={"_target_": NIMA_TARGET, **scorer.arguments},

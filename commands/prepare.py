@@ -23,7 +23,7 @@ from datamodules.ratings_table import read_ratings
 from datamodules.store import PackedImages, Source, damaged
 from images.finding import list_image_names, search
 from images.reading import probe_size
-from networks.nima import VIEW, ResizeFilter, ResizeRule
+from networks.nima import VIEW_ARGUMENTS, ResizeFilter, ResizeRule
 from system.places import display_path
 from system.workers import map_parallel, num_workers_for
 
@@ -209,7 +209,7 @@ def pair_options(cfg: DictConfig) -> dict[str, Any]:
 
 def rated_options(cfg: DictConfig) -> dict[str, Any]:
     """Arguments of the data modules of rated photos."""
-    sizes = {name: cfg[name] for name in VIEW}
+    sizes = {name: cfg[name] for name in VIEW_ARGUMENTS}
     return {"store": cfg.store, **sizes}
 
 

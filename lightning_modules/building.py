@@ -21,7 +21,7 @@ from torch.nn.modules import module as registration
 
 from networks.backbones import State
 from networks.tensor_files import printable
-from networks.weights import misfit
+from networks.weights import find_mismatch
 
 # What Hydra reads, and what would fetch weights, although a checkpoint has them.
 NOT_ARGUMENTS = ("_target_", "_recursive_", "_convert_", "pretrained")
@@ -88,7 +88,7 @@ def build_network(
         raise ValueError(
             f"the checkpoint's network {printable(target)} cannot be built: {reason}"
         ) from error
-    problem = misfit(network, state)
+    problem = find_mismatch(network, state)
     if problem is not None:
         raise ValueError(problem)
     return network_class(**arguments) if ours else network

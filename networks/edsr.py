@@ -1,10 +1,11 @@
 """EDSR, the enhanced deep residual network for single-image super-resolution.
 
 Lim, Son, Kim, Nah, Lee: "Enhanced Deep Residual Networks for Single Image Super-Resolution",
-CVPR workshops 2017, section 3. Module names are those of the authors' PyTorch code, so that their
-checkpoints load key for key.
+CVPR workshops 2017, section 3. Modules are named as in the authors' PyTorch code, so that the keys
+of their checkpoints match.
 
-Images are RGB in [0, 1] outside. Inside, as published, 0..255 with the DIV2K mean subtracted.
+Inputs and outputs are RGB in [0, 1]. Internally, as published, pixels are in 0..255 with the DIV2K
+mean subtracted.
 
 Shape suffixes: B batch, C channels, H and W height and width of the input (the output is
 `scale` times larger), F features.
@@ -19,14 +20,14 @@ from torch.nn import functional as F
 from networks.scales import check_scale
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB means of the 800 training photos, in [0, 1]
-FACTORS: dict[int, list[int]] = {1: [], 2: [2], 3: [3], 4: [2, 2]}  # steps of the upsampler
+FACTORS: dict[int, list[int]] = {1: [], 2: [2], 3: [3], 4: [2, 2]}  # of the upsampling steps
 
 
 class MeanShift(nn.Module):
     """Adds `sign * 255 * mean` to an image in 0..255.
 
-    A fixed 1x1 convolution, because the authors' checkpoints store one. Its 12 values are buffers:
-    saved and loaded under the official names, never trained, not counted as parameters.
+    A fixed 1x1 convolution, because the authors' checkpoints contain one. Its 12 values are
+    buffers: saved and loaded under the official names, but not trained or counted as parameters.
     """
 
     weight: Tensor
@@ -38,12 +39,12 @@ class MeanShift(nn.Module):
         self.register_buffer("bias", sign * 255.0 * torch.tensor(mean))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Maps B x 3 x H x W in 0..255 to the same, shifted."""
+        """Shift images, B x 3 x H x W in 0..255, by the mean."""
         return F.conv2d(x_BCHW, self.weight, self.bias)
 
 
 class ResidualBlock(nn.Module):
-    """Convolution, ReLU, convolution, scaled, plus the input; no batch norm (paper, figure 2c)."""
+    """Residual block without batch norm: two convolutions and a ReLU (figure 2c of the paper)."""
 
     def __init__(self, num_features: int, kernel_size: int = 3, res_scale: float = 1.0) -> None:
         super().__init__()
@@ -55,13 +56,13 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x_BFHW: Tensor) -> Tensor:
-        """Maps B x F x H x W to the same shape."""
+        """Map B x F x H x W to the same shape."""
         residual_BFHW: Tensor = self.body(x_BFHW)
         return x_BFHW + (residual_BFHW if self.res_scale == 1 else residual_BFHW * self.res_scale)
 
 
 class Upsampler(nn.Sequential):
-    """Sub-pixel convolution: x2 and x3 in one step, x4 in two of x2."""
+    """Sub-pixel convolutions: one step for x2 and x3, two steps of x2 for x4."""
 
     def __init__(self, scale: int, num_features: int) -> None:
         layers: list[nn.Module] = []
@@ -72,19 +73,21 @@ class Upsampler(nn.Sequential):
 
 
 class EDSR(nn.Module):
-    """EDSR for one scale. The defaults are the baseline; `conf/net/edsr_full.yaml` is the full one.
+    """EDSR for one scale.
+
+    The defaults are the paper's baseline; `conf/net/edsr_full.yaml` is the full-size network.
 
     Args:
         scale: 2, 3 or 4; or 1, which restores at the same size (deblurring).
-        num_blocks: residual blocks (16 baseline, 32 full).
-        num_features: channels of the body (64 baseline, 256 full).
-        res_scale: factor on each residual (1 baseline, 0.1 full: keeps 256 channels stable).
+        num_blocks: residual blocks (baseline 16, full 32).
+        num_features: channels of the body (baseline 64, full 256).
+        res_scale: factor on each residual (baseline 1, full 0.1, which stabilises 256 channels).
 
     Attributes:
         margin: LR pixels on each side that an output pixel depends on.
 
     Raises:
-        ValueError: if `scale` is none of 1, 2, 3, 4, or a count is not positive.
+        ValueError: if `scale` is not 1, 2, 3 or 4, or a count is not positive.
     """
 
     def __init__(
@@ -113,9 +116,9 @@ class EDSR(nn.Module):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
-        """Maps B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32, not clamped."""
-        # Under bf16 autocast, the mean shifts and the last convolution would cost up to one grey
-        # level of 255 (bf16 has eight significant bits), so these stay in float32.
+        """Map B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32, not clamped."""
+        # The mean shifts and the last convolution stay in float32: bf16, with eight significant
+        # bits, would cost up to one grey level of 255.
         with torch.autocast(lr_BCHW.device.type, enabled=False):
             x_BCHW = self.sub_mean(lr_BCHW.float() * 255.0)
         x_BFHW = self.head(x_BCHW)
@@ -127,12 +130,12 @@ class EDSR(nn.Module):
 
 
 def same_conv(num_in: int, num_out: int, kernel_size: int) -> nn.Conv2d:
-    """Convolution with bias that keeps height and width; PyTorch's default initialisation."""
+    """Return a convolution with bias that keeps height and width."""
     return nn.Conv2d(num_in, num_out, kernel_size, padding=kernel_size // 2)
 
 
 def tail_reach(scale: int) -> float:
-    """LR pixels on each side that the upsampler and the last convolution see."""
+    """Return how many LR pixels on each side the upsampler and the last convolution see."""
     reach, size = 0.0, 1
     for factor in FACTORS[scale]:
         reach += 1 / size

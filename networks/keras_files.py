@@ -1,13 +1,13 @@
-"""Weights in Keras HDF5 files, which may come from anywhere.
+"""Read weights from untrusted Keras HDF5 files.
 
-HDF5 lets a small file stand for much else: data sets in other files (external storage, virtual
-data sets, links), and fill values or compressed chunks that stand for gigabytes. Nothing is read
-before the whole list of tensors has passed `declared`.
+HDF5 files can refer to data in other files (external storage, virtual data sets, links), and a
+small file can declare gigabytes by fill values or compressed chunks. No tensor is read before all
+of them have passed the checks in `list_datasets`.
 """
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     import h5py
 
 KERAS_SUFFIXES = (".h5", ".hdf5")
-MAX_BYTES = 2**30  # of all tensors; a NIMA on MobileNet has 13 MB
-MAX_NAMES = 10_000  # of layers or of a layer's weights; MobileNet has 90 layers
+MAX_BYTES = 2**30  # total size of the tensors; a NIMA on MobileNet has 13 MB
+MAX_NAMES = 10_000  # layers of a file, or weights of a layer; MobileNet has 90 layers
 MAX_RATIO = 100  # declared bytes per byte of the file; weights hardly compress
 
 
 def read_keras(path: Path) -> State:
-    """Read the tensors of a Keras HDF5 file in the order of its layers, in PyTorch's axis order.
+    """Read the tensors of a Keras HDF5 file in the order of its layers, in PyTorch's layout.
 
-    Convolutions are stored as H x W x in x out, depthwise ones as H x W x channels x 1, dense
-    layers as in x out; batch norms as gamma, beta, mean and variance, PyTorch's order.
+    Keras stores convolutions as H x W x in x out, depthwise convolutions as H x W x channels x 1,
+    and dense layers as in x out. Batch norms are gamma, beta, mean and variance, as in PyTorch.
 
     Raises:
-        ValueError: if h5py is not installed, or the file is not a Keras file of weights that are
-            all stored inside it.
+        ValueError: if h5py is not installed, or the file is not a Keras file that contains all its
+            weights.
     """
     try:
         import h5py
@@ -43,8 +43,8 @@ def read_keras(path: Path) -> State:
     state: State = {}
     try:
         with h5py.File(path, "r") as file:
-            for name, dataset in declared(file, path.stat().st_size).items():
-                with np.errstate(over="ignore"):  # infinite weights are refused where they load
+            for name, dataset in list_datasets(file, path.stat().st_size).items():
+                with np.errstate(over="ignore"):  # `load_weights` rejects infinite values
                     value = torch.from_numpy(np.asarray(dataset[()], np.float32))
                 if value.ndim == 4 and value.shape[3] == 1:
                     value = value.permute(2, 3, 0, 1)
@@ -54,33 +54,34 @@ def read_keras(path: Path) -> State:
                     value = value.T
                 state[name] = value.contiguous()
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        # The text of a KeyError would be in quotes; names may hold anything.
+        # str() of a KeyError adds quotes; names may contain any characters.
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         reason = printable(str(text), 200)
         raise ValueError(f"{path}: not a Keras file of weights ({reason})") from error
     return state
 
 
-def declared(file: "h5py.File", num_bytes: int) -> dict[str, "h5py.Dataset"]:
+def list_datasets(file: "h5py.File", num_bytes: int) -> dict[str, "h5py.Dataset"]:
     """List the data sets of all weights by name, in order, without reading them.
 
     Args:
         file: the open file.
-        num_bytes: its size.
+        num_bytes: size of the file.
 
     Raises:
-        ValueError: if one lies outside the file, or all together are larger than it could hold.
-        KeyError: if one is missing.
+        ValueError: if a data set is stored outside the file, or the file cannot contain as much
+            data as they declare.
+        KeyError: if a data set is missing.
     """
     import h5py
 
-    root = follow(file, "model_weights") if "model_weights" in file else file
+    root = open_hard_link(file, "model_weights") if "model_weights" in file else file
     datasets: dict[str, h5py.Dataset] = {}
     total = 0
-    for layer in names_in(root, "layer_names"):
-        group = follow(root, layer)
-        for name in names_in(group, "weight_names"):
-            dataset = follow(group, name)
+    for layer in read_names(root, "layer_names"):
+        group = open_hard_link(root, layer)
+        for name in read_names(group, "weight_names"):
+            dataset = open_hard_link(group, name)
             if name in datasets:
                 raise ValueError(f"{name} is listed twice")
             if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f":
@@ -93,7 +94,7 @@ def declared(file: "h5py.File", num_bytes: int) -> dict[str, "h5py.Dataset"]:
                 raise ValueError(
                     f"{name} declares {dataset.nbytes} bytes, but only {stored} are stored"
                 )
-            # A chunk is decompressed whole, whatever part of it the data set has.
+            # Reading any part of a chunk decompresses all of it.
             chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
             if chunk > MAX_RATIO * num_bytes:
                 raise ValueError(f"{name} is stored in chunks of {chunk} bytes")
@@ -106,11 +107,11 @@ def declared(file: "h5py.File", num_bytes: int) -> dict[str, "h5py.Dataset"]:
     return datasets
 
 
-def follow(group: Any, name: str) -> Any:  # noqa: ANN401
-    """Open the object that a path names, by hard links only.
+def open_hard_link(group: "h5py.Group | h5py.Dataset", name: str) -> "h5py.Group | h5py.Dataset":
+    """Open the object at a path, following hard links only.
 
     Raises:
-        ValueError: if the path leads through a soft or external link.
+        ValueError: if the path contains a soft or external link.
         KeyError: if there is no such object.
     """
     import h5py
@@ -127,17 +128,17 @@ def follow(group: Any, name: str) -> Any:  # noqa: ANN401
     return group
 
 
-def names_in(group: Any, attribute: str) -> list[str]:  # noqa: ANN401
-    """Read an attribute that lists names.
+def read_names(group: "h5py.Group | h5py.Dataset", attribute: str) -> list[str]:
+    """Read an attribute that is a list of names.
 
     Raises:
-        ValueError: if it holds something else, or more names than a network could have.
+        ValueError: if it is not a list of names, or longer than `MAX_NAMES`.
         KeyError: if there is no such attribute.
     """
     import h5py
 
     found = group.attrs.get_id(attribute)
-    is_empty = 0 in found.shape  # Keras stores no names as an array of floats
+    is_empty = 0 in found.shape  # Keras stores an empty list as an array of floats
     if len(found.shape) != 1 or not (is_empty or h5py.check_string_dtype(found.dtype)):
         raise ValueError(f"{attribute} is not a list of names")
     if found.shape[0] > MAX_NAMES:

@@ -1,10 +1,11 @@
-"""MDSR, the multi-scale deep super-resolution network: one body, a branch for each scale.
+"""MDSR, the multi-scale deep super-resolution network: a shared body with branches per scale.
 
 Lim, Son, Kim, Nah, Lee: "Enhanced Deep Residual Networks for Single Image Super-Resolution",
-CVPR workshops 2017, section 3.3. Module names are those of the authors' PyTorch code, so that their
-checkpoints load key for key: `pre_process.0` and `upsample.0` belong to the first scale, and so on.
+CVPR workshops 2017, section 3.3. Modules are named as in the authors' PyTorch code, so that the
+keys of their checkpoints match: `pre_process.0` and `upsample.0` belong to the first scale, etc.
 
-Images are RGB in [0, 1] outside. Inside, as published, 0..255 with the DIV2K mean subtracted.
+Inputs and outputs are RGB in [0, 1]. Internally, as published, pixels are in 0..255 with the DIV2K
+mean subtracted.
 
 Shape suffixes: B batch, C channels, H and W height and width of the input, F features.
 """
@@ -17,15 +18,17 @@ from torch import Tensor, nn
 
 from networks.edsr import MeanShift, ResidualBlock, Upsampler, same_conv, tail_reach
 
-PRE_KERNEL = 5  # of the blocks before the body: a wide view reduces the variance between scales
+PRE_KERNEL = 5  # kernel size before the body: a large receptive field evens out the scales
 
 
 class MDSR(nn.Module):
-    """MDSR for several scales. The defaults are the baseline; `conf/net/mdsr_full.yaml` is larger.
+    """MDSR for several scales.
+
+    The defaults are the paper's baseline; `conf/net/mdsr_full.yaml` is the full-size network.
 
     Args:
-        scales: one branch each; some of 2, 3 and 4, or 1.
-        num_blocks: residual blocks of the shared body (16 baseline, 80 full).
+        scales: one or more of 1, 2, 3 and 4, with a branch for each.
+        num_blocks: residual blocks of the shared body (baseline 16, full 80).
         num_features: channels of the body (64 in both).
         res_scale: factor on each residual.
 
@@ -33,7 +36,7 @@ class MDSR(nn.Module):
         margin: LR pixels on each side that an output pixel depends on.
 
     Raises:
-        ValueError: if a scale is none of 1, 2, 3, 4 or given twice, or a count is not positive.
+        ValueError: if a scale is not 1, 2, 3 or 4 or is repeated, or a count is not positive.
     """
 
     def __init__(
@@ -73,11 +76,11 @@ class MDSR(nn.Module):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr_BCHW: Tensor, scale: int) -> Tensor:
-        """Restores images at one scale.
+        """Restore images at one scale.
 
         Args:
             lr_BCHW: B x 3 x H x W in [0, 1].
-            scale: one of `scales`; the other branches are not computed.
+            scale: one of `scales`; only its branch is computed.
 
         Returns:
             B x 3 x scale*H x scale*W, float32, not clamped.

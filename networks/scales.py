@@ -1,4 +1,4 @@
-"""Networks of one scale and of several behind one interface."""
+"""A common interface for single-scale and multi-scale networks."""
 
 from torch import Tensor, nn
 
@@ -6,17 +6,17 @@ SCALES = (1, 2, 3, 4)
 
 
 def check_scale(network: nn.Module, scale: int) -> None:
-    """Raises a ValueError unless it is a scale that networks have; 1 restores at the same size."""
+    """Raise a ValueError unless the scale is 1 (restore at the same size), 2, 3 or 4."""
     if scale not in SCALES:
         raise ValueError(f"scale={scale}: {type(network).__name__} has the scales 1, 2, 3 and 4")
 
 
 class AtScale(nn.Module):
-    """A network of several scales used at one of them.
+    """Single-scale view of a multi-scale network.
 
     Args:
-        net: takes images and a scale, and has `scales`; not copied.
-        scale: one of them.
+        net: network with `scales` that is called with images and a scale; not copied.
+        scale: one of its scales.
     """
 
     def __init__(self, net: nn.Module, scale: int) -> None:
@@ -27,12 +27,18 @@ class AtScale(nn.Module):
         self.train(net.training)
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
-        """What the network makes of the images at this scale."""
-        return self.net(lr_BCHW, self.scale)  # type: ignore[no-any-return]
+        """Map B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W."""
+        sr_BCHW: Tensor = self.net(lr_BCHW, self.scale)
+        return sr_BCHW
+
+
+def scale_of(net: nn.Module) -> int:
+    """Return the scale of a single-scale network."""
+    return int(net.scale)  # type: ignore[arg-type]
 
 
 def scales_of(net: nn.Module) -> list[int]:
-    """The scales of a network, which has `scales` (MDSR) or a `scale` (all others).
+    """Return the scales of a network, from its attribute `scales` (MDSR) or `scale` (others).
 
     Raises:
         ValueError: if it has neither.
@@ -40,14 +46,14 @@ def scales_of(net: nn.Module) -> list[int]:
     scales = getattr(net, "scales", None)
     if scales is None and not hasattr(net, "scale"):
         raise ValueError(f"{type(net).__name__} has no `scale`, which an enhancer needs")
-    return [int(net.scale)] if scales is None else list(scales)  # type: ignore[arg-type]
+    return [scale_of(net)] if scales is None else list(scales)
 
 
 def at_scale(net: nn.Module, scale: int) -> nn.Module:
-    """The network for one scale: itself if it has only that, else a view of it.
+    """Return a single-scale network as it is, or a view of a multi-scale network at one scale.
 
     Raises:
-        ValueError: if it does not have the scale.
+        ValueError: if the network does not have this scale.
     """
     scales = scales_of(net)
     if scale not in scales:

@@ -1,8 +1,9 @@
-"""SRCNN, the first convolutional network for super-resolution: three layers on the enlarged image.
+"""SRCNN, the first convolutional super-resolution network: three layers on the upscaled image.
 
 Dong, Loy, He, Tang: "Image Super-Resolution Using Deep Convolutional Networks", IEEE TPAMI 2016.
-Kernels of 9, 5 and 5 pixels and 64 and 32 filters, their best trade-off (section 4.3.3), on all
-three channels (section 4.5). They cut off the borders; here they are padded with zeros.
+The defaults are the paper's best trade-off, kernels of 9, 5 and 5 pixels with 64 and 32 filters
+(section 4.3.3), on all three channels (section 4.5). The paper crops the borders; here they are
+padded with zeros.
 
 Images are RGB in [0, 1]. Shape suffixes: B batch, C channels, H and W height and width of the
 input.
@@ -24,14 +25,15 @@ class SRCNN(nn.Module):
 
     Args:
         scale: 2, 3 or 4; or 1, which restores at the same size (deblurring).
-        kernel_sizes: of the three convolutions; odd.
-        num_features: filters of the first two.
+        kernel_sizes: kernel sizes of the three convolutions, odd.
+        num_features: number of filters of the first two convolutions.
 
     Attributes:
         margin: LR pixels on each side that an output pixel depends on.
 
     Raises:
-        ValueError: if `scale` is none of 1, 2, 3, 4, or the sizes are not three odd and two counts.
+        ValueError: if `scale` is not 1, 2, 3 or 4, there are not three odd kernel sizes, or there
+            are not two positive numbers of filters.
     """
 
     def __init__(
@@ -60,8 +62,9 @@ class SRCNN(nn.Module):
         )
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
-        """Maps B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32, not clamped."""
+        """Map B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32, not clamped."""
         x_BCHW = self.layers[:-1](upscale(lr_BCHW, self.scale))
-        with torch.autocast(lr_BCHW.device.type, enabled=False):  # bf16 has 8 bits, as the image
+        # In float32 because bf16 is no more precise than an 8-bit image.
+        with torch.autocast(lr_BCHW.device.type, enabled=False):
             sr_BCHW: Tensor = self.layers[-1](x_BCHW.float())
         return sr_BCHW

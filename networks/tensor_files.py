@@ -1,7 +1,7 @@
-"""Tensors from files that somebody else may have written: no code runs, no size is believed.
+"""Read tensors from untrusted files without running their code or trusting the sizes they declare.
 
-A file of a few kilobytes can declare tensors of terabytes: a view with stride 0, a sparse tensor, a
-compressed archive, a made-up header. All of them are refused before anything large is allocated.
+A file of a few kilobytes can declare terabytes: by a view with stride 0, a sparse tensor, a
+compressed archive or a forged header. All of these are refused before anything large is allocated.
 """
 
 import re
@@ -14,28 +14,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-MAX_HEADER = 16 << 20  # bytes of a safetensors header: room for 100,000 tensors
-SHARED = 2  # tied weights are stored once and counted twice
+MAX_HEADER = 16 << 20  # bytes of a safetensors header, enough for 100,000 tensors
+MAX_SHARING = 2  # declared bytes per byte of the file: tied weights are stored once, counted twice
 
 
 def printable(text: str, limit: int = 120) -> str:
-    """Text from a foreign file for a message: control characters escaped, cut to a length."""
+    """Make text from an untrusted file fit for a message: escape control characters, cut it."""
     escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
     return escaped if len(escaped) <= limit else f"{escaped[:limit]}..."
 
 
 def load_plain(path: str | Path) -> dict[str, Any]:
-    """Load a PyTorch file that holds only plain data, on the CPU.
+    """Load a PyTorch file of plain data onto the CPU.
 
     Raises:
-        ValueError: if it is damaged, declares more data than it has, or holds objects that could
-            run code.
+        ValueError: if it is damaged, declares more data than it contains, or contains objects that
+            could run code.
     """
     path = Path(path)
     try:
         zipped = check_sizes(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # torch raises a dozen kinds, with texts that mislead
+    except Exception as error:  # torch raises many kinds, with misleading messages
         reason = "it is damaged, no PyTorch file, or holds more than plain data"
         raise ValueError(f"{path}: cannot be read as a checkpoint: {reason}") from error
     if not isinstance(loaded, dict):
@@ -44,10 +44,10 @@ def load_plain(path: str | Path) -> dict[str, Any]:
 
 
 def check_sizes(path: Path) -> bool:
-    """Raise a ValueError if a PyTorch file declares more data than it has.
+    """Raise a ValueError if a PyTorch file declares more data than it contains.
 
     Returns:
-        Whether it is an archive, as PyTorch has written them since version 1.6.
+        Whether it is a zip archive, the format since PyTorch 1.6.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -59,7 +59,7 @@ def check_sizes(path: Path) -> bool:
         if not stored or sum(entry.file_size for entry in entries) > size:
             raise ValueError("compressed, or entries that overlap")
         return True
-    # Fake tensors have a size and no memory, so nothing is allocated yet.
+    # Fake tensors have a size but no memory, so nothing is allocated.
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
@@ -69,9 +69,10 @@ def check_sizes(path: Path) -> bool:
     return False
 
 
-def tensors_in(loaded: Any) -> list[Tensor]:  # noqa: ANN401
-    """The tensors in nested dicts and lists."""
-    found, waiting, seen = [], [loaded], set()
+def tensors_in(loaded: object) -> list[Tensor]:
+    """Collect all tensors in nested dicts, lists, tuples and sets."""
+    found: list[Tensor] = []
+    waiting, seen = [loaded], set()
     while waiting:
         item = waiting.pop()
         if id(item) in seen:
@@ -87,10 +88,10 @@ def tensors_in(loaded: Any) -> list[Tensor]:  # noqa: ANN401
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name and the metadata of a safetensors file.
+    """Read the tensors, by name, and the metadata of a safetensors file.
 
     Raises:
-        ValueError: if it is damaged, or its header is larger than any that is needed.
+        ValueError: if the file is damaged, or its header is larger than `MAX_HEADER`.
     """
     try:
         with open(path, "rb") as file:
@@ -100,7 +101,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as opened:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             metadata = opened.metadata() or {}
-    # Types that this PyTorch lacks are an AttributeError or a TypeError.
+    # Data types that this PyTorch lacks raise AttributeError or TypeError.
     except (SafetensorError, OSError, ValueError, AttributeError, TypeError, RuntimeError) as error:
         reason = printable(str(error))
         raise ValueError(f"{path}: not a safetensors file ({reason})") from error
@@ -108,10 +109,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, metadata
 
 
-def check_state(state: Any, path: str | Path) -> None:  # noqa: ANN401
-    """Raise a ValueError unless these are plain tensors by name that fit into the file."""
-    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    if not named or not all(isinstance(value, Tensor) for value in state.values()):
+def check_state(state: object, path: str | Path) -> None:
+    """Raise a ValueError unless this is a dict of plain, named tensors that fit into the file."""
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise ValueError(f"{path}: neither a checkpoint of this project nor bare weights")
     for name, value in state.items():
         plain = value.layout == torch.strided and not (value.is_quantized or value.is_nested)
@@ -120,5 +122,5 @@ def check_state(state: Any, path: str | Path) -> None:  # noqa: ANN401
             raise ValueError(f"{path}: {printable(name)} is no plain tensor ({kind})")
     size = Path(path).stat().st_size
     declared = sum(value.numel() * value.element_size() for value in state.values())
-    if declared > SHARED * size:
+    if declared > MAX_SHARING * size:
         raise ValueError(f"{path}: declares {declared:,} bytes of weights, but has only {size:,}")

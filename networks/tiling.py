@@ -1,4 +1,4 @@
-"""Whole photos through an enhancer: in tiles, so that memory is bounded, and in eight orientations.
+"""Enhance whole photos in tiles, which bounds memory, and by self-ensemble.
 
 Shape suffixes: B batch, C channels, H and W height and width of the input.
 """
@@ -11,38 +11,40 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# What a tile may have at its largest, at 64 channels: half a gigabyte for EDSR baseline, where it
-# is 512 LR pixels a side at x2 and a fifth more work than untiled.
-TILE_SR = 1024  # SR pixels a side
-MIN_TILE = 128  # LR pixels a side: with smaller ones the margins are most of the work
+from networks.scales import scale_of
+
+# Largest side of a tile, in SR pixels, for networks of 64 channels. For EDSR baseline at x2 it is
+# 512 LR pixels, which takes half a gigabyte and a fifth more work than without tiles.
+TILE_SR = 1024
+MIN_TILE = 128  # LR pixels a side; in smaller tiles, the margins are most of the work
 
 
 class SelfEnsemble(nn.Module):
-    """The mean of what a network makes of the eight flips and rotations (EDSR, section 3.4: EDSR+).
+    """Averages a network's results for all eight flips and rotations (EDSR+, section 3.4 of EDSR).
 
     Args:
-        net: an enhancer of one scale; not copied.
+        net: a single-scale enhancer; not copied.
     """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.scale = int(net.scale)  # type: ignore[arg-type]
+        self.scale = scale_of(net)
         self.margin: int | None = getattr(net, "margin", None)
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
-        """Maps B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32."""
+        """Map B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32."""
         total_BCHW = torch.zeros((), device=lr_BCHW.device)
         for turns in range(4):
             for flip in ([], [3]):
-                seen_BCHW = torch.rot90(lr_BCHW, turns, (2, 3)).flip(flip)
-                made_BCHW = self.net(seen_BCHW).float().flip(flip)
-                total_BCHW = total_BCHW + torch.rot90(made_BCHW, -turns, (2, 3))
+                oriented_BCHW = torch.rot90(lr_BCHW, turns, (2, 3)).flip(flip)
+                sr_BCHW = self.net(oriented_BCHW).float().flip(flip)
+                total_BCHW = total_BCHW + torch.rot90(sr_BCHW, -turns, (2, 3))
         return total_BCHW / 8
 
 
 class Span(NamedTuple):
-    """A part of one side: the pixels that are kept, and those around them that are read."""
+    """A tile along one side: pixels `start` to `stop`, read with margins from `first` to `last`."""
 
     start: int
     stop: int
@@ -51,7 +53,7 @@ class Span(NamedTuple):
 
 
 def spans(length: int, tile: int, margin: int) -> Iterator[Span]:
-    """Divides a side into equal parts of at most `tile` pixels, each with a margin."""
+    """Divide a side into equal parts of at most `tile` pixels, each with margins."""
     num = -(-length // tile)
     for k in range(num):
         start, stop = length * k // num, length * (k + 1) // num
@@ -59,17 +61,52 @@ def spans(length: int, tile: int, margin: int) -> Iterator[Span]:
 
 
 def auto_tile(net: nn.Module) -> int:
-    """LR pixels a side of a tile that bounds the memory, whatever the scale and the width."""
+    """Choose the side of a tile, in LR pixels, that bounds memory for the network's size."""
     channels = [p.shape[1] for p in net.parameters() if p.ndim == 4]
     wide = max([64, *channels]) / 64
-    return max(MIN_TILE, int(TILE_SR / int(net.scale) / wide**0.5))  # type: ignore[arg-type]
+    return max(MIN_TILE, int(TILE_SR / scale_of(net) / wide**0.5))
+
+
+def tile_side(net: nn.Module, tile: int | Literal["auto"] | None) -> int | None:
+    """Resolve `auto`: None, that is no tiles, if the network's margin is not known."""
+    if tile == "auto":
+        return auto_tile(net) if getattr(net, "margin", None) is not None else None
+    return tile
 
 
 def num_tiles(net: nn.Module, height: int, width: int, tile: int | Literal["auto"] | None) -> int:
-    """How many tiles `restore` takes for a photo."""
-    if tile == "auto":
-        tile = auto_tile(net) if getattr(net, "margin", None) is not None else None
-    return 1 if tile is None else -(-height // tile) * -(-width // tile)
+    """Return the number of tiles that `restore` uses for a photo of this size."""
+    side = tile_side(net, tile)
+    return 1 if side is None else -(-height // side) * -(-width // side)
+
+
+def restore_tile(
+    net: nn.Module,
+    lr_CHW: Tensor,
+    rows: Span,
+    columns: Span,
+    *,
+    device: torch.device,
+    precision: torch.dtype,
+    levels: int,
+) -> Tensor:
+    """Enhance one tile of a photo; see `restore` for the arguments.
+
+    Returns:
+        C x scale*h x scale*w on the CPU, without the margins, in the range and type of `lr_CHW`.
+    """
+    part_CHW = lr_CHW[:, rows.first : rows.last, columns.first : columns.last]
+    part_BCHW = part_CHW[None].to(device).float() / levels
+    part_BCHW = part_BCHW.contiguous(memory_format=torch.channels_last)
+    mixed = precision != torch.float32
+    autocast = torch.autocast(device.type, precision) if mixed else nullcontext()
+    with torch.inference_mode(), autocast:
+        sr_CHW: Tensor = net(part_BCHW)[0].float()
+    scale = scale_of(net)
+    top, left = (rows.start - rows.first) * scale, (columns.start - columns.first) * scale
+    height, width = (rows.stop - rows.start) * scale, (columns.stop - columns.start) * scale
+    kept_CHW = sr_CHW[:, top : top + height, left : left + width]
+    return (kept_CHW * levels).round().clamp(0, levels).to(lr_CHW.dtype).cpu()
 
 
 def restore(
@@ -82,38 +119,37 @@ def restore(
     levels: int = 255,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Enhances one photo.
+    """Enhance one photo.
 
-    Tiles overlap by the network's margin on each side, so that they fit together as if the photo
-    had been enhanced in one piece: on a CPU in float32 not one value differs (of CAN, whose dilated
-    convolutions add up in another order at some widths, some in 100,000 by one level).
+    Tiles overlap by the network's margin on each side, so the result is the same as without tiles:
+    on a CPU in float32, not one value differs. With CAN, whose dilated convolutions sum in another
+    order at some widths, a few values in 100,000 differ by one level.
 
     Args:
-        net: an enhancer of one scale, on the device; it is put into channels-last, where PyTorch's
-            convolutions on a CPU add up in the same order whatever the size of a tile.
-        lr_CHW: C x H x W whole numbers from 0 to `levels`, on the CPU, where the result goes too.
+        net: a single-scale enhancer on `device`. It is converted to channels-last, where PyTorch's
+            CPU convolutions sum in the same order for every tile size.
+        lr_CHW: C x H x W integers from 0 to `levels`, on the CPU.
         device: where the network is.
-        tile: LR pixels a side that are enhanced at once, `auto` is `auto_tile`'s; None takes the
-            photo in one piece.
-        precision: float32, or what is computed in under autocast.
-        levels: the largest value, 255 or 65535.
-        on_tile: is called after each tile with how many are done and how many there are; what it
-            raises ends the work.
+        tile: side of a tile in LR pixels; `auto` chooses one, None enhances the photo in one piece.
+        precision: float32, or the data type for autocast.
+        levels: the largest possible value, 255 or 65535.
+        on_tile: called after each tile with the numbers of finished and of all tiles; exceptions
+            that it raises stop the work.
 
     Returns:
-        C x scale*H x scale*W, of the same range and type.
+        C x scale*H x scale*W on the CPU, in the same range and type.
 
     Raises:
-        ValueError: if there are to be tiles and the network has no `margin`, or `tile` is below 1.
+        ValueError: if several tiles are needed and the network has no `margin`, or `tile` is below
+            1.
     """
-    if tile == "auto":
-        tile = auto_tile(net) if getattr(net, "margin", None) is not None else None
-    if tile is not None and tile < 1:
+    chosen = tile_side(net, tile)
+    if chosen is not None and chosen < 1:
         raise ValueError(f"tile={tile}: 1 or more, or null for the photo in one piece")
     net.to(memory_format=torch.channels_last)
-    scale = int(net.scale)  # type: ignore[arg-type]
+    scale = scale_of(net)
     height, width = lr_CHW.shape[1:]
-    side = tile or max(height, width)
+    side = chosen or max(height, width)
     margin = getattr(net, "margin", None)
     if margin is None:
         if side < max(height, width):
@@ -123,21 +159,12 @@ def restore(
             )
         margin = 0
     sr_CHW = torch.empty(len(lr_CHW), height * scale, width * scale, dtype=lr_CHW.dtype)
-    mixed = precision != torch.float32
     tiles = list(product(spans(height, side, margin), spans(width, side, margin)))
     for done, (rows, columns) in enumerate(tiles, 1):
-        part_CHW = lr_CHW[:, rows.first : rows.last, columns.first : columns.last]
-        part_BCHW = part_CHW[None].to(device).float() / levels
-        part_BCHW = part_BCHW.contiguous(memory_format=torch.channels_last)
-        autocast = torch.autocast(device.type, precision) if mixed else nullcontext()
-        with torch.inference_mode(), autocast:
-            made_CHW = net(part_BCHW)[0].float()
-        top, left = (rows.start - rows.first) * scale, (columns.start - columns.first) * scale
-        tall, wide = (rows.stop - rows.start) * scale, (columns.stop - columns.start) * scale
-        kept_CHW = made_CHW[:, top : top + tall, left : left + wide]
-        whole_CHW = (kept_CHW * levels).round().clamp(0, levels).to(lr_CHW.dtype).cpu()
-        down, across = (slice(side.start * scale, side.stop * scale) for side in (rows, columns))
-        sr_CHW[:, down, across] = whole_CHW
+        down, across = (slice(span.start * scale, span.stop * scale) for span in (rows, columns))
+        sr_CHW[:, down, across] = restore_tile(
+            net, lr_CHW, rows, columns, device=device, precision=precision, levels=levels
+        )
         if on_tile is not None:
             on_tile(done, len(tiles))
     return sr_CHW

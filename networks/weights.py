@@ -1,13 +1,12 @@
-"""Weights in: strict loading, and what others published (ImageNet backbones, Keras files).
+"""Load weights strictly, including published ones (ImageNet backbones, EDSR, Keras files).
 
-Nothing here runs code from a file: PyTorch files are read as plain tensors, Keras files as arrays.
+No code from a file is ever run: PyTorch files are read as plain tensors, Keras files as arrays.
 """
 
 import importlib
 import socket
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -21,22 +20,22 @@ from system.files import file_sha256
 
 
 def load_weights(network: nn.Module, state: State, source: str | Path) -> None:
-    """Loads weights strictly, key for key.
+    """Load weights strictly: all keys and shapes have to match.
 
     Raises:
-        ValueError: naming the first few keys that are missing, unknown or of another shape.
+        ValueError: naming the first few keys that do not match.
     """
-    reason = misfit(network, state)
+    reason = find_mismatch(network, state)
     if reason is not None:
         raise ValueError(f"{source}: {reason}")
     network.load_state_dict(state)
 
 
-def misfit(network: nn.Module, state: State) -> str | None:
-    """Why weights cannot be a network's: names, shapes, kinds of numbers; None if they can.
+def find_mismatch(network: nn.Module, state: State) -> str | None:
+    """Describe how weights do not match a network: names, shapes, types; None if they match.
 
     Args:
-        network: may be on `meta`, without memory.
+        network: the network, which may be on the `meta` device, without memory.
         state: the weights.
     """
     own = network.state_dict()
@@ -59,16 +58,17 @@ def misfit(network: nn.Module, state: State) -> str | None:
 
 
 def load_pretrained(features: nn.Module, backbone: str, pretrained: str) -> None:
-    """Loads ImageNet weights into the features of a NIMA, strictly; the classifier is left over.
+    """Load ImageNet weights strictly into the backbone of a NIMA, dropping their classifier.
 
     Args:
-        features: made by `BACKBONES[backbone].build`.
-        backbone: its name.
-        pretrained: `imagenet` for what torchvision or an installed package has, or the path of a
-            file: torchvision's, the one that `Backbone.file` names, or the features alone.
+        features: the backbone, built by `BACKBONES[backbone].build`.
+        backbone: name of the backbone.
+        pretrained: `imagenet` for the weights of torchvision or an installed package, or the path
+            of a file: torchvision's, the one described by `Backbone.file`, or one with the weights
+            of the backbone or of one of our scorers.
 
     Raises:
-        ValueError: if the weights can be neither found nor fetched, or are not of this backbone.
+        ValueError: if the weights cannot be found or downloaded, or are for another backbone.
     """
     kind = BACKBONES[backbone]
     if pretrained == "imagenet":
@@ -76,7 +76,7 @@ def load_pretrained(features: nn.Module, backbone: str, pretrained: str) -> None
     else:
         state, source = read_weights(Path(pretrained).expanduser()), pretrained
     own = features.state_dict()
-    for prefix in ("", "features.", "net.features."):  # the features alone, or of a scorer of ours
+    for prefix in ("", "features.", "net.features."):  # of the backbone, or of one of our scorers
         if all(prefix + name in state for name in own if not name.endswith(COUNTER)):
             state = {name: state[prefix + name] for name in own if prefix + name in state}
             break
@@ -90,13 +90,13 @@ def load_pretrained(features: nn.Module, backbone: str, pretrained: str) -> None
 
 
 def fetch_imagenet(backbone: str, kind: Backbone) -> State:
-    """Published ImageNet weights of a backbone, fetched if need be.
+    """Return the published ImageNet weights of a backbone, downloading them if necessary.
 
     Raises:
-        ValueError: saying where to get the file and where to put it.
+        ValueError: saying where to get the file and where to put it, if they are not available.
     """
     if kind.package is not None:
-        return read_weights(packaged(backbone, kind.package))
+        return read_weights(find_packaged_weights(backbone, kind.package))
     if kind.torchvision is None:
         raise ValueError(
             f"pretrained=imagenet: the weights of {backbone} cannot be fetched; "
@@ -116,12 +116,14 @@ def fetch_imagenet(backbone: str, kind: Backbone) -> State:
     return state
 
 
-TIMEOUT = 20.0  # seconds without a byte, after which the next server has its turn
-AUTHORS = "https://cv.snu.ac.kr/research/EDSR/models/"
-MIRROR = "https://github.com/Coloquinte/torchSR/releases/download/v1.0.3/"
-# Files of the authors, with the start of their SHA-256 in the name, and of a mirror, which has
-# trained EDSR anew; by class, residual blocks, features and scale.
-OFFICIAL: dict[tuple[Any, ...], tuple[str, str | None]] = {
+TIMEOUT = 20.0  # seconds without data before the next server is tried
+AUTHORS_URL = "https://cv.snu.ac.kr/research/EDSR/models/"
+MIRROR_URL = "https://github.com/Coloquinte/torchSR/releases/download/v1.0.3/"
+# The authors' files, whose names contain the start of their SHA-256, and those of a mirror, which
+# has retrained EDSR; by class, residual blocks, features and scale.
+OFFICIAL: dict[
+    tuple[str, int | None, int | None, int | tuple[int, ...]], tuple[str, str | None]
+] = {
     ("EDSR", 16, 64, 2): ("edsr_baseline_x2-1bc95232.pt", "edsr64_x2.pt"),
     ("EDSR", 16, 64, 3): ("edsr_baseline_x3-abf2a44e.pt", "edsr64_x3.pt"),
     ("EDSR", 16, 64, 4): ("edsr_baseline_x4-6b446fab.pt", "edsr64_x4.pt"),
@@ -136,30 +138,30 @@ OFFICIAL: dict[tuple[Any, ...], tuple[str, str | None]] = {
 def fetch_official(
     name: str, num_blocks: int | None, num_features: int | None, scale: int | tuple[int, ...]
 ) -> Path:
-    """The file of published weights of an EDSR or MDSR, from the cache or fetched.
+    """Return the path of the published weights of an EDSR or MDSR, downloading if necessary.
 
     Args:
         name: `EDSR` or `MDSR`.
-        num_blocks: its residual blocks.
-        num_features: its channels.
-        scale: of EDSR; the scales of MDSR.
+        num_blocks: number of residual blocks.
+        num_features: number of channels.
+        scale: scale of an EDSR, or scales of an MDSR.
 
     Raises:
-        ValueError: if there are none for this network, or none could be had; says which file to get
-            and where to put it.
+        ValueError: if no weights were published for this network; or if the download fails, saying
+            which file to get and where to put it.
     """
     key = (name, num_blocks, num_features, scale)
-    if name not in ("EDSR", "MDSR") or key not in OFFICIAL:  # others may not even be hashable
+    if name not in ("EDSR", "MDSR") or key not in OFFICIAL:  # other keys may not be hashable
         raise ValueError(
             f"init_from=official: there are no published weights of this {name}; there are of "
             "net=edsr, edsr_full (scale=2, 3, 4), mdsr and mdsr_full as they are"
         )
     file, twin = OFFICIAL[key]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    sources = [(AUTHORS + file, folder / file, file.rpartition("-")[2].removesuffix(".pt"))]
-    sources += [(MIRROR + twin, folder / twin, "")] if twin else []
+    sources = [(AUTHORS_URL + file, folder / file, file.rpartition("-")[2].removesuffix(".pt"))]
+    sources += [(MIRROR_URL + twin, folder / twin, "")] if twin else []
     reasons = []
-    for _, path, start in sources:  # what is there already is better than a server
+    for _, path, start in sources:  # look for downloaded files first
         if path.is_file():
             if file_sha256(path).startswith(start):
                 return path
@@ -182,11 +184,11 @@ def fetch_official(
     )
 
 
-def packaged(backbone: str, package: str) -> Path:
-    """The file of weights inside an installed package.
+def find_packaged_weights(backbone: str, package: str) -> Path:
+    """Return the path of the weights inside an installed package.
 
     Raises:
-        ValueError: if the package is not installed, or holds another number of files.
+        ValueError: if the package is not installed, or does not contain exactly one such file.
     """
     try:
         module = importlib.import_module(package.replace("-", "_"))
@@ -202,7 +204,7 @@ def packaged(backbone: str, package: str) -> Path:
 
 
 def read_weights(path: Path) -> State:
-    """Tensors by name of a PyTorch, safetensors or Keras file.
+    """Read the tensors of a PyTorch, safetensors or Keras file, by name.
 
     Raises:
         ValueError: if the file is missing, damaged or of another kind.

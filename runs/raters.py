@@ -7,12 +7,12 @@ from torch import nn
 
 from lightning_modules.checkpoint import load_network
 from lightning_modules.record import Record
-from networks.nima import NIMA, VIEW
+from networks.nima import NIMA, VIEW_ARGUMENTS
 
 
 def view_of(cfg: DictConfig, who: str) -> dict[str, Any]:
     """How scorer or judge are to look at photos, as far as it was given."""
-    return {name: cfg[who][name] for name in VIEW if cfg[who].get(name) is not None}
+    return {name: cfg[who][name] for name in VIEW_ARGUMENTS if cfg[who].get(name) is not None}
 
 
 def class_names(loaded: list[tuple[nn.Module, Record]], raters: dict[str, "Rater"]) -> list[str]:
@@ -50,7 +50,7 @@ def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
             raise ValueError(f"{who}.num_buckets={buckets}, but {path} has {net.num_buckets}")
         view = view_of(cfg, who)
         try:
-            net.look(view)
+            net.set_view(**view)
         except ValueError as error:
             raise ValueError(f"{who}.{error}") from error
         raters[names[key]] = Rater(net, record, path, view)

@@ -38,7 +38,7 @@ from lightning_modules.trial import TrialCheckpoint
 from networks.backbones import BACKBONES
 from networks.scales import at_scale
 from networks.tensor_files import load_plain
-from networks.weights import packaged
+from networks.weights import find_packaged_weights
 from runs.code_identity import code_files
 from runs.identity import Identity, derived_keys, not_read
 from runs.metrics_table import metrics_table
@@ -205,7 +205,7 @@ def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
         if cfg.scorer.pretrained != "imagenet":
             files["scorer.pretrained"] = cfg.scorer.pretrained
         elif package is not None:
-            files["scorer.pretrained"] = str(packaged(cfg.scorer.backbone, package))
+            files["scorer.pretrained"] = str(find_packaged_weights(cfg.scorer.backbone, package))
     files = {key: path for key, path in files.items() if path is not None}
     return {str(key): value for key, value in config.items()}, files
 

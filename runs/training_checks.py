@@ -10,7 +10,7 @@ from configuration.signatures import locate
 from configuration.trust import rebuild_problems
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.compiling import WITH_GRAPHS
-from networks.nima import VIEW
+from networks.nima import VIEW_ARGUMENTS
 from runs.identity import scores_always
 from runs.requirements import check_name, require_file, require_kind
 
@@ -83,7 +83,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
             "model.compile=true"
         )
     if trains_scorer(cfg):
-        for name in ("num_buckets", *VIEW):
+        for name in ("num_buckets", *VIEW_ARGUMENTS):
             if name in cfg.data and cfg.data[name] != cfg.scorer[name]:
                 yield f"data.{name}={cfg.data[name]}: set scorer.{name}, which the data follow"
         if cfg.scorer.pretrained not in (None, "imagenet"):

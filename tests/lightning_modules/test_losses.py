@@ -251,7 +251,7 @@ def test_whole_photos_are_seen_by_the_scorers_own_rule(mode: Mode) -> None:
     with torch.no_grad():
         total, terms, score_B = HybridLoss(0.3, scorer, mode=mode, warmup=0.5).eval()(sr, hr)
         scores = [scorer.score(images).numpy() for images in (sr, hr)]
-        x, y = (scorer.pooled(scorer.prepare(images)).numpy() for images in (sr, hr))
+        x, y = (scorer.pooled_features(scorer.prepare(images)).numpy() for images in (sr, hr))
     expected = {
         "linear": 10 - scores[0].mean(),
         "hinge": np.maximum(scores[1] - scores[0], 0).mean(),

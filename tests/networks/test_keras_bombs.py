@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from networks.nima import keras_nima
+from networks.nima import load_keras_nima
 from tests.conftest import Finished
 from tests.networks.test_keras_files import NAME, write
 
@@ -65,11 +65,11 @@ def test_names_from_a_file_are_printed_harmlessly(tmp_path: Path) -> None:
     for name in names:
         path = write(tmp_path / "weights.h5", lambda group: None, (name,))
         with pytest.raises(ValueError, match="not a Keras file of weights") as caught:
-            keras_nima(path)
+            load_keras_nima(path)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 500
     path = write(tmp_path / "weights.h5", lambda group: None)
     with h5py.File(path, "a") as file:
         file.attrs["layer_names"] = np.array([b"\xff\xfe"], "S")
     with pytest.raises(ValueError, match="'utf-8' codec can't decode byte 0xff"):
-        keras_nima(path)
+        load_keras_nima(path)

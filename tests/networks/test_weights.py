@@ -22,10 +22,10 @@ from images.pixels import to_unit
 from lightning_modules.scoring import rate_files
 from networks.backbones import BACKBONES, COUNTER, State
 from networks.edsr import EDSR
-from networks.nima import NIMA, keras_nima, mean_score
+from networks.nima import NIMA, load_keras_nima, mean_score
 from networks.weights import (
-    AUTHORS,
-    MIRROR,
+    AUTHORS_URL,
+    MIRROR_URL,
     OFFICIAL,
     fetch_official,
     load_pretrained,
@@ -88,7 +88,7 @@ def test_a_keras_file_predicts_what_numpy_computes_from_its_arrays(
     tmp_path: Path, group: str
 ) -> None:
     layers = keras_layers()
-    scorer = keras_nima(write_keras(tmp_path / "nima.hdf5", layers, group))
+    scorer = load_keras_nima(write_keras(tmp_path / "nima.hdf5", layers, group))
     weights = [value for layer in layers.values() for value in layer.values()]
     photos = images(2, 64, 96)
     expected = [mobilenet_nima(image.permute(1, 2, 0).numpy(), weights) for image in photos]
@@ -106,7 +106,7 @@ def test_a_keras_file_predicts_what_numpy_computes_from_its_arrays(
 @needs_aesthetic
 @pytest.mark.parametrize("name", ["chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg"])
 def test_the_published_scorer_predicts_what_numpy_computes(name: str) -> None:
-    scorer = keras_nima(AESTHETIC)
+    scorer = load_keras_nima(AESTHETIC)
     pixels = Image.fromarray(photo(name).permute(1, 2, 0).numpy())
     small = np.asarray(pixels.resize((224, 224), Image.Resampling.NEAREST)) / 255  # as Keras does
     expected = mobilenet_nima(small, keras_arrays(AESTHETIC))
@@ -120,7 +120,7 @@ def test_the_published_scorer_ranks_photos_it_never_saw() -> None:
     rows = list(csv.DictReader((PHOTOS / "oasis" / "ratings.csv").open()))
     votes = np.array([[int(row[f"votes_{k}"]) for k in range(1, 8)] for row in rows])
     paths = [PHOTOS / "oasis" / "images" / row["image"] for row in rows]
-    ratings = rate_files(keras_nima(AESTHETIC), paths, device=torch.device("cpu"))
+    ratings = rate_files(load_keras_nima(AESTHETIC), paths, device=torch.device("cpu"))
     scores = [mean_score(rating.p_K[None]).item() for rating in ratings if rating.p_K is not None]
     means = votes @ np.arange(1, 8) / votes.sum(axis=1)
     assert spearmanr(scores, means).statistic >= 0.37
@@ -150,13 +150,13 @@ def test_files_that_are_no_keras_nima_are_refused_by_name(tmp_path: Path) -> Non
         "other.h5": r"conv_pw_3/kernel:0 is \(128, 64, 1, 1\), not \(128, 128, 1, 1\)",
     }.items():
         with pytest.raises(ValueError, match=f"{tmp_path / name}: .*{message}"):
-            keras_nima(tmp_path / name)
+            load_keras_nima(tmp_path / name)
 
 
 def test_what_to_install_for_keras_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ValueError, match=r"nima.hdf5: .*pip install h5py"):
-        keras_nima(tmp_path / "nima.hdf5")
+        load_keras_nima(tmp_path / "nima.hdf5")
 
 
 @pytest.mark.parametrize("counters", [True, False])
@@ -341,11 +341,11 @@ def test_official_weights_are_fetched_from_the_authors_first(
     monkeypatch.setattr(torch.hub, "urlopen", answer)
     monkeypatch.setitem(OFFICIAL, BASELINE_X3, (f"edsr-{start}.pt", "edsr64_x3.pt"))
     assert fetch_official(*BASELINE_X3) == hub / "edsr64_x3.pt"  # the authors' was damaged
-    assert [url.rpartition("/")[0] + "/" for url in asked] == [AUTHORS, MIRROR]
+    assert [url.rpartition("/")[0] + "/" for url in asked] == [AUTHORS_URL, MIRROR_URL]
     (hub / "edsr64_x3.pt").unlink()
     asked[:] = ["kept"]
     assert fetch_official(*BASELINE_X3) == hub / f"edsr-{start}.pt"
-    assert asked[1:] == [f"{AUTHORS}edsr-{start}.pt"]
+    assert asked[1:] == [f"{AUTHORS_URL}edsr-{start}.pt"]
 
 
 def test_official_weights_without_a_network_say_where_to_put_them(hub: Path) -> None:
