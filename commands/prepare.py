@@ -16,11 +16,11 @@ from datamodules.degradations import Degradation
 from datamodules.div2k import DIV2K
 from datamodules.download import Archive, fetch
 from datamodules.folders import FolderPairs, PhotoFolders, check_sizes
-from datamodules.listing import some
+from datamodules.listing import join_some
 from datamodules.packing import BadImages
 from datamodules.rated import RatedFolder, StoredRatings
 from datamodules.ratings_table import read_ratings
-from datamodules.store import PackedImages, Source, damaged
+from datamodules.store import PackedImages, Source, find_corrupt
 from images.finding import list_image_names, search
 from images.reading import probe_size
 from networks.nima import VIEW_ARGUMENTS, ResizeFilter, ResizeRule
@@ -231,7 +231,7 @@ def verified(sources: Sequence[Source], what: str) -> Sizes:
 def report(what: str, names: Sequence[str]) -> None:
     """A line on files that are not as expected, if there are any."""
     if names:
-        log.info("%d %s: %s", len(names), what, some(names))
+        log.info("%d %s: %s", len(names), what, join_some(names))
 
 
 def pack_pairs(data: FolderPairs, splits: Sequence[str]) -> None:
@@ -258,7 +258,7 @@ def check_packed(images: PackedImages) -> None:
         ValueError: if there are such files.
     """
     folder = images.shards[0].parent
-    bad = damaged(images.shards)
+    bad = find_corrupt(images.shards)
     for path in bad:
         path.unlink()
     if bad:

@@ -1,1 +1,1 @@
-"""LightningDataModules and the image mathematics below them."""
+"""Data sets, degradations and LightningDataModules."""

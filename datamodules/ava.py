@@ -1,8 +1,8 @@
-"""AVA: 255,510 photos with the votes of people from 1 to 10.
+"""AVA: 255,510 photos with people's votes from 1 to 10.
 
 Murray, Marchesotti, Perronnin: "AVA: a large-scale database for aesthetic visual analysis", CVPR
-2012. `AVA.txt` has 255,530 lines of 15 numbers: index, image id, votes for 1 to 10, two semantic
-tags (0: none) and the challenge.
+2012. `AVA.txt` has 255,530 lines of 15 numbers: index, image id, number of votes for each of 1 to
+10, two semantic tags (0: none) and challenge.
 """
 
 import logging
@@ -15,23 +15,23 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.listing import some
+from datamodules.listing import join_some
 from datamodules.rated import StoredRatings
 from datamodules.ratings_table import MAX_VOTES, Ratings, read_text
 
 log = logging.getLogger(__name__)
 
 COLUMNS = 15
-# Files of the archive that cannot be decoded whole.
+# Ids of images in the archive that are corrupt.
 CORRUPT = (179118, 230701, 277832, 371434, 440774, 729377)
-NUM_ABSENT = 20  # lines of AVA.txt whose image the archive lacks
-NUM_LINES = 255_530  # of AVA.txt
+NUM_ABSENT = 20  # lines of AVA.txt whose image is not in the archive
+NUM_LINES = 255_530  # lines of AVA.txt
 TEST_LIST = "generic_test.jpgl"  # 20,000 ids
-NUM_UNLISTED = 70  # of these that are not in AVA.txt
+NUM_UNLISTED = 70  # ids of the test list that are not in AVA.txt
 
 
 class Index(NamedTuple):
-    """AVA.txt."""
+    """Content of AVA.txt, one entry per photo."""
 
     ids: NDArray[np.int64]
     votes: NDArray[np.int64]  # N x 10
@@ -43,13 +43,16 @@ class AVA(StoredRatings):
     """AVA in the layout of its archives: `AVA.txt`, `images/<id>.jpg`, optionally `tags.txt`.
 
     Args:
-        root: folder that holds these.
-        split: `official` (the 19,930 usable images of `generic_test.jpgl` validate, all others
-            train), `random` (the paper's 80/20, by `split_seed`) or `lists` (`val_list`,
-            `train_list`).
-        tags: only photos with one of these semantic tags: numbers, or names of `tags.txt`.
-        challenges: only photos of these challenges.
-        more: arguments of `StoredRatings`.
+        root: folder that contains them.
+        split: `official` (validate on the 19,930 usable images of `generic_test.jpgl`, train on
+            all others), `random` (80/20 by `split_seed`, as in the paper) or `lists` (by
+            `val_list` and `train_list`).
+        tags: use only photos with one of these semantic tags, given as numbers or as names from
+            `tags.txt`.
+        challenges: use only photos of these challenges.
+        val_list: see `StoredRatings`; needed for the split `lists`.
+        max_missing: see `StoredRatings`.
+        more: further arguments of `StoredRatings`.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class AVA(StoredRatings):
             raise ValueError(
                 f"scorer.num_buckets={self.num_buckets}: people rated AVA from 1 to 10"
             )
-        self.official = split == "official"  # its list has 70 ids that are not in AVA.txt
+        self.official = split == "official"  # whose list has 70 ids that are not in AVA.txt
         self.tags = tags
         self.challenges = challenges
         self.description = f"AVA, {split} split"
@@ -82,7 +85,7 @@ class AVA(StoredRatings):
                 self.description += f", {name} {', '.join(map(str, wanted))}"
 
     def ratings(self) -> Ratings:
-        """Reads AVA.txt, leaves out the corrupt files, and finds the official test list."""
+        """Read AVA.txt without the corrupt files, and find the official test list if needed."""
         if self.official:
             self.val_list = str(self.find_test_list())
         index = read_index(self.root / "AVA.txt")
@@ -90,7 +93,7 @@ class AVA(StoredRatings):
             self.check_test_list(index)
         used = ~np.isin(index.ids, CORRUPT)
         corrupt = [str(i) for i in index.ids[~used]]
-        notes = [f"{len(corrupt)} whose files are known to be corrupt ({some(corrupt)})"]
+        notes = [f"{len(corrupt)} whose files are known to be corrupt ({join_some(corrupt)})"]
         if self.tags is not None:
             numbers = tag_numbers(self.tags, self.root / "tags.txt")
             used &= np.isin(index.tags, numbers).any(axis=1)
@@ -105,10 +108,10 @@ class AVA(StoredRatings):
         return Ratings(names, p_NK, counts_N, notes if corrupt else [])
 
     def find_test_list(self) -> Path:
-        """The official test list.
+        """Return the path of the official test list.
 
         Raises:
-            ValueError: saying where it is looked for.
+            ValueError: saying where it was looked for.
         """
         places = [self.root / TEST_LIST, self.root / "aesthetics_image_lists" / TEST_LIST]
         for place in places:
@@ -120,20 +123,20 @@ class AVA(StoredRatings):
         )
 
     def check_test_list(self, index: Index) -> None:
-        """Raise a ValueError if AVA.txt lacks too many images of the official test list."""
+        """Raise a ValueError if too many images of the official test list are not in AVA.txt."""
         path = self.find_test_list()
         wanted = {word.partition(".")[0] for word in read_text(path).split()}
         lacking = sorted(wanted.difference(map(str, index.ids.tolist())))
         if len(lacking) > NUM_UNLISTED:
             raise ValueError(
                 f"{self.root / 'AVA.txt'}: lacks {len(lacking)} of the {len(wanted)} images of "
-                f"{path.name} ({some(lacking, 3)}); {NUM_UNLISTED} are known to be missing, so it "
-                "is incomplete: get it again, or set data.split=random to use what is there"
+                f"{path.name} ({join_some(lacking, 3)}); {NUM_UNLISTED} are known to be missing, "
+                "so it is incomplete: get it again, or set data.split=random to use what is there"
             )
 
 
 def read_index(path: Path) -> Index:
-    """Read AVA.txt; warn if it is shorter than it should be.
+    """Read AVA.txt, and warn if lines are missing.
 
     Raises:
         ValueError: naming the file and the line.
@@ -150,7 +153,7 @@ def read_index(path: Path) -> Index:
         raise ValueError(f"{path}: is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # NumPy 1 only warns of what is no whole number
+            warnings.simplefilter("error")  # NumPy 1 only warns about non-integers
             table = np.loadtxt(text.splitlines(), dtype=np.int64, ndmin=2, comments=None)
         if table.shape[1] != COLUMNS:
             raise ValueError(f"{table.shape[1]} columns")
@@ -168,7 +171,7 @@ def read_index(path: Path) -> Index:
 
 
 def first_wrong_row(ids: NDArray[np.int64], votes: NDArray[np.int64]) -> tuple[int, str] | None:
-    """The first row that cannot be one of AVA's, and what is wrong with it."""
+    """Return the first row that cannot be right and the reason; None if all are plausible."""
     _, first = np.unique(ids, return_index=True)
     repeated = np.ones(len(ids), np.bool_)
     repeated[first] = False
@@ -184,7 +187,7 @@ def first_wrong_row(ids: NDArray[np.int64], votes: NDArray[np.int64]) -> tuple[i
 
 
 def first_bad_line(text: str) -> str:
-    """What is wrong with the first line that is not 15 whole numbers."""
+    """Describe the first line that is not 15 integers."""
     lines = text.splitlines()
     for number, line in enumerate(lines, 1):
         words = line.split()
@@ -197,10 +200,10 @@ def first_bad_line(text: str) -> str:
 
 
 def tag_numbers(tags: Sequence[int | str], path: Path) -> list[int]:
-    """Numbers of semantic tags.
+    """Convert names of semantic tags to numbers.
 
     Raises:
-        ValueError: for a name that tags.txt does not have.
+        ValueError: for a name that is not in tags.txt.
     """
     names: dict[str, int] = {}
     if path.is_file():

@@ -1,7 +1,7 @@
-"""The base of all data modules: samplers and loaders for any number of ranks."""
+"""Base of the data modules: samplers and loaders for any number of ranks."""
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import lightning as L
 from torch import Generator
@@ -9,14 +9,16 @@ from torch.utils.data import DataLoader, Sampler
 
 from datamodules.sampling import BatchDataset, Draws, epoch_order
 
+Batch = TypeVar("Batch")
+
 
 class TrainSampler(Sampler[Draws]):
-    """Batches of this rank; all ranks and micro-batches together make one global batch per step.
+    """Draws this rank's share of each global batch.
 
-    Rank r's micro-batch m of a step is a contiguous slice of the global batch, so the mean gradient
-    is that of the global batch for any number of ranks and any accumulation.
+    Each micro-batch of each rank is a contiguous slice of the global batch, so the mean gradient
+    of a step is that of the global batch for any number of ranks and any accumulation.
 
-    Each pass is another epoch: the one that `set_epoch` has chosen, or else the one after the last.
+    Each pass is a new epoch: the one set by `set_epoch`, or the one after the last.
 
     Args:
         num_items: size of the data set.
@@ -60,11 +62,11 @@ class TrainSampler(Sampler[Draws]):
 
     @property
     def sampler(self) -> Self:
-        """Itself: Lightning looks for `set_epoch` at `loader.batch_sampler.sampler`."""
+        """Self, because Lightning calls `set_epoch` of `loader.batch_sampler.sampler`."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass; Lightning's Trainer does so before each."""
+        """Set the epoch of the next pass; Lightning's Trainer calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -72,7 +74,7 @@ class TrainSampler(Sampler[Draws]):
 
     def __iter__(self) -> Iterator[Draws]:
         epoch = self.epoch
-        self.epoch += 1  # counted when a pass begins: it may be left early
+        self.epoch += 1  # counted at the start of a pass, which may be abandoned
         order = epoch_order(
             self.num_items, self.num_steps * self.batch_size, seed=self.seed, epoch=epoch
         )
@@ -83,36 +85,36 @@ class TrainSampler(Sampler[Draws]):
                 yield Draws(epoch, step, first, order[first : first + size])
 
 
-def as_it_is(batch: Any) -> Any:  # noqa: ANN401
-    """What the loader does with a batch: the data set has made it already."""
+def return_batch(batch: Batch) -> Batch:
+    """Collate nothing: the data set returns whole batches."""
     return batch
 
 
-class LateLoader(DataLoader[Any]):
-    """A loader that begins to draw when its first batch is asked for.
+class DeferredLoader(DataLoader[object]):
+    """Loader that starts drawing when the first batch is requested.
 
-    Lightning asks for an iterator before it has restored the epoch of a run that resumes. Workers
-    would start at once, on the patches of epoch 0.
+    Lightning creates the iterator before it restores the epoch of a resumed run; workers would
+    already have started on the patches of epoch 0.
     """
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[object]:  # type: ignore[override]
         yield from super().__iter__()
 
 
 class ShardedDataModule(L.LightningDataModule):
-    """Base of the data modules: loaders that split work between ranks without repeating anything.
+    """Base of the data modules: divides work among ranks without repeating items.
 
     Args:
-        batch_size: training batch over all ranks and accumulated micro-batches.
+        batch_size: training batch size over all ranks and accumulated micro-batches.
         num_workers: loader processes per rank.
         seed: the run's seed.
-        limit: use the first `limit` images of every split only (all if None).
+        limit: use only the first `limit` images of each split (all if None).
     """
 
     kind: str  # `pairs` for enhancers, `rated` for scorers
-    description: str = ""  # what the data are, for people who read results; says if synthetic
+    description: str = ""  # of the data, for readers of results; says if they are synthetic
     trains: bool = True  # whether there is a training split
-    reread: bool = False  # compare stored files by content: commands set it on overwrite=true
+    reread: bool = False  # compare stored files by content; set by commands for overwrite=true
 
     def __init__(self, *, batch_size: int, num_workers: int, seed: int, limit: int | None) -> None:
         super().__init__()
@@ -127,29 +129,30 @@ class ShardedDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.limit = limit
-        self.sampler: TrainSampler | None = None  # of the latest training loader
+        self.sampler: TrainSampler | None = None  # sampler of the latest training loader
 
     def fingerprint(self, split: str | None = None) -> str | None:
-        """What tells these data from others of the same settings; None where the code says it all.
+        """Return a hash of the data's content; None if settings and code determine it.
 
-        Reads or makes the index of the data, so it is the first to find what is wrong with them.
+        Opens the data, packing them if necessary, and so raises an error if they are not usable.
 
         Args:
             split: `train` or `val`; both if None.
         """
         return None
 
-    def dataset(self, split: str) -> Any:  # noqa: ANN401
-        """`self.train` or `self.val`; opens the data if nobody has called `setup`."""
+    def dataset(self, split: str) -> BatchDataset:
+        """Return `self.train` or `self.val`, calling `setup` if nobody has."""
         if not hasattr(self, split):
             self.setup("fit" if split == "train" else "validate")
-        return getattr(self, split)
+        dataset: BatchDataset = getattr(self, split)
+        return dataset
 
-    def train_loader(self, dataset: BatchDataset, *, num_steps: int) -> DataLoader[Any]:
-        """Loader of this rank's share of `num_steps` global batches per epoch.
+    def train_loader(self, dataset: BatchDataset, *, num_steps: int) -> DataLoader[object]:
+        """Return a loader of this rank's share of `num_steps` global batches per epoch.
 
-        Every pass through it is a new epoch, with other patches. A Trainer says which; in a plain
-        loop they are counted from 0, also over several loaders of this data module.
+        Each pass through it is a new epoch with new patches. A Trainer sets the epoch; in a plain
+        loop, epochs are counted from 0 across all training loaders of this data module.
         """
         trainer = self.trainer
         sampler = TrainSampler(
@@ -166,11 +169,11 @@ class ShardedDataModule(L.LightningDataModule):
         self.sampler = sampler
         return self.loader(dataset, sampler)
 
-    def val_loader(self, dataset: BatchDataset, *, batch_size: int = 1) -> DataLoader[Any]:
-        """Loader of this rank's share of the items; each item is on exactly one rank.
+    def val_loader(self, dataset: BatchDataset, *, batch_size: int = 1) -> DataLoader[object]:
+        """Return a loader of this rank's share of the items; each item is on exactly one rank.
 
         Raises:
-            ValueError: if there are fewer items than ranks (an idle rank would block the others).
+            ValueError: if there are fewer items than ranks: an idle rank would block the others.
         """
         rank = self.trainer.global_rank if self.trainer else 0
         world_size = self.trainer.world_size if self.trainer else 1
@@ -185,12 +188,12 @@ class ShardedDataModule(L.LightningDataModule):
 
     def loader(
         self, dataset: BatchDataset, batches: TrainSampler | list[list[int]]
-    ) -> DataLoader[Any]:
-        """Loader that leaves torch's global random numbers alone."""
-        return LateLoader(
+    ) -> DataLoader[object]:
+        """Return a loader of these batches that does not use torch's global random numbers."""
+        return DeferredLoader(
             dataset,
-            batch_sampler=batches,  # type: ignore[arg-type]  # Draws are no list
-            collate_fn=as_it_is,
+            batch_sampler=batches,  # type: ignore[arg-type]  # Draws are not lists
+            collate_fn=return_batch,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             generator=Generator(),

@@ -1,4 +1,4 @@
-"""Batches of LR/HR pairs: whole photos, patches, and places of patches."""
+"""Batches of LR/HR pairs: whole photos, patches, or only the locations of patches."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from images.pixels import to_unit
 
 
 class Pair(NamedTuple):
-    """One photo: 3 x H x W uint8 images and its name."""
+    """LR and HR images of one photo, 3 x H x W uint8, and its name."""
 
     lr: Tensor
     hr: Tensor
@@ -22,7 +22,7 @@ class Pair(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """Photos or patches of one size. uint8 from the loader, float32 in [0, 1] at the network."""
+    """Photos or patches of equal size: uint8 from the loader, float32 in [0, 1] for the network."""
 
     lr_BCHW: Tensor
     hr_BCHW: Tensor
@@ -33,25 +33,28 @@ class PairBatch(NamedTuple):
         return self.hr_BCHW.shape[-1] // self.lr_BCHW.shape[-1]
 
     def to_unit(self) -> "PairBatch":
-        """The same as float32 in [0, 1]."""
+        """Convert to float32 in [0, 1]."""
         return PairBatch(to_unit(self.lr_BCHW), to_unit(self.hr_BCHW))
 
 
 class PatchBatch(NamedTuple):
-    """Patches as they are cut out; how each is to be flipped or rotated (0 to 7)."""
+    """Patches as cropped, with codes (0 to 7) for how to flip and rotate each."""
 
     lr_BHWC: Tensor
     hr_BHWC: Tensor
     code_B: Tensor
 
     def to_unit(self) -> PairBatch:
-        """Flipped, rotated, and float32 in [0, 1]: on the training device, so that bytes travel."""
+        """Flip, rotate and convert to float32 in [0, 1].
+
+        Done on the training device, because transferring bytes is faster than transferring floats.
+        """
         lr_BCHW, hr_BCHW = (orient(x, self.code_B) for x in (self.lr_BHWC, self.hr_BHWC))
         return PairBatch(to_unit(lr_BCHW), to_unit(hr_BCHW))
 
 
-class PatchPlaces(NamedTuple):
-    """Where patches lie in a store that is on the training device (see `Resident`)."""
+class PatchLocations(NamedTuple):
+    """Locations of patches in a store on the training device (see `Resident`)."""
 
     scale: int
     item_B: Tensor
@@ -60,10 +63,10 @@ class PatchPlaces(NamedTuple):
     code_B: Tensor
 
     def to_unit(self) -> PairBatch:
-        """Always fail: in a plain loop the data module has to cut these patches out.
+        """Raise an error, because only the data module can crop these patches.
 
         Raises:
-            ValueError: saying how.
+            ValueError: always, explaining what to call in a plain loop.
         """
         raise ValueError(
             "data.on_device=true leaves the cutting of patches to the data module: "

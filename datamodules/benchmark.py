@@ -1,14 +1,14 @@
-"""Benchmarks with published LR photos: Set5, Set14, B100, Urban100, Manga109."""
+"""Super-resolution benchmarks: Set5, Set14, B100, Urban100, Manga109."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.folders import FolderPairs, sources_of
+from datamodules.folders import FolderPairs, to_sources
 from datamodules.photo_sets import (
     find_lr,
-    names_of,
+    name_photos,
 )
 from datamodules.store import Source
 from images.finding import FoundPhoto, search
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Benchmark(FolderPairs):
-    """A benchmark such as Set5: `HR/` and, where published, `LR_bicubic/X2/`; for evaluation only.
+    """A benchmark such as Set5, for evaluation only: `HR/` and, if published, `LR_bicubic/X2/`.
 
     Args:
-        root: folder that holds these.
+        root: folder that contains these folders.
         more: arguments of `FolderPairs`.
     """
 
@@ -32,25 +32,25 @@ class Benchmark(FolderPairs):
         self.description = f"benchmark {self.root.resolve().name}"
 
     def hr_folder(self, split: str) -> Path:
-        """Where the HR photos are."""
+        """Return the folder of the HR photos."""
         if split == "train":
             raise ValueError(f"{self.description} is for evaluation: it has no training photos")
         return self.root / "HR"
 
     def photos_of(self, split: str) -> dict[str, FoundPhoto]:
-        """The HR photos by name."""
+        """Return the HR photos by name."""
         folder = str(self.hr_folder(split))
         found = search(folder, key="data.root", results=False)
         if found.left_out:
             log.info("%s: %s", folder, found.summary())
-        return names_of(found, [folder], "data.root")
+        return name_photos(found, [folder], "data.root")
 
     def hr_sources(self, split: str) -> list[Source]:
-        """The HR photos, less what `enhance` has written."""
-        return sources_of(self.photos_of(split))
+        """List the HR photos, without results of `enhance`."""
+        return to_sources(self.photos_of(split))
 
     def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
-        """The published LR photos; None where there are none."""
+        """List the published LR photos; None if there are none at this scale."""
         folder = self.root / "LR_bicubic" / f"X{scale}"
         if not folder.is_dir():
             return None

@@ -1,4 +1,4 @@
-"""What makes a photo worse: bicubic shrinking, blur, noise, JPEG. All on 3 x H x W uint8 images."""
+"""Degradations of 3 x H x W uint8 images: bicubic downscaling, blur, noise and JPEG."""
 
 import hashlib
 import io
@@ -10,27 +10,27 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from datamodules.sampling import Use
+from datamodules.sampling import Purpose
 from images.pixels import to_array, to_bytes, to_tensor, to_unit
 from networks.bicubic import imresize
 
-Amount = float | list[float]  # one value, or [low, high]: drawn uniformly in between
+Amount = float | list[float]  # a value, or [low, high] to draw from uniformly
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """Blur, then noise, then JPEG, on the LR image; the shrinking comes before.
+    """Degradation of LR images, after downscaling: blur, then noise, then JPEG.
 
-    The paper's deblurring is `blur` alone. With [low, high] instead of a value, the strength is
-    drawn for each image: once for all, or anew in every epoch. Noise and drawn strengths that are
-    fixed depend on the image's name alone, not on the run's seed.
+    The paper's deblurring uses `blur` alone. If a strength is [low, high], it is drawn for each
+    image, either once or anew in each epoch. Noise and strengths that are drawn once depend only
+    on the image's name, not on the run's seed.
 
     Args:
-        blur: sigma of a Gaussian blur in LR pixels; 0 is none.
+        blur: sigma of a Gaussian blur in LR pixels; 0 for none.
         kernel_size: side of its kernel, odd; None cuts off at 3 sigma.
-        noise: sigma of Gaussian noise in grey levels of 255; 0 is none.
-        jpeg: JPEG quality from 1 (worst) to 95; None is none.
-        every_epoch: draw strengths and noise anew for every image and epoch, in training only.
+        noise: sigma of Gaussian noise in grey levels of 255; 0 for none.
+        jpeg: JPEG quality from 1 (worst) to 95; None for no compression.
+        every_epoch: draw strengths and noise anew for each image and epoch, in training only.
 
     Raises:
         ValueError: for values out of range.
@@ -55,7 +55,7 @@ class Degradation:
                 )
         if self.kernel_size is not None and (self.kernel_size < 1 or self.kernel_size % 2 == 0):
             raise ValueError(f"data.degradation.kernel_size={self.kernel_size}: odd, 1 or more")
-        # One form for each value, as stores are found by it: YAML gives 0 where Python says 0.0.
+        # Stores are found by these values, so 0 from YAML and 0.0 from Python have to be the same.
         for name in ("blur", "noise"):
             value = getattr(self, name)
             value = [float(v) for v in value] if isinstance(value, list) else float(value)
@@ -64,18 +64,18 @@ class Degradation:
             object.__setattr__(self, "kernel_size", None)
 
     @property
-    def is_none(self) -> bool:
-        """Whether it changes nothing."""
+    def is_identity(self) -> bool:
+        """Whether images stay unchanged."""
         return self.blur == 0 and self.noise == 0 and self.jpeg is None
 
     @property
     def margin(self) -> int:
-        """How far the blur reaches, in pixels."""
+        """Reach of the blur in pixels."""
         largest = self.blur[1] if isinstance(self.blur, list) else self.blur
         return blur_size(largest, self.kernel_size) // 2
 
     def label(self) -> str:
-        """Short name of what it does, for folders and descriptions: `blur1.6_jpeg40`; or empty."""
+        """Return a short name for folders and descriptions, such as `blur1.6_jpeg40`, or ''."""
         parts = []
         for name in ("blur", "noise", "jpeg"):
             value = getattr(self, name)
@@ -86,8 +86,8 @@ class Degradation:
                     parts.append(f"kernel{self.kernel_size}")
         return "_".join(parts)
 
-    def drawn(self, stream: np.random.Generator) -> "Degradation":
-        """The same with every range replaced by a value from it."""
+    def draw(self, stream: np.random.Generator) -> "Degradation":
+        """Return a degradation in which each range is replaced by a value drawn from it."""
         blur, noise, jpeg = self.blur, self.noise, self.jpeg
         if isinstance(blur, list):
             blur = float(stream.uniform(blur[0], blur[1]))
@@ -98,7 +98,7 @@ class Degradation:
         return replace(self, blur=blur, noise=noise, jpeg=jpeg)
 
     def apply(self, image: Tensor, stream: np.random.Generator) -> Tensor:
-        """Degrades a 3 x H x W uint8 image by values, not ranges; the stream makes the noise."""
+        """Degrade a 3 x H x W uint8 image by fixed strengths, with noise from the stream."""
         assert not isinstance(self.blur, list)
         assert not isinstance(self.noise, list)
         assert not isinstance(self.jpeg, list)
@@ -107,21 +107,21 @@ class Degradation:
             image = gaussian_noise(image, self.noise, stream)
         return image if self.jpeg is None else jpeg(image, self.jpeg)
 
-    def fixed(self, image: Tensor, name: str) -> Tensor:
-        """Degrades a 3 x H x W uint8 image as always for this name."""
+    def apply_fixed(self, image: Tensor, name: str) -> Tensor:
+        """Degrade a 3 x H x W uint8 image with random numbers determined by its name."""
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-        stream = np.random.Generator(np.random.Philox(key=[key, Use.NAME]))
-        return self.drawn(stream).apply(image, stream)
+        stream = np.random.Generator(np.random.Philox(key=[key, Purpose.NAME]))
+        return self.draw(stream).apply(image, stream)
 
 
 def crop_to_multiple(image: Tensor, scale: int) -> Tensor:
-    """Cuts the right and bottom edges so that both sides divide by `scale`."""
+    """Crop an image at the right and the bottom to multiples of `scale`."""
     height, width = image.shape[-2:]
     return image[..., : height - height % scale, : width - width % scale]
 
 
 def shrink(hr: Tensor, scale: int) -> Tensor:
-    """LR image of an HR photo, as MATLAB's bicubic shrinks it after a crop to a multiple.
+    """Crop an HR photo to a multiple of the scale and downscale it by MATLAB's bicubic.
 
     Returns:
         `3 x H//scale x W//scale`.
@@ -131,13 +131,13 @@ def shrink(hr: Tensor, scale: int) -> Tensor:
 
 
 def blur_size(sigma: float, kernel_size: int | None) -> int:
-    """Side of a Gaussian kernel: as given, or cut off at 3 sigma."""
+    """Return the side of a Gaussian kernel, by default cut off at 3 sigma."""
     return kernel_size or 2 * int(np.ceil(3 * sigma)) + 1
 
 
 def gaussian_blur(image: Tensor, sigma: float, kernel_size: int | None = None) -> Tensor:
-    """Blurs with a Gaussian of `sigma` pixels, mirrored at borders; below 0.1 nothing changes."""
-    if sigma < 0.1:  # the next pixel weighs exp(-50); much smaller sigmas would divide by zero
+    """Apply a Gaussian blur of `sigma` pixels, mirrored at the borders; none below 0.1."""
+    if sigma < 0.1:  # neighbours would weigh exp(-50); tiny sigmas would divide by zero
         return image
     size = blur_size(sigma, kernel_size)
     if min(image.shape[-2:]) <= size // 2:
@@ -147,13 +147,13 @@ def gaussian_blur(image: Tensor, sigma: float, kernel_size: int | None = None) -
 
 
 def gaussian_noise(image: Tensor, sigma: float, stream: np.random.Generator) -> Tensor:
-    """Adds independent Gaussian noise of `sigma` grey levels of 255 to every value."""
+    """Add independent Gaussian noise of `sigma` grey levels of 255 to each value."""
     noise = torch.from_numpy(stream.standard_normal(image.shape, dtype=np.float32)) * sigma
     return (image + noise).round().clamp(0, 255).to(torch.uint8)
 
 
 def jpeg(image: Tensor, quality: int) -> Tensor:
-    """Compresses and decompresses; quality from 1 (worst) to 95."""
+    """Compress and decompress an image by JPEG, with a quality from 1 (worst) to 95."""
     buffer = io.BytesIO()
     Image.fromarray(to_array(image)).save(buffer, "JPEG", quality=quality)
     return to_tensor(np.array(Image.open(buffer)))

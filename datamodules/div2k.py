@@ -1,13 +1,7 @@
-"""Pairs of low- and high-resolution photos for training enhancers: DIV2K and folders of photos.
+"""DIV2K: 800 photos for training super-resolution and 100 for validation.
 
-Photos are read from a binary store (`datamodules.store`), which is written when it is first
-needed: decoding a 2040 x 1356 PNG for every patch would cost a thousand times the patch.
-
-DIV2K: Agustsson and Timofte, "NTIRE 2017 challenge on single image super-resolution: dataset and
-study", CVPR workshops 2017. 800 photos train and 100 validate; HR of the 100 test photos was never
-published.
-
-Shape suffixes: B batch, C channels, H and W height and width (HR is `scale` times larger than LR).
+Agustsson and Timofte, "NTIRE 2017 challenge on single image super-resolution: dataset and study",
+CVPR workshops 2017. The HR images of the 100 test photos were never published.
 """
 
 import logging
@@ -24,11 +18,12 @@ log = logging.getLogger(__name__)
 class DIV2K(FolderPairs):
     """DIV2K in the layout of its archives.
 
-    `DIV2K_train_HR/0001.png`, `DIV2K_valid_HR/0801.png`, `DIV2K_train_LR_bicubic/X2/0001x2.png` and
-    so on. A scale whose LR folder is absent is made by MATLAB's bicubic.
+    That is, `DIV2K_train_HR/0001.png`, `DIV2K_valid_HR/0801.png`,
+    `DIV2K_train_LR_bicubic/X2/0001x2.png` and so on. If the LR folder of a scale is missing, LR
+    photos are made by MATLAB's bicubic.
 
     Args:
-        root: folder that holds these.
+        root: folder that contains these folders.
         more: arguments of `FolderPairs`.
     """
 
@@ -43,19 +38,19 @@ class DIV2K(FolderPairs):
             self.description += f"; the first {self.limit} of each"
 
     def hr_folder(self, split: str) -> Path:
-        """Where the HR photos are."""
+        """Return the folder of the HR photos."""
         return self.root / f"DIV2K_{'train' if split == 'train' else 'valid'}_HR"
 
     def numbers(self, split: str) -> range:
-        """The official photo numbers of a split."""
+        """Return the official photo numbers of a split."""
         numbers = range(1, 801) if split == "train" else range(801, 901)
         return numbers[: self.limit]
 
     def hr_sources(self, split: str) -> list[Source]:
-        """The HR photos.
+        """List the HR photos.
 
         Raises:
-            ValueError: naming files that are missing, or that the data set does not have.
+            ValueError: naming files that are missing or do not belong to the data set.
         """
         folder = self.hr_folder(split)
         if not folder.is_dir():
@@ -68,7 +63,7 @@ class DIV2K(FolderPairs):
         return [Source(name[:-4], str(folder / name)) for name in names]
 
     def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
-        """The published LR photos; None where the folder of this scale is absent."""
+        """List the published LR photos; None if the folder of this scale is missing."""
         if scale == 1:
             return None
         parent = self.hr_folder(split).name.replace("_HR", "_LR_bicubic")

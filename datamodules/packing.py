@@ -1,4 +1,4 @@
-"""Pack photos into a store, and tell whether a store is still true to its sources."""
+"""Pack photos into a binary store, and check whether a store matches its source files."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,8 @@ from datamodules.store import (
     DTYPES,
     FORMAT,
     HEADER,
-    INDEX,
-    NAMES,
+    INDEX_ARRAYS,
+    NAME_ENCODING,
     Image,
     PackedImages,
     Shard,
@@ -34,12 +34,11 @@ from system.workers import map_parallel, num_workers_for
 
 log = logging.getLogger(__name__)
 
-
-GRAIN = 2 * 10**9  # ns; file systems keep times in steps of up to two seconds (FAT)
+TIME_GRAIN = 2 * 10**9  # ns; file systems store times in steps of up to two seconds (FAT)
 
 
 class BadImages(ValueError):
-    """Some image files cannot be used; all are named."""
+    """Raised if image files cannot be used; names all of them."""
 
 
 def pack(
@@ -55,19 +54,19 @@ def pack(
     num_workers: int | None = None,
     reread: bool = False,
 ) -> PackedImages:
-    """Opens a store, after writing what is missing or out of date.
+    """Open a store, after writing the files that are missing or out of date.
 
     Args:
-        folder: where stores of these photos are.
-        label: what the store's own folder begins with; a hash of recipe and key follows.
+        folder: folder for the stores of these photos.
+        label: start of the name of the store's folder, followed by a hash of recipe and key.
         sources: the image files.
-        make: reads a file and makes the image to keep; a dataclass, whose values are the recipe.
-        per_shard: images per file.
-        what: the images, for messages.
-        limit: only the first so many; they are part of the same store.
-        key: tells apart stores of one recipe that must not replace each other.
-        num_workers: processes that pack; one per core if None and it is worth it.
-        reread: compare the content of all sources, whatever their stamps say.
+        make: reads a file and returns the image to store; a dataclass whose fields are the recipe.
+        per_shard: images per file of the store.
+        what: description of the images, for messages.
+        limit: open only the first `limit` images; they are part of the same store.
+        key: distinguishes stores with the same recipe that must not replace each other.
+        num_workers: number of packing processes; chosen by the amount of work if None.
+        reread: compare the content of all sources, even if their stamps are unchanged.
 
     Raises:
         BadImages: listing every file that cannot be read.
@@ -82,22 +81,22 @@ def pack(
     groups = [used[k : k + per_shard] for k in range(0, len(used), per_shard)]
     shards = [folder / f"{k:05}.safetensors" for k in range(len(groups))]
     jobs = list(zip(shards, groups, strict=True))
-    found = [current(*job, reread=reread) for job in jobs]
+    found = [load_current(*job, reread=reread) for job in jobs]
     if None in found:
         with locked(folder):
-            stale = [job for job in jobs if current(*job, reread=reread) is None]
+            stale = [job for job in jobs if load_current(*job, reread=reread) is None]
             if stale:
                 write_shards(folder, stale, make, recipe, what, num_workers)
             found = [Shard(shard) for shard in shards]
-    if limit is None:  # files of a time when there were more images
+    if limit is None:  # delete files from when there were more images
         for path in set(folder.glob("[0-9]*.safetensors")) - set(shards):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
     return PackedImages([index for index in found if index is not None], len(used))
 
 
-def current(shard: Path, group: Sequence[Source], *, reread: bool = False) -> "Shard | None":
-    """A file's index if it begins with these images, made from these very sources."""
+def load_current(shard: Path, group: Sequence[Source], *, reread: bool = False) -> "Shard | None":
+    """Load the index of a file if its first images were made from exactly these sources."""
     if not shard.exists():
         return None
     try:
@@ -107,31 +106,32 @@ def current(shard: Path, group: Sequence[Source], *, reread: bool = False) -> "S
     num = len(group)
     if index.names[:num].tolist() != [source.name for source in group]:
         return None
-    began, now = time.time_ns(), stats(group)
-    seen, before = index.stamps()
-    seen = seen[:num]
-    if (now[:, 0] != seen[:, 0]).any():
-        return None  # of another size
+    began, now = time.time_ns(), stat_sources(group)
+    stamps, taken = index.stamps()
+    stamps = stamps[:num]
+    if (now[:, 0] != stamps[:, 0]).any():
+        return None  # the size of a file has changed
     newest = now[:, 1:3].max(axis=1, initial=0)
-    doubtful = reread | (now != seen).any(axis=1) | (newest > before - GRAIN)
+    doubtful = reread | (now != stamps).any(axis=1) | (newest > taken - TIME_GRAIN)
     doubts = np.flatnonzero(doubtful)
-    if not all(is_source(group[k].path, index.arrays["sha256"][k]) for k in doubts.tolist()):
+    hashes = index.arrays["sha256"]
+    if not all(matches_sha256(group[k].path, hashes[k]) for k in doubts.tolist()):
         return None
     if len(doubts) and num == len(index.names):
-        index.keep_stamps(now, began)
+        index.save_stamps(now, began)
     return index
 
 
-def is_source(path: str, sha256: NDArray[np.uint8]) -> bool:
-    """Whether a file has this SHA-256."""
+def matches_sha256(path: str, sha256: NDArray[np.integer]) -> bool:
+    """Return whether a file has this SHA-256; False if it cannot be read."""
     try:
         return bytes.fromhex(file_sha256(path)) == sha256.tobytes()
     except OSError:
         return False
 
 
-def stats(group: Sequence[Source]) -> NDArray[np.int64]:
-    """Size, times of modification and change, and inode of each file; zeros where there is none."""
+def stat_sources(group: Sequence[Source]) -> NDArray[np.int64]:
+    """Return size, mtime, ctime and inode of each file, N x 4; zeros if a file is missing."""
 
     def stat(path: str) -> tuple[int, int, int, int]:
         try:
@@ -152,13 +152,13 @@ def write_shards(
     what: str,
     num_workers: int | None,
 ) -> None:
-    """Writes files of a store, in parallel, and goes on past what cannot be read.
+    """Write files of a store in parallel, continuing past images that cannot be read.
 
     Raises:
         BadImages: listing every image that cannot be read.
         ValueError: if the disk is full.
     """
-    for path in folder.glob(".*.safetensors.*"):  # left behind by a process that was killed
+    for path in folder.glob(".*.safetensors.*"):  # left behind by killed processes
         path.unlink()
     log.info("packing %d %s into %s", sum(len(group) for _, group in jobs), what, folder)
     if num_workers is None:
@@ -176,55 +176,25 @@ def write_shards(
 def write_shard(
     job: tuple[Path, Sequence[Source]], *, make: Callable[[Source], Image], recipe: str
 ) -> list[str]:
-    """Writes one file of a store unless an image cannot be read.
+    """Write one file of a store unless an image cannot be read.
 
     Returns:
-        What is wrong with the images; the file was written if nothing is.
+        The problems with images; the file was written if there are none.
     """
     target, group = job
     temporary = target.with_name(f".{target.name}.{platform.node()}.{os.getpid()}")
-    bad, offsets, sizes, hashes = [], [], [], []
-    total = hashlib.sha256()
-    position = 0
-    # Before reading: a change in between makes the file out of date.
-    began, sources = time.time_ns(), stats(group)
+    # Taken before reading, so that a later change of a source makes the file out of date.
+    began, stamps = time.time_ns(), stat_sources(group)
     try:
         with open(temporary, "wb") as file:
             file.seek(HEADER)
-            for source in group:
-                try:
-                    image = make(source)
-                    hashes.append(bytes.fromhex(file_sha256(source.path)))
-                except (ValueError, OSError) as error:
-                    bad.append(str(error))
-                    continue
-                content = np.ascontiguousarray(image).data
-                file.write(content)
-                total.update(content)
-                offsets.append(position)
-                sizes.append(image.shape[:2])
-                position += content.nbytes
-            if bad:
-                return bad
-            padding = bytes(-position % 8)  # the index that follows is aligned
-            names = [source.name.encode(*NAMES) for source in group]
-            width = max(map(len, names))
-            arrays: dict[str, NDArray[Any]] = {
-                "offsets": np.array(offsets, np.int64),
-                "sources": sources,
-                "sizes": np.array(sizes, np.int32),
-                "names": np.array(names, f"S{width}").view(np.uint8).reshape(-1, width),
-                "sha256": np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32),
-            }
-            ordered = {name: arrays[name] for name in INDEX}
-            for part in (padding, *(array.tobytes() for array in ordered.values())):
-                file.write(part)
-                total.update(part)
-            file.seek(0)
-            file.write(header(position + len(padding), ordered, recipe, total.hexdigest()))
+            pixels = write_pixels(file, group, make)
+            if pixels.problems:
+                return pixels.problems
+            write_index(file, group, pixels, stamps, recipe)
             file.flush()
             os.fsync(file.fileno())
-        os.utime(temporary, ns=(began, began))  # when the stamps were taken
+        os.utime(temporary, ns=(began, began))  # the time of the stamps
         for old in target.parent.glob(f"{target.stem}-*.stamps.npy"):
             old.unlink(missing_ok=True)
         os.replace(temporary, target)
@@ -239,9 +209,72 @@ def write_shard(
     return []
 
 
-def header(num_pixels: int, arrays: dict[str, NDArray[Any]], recipe: str, sha256: str) -> bytes:
-    """The first `HEADER` bytes of a safetensors file: length, JSON, spaces."""
-    entries: dict[str, Any] = {"__metadata__": {"recipe": recipe, "sha256": sha256}}
+class WrittenPixels(NamedTuple):
+    """The pixels written to a file of a store, and the problems with images left out."""
+
+    problems: list[str]
+    offsets: list[int]
+    sizes: list[tuple[int, ...]]  # height, width
+    hashes: list[bytes]  # SHA-256 of the sources
+    num_bytes: int
+    checksum: "hashlib._Hash"  # of all bytes written
+
+
+def write_pixels(
+    file: BinaryIO, group: Sequence[Source], make: Callable[[Source], Image]
+) -> WrittenPixels:
+    """Write the pixels of all images that can be read, one image after the other."""
+    problems, offsets, sizes, hashes = [], [], [], []
+    checksum = hashlib.sha256()
+    position = 0
+    for source in group:
+        try:
+            image = make(source)
+            hashes.append(bytes.fromhex(file_sha256(source.path)))
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+            continue
+        content = np.ascontiguousarray(image).data
+        file.write(content)
+        checksum.update(content)
+        offsets.append(position)
+        sizes.append(image.shape[:2])
+        position += content.nbytes
+    return WrittenPixels(problems, offsets, sizes, hashes, position, checksum)
+
+
+def write_index(
+    file: BinaryIO,
+    group: Sequence[Source],
+    pixels: WrittenPixels,
+    stamps: NDArray[np.int64],
+    recipe: str,
+) -> None:
+    """Write the index after the pixels, and the header before them."""
+    padding = bytes(-pixels.num_bytes % 8)  # aligns the index
+    names = [source.name.encode(*NAME_ENCODING) for source in group]
+    width = max(map(len, names))
+    arrays: dict[str, NDArray[np.integer]] = {
+        "offsets": np.array(pixels.offsets, np.int64),
+        "sources": stamps,
+        "sizes": np.array(pixels.sizes, np.int32),
+        "names": np.array(names, f"S{width}").view(np.uint8).reshape(-1, width),
+        "sha256": np.frombuffer(b"".join(pixels.hashes), np.uint8).reshape(-1, 32),
+    }
+    ordered = {name: arrays[name] for name in INDEX_ARRAYS}
+    for part in (padding, *(array.tobytes() for array in ordered.values())):
+        file.write(part)
+        pixels.checksum.update(part)
+    file.seek(0)
+    num_pixels = pixels.num_bytes + len(padding)
+    file.write(build_header(num_pixels, ordered, recipe, pixels.checksum.hexdigest()))
+
+
+def build_header(
+    num_pixels: int, arrays: dict[str, NDArray[np.integer]], recipe: str, sha256: str
+) -> bytes:
+    """Build the first `HEADER` bytes of a safetensors file: length, JSON, spaces."""
+    entries: dict[str, object] = {"__metadata__": {"recipe": recipe, "sha256": sha256}}
     entries["pixels"] = {"dtype": "U8", "shape": [num_pixels], "data_offsets": [0, num_pixels]}
     end = num_pixels
     for name, array in arrays.items():

@@ -1,19 +1,19 @@
-"""The base of data modules that give LR/HR pairs."""
+"""Base of the data modules for enhancers, which load LR/HR pairs."""
 
 import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.base import ShardedDataModule
-from datamodules.batches import Pair, PairBatch, PatchBatch, PatchPlaces
+from datamodules.batches import Pair, PairBatch, PatchBatch, PatchLocations
 from datamodules.degradations import Degradation, shrink
-from datamodules.listing import listing, some
+from datamodules.listing import join_some, list_problems
 from datamodules.patches import PatchDataset
 from datamodules.resident import Resident
 from datamodules.sampling import BatchDataset, Draws
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class PhotoDataset(BatchDataset):
-    """Whole photos in their order, for validation; with several scales, a photo at each of them.
+    """Whole photos in order, for validation; each appears once per scale.
 
     Args:
-        hr: the photos.
-        lr: the LR photos by scale.
+        hr: HR photos.
+        lr: LR photos by scale.
     """
 
     def __init__(self, hr: Images, lr: dict[int, Images]) -> None:
@@ -41,43 +41,43 @@ class PhotoDataset(BatchDataset):
         return len(self.hr) * len(self.lr)
 
     def __getitem__(self, item: int) -> Pair:
-        """One photo, HR cropped to a multiple of its scale."""
+        """Return an item: photo `item // num_scales` at one of the scales."""
         photo, scale = divmod(item, len(self.lr))
         return self.pair(photo, list(self.lr)[scale])
 
     def pair(self, item: int, scale: int) -> Pair:
-        """A photo at a scale."""
-        lr, hr = self.lr[scale].whole(item), self.hr.whole(item)
+        """Return a photo at a scale, with HR cropped to a multiple of the scale."""
+        lr, hr = self.lr[scale].read(item), self.hr.read(item)
         height, width = lr.shape[0] * scale, lr.shape[1] * scale
         return Pair(to_tensor(lr), to_tensor(hr[:height, :width]), str(self.hr.names[item]))
 
     def __getitems__(self, batch: Draws | list[int]) -> PairBatch:
-        """One photo as a batch; photos differ in size."""
+        """Return a batch of one photo, because photos differ in size."""
         assert isinstance(batch, list)
         (pair,) = (self[item] for item in batch)
         return PairBatch(pair.lr[None], pair.hr[None])
 
 
 class Photos(NamedTuple):
-    """HR photos and their LR photos by scale."""
+    """HR photos, and LR photos by scale."""
 
     hr: Images
     lr: dict[int, Images]
 
 
 class PairsDataModule(ShardedDataModule):
-    """Base of the data modules for enhancers. A subclass says where the photos come from.
+    """Base of the data modules for enhancers. Subclasses provide the photos.
 
     Args:
-        scale: HR pixels per LR pixel; a list trains one of them in each step (MDSR).
-        degradation: what is done to the LR photos after shrinking; nothing if None.
+        scale: HR pixels per LR pixel; given a list, each step trains one of the scales (MDSR).
+        degradation: applied to LR photos after downscaling; none if None.
         batch_size: training patches per step over all ranks.
-        patch_size: side of the LR patch in pixels.
-        num_steps: steps per epoch; photos are repeated as often as that takes.
+        patch_size: side of an LR patch in pixels.
+        num_steps: steps per epoch; photos are repeated as necessary.
         num_workers: loader processes per rank.
         seed: the run's seed.
-        limit: use the first `limit` photos of each split (all if None).
-        on_device: keep all photos on the training device and cut the patches there.
+        limit: use only the first `limit` photos of each split (all if None).
+        on_device: keep all photos on the training device and crop the patches there.
     """
 
     kind = "pairs"
@@ -117,24 +117,29 @@ class PairsDataModule(ShardedDataModule):
         self.resident: Resident | None = None
 
     def photos(self, split: str, degradation: Degradation) -> Photos:
-        """HR and LR photos of `train` or `val`; LR degraded as always for the image's name."""
+        """Load the photos of `train` or `val`.
+
+        Args:
+            split: `train` or `val`.
+            degradation: to be applied to LR photos by `Degradation.apply_fixed`.
+        """
         raise NotImplementedError
 
     def in_memory(
         self, hr: Sequence[Tensor], names: Sequence[str], degradation: Degradation
     ) -> Photos:
-        """Photos (3 x H x W uint8) that stay in memory, with LR made from them."""
+        """Make LR photos from HR photos (3 x H x W uint8) and keep both in memory."""
         lr: dict[int, Images] = {}
         for scale in self.scales:
             small = [
-                degradation.fixed(shrink(image, scale), name)
+                degradation.apply_fixed(shrink(image, scale), name)
                 for image, name in zip(hr, names, strict=True)
             ]
             lr[scale] = MemoryImages([to_array(image) for image in small], names)
         return Photos(MemoryImages([to_array(image) for image in hr], names), lr)
 
     def split(self, split: str) -> Photos:
-        """Photos of a split, opened once."""
+        """Return the photos of a split, loading them the first time."""
         if split not in self.opened:
             drawn_later = split == "train" and self.degradation.every_epoch
             fixed = replace(self.degradation, every_epoch=False)
@@ -145,11 +150,11 @@ class PairsDataModule(ShardedDataModule):
         return self.opened[split]
 
     def prepare_data(self) -> None:
-        """Makes the store where there is one; Lightning calls this on one rank per machine."""
+        """Pack the store if there is one; Lightning calls this on one rank per machine."""
         self.fingerprint()
 
     def fingerprint(self, split: str | None = None) -> str:
-        """SHA-256 of the content of the photos of a split, or of both."""
+        """Return the SHA-256 of the content of a split's photos, or of both splits'."""
         splits = ["train", "val"] if self.trains else ["val"]
         total = hashlib.sha256()
         for photos in map(self.split, splits if split is None else [split]):
@@ -158,37 +163,37 @@ class PairsDataModule(ShardedDataModule):
         return total.hexdigest()
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the photos."""
+        """Load the photos."""
         if stage in (None, "fit"):
             self.train = PatchDataset(
                 *self.split("train"),
                 patch_size=self.patch_size,
                 seed=self.seed,
                 degradation=self.degradation if self.degradation.every_epoch else None,
-                places=self.on_device,
+                locations=self.on_device,
             )
             if self.train.skipped:
                 log.info(
                     "%d of %d photos are smaller than a patch and do not train: %s",
                     len(self.train.skipped),
                     len(self.train.hr),
-                    some(self.train.skipped, 100),
+                    join_some(self.train.skipped, 100),
                 )
         self.val = PhotoDataset(*self.split("val"))
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of patches."""
+    def train_dataloader(self) -> DataLoader[object]:
+        """Return a loader of batches of patches."""
         return self.train_loader(self.dataset("train"), num_steps=self.num_steps)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Whole photos, one at a time."""
+    def val_dataloader(self) -> DataLoader[object]:
+        """Return a loader of whole photos, one at a time."""
         return self.val_loader(self.dataset("val"))
 
     def on_after_batch_transfer(
-        self, batch: PatchBatch | PatchPlaces | PairBatch, dataloader_idx: int
+        self, batch: PatchBatch | PatchLocations | PairBatch, dataloader_idx: int
     ) -> PairBatch:
-        """Cuts out, flips, rotates and converts on the device what the loader has left to do."""
-        if isinstance(batch, PatchPlaces):
+        """Finish a batch on the device: crop patches, flip, rotate and convert to float."""
+        if isinstance(batch, PatchLocations):
             device = batch.code_B.device
             if self.resident is None or self.resident.device != device:
                 self.resident = Resident(self.train.hr, self.train.lr, self.patch_size, device)
@@ -197,17 +202,18 @@ class PairsDataModule(ShardedDataModule):
 
 
 def check_measurable(photos: Photos) -> None:
-    """Refuses photos of which the borders that metrics ignore leave nothing.
+    """Check that photos are larger than the borders that metrics ignore.
 
     Raises:
-        ValueError: naming the first ten.
+        ValueError: naming the first ten photos that are too small.
     """
     scale = max(photos.lr)
-    least = max(2 * (scale + 6) + 1, 2 * scale + 11)  # borders of PSNR; of SSIM, and its window
+    # The borders of PSNR, and those of SSIM plus its window.
+    least = max(2 * (scale + 6) + 1, 2 * scale + 11)
     problems = [
         f"{printable_name(photos.hr.names[k])} is {photos.hr.sizes[k, 1]}x{photos.hr.sizes[k, 0]}"
         for k in np.flatnonzero(photos.hr.sizes.min(axis=1) < least).tolist()
     ]
     if problems:
         title = f"validation photos are too small to measure: {least} pixels a side are needed"
-        raise ValueError(listing(title, problems))
+        raise ValueError(list_problems(title, problems))

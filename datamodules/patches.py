@@ -1,25 +1,25 @@
-"""Random patches of photos; each is a function of seed, epoch and position."""
+"""Random patches of photos, determined by seed, epoch and position."""
 
 import numpy as np
 import torch
 
-from datamodules.batches import PatchBatch, PatchPlaces
+from datamodules.batches import PatchBatch, PatchLocations
 from datamodules.degradations import Degradation
-from datamodules.sampling import BatchDataset, Draws, Use, below, random_stream
+from datamodules.sampling import BatchDataset, Draws, Purpose, integers_below, random_stream
 from datamodules.store import Image, Images
 from images.pixels import to_array, to_tensor
 
 
 class PatchDataset(BatchDataset):
-    """Random patches with one of the eight flips and rotations; each a function of its position.
+    """Random patches, each with one of the eight flips and rotations.
 
     Args:
-        hr: the photos.
-        lr: the LR photos by scale; a batch has one scale, drawn for each step.
-        patch_size: side of the LR patch in pixels.
+        hr: HR photos.
+        lr: LR photos by scale; the scale of a batch is drawn for each step.
+        patch_size: side of an LR patch in pixels.
         seed: the run's seed.
-        degradation: applied to each LR patch anew; None where the LR photos are degraded already.
-        places: give places instead of pixels.
+        degradation: drawn anew for each LR patch; None if the LR photos are degraded already.
+        locations: return the locations of patches instead of their pixels.
 
     Raises:
         ValueError: if every photo is smaller than a patch.
@@ -33,14 +33,14 @@ class PatchDataset(BatchDataset):
         patch_size: int,
         seed: int,
         degradation: Degradation | None = None,
-        places: bool = False,
+        locations: bool = False,
     ) -> None:
         self.hr = hr
         self.lr = lr
         self.patch_size = patch_size
         self.seed = seed
         self.degradation = degradation
-        self.places = places
+        self.locations = locations
         shortest = np.min([images.sizes.min(axis=1) for images in lr.values()], axis=0)
         least = patch_size if degradation is None else max(patch_size, degradation.margin + 1)
         self.items = np.flatnonzero(shortest >= least)
@@ -57,22 +57,22 @@ class PatchDataset(BatchDataset):
         return len(self.items)
 
     def scale_of(self, draws: Draws) -> int:
-        """The scale of a step, the same on all ranks and in all micro-batches."""
+        """Draw the scale of a step, which is the same on all ranks and in all micro-batches."""
         step = draws._replace(first=draws.step, items=draws.items[:1])
-        word = step.words(self.seed, Use.SCALE)[0, 0]
-        return list(self.lr)[below(word, len(self.lr))]
+        word = step.words(self.seed, Purpose.SCALE)[0, 0]
+        return list(self.lr)[integers_below(word, len(self.lr))]
 
-    def __getitems__(self, draws: Draws | list[int]) -> PatchBatch | PatchPlaces:
-        """A batch of patches."""
+    def __getitems__(self, draws: Draws | list[int]) -> PatchBatch | PatchLocations:
+        """Return a batch of patches."""
         assert isinstance(draws, Draws)
         scale, size = self.scale_of(draws), self.patch_size
         lr, num = self.lr[scale], len(draws.items)
         item_B = self.items[draws.items]
-        words = draws.words(self.seed, Use.PATCH)
-        top_B, left_B = below(words[:, :2], lr.sizes[item_B] - size + 1).T
+        words = draws.words(self.seed, Purpose.PATCH)
+        top_B, left_B = integers_below(words[:, :2], lr.sizes[item_B] - size + 1).T
         code_B = torch.from_numpy((words[:, 2] & np.uint64(7)).astype(np.int64))
-        if self.places:
-            return PatchPlaces(
+        if self.locations:
+            return PatchLocations(
                 scale,
                 torch.from_numpy(item_B),
                 torch.from_numpy(top_B),
@@ -92,16 +92,20 @@ class PatchDataset(BatchDataset):
         return PatchBatch(torch.from_numpy(lr_BHWC), torch.from_numpy(hr_BHWC), code_B)
 
     def degraded(self, lr: Image, item: int, top: int, left: int, draws: Draws, k: int) -> Image:
-        """The patch of the degraded image, made from the patch and a margin around it.
+        """Crop a patch from the degraded image, degrading only the patch and a margin around it.
 
-        The strengths are those of the image in this epoch, the noise is the patch's own.
+        The strengths are the same for all patches of an image in an epoch; the noise is not.
         """
         assert self.degradation is not None
-        strengths = random_stream(self.seed, epoch=draws.epoch, position=item, use=Use.STRENGTH)
-        noise = random_stream(self.seed, epoch=draws.epoch, position=draws.first + k, use=Use.NOISE)
+        strengths = random_stream(
+            self.seed, epoch=draws.epoch, position=item, purpose=Purpose.STRENGTH
+        )
+        noise = random_stream(
+            self.seed, epoch=draws.epoch, position=draws.first + k, purpose=Purpose.NOISE
+        )
         margin, size = self.degradation.margin, self.patch_size
         first_row, first_column = max(0, top - margin), max(0, left - margin)
         around = lr[first_row : top + size + margin, first_column : left + size + margin]
-        degraded = self.degradation.drawn(strengths).apply(to_tensor(around.copy()), noise)
+        degraded = self.degradation.draw(strengths).apply(to_tensor(around.copy()), noise)
         top, left = top - first_row, left - first_column
         return to_array(degraded[:, top : top + size, left : left + size])

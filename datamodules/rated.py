@@ -1,7 +1,7 @@
-"""Photos with the distribution of their ratings, for training scorers.
+"""Photos with the distributions of their ratings, for training scorers.
 
-A table of ratings and a folder of photos, for any number K of ratings that people could choose
-from. Photos are resized once, by the scorer's own rule, into a binary store (`datamodules.store`).
+The data are a table of ratings, with any number K of possible ratings, and a folder of photos.
+Photos are resized once, by the scorer's rule, into a binary store (`datamodules.store`).
 
 Shape suffixes: B batch, C channels, H and W height and width, N images, K rating buckets.
 """
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from datamodules.base import ShardedDataModule
-from datamodules.folders import store_of
-from datamodules.listing import some
+from datamodules.folders import store_folder
+from datamodules.listing import join_some
 from datamodules.packing import pack
 from datamodules.ratings_dataset import RatedBatch, RatedCrops, RatedDataset
-from datamodules.ratings_table import FileNames, Ratings, compose, read_ratings, read_text
-from datamodules.store import NAMES, Image, PackedImages, Source
+from datamodules.ratings_table import FileNames, Ratings, read_ratings, read_text, to_nfc
+from datamodules.store import NAME_ENCODING, Image, PackedImages, Source
 from images.file_names import printable_name
 from images.finding import list_image_names
 from images.pixels import to_array, to_bytes, to_unit
@@ -33,26 +33,26 @@ from networks.nima import ResizeFilter, ResizeRule, check_view, resize_images
 
 log = logging.getLogger(__name__)
 
-PER_SHARD = 1024  # photos per file of the store: 200 MB at 256 x 256
+PER_SHARD = 1024  # photos per file of the store; 200 MB at 256 x 256
 
 
 class RatedDataModule(ShardedDataModule):
-    """Base of the data modules for scorers. A subclass fills `train` and `val` in `setup`.
+    """Base of the data modules for scorers. Subclasses set `train` and `val` in `setup`.
 
     Args:
-        num_buckets: K, the number of ratings.
-        resize_rule: how photos are made small: `squash`, `short_side` or `native` (see `NIMA`).
+        num_buckets: K, the number of possible ratings.
+        resize_rule: how photos are resized: `squash`, `short_side` or `native` (see `NIMA`).
         resize_filter: `bilinear` or `nearest`.
-        resize: side that the rule aims at, in pixels.
-        crop: side of the crop that the scorer sees, in pixels.
+        resize: target side in pixels.
+        crop: side in pixels of the crop that the scorer sees.
         batch_size: training images per step over all ranks.
         num_workers: loader processes per rank.
         seed: the run's seed.
-        limit: use the first `limit` images of each split (all if None).
+        limit: use only the first `limit` images of each split (all if None).
     """
 
     kind = "rated"
-    official = False  # whether the list is the official one, which has ids that are not rated
+    official = False  # whether val_list is AVA's official test list, which has ids without ratings
     train: RatedDataset
     val: RatedDataset
 
@@ -77,28 +77,30 @@ class RatedDataModule(ShardedDataModule):
         self.resize = resize
         self.crop = crop
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of random crops; an epoch shows every image once, up to the last full batch."""
+    def train_dataloader(self) -> DataLoader[object]:
+        """Return a loader of random crops: in an epoch, one of each image, in full batches."""
         train = self.dataset("train")
         return self.train_loader(train, num_steps=max(1, len(train) // self.batch_size))
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Centre crops."""
+    def val_dataloader(self) -> DataLoader[object]:
+        """Return a loader of centre crops."""
         return self.val_loader(self.dataset("val"), batch_size=self.batch_size)
 
     def on_after_batch_transfer(self, batch: RatedCrops, dataloader_idx: int) -> RatedBatch:
-        """Flips and converts to float on the device: a quarter of the bytes travel."""
+        """Flip and convert to float on the device, so that only bytes are transferred."""
         return batch.to_unit()
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Resizes a photo by a scorer's rule: the same arithmetic as `NIMA.prepare`.
+    """Resizes a photo by a scorer's rule, with the same arithmetic as `NIMA.prepare`.
+
+    Its name and its fields are part of the recipe of stores.
 
     Args:
         rule: `squash`, `short_side` or `native`.
         resize_filter: `bilinear` or `nearest`.
-        side: what the rule aims at: `resize`, or for `native`, which only enlarges, `crop`.
+        side: target side: `resize`, or `crop` for `native`, which only enlarges.
     """
 
     rule: ResizeRule
@@ -109,7 +111,7 @@ class Resize:
         """Read the file and resize the photo.
 
         Raises:
-            ValueError: if the photo cannot be read, or is too narrow; the message names it.
+            ValueError: if the photo cannot be read or is too narrow; the message names it.
         """
         image_BCHW = to_unit(read_image(source.path))[None]
         try:
@@ -122,20 +124,20 @@ class Resize:
 
 
 class StoredRatings(RatedDataModule):
-    """Base of the data modules that read a table and a folder, through a binary store.
+    """Base of the data modules that read a table and a folder through a binary store.
 
     Args:
         images: folder of the photos.
-        val_list: file with one image per line (name, with or without suffix): they validate. None
-            holds out `val_share` of all images, chosen by `split_seed` and the images' names.
-        train_list: file with the images that train; all others if None.
-        test_list: file with images that neither train nor validate: a test set, for evaluate.
-        val_share: share of the others that is held out where there is no `val_list`.
-        split_seed: chooses it; apart from the run's seed, so that runs can be compared.
-        max_missing: how many rated images may lack a file.
-        native_share: share of the training crops that are cut from the photos at full resolution,
-            which are packed too: a scorer in the loss of an enhancer sees such patches.
-        store: folder of the binary store; `packed` beside the photos if None.
+        val_list: file with the images for validation, one name per line, with or without suffix.
+            If None, `val_share` of the images are held out, chosen by `split_seed` and their names.
+        train_list: file with the images for training; all other images if None.
+        test_list: file with images excluded from training and validation: a test set for evaluate.
+        val_share: share of the images held out if there is no `val_list`.
+        split_seed: seed of that choice; independent of the run's seed, so that runs are comparable.
+        max_missing: number of rated images that may be missing.
+        native_share: share of training crops taken from the photos at full resolution, which are
+            packed too. A scorer in the loss of an enhancer sees such patches.
+        store: folder for binary stores; `packed` beside the photos if None.
         rated: arguments of `RatedDataModule`.
     """
 
@@ -172,28 +174,28 @@ class StoredRatings(RatedDataModule):
         self.digest: str | None = None
 
     def ratings(self) -> Ratings:
-        """Reads the table."""
+        """Read the table of ratings."""
         raise NotImplementedError
 
     def prepare_data(self) -> None:
-        """Packs; Lightning calls this on one rank per machine."""
+        """Pack the photos; Lightning calls this on one rank per machine."""
         self.open()
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the photos; both splits, as the constant predictor is the mean of the training."""
+        """Open both splits, because the constant predictor is the mean of the training ratings."""
         self.open()
 
     def fingerprint(self, split: str | None = None) -> str:
-        """SHA-256 of the photos' content, their ratings and the splits."""
+        """Return the SHA-256 of the photos' content, their ratings and the splits."""
         self.open()
         assert self.digest is not None
         return self.digest
 
     def open(self) -> None:
-        """Reads the table, splits it, and opens the store after packing what is missing.
+        """Read and split the table, and open the store after packing what is missing.
 
         Raises:
-            ValueError: naming what is wrong with the table, the lists or the photos.
+            ValueError: describing what is wrong with the table, the lists or the photos.
         """
         if self.digest is not None:
             return
@@ -204,10 +206,10 @@ class StoredRatings(RatedDataModule):
         if len(missing) > self.max_missing and self.limit is None:
             raise ValueError(
                 f"{len(missing)} of {len(there)} rated images are not in {self.folder}: "
-                f"{some(missing)}; data.max_missing={len(missing)} goes on without them"
+                f"{join_some(missing)}; data.max_missing={len(missing)} goes on without them"
             )
         if missing:
-            notes.append(f"{len(missing)} without a file ({some(missing)})")
+            notes.append(f"{len(missing)} without a file ({join_some(missing)})")
         names, p_NK = ratings.names[there], ratings.p_NK[there]
         num_votes_N = None if ratings.num_votes_N is None else ratings.num_votes_N[there]
         if not len(names):
@@ -224,8 +226,8 @@ class StoredRatings(RatedDataModule):
             names, p_NK = names[used], p_NK[used]
             num_votes_N = None if num_votes_N is None else num_votes_N[used]
         side = self.crop if self.resize_rule == "native" else self.resize
-        images = self.packed(names, self.resize_rule, side)
-        native = self.packed(names, "native", self.crop) if self.native_share else None
+        images = self.pack_photos(names, self.resize_rule, side)
+        native = self.pack_photos(names, "native", self.crop) if self.native_share else None
 
         p, crop, seed = torch.from_numpy(p_NK), self.crop, self.seed
         self.train = RatedDataset(
@@ -248,56 +250,60 @@ class StoredRatings(RatedDataModule):
                 total.update(dataset.num_votes_N.tobytes())
         self.digest = total.hexdigest()
 
-    def packed(self, names: NDArray[np.str_], rule: ResizeRule, side: int) -> PackedImages:
-        """The store of these photos, resized; makes what is missing of it."""
+    def pack_photos(self, names: NDArray[np.str_], rule: ResizeRule, side: int) -> PackedImages:
+        """Open the store of these photos at this size, after packing what is missing."""
         folder, suffix = str(self.folder), "" if self.resize_filter == "bilinear" else "_nearest"
         return pack(
-            store_of(self.folder, self.store),
+            store_folder(self.folder, self.store),
             f"{rule}{side}{suffix}",
             [Source(name, f"{folder}/{name}") for name in names.tolist()],
             Resize(rule, self.resize_filter, side),
             per_shard=PER_SHARD,
             what="rated photos",
             reread=self.reread,
-            # Another choice of photos is another store: rewriting 50 GB for a few would be worse.
-            key=hashlib.sha256("\0".join(names).encode(*NAMES)).hexdigest(),
+            # Each choice of photos has its own store, so that a small one does not replace 50 GB.
+            key=hashlib.sha256("\0".join(names).encode(*NAME_ENCODING)).hexdigest(),
         )
 
     def files(self) -> list[str]:
-        """Names of the image files."""
+        """List the names of the image files."""
         return list_image_names(self.folder)
 
     def split(
         self, names: NDArray[np.str_]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-        """Positions that train and that validate, and what the test list of AVA has too much.
+        """Split images into training and validation.
+
+        Returns:
+            The indices for training, those for validation, and the names on lists that have no
+            ratings (for AVA's official test list only).
 
         Raises:
-            ValueError: if lists overlap or name what is not rated, or a split is empty.
+            ValueError: if lists overlap or name unrated images, or a split is empty.
         """
         unlisted: list[str] = []
         test = np.empty(0, np.int64)
         if self.test_list is not None:
-            test, unlisted = listed(self.test_list, names)
+            test, unlisted = match_list(self.test_list, names)
         others = np.setdiff1d(np.arange(len(names)), test)
         if self.val_list is None:
-            val = others[chosen(names[others], self.val_share, self.split_seed)]
+            val = others[draw_share(names[others], self.val_share, self.split_seed)]
         else:
-            val, more = listed(self.val_list, names)
+            val, more = match_list(self.val_list, names)
             unlisted += more
         train = np.setdiff1d(others, val)
         if self.train_list is not None:
-            train, more = listed(self.train_list, names)
+            train, more = match_list(self.train_list, names)
             unlisted += more
         lists = ((train, self.train_list), (val, self.val_list), (test, self.test_list))
         for (one, a), (other, b) in itertools.combinations(lists, 2):
             both = names[np.intersect1d(one, other)].tolist()
             if both:
-                raise ValueError(f"{a} and {b} overlap in {len(both)} images: {some(both)}")
+                raise ValueError(f"{a} and {b} overlap in {len(both)} images: {join_some(both)}")
         if unlisted and not self.official:
             raise ValueError(
                 f"{len(unlisted)} images of the lists are not rated photos of {self.folder}: "
-                f"{some(unlisted)}"
+                f"{join_some(unlisted)}"
             )
         train, val = train[: self.limit], val[: self.limit]
         for split, items in (("train", train), ("validate", val)):
@@ -306,23 +312,25 @@ class StoredRatings(RatedDataModule):
         return train, val, unlisted
 
 
-def chosen(names: NDArray[np.str_], share: float, seed: int) -> NDArray[np.int64]:
-    """Positions of a share of the images, at least one, by a hash of seed and name.
+def draw_share(names: NDArray[np.str_], share: float, seed: int) -> NDArray[np.int64]:
+    """Choose a share of the images, at least one, by a hash of seed and name, and return indices.
 
-    So an image that is added or lost moves no other from one split to the other, but for the one at
-    the border.
+    Adding or removing an image thus moves at most one other image between the splits.
     """
-    keys = (f"{seed}/{name}".encode(*NAMES) for name in names.tolist())
+    keys = (f"{seed}/{name}".encode(*NAME_ENCODING) for name in names.tolist())
     hashes = b"".join(hashlib.sha256(key).digest()[:8] for key in keys)
     order = np.argsort(np.frombuffer(hashes, np.uint64), kind="stable")
     return np.sort(order[: max(1, round(share * len(names)))])
 
 
-def listed(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], list[str]]:
-    """Positions of the images that a list names, one per line, and the names that are none of them.
+def match_list(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], list[str]]:
+    """Look up the images on a list, which has one name per line.
+
+    Returns:
+        The indices of the images, and the names that match none.
 
     Raises:
-        ValueError: if the list cannot be read, or a name without suffix could mean two images.
+        ValueError: if the list cannot be read, or a name without suffix is ambiguous.
     """
     try:
         lines = read_text(Path(file).expanduser()).splitlines()
@@ -331,16 +339,16 @@ def listed(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], list[
     by_name = {name: k for k, name in enumerate(names.tolist())}
     by_stem: dict[str, list[int]] = {}
     for name, k in by_name.items():
-        by_stem.setdefault(compose(name.rpartition(".")[0]), []).append(k)
+        by_stem.setdefault(to_nfc(name.rpartition(".")[0]), []).append(k)
     known = FileNames(by_name)
     found, unknown = set(), []
     for line in filter(None, map(str.strip, lines)):
-        name = known.meant(line)
-        meant = [by_name[name]] if name in by_name else by_stem.get(compose(line), [])
-        if len(meant) > 1:
-            raise ValueError(f"{file}: {line} could be {' or '.join(names[meant].tolist())}")
-        if meant:
-            found.add(meant[0])
+        name = known.resolve(line)
+        matches = [by_name[name]] if name in by_name else by_stem.get(to_nfc(line), [])
+        if len(matches) > 1:
+            raise ValueError(f"{file}: {line} could be {' or '.join(names[matches].tolist())}")
+        if matches:
+            found.add(matches[0])
         else:
             unknown.append(line)
     return np.array(sorted(found), np.int64), unknown
@@ -349,13 +357,13 @@ def listed(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], list[
 class RatedFolder(StoredRatings):
     """A table of ratings and a folder of photos.
 
-    The table is a CSV file (see `read_ratings`) with the columns `image,votes_1,...,votes_K`, or
-    `image,mean` or `image,mean,std`: then each photo's distribution is the one of maximum entropy
-    that has this mean (and standard deviation). What `python run.py score` writes is a table, too:
-    a scorer that is trained on it learns from the one that rated.
+    The table is a CSV file (see `read_ratings`) with the columns `image,votes_1,...,votes_K`,
+    `image,mean` or `image,mean,std`. From means, and standard deviations if given, distributions
+    are computed by maximum entropy. The table can also be the output of `python run.py score`, to
+    distil one scorer into another.
 
     Args:
-        ratings: the table.
+        ratings: path of the table.
         images: folder of the photos.
         more: arguments of `StoredRatings`.
     """
@@ -366,5 +374,5 @@ class RatedFolder(StoredRatings):
         self.description = f"rated photos of {images}"
 
     def ratings(self) -> Ratings:
-        """Reads the table."""
+        """Read the table of ratings."""
         return read_ratings(self.table, self.num_buckets, self.files())

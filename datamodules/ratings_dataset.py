@@ -1,4 +1,4 @@
-"""Rated photos as a data set: batches, crops and flips."""
+"""Data set of rated photos, with random crops and flips."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.sampling import BatchDataset, Draws, Use, below
+from datamodules.sampling import BatchDataset, Draws, Purpose, integers_below
 from datamodules.store import Images
 from images.pixels import to_unit
 
 
 class RatedBatch(NamedTuple):
-    """Photos as the scorer sees them, float32 in [0, 1], the shares of their ratings, positions."""
+    """Crops for the scorer in float32 in [0, 1], rating distributions, and indices of photos."""
 
     images_BCHW: Tensor
     p_BK: Tensor
@@ -21,7 +21,7 @@ class RatedBatch(NamedTuple):
 
 
 class RatedCrops(NamedTuple):
-    """Crops as they are cut out, uint8; whether each is to be flipped (0 or 1); their positions."""
+    """Crops in uint8, rating distributions, indices of photos, and whether to flip (0 or 1)."""
 
     images_BHWC: Tensor
     p_BK: Tensor
@@ -29,7 +29,10 @@ class RatedCrops(NamedTuple):
     flip_B: Tensor
 
     def to_unit(self) -> RatedBatch:
-        """Flipped and float32 in [0, 1]: on the training device, so that bytes travel."""
+        """Flip and convert to float32 in [0, 1].
+
+        Done on the training device, because transferring bytes is faster than transferring floats.
+        """
         images_BCHW = self.images_BHWC.permute(0, 3, 1, 2).contiguous()
         flip_B111 = (self.flip_B == 1)[:, None, None, None]
         flipped_BCHW = torch.where(flip_B111, images_BCHW.flip(-1), images_BCHW)
@@ -37,17 +40,17 @@ class RatedCrops(NamedTuple):
 
 
 class RatedDataset(BatchDataset):
-    """Crops of resized photos: random and flipped in training, the centre in validation.
+    """Crops of resized photos: random with random flips in training, central in validation.
 
     Args:
-        images: photos, resized by the scorer's rule.
-        p_NK: the rating distributions of all of them; rows sum to 1.
-        items: which of them belong to this split.
-        crop: side of the crop, in pixels.
+        images: photos of all splits, resized by the scorer's rule.
+        p_NK: rating distributions of all photos; rows sum to 1.
+        items: indices of the photos in this split.
+        crop: side of the crop in pixels.
         seed: the run's seed.
-        num_votes_N: votes that each photo of all has; None where they are not known.
-        native: all photos at their full resolution.
-        native_share: probability that a training crop is cut from there.
+        num_votes_N: number of votes of each photo; None if unknown.
+        native: all photos at full resolution.
+        native_share: probability that a training crop is taken from `native`.
     """
 
     def __init__(
@@ -78,23 +81,23 @@ class RatedDataset(BatchDataset):
 
     @property
     def names(self) -> NDArray[np.str_]:
-        """The photos' names."""
+        """Names of the photos."""
         return self.images.names[self.items]
 
     def __getitems__(self, batch: Draws | list[int]) -> RatedCrops:
-        """A training batch for `Draws`, a validation batch for plain numbers."""
+        """Return a training batch for `Draws`, or a validation batch for a list of indices."""
         numbers_B = batch.items if isinstance(batch, Draws) else np.array(batch)
         item_B, num = self.items[numbers_B], len(numbers_B)
         size_B2 = self.images.sizes[item_B]
         native_B = np.zeros(num, np.bool_)
         corner_B2, flip_B = (size_B2 - self.crop) // 2, np.zeros(num, np.int64)
         if isinstance(batch, Draws):
-            words = batch.words(self.seed, Use.CROP)
+            words = batch.words(self.seed, Purpose.CROP)
             if self.native is not None:
-                native_B = below(words[:, 3], 2**20) < self.native_share * 2**20
+                native_B = integers_below(words[:, 3], 2**20) < self.native_share * 2**20
                 size_B2 = np.where(native_B[:, None], self.native.sizes[item_B], size_B2)
 
-            corner_B2 = below(words[:, :2], size_B2 - self.crop + 1)
+            corner_B2 = integers_below(words[:, :2], size_B2 - self.crop + 1)
             flip_B = (words[:, 2] & np.uint64(1)).astype(np.int64)
         images_BHWC = np.empty((num, self.crop, self.crop, 3), np.uint8)
         for k, (top, left) in enumerate(corner_B2.tolist()):
@@ -107,6 +110,6 @@ class RatedDataset(BatchDataset):
         )
 
     def picture(self, number: int) -> Tensor:
-        """A photo as validation sees it, 3 x H x W uint8."""
+        """Return the crop of a photo used in validation, 3 x H x W uint8."""
         crops: RatedCrops = self.__getitems__([number])
         return crops.images_BHWC[0].permute(2, 0, 1)

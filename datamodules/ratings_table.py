@@ -1,4 +1,4 @@
-"""Tables of ratings as people and spreadsheets write them, and distributions from their moments.
+"""Read tables of ratings written by people and spreadsheets; distributions from their moments.
 
 Shape suffixes: N images, K rating buckets.
 """
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from networks.tensor_files import printable
 from system.regular_files import read_regular
 
-MAX_TABLE = 2**28  # bytes; a line for each photo of AVA takes 15 MB
-MAX_VOTES = 10**6  # for one rating of one photo; AVA's photos have up to 549 in all
-# UTF-32 first: its mark begins with that of UTF-16.
-MARKS = {
+MAX_TABLE = 2**28  # bytes; AVA's table has 15 MB
+MAX_VOTES = 10**6  # votes for one rating of a photo; AVA's photos have up to 549 in total
+# UTF-32 first, because its mark starts with that of UTF-16.
+BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -32,26 +32,27 @@ SAVE_AS_UTF8 = "save it as UTF-8 (in Excel: CSV UTF-8)"
 
 
 class Ratings(NamedTuple):
-    """Rated images, and what was left out of the table and why."""
+    """Ratings of images."""
 
-    names: NDArray[np.str_]  # of the files, N
+    names: NDArray[np.str_]  # file names, N
     p_NK: NDArray[np.float32]
-    num_votes_N: NDArray[np.int64] | None  # None where the table does not say
-    notes: list[str]
+    num_votes_N: NDArray[np.int64] | None  # None if not in the table
+    notes: list[str]  # on images left out
 
 
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
-    Bytes that are not UTF-8 become lone surrogates, as in file names that Python reads: a table
-    may name such files.
+    Bytes that are not UTF-8 become lone surrogates, as Python decodes file names, because a table
+    may contain such names.
 
     Raises:
-        ValueError: if it is in another encoding with zero bytes, or not a regular file.
+        ValueError: if it contains zero bytes (in another encoding), or is not a regular file.
         OSError: if it cannot be read.
     """
     content = read_regular(path, MAX_TABLE)
-    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
+    marks = BYTE_ORDER_MARKS.items()
+    encoding = next((name for mark, name in marks if content.startswith(mark)), None)
     if encoding is not None:
         try:
             return content.decode(encoding)
@@ -63,54 +64,54 @@ def read_text(path: Path) -> str:
     return content.decode("utf-8-sig", "surrogateescape")
 
 
-def compose(name: str) -> str:
-    """A name in Unicode's composed form: Macs decompose the names of files, keyboards do not."""
+def to_nfc(name: str) -> str:
+    """Convert a name to composed Unicode (NFC), because macOS decomposes file names."""
     return unicodedata.normalize("NFC", name)
 
 
 class FileNames:
-    """File names, found by names that look the same (composed or decomposed).
+    """A set of file names in which names are found in composed and decomposed Unicode.
 
     Args:
-        names: of the files.
+        names: names of the files.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
-        self.alike: dict[str, list[str]] = {}
+        self.by_nfc: dict[str, list[str]] = {}
         for name in self.names:
-            self.alike.setdefault(compose(name), []).append(name)
+            self.by_nfc.setdefault(to_nfc(name), []).append(name)
 
-    def meant(self, name: str) -> str:
-        """The file that a name means; the name itself if there is none.
+    def resolve(self, name: str) -> str:
+        """Return the file name that equals a name up to Unicode form, or the name if none does.
 
         Raises:
-            ValueError: if it could be two.
+            ValueError: if there are two.
         """
         if name in self.names:
             return name
-        found = self.alike.get(compose(name), [name])
+        found = self.by_nfc.get(to_nfc(name), [name])
         if len(found) > 1:
-            shown = " and ".join(sorted(map(ascii, found)))
-            raise ValueError(f"two files look like {name!r}: {shown}")
+            both = " and ".join(sorted(map(ascii, found)))
+            raise ValueError(f"two files look like {name!r}: {both}")
         return found[0]
 
-    def at_end(self, path: str) -> str:
-        """The file that the last parts of a path mean, as many as there can be.
+    def resolve_path(self, path: str) -> str:
+        """Return the file name that equals the end of a path, as many parts of it as possible.
 
         Raises:
-            ValueError: as `meant`.
+            ValueError: if there are two.
         """
         parts = PurePosixPath(path).parts
         for k in range(len(parts)):
-            name = self.meant("/".join(parts[k:]))
+            name = self.resolve("/".join(parts[k:]))
             if name in self.names:
                 return name
         return parts[-1] if parts else path
 
 
 class Table(NamedTuple):
-    """A table as it was written: its columns, and its rows by line."""
+    """Cells of a table as text: names of the columns, and rows with their line numbers."""
 
     columns: list[str]
     rows: list[tuple[int, list[str]]]
@@ -118,14 +119,14 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV file: separated by comma, semicolon or tab, without blank rows and columns.
+    """Read a CSV file with commas, semicolons or tabs, dropping blank rows and columns.
 
     Raises:
         ValueError: if it cannot be read.
     """
     try:
         text = read_text(path)
-        if re.match("sep=.\r?\n", text):  # tells Excel the separator
+        if re.match("sep=.\r?\n", text):  # states the separator for Excel
             text = "\n" + text[text.index("\n") + 1 :]
         header = next(filter(str.strip, text.splitlines()), "")
         separator = max(",;\t", key=header.count)
@@ -138,7 +139,7 @@ def read_table(path: Path) -> Table:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: cannot be read as a table of ratings ({reason})") from error
     columns = [name.strip().lower() for name in lines[0][1]] if lines else []
-    while columns and not columns[-1]:  # spreadsheets save empty columns, too
+    while columns and not columns[-1]:  # spreadsheets also save empty columns
         columns.pop()
     width = len(columns)
     rows = [(n, row if any(map(str.strip, row[width:])) else row[:width]) for n, row in lines[1:]]
@@ -148,13 +149,14 @@ def read_table(path: Path) -> Table:
 def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Ratings:
     """Read a table of ratings (see `RatedFolder`).
 
-    It is UTF-8, or UTF-16 with a byte order mark, separated by comma, semicolon or tab; except
-    after commas, numbers may have a decimal comma, as Excel writes them in many countries.
+    It can be in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, and separated by commas,
+    semicolons or tabs. Unless commas are the separator, numbers may have a decimal comma, as Excel
+    writes them in many countries.
 
     Args:
-        path: the table.
+        path: path of the table.
         num_buckets: K.
-        files: the photos that it may name: one whose name looks the same is taken.
+        files: names of the photos, with which names in the table are matched up to Unicode form.
 
     Raises:
         ValueError: naming the table and the line.
@@ -163,15 +165,15 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
     if not columns:
         raise ValueError(f"{path}: is empty")
     known = FileNames(files)
-    by_path = columns[1:4] == ["mean", "std", "p1"]  # what `score` has written
+    by_path = columns[1:4] == ["mean", "std", "p1"]  # written by `score`
     if by_path:
         columns = ["image", *(f"votes_{name.removeprefix('p')}" for name in columns[3:])]
         rows = [(line, [row[0], *row[3:]]) for line, row in rows]
     votes = [f"votes_{k}" for k in range(1, len(columns))]
     if columns not in (["image", *votes], ["image", "mean"], ["image", "mean", "std"]) or not votes:
         raise ValueError(
-            f"{path}: the columns are {shown(columns)}; needed are image,votes_1,...,votes_K or "
-            "image,mean or image,mean,std, or the table that score writes"
+            f"{path}: the columns are {join_cells(columns)}; needed are image,votes_1,...,votes_K "
+            "or image,mean or image,mean,std, or the table that score writes"
         )
     by_votes = columns[1] == "votes_1"
     if by_votes and len(votes) != num_buckets:
@@ -185,13 +187,13 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
         try:
             if len(row) != len(columns) or not row[0].strip():
                 raise ValueError(f"a name and {len(votes)} numbers are needed")
-            values[k] = [number(word, separator, is_vote=by_votes) for word in row[1:]]
+            values[k] = [parse_number(word, separator, is_vote=by_votes) for word in row[1:]]
             check_values(values[k], num_buckets, by_votes=by_votes)
-            name = name_of(row[0].strip(), known, by_path=by_path)
+            name = resolve_cell(row[0].strip(), known, by_path=by_path)
             if names.setdefault(name, k) != k:
                 raise ValueError("is there twice")
         except ValueError as error:
-            raise ValueError(f"{path}, '{shown(row[:1])}' in line {line}: {error}") from error
+            raise ValueError(f"{path}, '{join_cells(row[:1])}' in line {line}: {error}") from error
     if not rows:
         raise ValueError(f"{path}: has no row")
     if by_votes:
@@ -199,28 +201,28 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
     else:
         p_NK = maximum_entropy(*values.T, num_buckets=num_buckets)
     num_votes_N = None
-    if by_votes and (values == values.round()).all():  # otherwise shares
+    if by_votes and (values == values.round()).all():  # otherwise they are shares
         num_votes_N = values.sum(axis=1).astype(np.int64)
     return Ratings(np.array(list(names)), p_NK.astype(np.float32), num_votes_N, [])
 
 
-def shown(words: list[str]) -> str:
-    """Words of a table for a message, however many there are."""
+def join_cells(words: list[str]) -> str:
+    """Join cells of a table for a message, shortened if there are many."""
     return printable(",".join(words), 200)
 
 
-def name_of(text: str, known: FileNames, *, by_path: bool) -> str:
-    """The file that a cell of a table names.
+def resolve_cell(text: str, known: FileNames, *, by_path: bool) -> str:
+    """Return the file named by a cell of a table.
 
     Args:
-        text: the cell.
-        known: the photos.
-        by_path: whether it is the path of a file rather than its name.
+        text: content of the cell.
+        known: names of the photos.
+        by_path: whether the cell contains a path rather than a name.
 
     Raises:
-        ValueError: if it could be two files, or is not UTF-8 and names none.
+        ValueError: if it could be two files, or is not UTF-8 and matches none.
     """
-    name = known.at_end(text) if by_path else known.meant(text)
+    name = known.resolve_path(text) if by_path else known.resolve(text)
     if name not in known.names:
         try:
             name.encode()
@@ -233,23 +235,23 @@ def name_of(text: str, known: FileNames, *, by_path: bool) -> str:
     return name
 
 
-def number(word: str, separator: str, *, is_vote: bool) -> float:
-    """A cell as a number.
+def parse_number(word: str, separator: str, *, is_vote: bool) -> float:
+    """Parse a cell as a number.
 
     Args:
-        word: the cell.
-        separator: of the table; where it is not a comma, a comma may be a decimal one.
-        is_vote: whether it is a number of votes.
+        word: content of the cell.
+        separator: separator of the table; unless it is a comma, a comma may be a decimal comma.
+        is_vote: whether the cell is a number of votes.
 
     Raises:
-        ValueError: if it is not a number, or could be two.
+        ValueError: if it is not a number, or a point or comma may separate thousands.
     """
     word = word.strip()
     if is_vote and separator != "," and re.fullmatch(r"[1-9]\d{0,2}([.,]\d{3})+", word):
         raise ValueError(f"{word} could be a thousand times as many votes; write whole numbers")
     plain = word.replace(",", ".") if separator != "," else word
     try:
-        if "_" in plain:  # Python's own way to write numbers
+        if "_" in plain:  # allowed in Python, but not in tables
             raise ValueError
         return float(plain)
     except ValueError as error:
@@ -257,33 +259,33 @@ def number(word: str, separator: str, *, is_vote: bool) -> float:
 
 
 def check_values(values: NDArray[np.float64], num_buckets: int, *, by_votes: bool) -> None:
-    """Raise a ValueError unless these can be votes, or a mean and a standard deviation."""
+    """Raise a ValueError unless these are possible votes, or a possible mean and std."""
     if not np.isfinite(values).all() or (by_votes and values.min() < 0):
         raise ValueError("the numbers have to be finite, and votes 0 or more")
     if by_votes and values.max() > MAX_VOTES:
         raise ValueError(f"{values.max():g} votes for one rating; at most {MAX_VOTES} are possible")
     if by_votes and not values.any():
         raise ValueError("has no votes")
-    wrong = None if by_votes else impossible(*values, num_buckets=num_buckets)
+    wrong = None if by_votes else moments_problem(*values, num_buckets=num_buckets)
     if wrong is not None:
         raise ValueError(wrong)
 
 
-def narrowest(mean: float) -> float:
-    """The least standard deviation of ratings with this mean: only the two nearest are used."""
+def min_std(mean: float) -> float:
+    """Return the smallest standard deviation for a mean: only the two nearest ratings occur."""
     return math.sqrt((mean - math.floor(mean)) * (math.floor(mean) + 1 - mean))
 
 
-def widest(mean: float, num_buckets: int) -> float:
-    """The largest one: only 1 and K are used."""
+def max_std(mean: float, num_buckets: int) -> float:
+    """Return the largest standard deviation for a mean: only ratings of 1 and K occur."""
     return math.sqrt((mean - 1) * (num_buckets - mean))
 
 
-def impossible(mean: float, std: float | None = None, *, num_buckets: int) -> str | None:
-    """Why no distribution over 1..K has this mean and standard deviation; None if one has."""
+def moments_problem(mean: float, std: float | None = None, *, num_buckets: int) -> str | None:
+    """Describe why no distribution over 1..K has these moments; None if there is one."""
     if not 1 <= mean <= num_buckets:
         return f"a mean of {mean:g} is not within 1 to {num_buckets}"
-    low, high = narrowest(mean), widest(mean, num_buckets)
+    low, high = min_std(mean), max_std(mean, num_buckets)
     if std is not None and not low - 1e-6 <= std <= high + 1e-6:
         return (
             f"ratings of 1 to {num_buckets} with a mean of {mean:g} have a standard deviation of "
@@ -295,14 +297,14 @@ def impossible(mean: float, std: float | None = None, *, num_buckets: int) -> st
 def maximum_entropy(
     mean_N: NDArray[np.float64], std_N: NDArray[np.float64] | None = None, *, num_buckets: int
 ) -> NDArray[np.float64]:
-    """Distributions over 1..K of maximum entropy with these means (and standard deviations).
+    """Compute the maximum-entropy distributions over 1..K with given means and deviations.
 
-    They are p_k ~ exp(a k), or exp(a k + b k^2) with a standard deviation (Jaynes, Physical Review
-    1957); a and b come from Newton's method on the dual, which is convex.
+    They are p_k ~ exp(a k), or p_k ~ exp(a k + b k^2) if a standard deviation is given (Jaynes,
+    Physical Review 1957).
 
     Args:
-        mean_N: means, within 1..K.
-        std_N: standard deviations that are possible (see `impossible`); no condition if None.
+        mean_N: means, in 1..K.
+        std_N: possible standard deviations (see `moments_problem`); unconstrained if None.
         num_buckets: K.
 
     Returns:
@@ -310,28 +312,34 @@ def maximum_entropy(
     """
     k_K = np.arange(1, num_buckets + 1, dtype=np.float64)
     if std_N is not None:
-        # At the ends only one distribution is left, which the dual reaches at infinity.
-        low_N = np.array([narrowest(mean) for mean in mean_N])
-        high_N = np.array([widest(mean, num_buckets) for mean in mean_N])
+        # At the limits there is only one distribution, for which a and b are infinite.
+        low_N = np.array([min_std(mean) for mean in mean_N])
+        high_N = np.array([max_std(mean, num_buckets) for mean in mean_N])
         gap_N = 1e-4 * (high_N - low_N)
         std_N = np.clip(std_N, low_N + gap_N, high_N - gap_N)
-    x_K = (2 * k_K - num_buckets - 1) / (num_buckets - 1)  # within -1..1
+    x_K = (2 * k_K - num_buckets - 1) / (num_buckets - 1)  # in -1..1
     unit = 2 / (num_buckets - 1)
     aim_N = np.clip((mean_N - (num_buckets + 1) / 2) * unit, -1 + 1e-6, 1 - 1e-6)
     features = [x_K] if std_N is None else [x_K, x_K**2]
     aims = [aim_N] if std_N is None else [aim_N, (std_N * unit) ** 2 + aim_N**2]
-    f_FK, aim_NF = np.array(features), np.stack(aims, axis=1)
+    p_NK = match_moments(np.array(features), np.stack(aims, axis=1))
+    for mean, bucket in ((1, 0), (num_buckets, -1)):  # only one bucket is possible
+        p_NK[mean_N == mean] = np.eye(num_buckets)[bucket]
+    return p_NK
+
+
+def match_moments(f_FK: NDArray[np.float64], aim_NF: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute maximum-entropy distributions by Newton's method on the dual, which is convex.
+
+    Args:
+        f_FK: features of each bucket.
+        aim_NF: expectation that each feature has to have in each distribution.
+
+    Returns:
+        N x K, rows sum to 1.
+    """
     weight_NF = np.zeros_like(aim_NF)
-
-    def dual(weight_NF: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        logits_NK = weight_NF @ f_FK
-        top_N1 = logits_NK.max(axis=1, keepdims=True)
-        p_NK = np.exp(logits_NK - top_N1)
-        total_N1 = p_NK.sum(axis=1, keepdims=True)
-        value_N = (np.log(total_N1) + top_N1)[:, 0] - (weight_NF * aim_NF).sum(axis=1)
-        return p_NK / total_N1, value_N
-
-    p_NK, value_N = dual(weight_NF)
+    p_NK, value_N = evaluate_dual(weight_NF, f_FK, aim_NF)
     for _ in range(200):
         slope_NF = p_NK @ f_FK.T - aim_NF
         if np.abs(slope_NF).max() < 1e-9:
@@ -342,15 +350,25 @@ def maximum_entropy(
         curvature_NFF += 1e-12 * np.eye(len(f_FK))
         step_NF = np.linalg.solve(curvature_NFF, slope_NF[..., None])[..., 0]
         size_N = np.ones(len(step_NF))
-        for _ in range(40):  # halve the steps that overshoot
-            _, new_N = dual(weight_NF - size_N[:, None] * step_NF)
+        for _ in range(40):  # halve steps that overshoot
+            _, new_N = evaluate_dual(weight_NF - size_N[:, None] * step_NF, f_FK, aim_NF)
             worse_N = new_N > value_N + 1e-15
             if not worse_N.any():
                 break
             size_N[worse_N] /= 2
         size_N[worse_N] = 0
         weight_NF = weight_NF - size_N[:, None] * step_NF
-        p_NK, value_N = dual(weight_NF)
-    for mean, bucket in ((1, 0), (num_buckets, -1)):  # one bucket is all that is left
-        p_NK[mean_N == mean] = np.eye(num_buckets)[bucket]
+        p_NK, value_N = evaluate_dual(weight_NF, f_FK, aim_NF)
     return p_NK
+
+
+def evaluate_dual(
+    weight_NF: NDArray[np.float64], f_FK: NDArray[np.float64], aim_NF: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the distributions with these weights (N x K) and the values of the dual (N)."""
+    logits_NK = weight_NF @ f_FK
+    top_N1 = logits_NK.max(axis=1, keepdims=True)
+    p_NK = np.exp(logits_NK - top_N1)
+    total_N1 = p_NK.sum(axis=1, keepdims=True)
+    value_N = (np.log(total_N1) + top_N1)[:, 0] - (weight_NF * aim_NF).sum(axis=1)
+    return p_NK / total_N1, value_N

@@ -1,20 +1,20 @@
-"""Photos kept on the training device, from which patches are cut there."""
+"""Keep photos on the training device and crop patches there."""
 
 import torch
 from torch import Tensor
 
-from datamodules.batches import PatchBatch, PatchPlaces
+from datamodules.batches import PatchBatch, PatchLocations
 from datamodules.store import Images
 
 
 class Resident:
-    """A whole store on the training device; gathers patches there, without any loader.
+    """All photos on the training device, from which patches are gathered.
 
     Args:
-        hr: the photos.
-        lr: the LR photos by scale.
-        patch_size: side of the LR patch in pixels.
-        device: where the pixels go.
+        hr: HR photos.
+        lr: LR photos by scale.
+        patch_size: side of an LR patch in pixels.
+        device: the training device.
     """
 
     def __init__(
@@ -26,19 +26,19 @@ class Resident:
         self.lr = {s: self.hr if images is hr else self.put(images) for s, images in lr.items()}
 
     def put(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels, and where each image begins and how many values a row of it has."""
+        """Copy images to the device: all pixels, the start of each image, and its row length."""
         pixels, starts = images.flat(self.device)
         rows = torch.from_numpy(images.sizes[:, 1] * 3)
         return pixels, torch.from_numpy(starts).to(self.device), rows.to(self.device)
 
-    def patches(self, places: PatchPlaces) -> PatchBatch:
-        """The same patches, bit for bit, as the loader would have cut out."""
-        size, scale = self.patch_size, places.scale
-        top_B, left_B = places.top_B, places.left_B
-        lr_BHWC = self.gather(self.lr[scale], places.item_B, top_B, left_B, size)
+    def patches(self, locations: PatchLocations) -> PatchBatch:
+        """Crop patches, bit-identical to those that the loader would crop."""
+        size, scale, item_B = self.patch_size, locations.scale, locations.item_B
+        top_B, left_B = locations.top_B, locations.left_B
+        lr_BHWC = self.gather(self.lr[scale], item_B, top_B, left_B, size)
         top_B, left_B, size = top_B * scale, left_B * scale, size * scale
-        hr_BHWC = self.gather(self.hr, places.item_B, top_B, left_B, size)
-        return PatchBatch(lr_BHWC, hr_BHWC, places.code_B)
+        hr_BHWC = self.gather(self.hr, item_B, top_B, left_B, size)
+        return PatchBatch(lr_BHWC, hr_BHWC, locations.code_B)
 
     def gather(
         self,
@@ -48,7 +48,7 @@ class Resident:
         left_B: Tensor,
         size: int,
     ) -> Tensor:
-        """Patches of one size, B x size x size x 3."""
+        """Crop patches of one size, B x size x size x 3."""
         pixels, starts_N, rows_N = images
         start_B, row_B = starts_N[item_B], rows_N[item_B]
         corner_B = start_B + top_B * row_B + left_B * 3

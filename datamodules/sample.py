@@ -1,8 +1,9 @@
-"""The built-in tiny data: photos that scikit-image ships inside its wheel.
+"""Tiny built-in data sets: photos from the scikit-image package.
 
-Six photos train; chelsea (a cat) and coffee are held out. The rated sample is synthetic: crops of
-these photos under blur, noise and JPEG, with ratings computed from the strength of the degradation.
-No person rated anything; a scorer trained on it knows sharp from blurred, not good from bad.
+Six photos are for training; chelsea (a cat) and coffee are for validation. The rated sample is
+synthetic: crops of these photos with blur, noise and JPEG, whose ratings are computed from the
+strength of the degradation. No people rated anything; a scorer trained on it can tell sharp from
+blurred, not beautiful from ugly.
 """
 
 from functools import lru_cache
@@ -19,7 +20,7 @@ from datamodules.degradations import Degradation, gaussian_blur, gaussian_noise,
 from datamodules.pairs import PairsDataModule, Photos
 from datamodules.rated import RatedDataModule
 from datamodules.ratings_dataset import RatedDataset
-from datamodules.sampling import Use, random_stream
+from datamodules.sampling import Purpose, random_stream
 from datamodules.store import MemoryImages
 from images.pixels import to_array, to_bytes, to_unit
 from images.reading import read_image
@@ -34,33 +35,33 @@ TRAIN_PHOTOS = (
     "rocket.jpg",
 )
 VAL_PHOTOS = ("chelsea.png", "coffee.png")
-CROP = 256  # pixels a side of a rated image; chelsea is 300 high
+CROP = 256  # side of a rated crop in pixels; chelsea is 300 high
 
 
 @lru_cache(maxsize=len(TRAIN_PHOTOS + VAL_PHOTOS))
 def photo(name: str) -> Tensor:
-    """One built-in photo, 3 x H x W uint8. Do not write into it."""
+    """Return a built-in photo, 3 x H x W uint8. It is cached: do not modify it."""
     return read_image(Path(skimage.data.__file__).parent / name)
 
 
 class SamplePairs(PairsDataModule):
-    """LR and HR pairs of the built-in photos; LR as MATLAB's bicubic shrinks HR."""
+    """LR/HR pairs of the built-in photos, with LR made by MATLAB's bicubic."""
 
     description = "built-in photos: six for training; chelsea and coffee held out"
 
     def photos(self, split: str, degradation: Degradation) -> Photos:
-        """Reads the photos and makes the LR photos."""
+        """Read the photos of a split and make the LR photos."""
         files = (TRAIN_PHOTOS if split == "train" else VAL_PHOTOS)[: self.limit]
         names = [Path(file).stem for file in files]
         return self.in_memory([photo(file) for file in files], names, degradation)
 
 
 class SampleRated(RatedDataModule):
-    """The synthetic rated sample (see the top of this file). The seed does not change it.
+    """Synthetic rated sample (see the top of this file), independent of the seed.
 
     Args:
-        num_train: training crops, of the six training photos.
-        num_val: validation crops, of chelsea and coffee.
+        num_train: number of training crops, from the six training photos.
+        num_val: number of validation crops, from chelsea and coffee.
         rated: arguments of `RatedDataModule`.
     """
 
@@ -72,12 +73,12 @@ class SampleRated(RatedDataModule):
         self.num_val = num_val
 
     def setup(self, stage: str | None = None) -> None:
-        """Makes the crops; the training ones too, whose mean is the constant predictor."""
+        """Make both splits, because the constant predictor is the mean of the training ratings."""
         self.train = self.rated(TRAIN_PHOTOS, self.num_train)
         self.val = self.rated(VAL_PHOTOS, self.num_val)
 
     def rated(self, photos: tuple[str, ...], num: int) -> RatedDataset:
-        """`num` degraded crops of the photos in turn, up to `limit`."""
+        """Make `num` degraded crops of the photos in turn, or `limit` if that is less."""
         num = min(num, self.limit or num)
         crops, severities, names = zip(*(degraded_crop(photos, k) for k in range(num)), strict=True)
         resized = [
@@ -96,35 +97,37 @@ class SampleRated(RatedDataModule):
 
 
 def degraded_crop(photos: tuple[str, ...], k: int) -> tuple[Tensor, float, str]:
-    """The `k`-th crop of the rated sample: half of them blurred, compressed and noisy at once.
+    """Make the `k`-th crop of the rated sample.
 
-    The others have one of the three. The noise comes last, or JPEG would remove it.
+    Half of the crops are blurred, compressed and noisy; the others have one of these degradations.
+    Noise is added last because JPEG would remove it.
 
     Returns:
-        The crop, its severity within 0 (untouched) to 1, and a name that tells what was done.
+        The crop, its severity from 0 (unchanged) to 1, and a name that describes the degradation.
     """
-    # Epochs tell the splits apart, or both would have the same degradations in the same order.
-    stream = random_stream(0, epoch=int(photos == VAL_PHOTOS), position=k, use=Use.SAMPLE)
+    # The epoch distinguishes the splits, which would otherwise have the same degradations.
+    stream = random_stream(0, epoch=int(photos == VAL_PHOTOS), position=k, purpose=Purpose.SAMPLE)
     name = photos[k % len(photos)]
     image = photo(name)
     top, left = (int(stream.integers(side - CROP + 1)) for side in image.shape[-2:])
     image = image[:, top : top + CROP, left : left + CROP]
     severity = float(stream.uniform())
     kind = str(stream.choice(["blur", "jpeg", "noise", "all", "all", "all"]))
-    part = severity if kind != "all" else 0.7 * severity  # three at once hide each other
+    part = severity if kind != "all" else 0.7 * severity  # combined degradations mask each other
     if kind in ("blur", "all"):
-        image = gaussian_blur(image, 4.0 * part)  # sigma up to 4 pixels: text becomes unreadable
+        image = gaussian_blur(image, 4.0 * part)  # sigma up to 4 pixels makes text unreadable
     if kind in ("jpeg", "all"):
-        image = jpeg(image, 3 + round(60 * (1 - part)))  # quality 63 to 3: blocks
+        image = jpeg(image, 3 + round(60 * (1 - part)))  # quality 63 down to 3
     if kind in ("noise", "all"):
         image = gaussian_noise(image, 50.0 * part, stream)  # up to 50 of 255 grey levels
     return image, severity, f"{Path(name).stem}-{k}-{kind}-{severity:.2f}"
 
 
 def rating(severity: float, num_buckets: int) -> Tensor:
-    """Synthetic distribution: a normal one cut into K buckets, its mean falling with severity.
+    """Compute a synthetic rating distribution: a normal distribution divided into K buckets.
 
-    From 0.8 K (untouched) to 0.2 K; sd 0.14 K, which is AVA's mean sd for K = 10.
+    Its mean falls with severity from 0.8 K (unchanged) to 0.2 K; its standard deviation is 0.14 K,
+    the mean over AVA for K = 10.
     """
     edges = np.arange(num_buckets + 1) + 0.5
     mean, std = num_buckets * (0.8 - 0.6 * severity), 0.14 * num_buckets

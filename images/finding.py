@@ -28,18 +28,18 @@ MAX_FILES = 1_000_000  # a search through more files is a mistake, such as input
 class FoundPhoto(NamedTuple):
     """A photo found by a search.
 
-    `below` is its path relative to the folder searched; `entry` is the index, in the list that was
-    searched for, of the entry that found it.
+    `relative_path` is relative to the folder searched; `entry` is the index of the entry that found
+    the photo, in the list that was searched for.
     """
 
     path: Path
-    below: Path
+    relative_path: Path
     entry: int = 0
 
     @property
     def name(self) -> str:
         """Path relative to the folder searched, without suffix."""
-        return self.below.with_suffix("").as_posix()
+        return self.relative_path.with_suffix("").as_posix()
 
 
 class SearchResult(NamedTuple):
@@ -118,9 +118,9 @@ def search(
         raise ValueError("\n".join(problems))
     kept = dict(sorted(photos.items(), key=lambda item: item[1].path))
     if not results:
-        stems = {one.below.with_suffix("").parts for one in kept.values()}
+        stems = {one.relative_path.with_suffix("").parts for one in kept.values()}
         for real, one in list(kept.items()):
-            if real not in named and is_result(one.below, stems):
+            if real not in named and is_result(one.relative_path, stems):
                 left_out[real] = "named like results of enhance"
                 del kept[real]
     return SearchResult(list(kept.values()), Counter(left_out.values()))
@@ -373,15 +373,15 @@ def kind_of(path: Path) -> str:
     return path.suffix.lower() or "without suffix"
 
 
-def is_result(below: Path, stems: Collection[tuple[str, ...]]) -> bool:
+def is_result(path: Path, stems: Collection[tuple[str, ...]]) -> bool:
     """Return whether a file is named like the result of enhancing another photo.
 
     Args:
-        below: path of the file relative to the folder searched.
+        path: path of the file relative to the folder searched.
         stems: paths of all photos there without suffix, split into parts.
     """
-    match = RESULT.fullmatch(below.stem)
+    match = RESULT.fullmatch(path.stem)
     if match is None:
         return False
-    folders = below.parts[:-1]
+    folders = path.parts[:-1]
     return any((*folders[k:], match[1]) in stems for k in range(len(folders) + 1))

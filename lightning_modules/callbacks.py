@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torchmetrics import Metric
 
-from datamodules.sampling import Use, random_stream
+from datamodules.sampling import Purpose, random_stream
 from lightning_modules.metric_names import is_baseline
 from system.json_files import write_json
 
@@ -41,7 +41,10 @@ class ReseedEveryEpoch(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Seeds torch's global generators."""
         stream = random_stream(
-            self.seed, epoch=trainer.current_epoch, position=trainer.global_rank, use=Use.DROPOUT
+            self.seed,
+            epoch=trainer.current_epoch,
+            position=trainer.global_rank,
+            purpose=Purpose.DROPOUT,
         )
         torch.manual_seed(int(stream.integers(2**63)))
 

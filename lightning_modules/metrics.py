@@ -30,7 +30,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
 from torchmetrics.utilities import dim_zero_cat
 
-from datamodules.sampling import Use, random_stream
+from datamodules.sampling import Purpose, random_stream
 from images.pixels import to_unit
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.losses import emd_batch, emd_loss
@@ -326,7 +326,9 @@ def baselines(
     p_NK = q_NK.double().numpy()
     p_NK /= p_NK.sum(axis=1, keepdims=True)  # float32 sums to 1 within 1e-7 only
     for k in range(draws):
-        votes_NK = random_stream(0, position=k, use=Use.VOTES).multinomial(num_votes_N, p_NK)
+        votes_NK = random_stream(0, position=k, purpose=Purpose.VOTES).multinomial(
+            num_votes_N, p_NK
+        )
         drawn_NK = torch.from_numpy(votes_NK / num_votes_N[:, None]).float()
         for name, value in rating_metrics(drawn_NK, q_NK).items():
             name = f"{name}_floor"

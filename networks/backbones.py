@@ -26,7 +26,7 @@ State = dict[str, Tensor]
 
 
 class Backbone(NamedTuple):
-    """How to build a backbone and how to use its published weights.
+    """A backbone: how to build it, and how to use its published weights.
 
     Attributes:
         build: builds the network (B x 3 x H x W to B x num_features x h x w).

@@ -101,7 +101,7 @@ class InterruptHandler:
 
     @property
     def code(self) -> int:
-        """The exit code."""
+        """Exit code of the interrupted command."""
         return 128 + (self.number or signal.SIGINT)
 
     def report(self, hint: str = "") -> None:

@@ -5,7 +5,7 @@ import torch
 
 from datamodules.degradations import Degradation, gaussian_blur, jpeg, shrink
 from datamodules.sample import photo
-from datamodules.sampling import Use, random_stream
+from datamodules.sampling import Purpose, random_stream
 
 
 @pytest.fixture(scope="module")
@@ -29,30 +29,30 @@ def test_blur_is_a_gaussian_with_mirrored_borders(
 
 def test_noise_has_its_strength_and_jpeg_its_quality(image: torch.Tensor) -> None:
     gray = torch.full((3, 200, 200), 128, dtype=torch.uint8)
-    noisy = Degradation(noise=10.0).fixed(gray, "a").float()
+    noisy = Degradation(noise=10.0).apply_fixed(gray, "a").float()
     assert noisy.std().item() == pytest.approx(10, rel=0.02)
     assert noisy.mean().item() == pytest.approx(128, abs=0.2)
     errors = [(jpeg(image, q).float() - image).abs().mean().item() for q in (95, 50, 10)]
     assert errors == sorted(errors)
-    assert torch.equal(Degradation(jpeg=40).fixed(image, "a"), jpeg(image, 40))
+    assert torch.equal(Degradation(jpeg=40).apply_fixed(image, "a"), jpeg(image, 40))
 
 
 def test_blur_comes_before_noise_before_jpeg(image: torch.Tensor) -> None:
-    everything = Degradation(blur=1.0, noise=5.0, jpeg=40).fixed(image, "name")
-    noisy = Degradation(noise=5.0).fixed(gaussian_blur(image, 1.0), "name")
+    everything = Degradation(blur=1.0, noise=5.0, jpeg=40).apply_fixed(image, "name")
+    noisy = Degradation(noise=5.0).apply_fixed(gaussian_blur(image, 1.0), "name")
     assert torch.equal(everything, jpeg(noisy, 40))
 
 
 def test_fixed_depends_on_the_name_alone(image: torch.Tensor) -> None:
     drawn = Degradation(blur=[0.5, 3.0], noise=[1.0, 9.0], jpeg=[10, 90])
-    assert torch.equal(drawn.fixed(image, "a"), drawn.fixed(image, "a"))
-    assert not torch.equal(drawn.fixed(image, "a"), drawn.fixed(image, "b"))
+    assert torch.equal(drawn.apply_fixed(image, "a"), drawn.apply_fixed(image, "a"))
+    assert not torch.equal(drawn.apply_fixed(image, "a"), drawn.apply_fixed(image, "b"))
 
 
 def test_ranges_are_drawn_from(image: torch.Tensor) -> None:
     drawn = [
-        Degradation(blur=[0.5, 3.0], jpeg=[10, 12]).drawn(
-            random_stream(0, position=k, use=Use.STRENGTH)
+        Degradation(blur=[0.5, 3.0], jpeg=[10, 12]).draw(
+            random_stream(0, position=k, purpose=Purpose.STRENGTH)
         )
         for k in range(200)
     ]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from datamodules.base import TrainSampler
-from datamodules.batches import PairBatch, PatchBatch, PatchPlaces
+from datamodules.batches import PairBatch, PatchBatch, PatchLocations
 from datamodules.benchmark import Benchmark
 from datamodules.degradations import Degradation, shrink
 from datamodules.div2k import DIV2K
@@ -163,7 +163,7 @@ def test_lr_is_made_by_bicubic_and_patches_are_aligned(
         original = read_image(folders / "val" / f"v{k}.png")
         height, width = (side - side % scale for side in original.shape[1:])
         assert torch.equal(pair.hr, original[:, :height, :width])
-        assert torch.equal(pair.lr, blur.fixed(shrink(original, scale), f"v{k}"))
+        assert torch.equal(pair.lr, blur.apply_fixed(shrink(original, scale), f"v{k}"))
     draws = Draws(0, 0, 0, np.arange(7))
     batch = data.train.__getitems__(draws)
     assert isinstance(batch, PatchBatch)
@@ -188,7 +188,7 @@ def test_every_place_of_a_photo_is_drawn(folders: Path, tmp_path: Path) -> None:
     data = photo_folders(folders, scale=1, store=str(tmp_path), patch_size=30, on_device=True)
     data.setup()
     places = data.train.__getitems__(Draws(0, 0, 0, np.zeros(20_000, np.int64)))
-    assert isinstance(places, PatchPlaces)
+    assert isinstance(places, PatchLocations)
     height, width = data.train.hr.sizes[data.train.items[0]]
     assert sorted(set(places.top_B.tolist())) == list(range(height - 30 + 1))
     assert sorted(set(places.left_B.tolist())) == list(range(width - 30 + 1))
@@ -311,7 +311,7 @@ def test_degradation_drawn_in_every_epoch_is_that_of_the_whole_image(
         assert isinstance(batch, PatchBatch)
         found = []
         for sigma in np.linspace(0.5, 2.0, 151):
-            whole = Degradation(blur=float(sigma)).fixed(
+            whole = Degradation(blur=float(sigma)).apply_fixed(
                 to_tensor(np.array(data.train.lr[2][data.train.items[4]])), ""
             )
             patches = whole.unfold(1, 12, 1).unfold(2, 12, 1).int()

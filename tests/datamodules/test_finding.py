@@ -27,7 +27,7 @@ def save(path: Path, side: int = 48, seed: int = 0) -> None:
 
 
 def below(where: str | list[str], **options: object) -> list[str]:
-    return [str(found.below) for found in search(where, **options).photos]  # type: ignore[arg-type]
+    return [str(found.relative_path) for found in search(where, **options).photos]  # type: ignore[arg-type]
 
 
 def test_a_folder_is_searched_to_its_end(folder: Path) -> None:

@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from datamodules.folders import Decode
 from datamodules.packing import BadImages, pack
-from datamodules.store import PackedImages, Shard, Source, damaged
+from datamodules.store import PackedImages, Shard, Source, find_corrupt
 from images.pixels import to_array
 from images.reading import read_image
 from tests.conftest import ROOT
@@ -66,7 +66,7 @@ def test_every_image_comes_back(tmp_path: Path) -> None:
     for k, source in enumerate(sources):
         expected = to_array(read_image(source.path))
         assert np.array_equal(store[k], expected)
-        assert np.array_equal(store.whole(k), expected)
+        assert np.array_equal(store.read(k), expected)
         assert store.sizes[k].tolist() == list(expected.shape[:2])
     pixels, starts = store.flat(torch.device("cpu"))
     first = pixels[starts[7] : starts[7] + store.sizes[7].prod() * 3].numpy()
@@ -206,7 +206,7 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
 def test_checksum_finds_a_flipped_bit(tmp_path: Path) -> None:
     sources = photos(tmp_path / "photos")
     store = packed(tmp_path / "store", sources)
-    assert damaged(store.shards) == []
+    assert find_corrupt(store.shards) == []
     size = store.shards[2].stat().st_size
     for place in (4096 + 100, size - 1, size - 100):  # a pixel, and twice in the index
         with open(store.shards[2], "r+b") as file:
@@ -215,10 +215,10 @@ def test_checksum_finds_a_flipped_bit(tmp_path: Path) -> None:
             file.seek(place)
             file.write(bytes([byte ^ 1]))
             file.flush()
-            assert damaged(store.shards) == [store.shards[2]]
+            assert find_corrupt(store.shards) == [store.shards[2]]
             file.seek(place)
             file.write(bytes([byte]))
-        assert damaged(store.shards) == []
+        assert find_corrupt(store.shards) == []
 
 
 def test_all_bad_images_are_named_and_the_good_files_stay(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_killed_packing_goes_on_where_it_was(tmp_path: Path, num_workers: int) -
     after = times(store)
     assert all(after[name] == before[name] for name in before)
     assert not list(store.rglob(".*.safetensors.*"))
-    assert damaged(finished.shards) == []
+    assert find_corrupt(finished.shards) == []
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def test_two_processes_pack_once(tmp_path: Path) -> None:
         jobs = [pool.apply_async(slow_pack, (tmp_path / "store", sources)) for _ in range(2)]
         written = sorted(job.get(120) for job in jobs)
     assert written == [0, 3]
-    assert damaged(packed(tmp_path / "store", sources, Slow()).shards) == []
+    assert find_corrupt(packed(tmp_path / "store", sources, Slow()).shards) == []
 
 
 def slow_pack(where: Path, sources: list[Source]) -> int:

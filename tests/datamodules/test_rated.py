@@ -8,14 +8,14 @@ import scipy.optimize
 import torch
 from PIL import Image
 
-from datamodules.rated import RatedFolder, listed
+from datamodules.rated import RatedFolder, match_list
 from datamodules.ratings_dataset import RatedBatch
 from datamodules.ratings_table import (
-    impossible,
+    max_std,
     maximum_entropy,
-    narrowest,
+    min_std,
+    moments_problem,
     read_ratings,
-    widest,
 )
 from images.pixels import to_unit
 from images.reading import read_image
@@ -163,7 +163,7 @@ def test_lists_choose_the_splits_and_must_not_overlap(folder: Path, tmp_path: Pa
 def test_names_without_suffix_must_be_clear(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a\n")
     with pytest.raises(ValueError, match=r"list.txt: a could be a.jpg or a.png"):
-        listed(str(tmp_path / "list.txt"), np.array(["a.jpg", "a.png", "b.png"]))
+        match_list(str(tmp_path / "list.txt"), np.array(["a.jpg", "a.png", "b.png"]))
 
 
 def test_missing_photos_are_an_error_unless_allowed(
@@ -270,8 +270,8 @@ def test_means_become_distributions(tmp_path: Path) -> None:
 def test_maximum_entropy_has_the_moments(num_buckets: int) -> None:
     rng = np.random.default_rng(0)
     mean = np.concatenate([rng.uniform(1, num_buckets, 300), [1, num_buckets]])
-    low = np.array([narrowest(m) for m in mean])
-    high = np.array([widest(m, num_buckets) for m in mean])
+    low = np.array([min_std(m) for m in mean])
+    high = np.array([max_std(m, num_buckets) for m in mean])
     std = low + rng.uniform(0, 1, len(mean)) * (high - low)
     k = np.arange(1, num_buckets + 1)
     p = maximum_entropy(mean, num_buckets=num_buckets)
@@ -306,11 +306,11 @@ def test_maximum_entropy_against_scipy(std: float | None) -> None:
 
 
 def test_impossible_moments_are_told() -> None:
-    assert impossible(3.5, num_buckets=10) is None
-    assert impossible(3.5, 0.5, num_buckets=10) is None  # half at 3, half at 4
-    assert "0.5 to" in str(impossible(3.5, 0.4, num_buckets=10))
-    assert impossible(1.0, 0.0, num_buckets=10) is None
-    assert "not within" in str(impossible(0.9, num_buckets=10))
+    assert moments_problem(3.5, num_buckets=10) is None
+    assert moments_problem(3.5, 0.5, num_buckets=10) is None  # half at 3, half at 4
+    assert "0.5 to" in str(moments_problem(3.5, 0.4, num_buckets=10))
+    assert moments_problem(1.0, 0.0, num_buckets=10) is None
+    assert "not within" in str(moments_problem(0.9, num_buckets=10))
 
 
 @pytest.mark.skipif(not (PHOTOS / "oasis").is_dir(), reason="the OASIS photos are not at hand")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from commands.score import write
-from datamodules.rated import RatedFolder, listed
+from datamodules.rated import RatedFolder, match_list
 from datamodules.ratings_table import read_ratings, read_table
 
 MEANS = [2.25, 3.5, 4.75]
@@ -103,7 +103,7 @@ def test_a_pipe_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ratings\.csv is a named pipe"):
         read_table(path)
     with pytest.raises(ValueError, match=r"ratings\.csv is a named pipe"):
-        listed(str(path), np.array(NAMES))
+        match_list(str(path), np.array(NAMES))
 
 
 @pytest.fixture

@@ -67,7 +67,9 @@ def test_degradations_reach_the_lr_photos() -> None:
     for data in (plain, blurred):
         data.setup("validate")
     assert torch.equal(plain.val[0].hr, blurred.val[0].hr)
-    assert torch.equal(Degradation(blur=1.6).fixed(plain.val[0].lr, "chelsea"), blurred.val[0].lr)
+    assert torch.equal(
+        Degradation(blur=1.6).apply_fixed(plain.val[0].lr, "chelsea"), blurred.val[0].lr
+    )
 
 
 def test_ratings_fall_with_the_severity() -> None:

@@ -4,24 +4,26 @@ import torch
 
 from datamodules.base import TrainSampler
 from datamodules.sampling import (
-    Use,
-    below,
+    Purpose,
     epoch_order,
+    integers_below,
     orient,
-    orient_at_once,
+    orient_batched,
     random_stream,
     random_words,
 )
 
 
 def test_streams_are_pure_functions_of_their_arguments() -> None:
-    first = random_stream(1, epoch=2, position=3, use=Use.ORDER).random(4)
-    assert np.array_equal(first, random_stream(1, epoch=2, position=3, use=Use.ORDER).random(4))
+    first = random_stream(1, epoch=2, position=3, purpose=Purpose.ORDER).random(4)
+    assert np.array_equal(
+        first, random_stream(1, epoch=2, position=3, purpose=Purpose.ORDER).random(4)
+    )
     others = [
-        random_stream(0, epoch=2, position=3, use=Use.ORDER),
-        random_stream(1, epoch=0, position=3, use=Use.ORDER),
-        random_stream(1, epoch=2, position=0, use=Use.ORDER),
-        random_stream(1, epoch=2, position=3, use=Use.PATCH),
+        random_stream(0, epoch=2, position=3, purpose=Purpose.ORDER),
+        random_stream(1, epoch=0, position=3, purpose=Purpose.ORDER),
+        random_stream(1, epoch=2, position=0, purpose=Purpose.ORDER),
+        random_stream(1, epoch=2, position=3, purpose=Purpose.PATCH),
     ]
     for stream in others:
         assert not np.array_equal(first, stream.random(4))
@@ -55,31 +57,31 @@ def test_ranks_and_micro_batches_make_up_the_same_global_batches(
 
 
 def test_random_words_are_functions_of_the_position_alone() -> None:
-    whole = random_words(3, epoch=2, first=10, num=8, use=Use.PATCH)
-    halves = [random_words(3, epoch=2, first=f, num=4, use=Use.PATCH) for f in (10, 14)]
+    whole = random_words(3, epoch=2, first=10, num=8, purpose=Purpose.PATCH)
+    halves = [random_words(3, epoch=2, first=f, num=4, purpose=Purpose.PATCH) for f in (10, 14)]
     assert np.array_equal(whole, np.concatenate(halves))
     others = [
-        random_words(4, epoch=2, first=10, num=8, use=Use.PATCH),
-        random_words(3, epoch=1, first=10, num=8, use=Use.PATCH),
-        random_words(3, epoch=2, first=10, num=8, use=Use.CROP),
+        random_words(4, epoch=2, first=10, num=8, purpose=Purpose.PATCH),
+        random_words(3, epoch=1, first=10, num=8, purpose=Purpose.PATCH),
+        random_words(3, epoch=2, first=10, num=8, purpose=Purpose.CROP),
     ]
     assert len({words.tobytes() for words in (whole, *others)}) == 4
 
 
 def test_numbers_below_a_bound_are_uniform() -> None:
-    words = random_words(0, epoch=0, first=0, num=7000, use=Use.PATCH)
-    numbers = below(words, 7)
+    words = random_words(0, epoch=0, first=0, num=7000, purpose=Purpose.PATCH)
+    numbers = integers_below(words, 7)
     counts = np.bincount(numbers.reshape(-1), minlength=7)
     assert len(counts) == 7
     # Chi-squared with 6 degrees of freedom: above 22.5 once in a thousand.
     assert ((counts - 4000) ** 2 / 4000).sum() < 22.5
-    assert np.array_equal(below(words[:, 0], 1), np.zeros(7000))
+    assert np.array_equal(integers_below(words[:, 0], 1), np.zeros(7000))
 
 
 def test_orient_gives_each_patch_its_own_flip_or_rotation() -> None:
     patches = torch.randint(0, 256, (8, 5, 5, 3), dtype=torch.uint8)
     turned = orient(patches, torch.arange(8))
-    assert torch.equal(turned, orient_at_once(patches, torch.arange(8)))  # what a GPU does
+    assert torch.equal(turned, orient_batched(patches, torch.arange(8)))  # what a GPU does
     assert turned.shape == (8, 3, 5, 5)
     for code in range(8):
         image = patches[code].numpy()

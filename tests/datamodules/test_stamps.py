@@ -66,7 +66,7 @@ def test_within_the_grain_of_the_clock_content_is_compared(
     """As on a file system whose stamps do not differ at all."""
     monkeypatch.setattr(
         packing,
-        "stats",
+        "stat_sources",
         lambda group: np.array([[os.stat(s.path).st_size, 0, 0, 0] for s in group]),
     )
     assert shows(store(photos), photos)
@@ -78,7 +78,7 @@ def test_within_the_grain_of_the_clock_content_is_compared(
     now = os.stat(photos / "photos").st_mtime_ns + 10**9
     monkeypatch.setattr(
         packing,
-        "stats",
+        "stat_sources",
         lambda group: np.array([[os.stat(s.path).st_size, now, 0, 0] for s in group]),
     )
     assert shows(store(photos), photos)
@@ -94,15 +94,15 @@ def test_photos_that_moved_are_compared_once_and_not_packed_again(
     shutil.copytree(photos / "photos", photos / "copy")
     shutil.rmtree(photos / "photos")
     (photos / "copy").rename(photos / "photos")
-    monkeypatch.setattr(packing, "GRAIN", -(10**18))  # as if all this had taken a while
+    monkeypatch.setattr(packing, "TIME_GRAIN", -(10**18))  # as if all this had taken a while
     compared: list[str] = []
-    real = packing.is_source
+    real = packing.matches_sha256
 
-    def is_source(path: str, sha256: np.ndarray) -> bool:
+    def matches(path: str, sha256: np.ndarray) -> bool:
         compared.append(path)
         return real(path, sha256)
 
-    monkeypatch.setattr(packing, "is_source", is_source)
+    monkeypatch.setattr(packing, "matches_sha256", matches)
     assert shows(store(photos), photos)
     assert len(compared) == 3
     store(photos)
