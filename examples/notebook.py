@@ -14,6 +14,6 @@ data = PhotoFolders("photos/train", "photos/valid", patch_size=96, batch_size=2,
 loss = HybridLoss(0.1, load_scorer("weights/nima_ava_distilled.safetensors"))
 net = EDSR(scale=2, num_blocks=4, num_features=32)
 module = EnhancementModule(net, loss, torch.optim.Adam, Cosine())
-trainer = L.Trainer(max_epochs=2, use_distributed_sampler=False)  # the data module has its own
+trainer = L.Trainer(max_epochs=2, use_distributed_sampler=False)  # the data module brings its own
 trainer.fit(module, data)
 print({name: round(float(value), 2) for name, value in trainer.callback_metrics.items()})

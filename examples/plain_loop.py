@@ -13,7 +13,7 @@ net = EDSR(scale=2, num_blocks=4, num_features=32)
 optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
 loader = data.train_dataloader()
 for epoch in range(2):
-    for batch in loader:  # each pass shows other patches
+    for batch in loader:  # each pass draws new patches
         lr, hr = batch.to_unit()
         total, terms, _ = loss(net(lr), hr)
         optimizer.zero_grad()

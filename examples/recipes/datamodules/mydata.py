@@ -1,4 +1,4 @@
-"""A data set of one's own: photos in NumPy files, `train/*.npy` and `val/*.npy`."""
+"""A custom data set: photos in NumPy files, `train/*.npy` and `val/*.npy`."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from images.pixels import to_tensor
 
 
 class MyPhotos(PairsDataModule):
-    """Photos of H x W x 3 bytes; LR is made from them."""
+    """HR photos as H x W x 3 bytes, from which LR is made."""
 
     description = "camera photos in NumPy files"
 

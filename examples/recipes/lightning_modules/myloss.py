@@ -1,4 +1,4 @@
-"""A loss of one's own: Charbonnier's, in grey levels, instead of L2."""
+"""A custom loss: Charbonnier, in grey levels, instead of L2."""
 
 from torch import Tensor
 
@@ -9,5 +9,5 @@ class Charbonnier(HybridLoss):
     """Charbonnier + gamma * (K - mean score)."""
 
     def fidelity_terms(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        """Name and value of each term; they are added up."""
+        """Return the terms by name; the fidelity is their sum."""
         return {"charbonnier": ((255 * (sr - hr)) ** 2 + 1).sqrt().mean()}

@@ -1,4 +1,4 @@
-"""A network of one's own: bilinear upscaling and one convolution."""
+"""A custom network: bilinear upscaling and one convolution."""
 
 from torch import Tensor, nn
 
@@ -11,5 +11,5 @@ class MyNet(nn.Module):
         self.scale, self.margin, self.conv = scale, 2, nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Map B x 3 x H x W in [0, 1] to the same, `scale` times larger."""
+        """Enlarge B x 3 x H x W images in [0, 1] `scale` times."""
         return self.conv(nn.functional.interpolate(lr, scale_factor=self.scale, mode="bilinear"))
