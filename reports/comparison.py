@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reports import figures
+from reports import figures, plots
 from reports.run_table import (
     Run,
     Setting,
@@ -97,7 +97,7 @@ class Comparison:
             if any(run.value(metric, s) is not None for run in runs for s in run.scales)
         ]
         self.num_unfinished = len(others)
-        self.look = figures.Look(s for group in self.begun.values() for s in group)
+        self.styles = figures.LineStyles(s for group in self.begun.values() for s in group)
         monitors = sorted({str(run.result.get("monitor")) for run in runs})
         which = f"the best epoch by {' or '.join(monitors)}"
         if epoch is not None:
@@ -160,8 +160,8 @@ class Comparison:
                 for rater, runs in raters.items():
                     base = baseline(runs, metric, scale)
                     source = rater if rater is not None and len(raters) > 1 else ""
-                    panels[f"{metric} by gamma at x{scale} {source}".strip()] = figures.by_gamma(
-                        self.only(runs, scale), metric, scale, self.look, base, unit, source
+                    panels[f"{metric} by gamma at x{scale} {source}".strip()] = plots.by_gamma(
+                        self.only(runs, scale), metric, scale, self.styles, base, unit, source
                     )
         note = (
             "A line joins the means over seeds; the band is one sample standard deviation to each "
@@ -192,8 +192,8 @@ class Comparison:
         panels = {}
         for scale in self.scales:
             for metric, unit in (("train/loss", ""), ("val/psnr", "dB")):
-                panels[f"{metric} by epoch at x{scale}"] = figures.by_epoch(
-                    self.begun[scale], metric, scale, self.look, unit
+                panels[f"{metric} by epoch at x{scale}"] = plots.by_epoch(
+                    self.begun[scale], metric, scale, self.styles, unit
                 )
         if not any(run.rows for run in self.runs):
             return Block(title, "No run has a readable metrics.csv.")
@@ -218,7 +218,7 @@ class Comparison:
             for scale in self.scales:
                 for rater, runs in self.by_rater(metric, scale).items():
                     panels.setdefault(rater, {})[f"val/psnr and {metric} at x{scale}"] = (
-                        figures.plane(self.only(runs, scale), metric, scale, self.look)
+                        plots.plane(self.only(runs, scale), metric, scale, self.styles)
                     )
             for k, (rater, drawn) in enumerate(panels.items()):
                 note = (
@@ -280,7 +280,7 @@ class Comparison:
         found = []
         for metric in self.metrics:
             for runs in self.by_rater(metric, scale).values():
-                points = figures.plane_points(self.only(runs, scale), metric)
+                points = plots.plane_points(self.only(runs, scale), metric)
                 for k in pareto([(x, y) for _, (x, _), (y, _) in points]):
                     folders = {run.folder for run in points[k][0].runs}
                     found += [
@@ -356,7 +356,7 @@ def scorer_section(scorers: Sequence[Run], folder: Path) -> Block | None:
     panels: dict[str, figures.Panel] = {}
     for metric in ("val/emd", "val/srcc"):
         if any(metric in row for run in with_rows for row in run.rows):
-            panels[f"{metric} by epoch"] = figures.scorers_by_epoch(
+            panels[f"{metric} by epoch"] = plots.scorers_by_epoch(
                 {name: runs for name, runs in groups.items()}, metric
             )
     if not panels:

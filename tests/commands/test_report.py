@@ -16,7 +16,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from reports import album, figures
+from reports import album, figures, plots
 from reports.comparison import baseline
 from reports.page import count_states
 from reports.run_reading import find_folders, read_run, read_runs
@@ -354,7 +354,7 @@ def test_gamma_0_is_on_the_line_of_every_scorer(tmp_path: Path) -> None:
     make_run(tmp_path / "a", gamma=0.1, scorer="a" * 64)
     make_run(tmp_path / "b", gamma=0.1, scorer="b" * 64)
     settings = settings_of(read_runs([str(tmp_path)]), 2)
-    lines = figures.lines_of(settings)
+    lines = plots.lines_of(settings)
     assert [[s.gamma for s in line] for line in lines] == [[0, 0.1], [0, 0.1]]
     assert [[run.folder.name for s in line for run in s.runs] for line in lines] == [
         ["zero", "a"],
@@ -429,8 +429,8 @@ def test_the_line_by_gamma_is_the_means(tmp_path: Path) -> None:
         for seed, psnr in enumerate(values):
             make_run(tmp_path / f"{gamma}-{seed}", gamma=gamma, seed=seed, psnr=psnr)
     settings = settings_of(read_runs([str(tmp_path)]), 2)
-    look = figures.Look(settings)
-    panel = figures.by_gamma(settings, "val/psnr", 2, look, 32.5, "dB")
+    styles = figures.LineStyles(settings)
+    panel = plots.by_gamma(settings, "val/psnr", 2, styles, 32.5, "dB")
     (axes,) = figures.compose([panel]).axes
     line = next(line for line in axes.lines if line.get_label() == "edsr")
     assert list(line.get_xdata()) == list(expected)  # type: ignore[arg-type]
@@ -444,7 +444,7 @@ def test_a_far_baseline_does_not_flatten_the_rest(tmp_path: Path) -> None:
     for gamma, psnr in ((0.0, 34.6), (0.4, 34.3)):
         make_run(tmp_path / f"{gamma}", gamma=gamma, psnr=psnr)
     settings = settings_of(read_runs([str(tmp_path)]), 2)
-    panel = figures.by_gamma(settings, "val/psnr", 2, figures.Look(settings), 31.0)
+    panel = plots.by_gamma(settings, "val/psnr", 2, figures.LineStyles(settings), 31.0)
     (axes,) = figures.compose([panel]).axes
     assert axes.get_ylim()[0] > 34
     assert any("bicubic 31.00" in text.get_text() for text in axes.texts)
@@ -455,7 +455,7 @@ def test_gammas_of_several_magnitudes_and_zero(tmp_path: Path) -> None:
     for gamma in gammas:
         make_run(tmp_path / f"{gamma}", gamma=gamma)
     settings = settings_of(read_runs([str(tmp_path)]), 2)
-    panel = figures.by_gamma(settings, "val/psnr", 2, figures.Look(settings))
+    panel = plots.by_gamma(settings, "val/psnr", 2, figures.LineStyles(settings))
     (axes,) = figures.compose([panel]).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.001", "0.01", "1"]
 
@@ -466,7 +466,7 @@ def test_the_staircase_is_the_front(tmp_path: Path) -> None:
         make_run(tmp_path / f"{gamma}", gamma=gamma, psnr=psnr, score=score)
     settings = settings_of(read_runs([str(tmp_path)]), 2)
     (axes,) = figures.compose(
-        [figures.plane(settings, "val/score", 2, figures.Look(settings))]
+        [plots.plane(settings, "val/score", 2, figures.LineStyles(settings))]
     ).axes
     front = next(line for line in axes.lines if line.get_label() == figures.FRONT)
     corners = list(zip(front.get_xdata(), front.get_ydata(), strict=True))  # type: ignore[arg-type]

@@ -1,0 +1,400 @@
+"""The plots in a report's figures: metrics by gamma and by epoch, and PSNR against score.
+
+Lines are means over seeds; each scale has its own panel. `reports.figures` puts them together.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from reports.figures import DASHES, FRONT, INK, MARKERS, MUTED, PALETTE, LineStyles, Panel
+from reports.run_table import Run, Setting, mean_and_std, pareto
+
+FAINT = 0.35  # opacity of the line with the lowest gamma; the highest has 1
+FAR = 1.0  # a baseline further from the values than this multiple of their range is only named
+FEW_EPOCHS = 12  # up to this number, each epoch has a marker
+LEAST = 0.1  # dB or buckets that an axis spans at least: smaller differences are noise
+MANY_LABELS = 30  # with more points than this, only those on the Pareto front are labelled
+
+
+def lines_of(settings: Sequence[Setting]) -> list[list[Setting]]:
+    """Group settings that differ only in gamma, in order of gamma."""
+    lines: dict[str, list[Setting]] = {}
+    for setting in settings:
+        lines.setdefault(setting.line, []).append(setting)
+    return list(lines.values())
+
+
+def by_gamma(
+    settings: Sequence[Setting],
+    metric: str,
+    scale: int,
+    styles: LineStyles,
+    baseline: float | None = None,
+    unit: str = "",
+    source: str = "",
+) -> Panel:
+    """Plot a metric over gamma: a line of means, a band of one standard deviation, all seeds.
+
+    Args:
+        settings: of one scale and the same validation photos.
+        metric: such as `val/psnr`.
+        scale: of the settings.
+        styles: colours, markers and dashes.
+        baseline: the metric of bicubic, if known.
+        unit: of the metric.
+        source: the scorer, if there are several.
+    """
+
+    def draw(axes: Axes) -> None:
+        drawn = [y for line in lines_of(settings) for y in draw_line(axes, line, metric, styles)]
+        if baseline is not None and drawn:
+            draw_baseline(axes, baseline, min(drawn), max(drawn), "bicubic")
+        least_range(axes)
+        gamma_axis(axes, sorted({setting.gamma for setting in settings}))
+        axes.set_ylabel(f"{metric} in {unit}" if unit else metric)
+        axes.set_title(f"x{scale}, {source}" if source else f"x{scale}", loc="left")
+
+    return draw
+
+
+def draw_line(axes: Axes, line: Sequence[Setting], metric: str, styles: LineStyles) -> list[float]:
+    """Draw the line of one network or variant over gamma; return all values drawn.
+
+    Args:
+        axes: where to draw.
+        line: settings that differ only in gamma.
+        metric: such as `val/psnr`.
+        styles: colours, markers and dashes.
+    """
+    found = [(s, spread) for s in line if (spread := s.spread(metric)) is not None]
+    if not found:
+        return []
+    colour, marker = styles.colour(line[0]), styles.marker(line[0])
+    gammas = [s.gamma for s, _ in found]
+    means = [mean for _, (mean, _, _) in found]
+    spreads = [std or 0.0 for _, (_, std, _) in found]
+    low = [mean - std for mean, std in zip(means, spreads, strict=True)]
+    high = [mean + std for mean, std in zip(means, spreads, strict=True)]
+    if any(spreads):
+        axes.fill_between(gammas, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(
+        gammas,
+        means,
+        color=colour,
+        linestyle=styles.dash(line[0]),
+        marker=marker,
+        markersize=5,
+        label=line[0].line,
+    )
+    drawn = [*low, *high]
+    for setting, _ in found:
+        values = setting.values(metric)
+        drawn += values
+        if len(values) > 1:
+            axes.plot(
+                [setting.gamma] * len(values),
+                values,
+                color=colour,
+                linestyle="",
+                marker=marker,
+                markersize=3,
+                alpha=0.5,
+            )
+    return drawn
+
+
+def draw_baseline(axes: Axes, value: float, low: float, high: float, name: str) -> None:
+    """Draw a dashed line, or only its value at the edge if it is far from all other values."""
+    reach = FAR * max(high - low, 0.1)
+    text = f"{name} {value:.3f}" if abs(value) < 10 else f"{name} {value:.2f}"
+    style: Any = {"textcoords": "offset points", "fontsize": 9, "color": MUTED}
+    if low - reach <= value <= high + reach:
+        axes.axhline(value, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.2)
+        place = axes.get_yaxis_transform()
+        axes.annotate(text, (1, value), xycoords=place, xytext=(-2, 3), ha="right", **style)
+    elif value < low:  # metrics that fall with gamma leave this corner and the opposite one free
+        text = f"\N{DOWNWARDS ARROW} {text}"
+        axes.annotate(text, (0, 0), xycoords="axes fraction", xytext=(4, 4), **style)
+    else:
+        text = f"\N{UPWARDS ARROW} {text}"
+        axes.annotate(text, (1, 1), xycoords="axes fraction", xytext=(-2, 4), ha="right", **style)
+
+
+def least_range(axes: Axes) -> None:
+    """Widen the vertical axis to `LEAST`, so that noise does not fill it."""
+    axes.set_ylim(widened(axes.get_ylim()))
+
+
+def widened(limits: tuple[float, float]) -> tuple[float, float]:
+    """Return limits of an axis that span at least `LEAST` around the same middle."""
+    low, high = limits
+    missing = max(0.0, LEAST - (high - low)) / 2
+    return low - missing, high + missing
+
+
+def gamma_axis(axes: Axes, gammas: Sequence[float]) -> None:
+    """Start the horizontal axis at 0, with a tick at each gamma unless they would overlap."""
+    largest = max(gammas, default=0) or 1.0
+    smallest = min((gamma for gamma in gammas if gamma), default=largest)
+    axes.set_xlabel("gamma")
+    if largest / smallest > 50:  # logarithmic, but including 0
+        axes.set_xscale("symlog", linthresh=smallest, linscale=0.4)
+        axes.set_xlim(-0.2 * smallest, 1.3 * largest)
+        axes.set_xticks([0.0, *(g for g in gammas if g)])
+        axes.set_xticklabels([f"{g:g}" for g in [0.0, *(g for g in gammas if g)]])
+        axes.minorticks_off()
+        return
+    axes.set_xlim(-0.05 * largest, 1.05 * largest)
+    ticks = [0.0]
+    for gamma in gammas:
+        if gamma - ticks[-1] > 0.07 * largest:
+            ticks.append(gamma)
+    axes.set_xticks(ticks)
+    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+
+
+def by_epoch(
+    settings: Sequence[Setting], metric: str, scale: int, styles: LineStyles, unit: str
+) -> Panel:
+    """Plot a metric by epoch: a line per network and gamma, a band from lowest to highest seed.
+
+    Lines are more opaque for higher gammas. Unfinished runs have separate thin lines.
+    """
+
+    def draw(axes: Axes) -> None:
+        gammas = sorted({setting.gamma for setting in settings})
+        shades = {gamma: shade(gamma, gammas) for gamma in gammas}
+        drawn = []
+        for setting in settings:
+            drawn += draw_curves(axes, setting, metric, scale, styles, shades[setting.gamma])
+        # One legend entry per network and one per gamma, instead of one per pair.
+        for line in lines_of(settings):
+            colour, dash = styles.colour(line[0]), styles.dash(line[0])
+            marker, name = styles.marker(line[0]), line[0].line
+            axes.plot([], [], color=colour, linestyle=dash, marker=marker, markersize=5, label=name)
+        for gamma in gammas if len(gammas) > 1 else ():
+            axes.plot([], [], color=INK, alpha=shades[gamma], label=f"gamma {gamma:g}")
+        if metric == "val/psnr":
+            least_range(axes)
+        epoch_axis(axes)
+        training = metric.startswith("train/")
+        if training and drawn and 0 < 10 * min(drawn) < max(drawn):
+            axes.set_yscale("log")
+        axes.set_ylabel(f"{metric} in {unit}" if unit else metric)
+        axes.set_title(f"x{scale}, training" if training else f"x{scale}", loc="left")
+
+    return draw
+
+
+def draw_curves(
+    axes: Axes, setting: Setting, metric: str, scale: int, styles: LineStyles, alpha: float
+) -> list[float]:
+    """Draw the curves of a setting by epoch; return the means of its finished runs."""
+    colour = styles.colour(setting)
+    done = [run for run in setting.runs if run.state == "finished"]
+    for run in setting.runs:
+        if run not in done:
+            axes.plot(*run.curve(metric, scale), color=colour, linewidth=0.8, alpha=alpha)
+    curve = mean_curve(done, metric, scale)
+    if not curve:
+        return []
+    means = [sum(values) / len(values) for values in curve.values()]
+    axes.plot(
+        list(curve),
+        means,
+        color=colour,
+        alpha=alpha,
+        linestyle=styles.dash(setting),
+        marker=styles.marker(setting) if len(curve) <= FEW_EPOCHS else "",
+        markersize=3.5,
+    )
+    if len(done) > 1:
+        lowest, highest = map(min, curve.values()), map(max, curve.values())
+        axes.fill_between(
+            list(curve),
+            list(lowest),
+            list(highest),
+            color=colour,
+            alpha=0.15 * alpha,
+            linewidth=0,
+        )
+    return means
+
+
+def shade(gamma: float, gammas: Sequence[float]) -> float:
+    """Return the opacity of a gamma's line by its rank; the highest gamma has 1."""
+    if len(gammas) == 1:
+        return 1.0
+    return FAINT + (1 - FAINT) * gammas.index(gamma) / (len(gammas) - 1)
+
+
+def epoch_axis(axes: Axes) -> None:
+    """Label the horizontal axis with whole epochs, even if there is only one."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    left, right = axes.get_xlim()
+    axes.set_xlim(min(left, (left + right) / 2 - 0.5), max(right, (left + right) / 2 + 0.5))
+    axes.set_xlabel("epoch")
+
+
+def mean_curve(runs: Iterable[Run], metric: str, scale: int | None) -> dict[int, list[float]]:
+    """Return the values of all runs by epoch, in order."""
+    curve: dict[int, list[float]] = {}
+    for run in runs:
+        for epoch, value in zip(*run.curve(metric, scale), strict=True):
+            curve.setdefault(epoch, []).append(value)
+    return dict(sorted(curve.items()))
+
+
+def plane(settings: Sequence[Setting], metric: str, scale: int, styles: LineStyles) -> Panel:
+    """Plot PSNR against a score: means with standard deviations, faint seeds, and the Pareto front.
+
+    Higher is better in both, so the best settings are at the upper right. Labels are gammas.
+    """
+
+    def draw(axes: Axes) -> None:
+        points = plane_points(settings, metric)
+        axes.margins(0.12)
+        for setting, (x, x_std), (y, y_std) in points:
+            colour, marker = styles.colour(setting), styles.marker(setting)
+            axes.errorbar(
+                x,
+                y,
+                xerr=x_std,
+                yerr=y_std,
+                color=colour,
+                marker=marker,
+                markersize=6,
+                markerfacecolor=colour if styles.dash(setting) == "-" else "none",
+                elinewidth=1,
+                alpha=0.9,
+                linestyle="",
+                label=setting.line,
+            )
+            for run in setting.runs if len(setting.runs) > 1 else ():
+                one, two = run.value("val/psnr", scale), run.value(metric, scale)
+                if one is not None and two is not None:
+                    axes.plot(one, two, color=colour, marker=marker, markersize=3, alpha=0.4)
+        least_range(axes)
+        axes.set_xlim(widened(axes.get_xlim()))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        places = [(x, y) for _, (x, _), (y, _) in points]
+        front = pareto(places)
+        if front:
+            left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+            best = [places[k] for k in front]
+            axes.plot(
+                [left, *(x for x, _ in best), best[-1][0]],
+                [best[0][1], *(y for _, y in best), bottom],
+                drawstyle="steps-pre",
+                color=MUTED,
+                linestyle=(0, (5, 3)),
+                linewidth=1.2,
+                zorder=1,
+                label=FRONT,
+            )
+            axes.set_xlim(left, axes.get_xlim()[1])
+            axes.set_ylim(bottom, axes.get_ylim()[1])
+        shown = range(len(points)) if len(points) <= MANY_LABELS else front
+        texts = {k: f"{points[k][0].gamma:g}" for k in shown}
+        put_labels(axes, places, texts)
+        axes.set_xlabel("val/psnr in dB")
+        axes.set_ylabel(metric)
+        axes.set_title(f"x{scale}", loc="left")
+
+    return draw
+
+
+Spread = tuple[float, float | None]
+
+
+def plane_points(settings: Sequence[Setting], metric: str) -> list[tuple[Setting, Spread, Spread]]:
+    """Return mean and standard deviation of PSNR and score, for settings that have a score.
+
+    A setting that belongs to several lines is one point.
+    """
+    points = []
+    seen = set()
+    for setting in settings:
+        x, y = setting.spread("val/psnr"), setting.spread(metric)
+        folders = tuple(run.folder for run in setting.runs)
+        if x is not None and y is not None and folders not in seen:
+            seen.add(folders)
+            points.append((setting, x[:2], y[:2]))
+    return points
+
+
+def put_labels(axes: Axes, places: Sequence[tuple[float, float]], texts: dict[int, str]) -> None:
+    """Label points, placing each text where it overlaps points and other texts least."""
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    dots: Any = axes.transData.transform(places) * (72 / figure.dpi) if places else []
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]  # in points
+    for k, text in texts.items():
+        width, height = 5.6 * len(text), 8.0  # in a 9-point font
+
+        def box(offset: tuple[int, int], k: int = k, w: float = width, h: float = height) -> Box:
+            x, y = dots[k][0] + offset[0], dots[k][1] + offset[1]
+            left = x if offset[0] > 0 else x - w if offset[0] < 0 else x - w / 2
+            return left, y - h / 2, left + w, y + h / 2
+
+        best = min(OFFSETS, key=lambda o: sum(overlap(box(o), other) for other in taken))
+        taken.append(box(best))
+        axes.annotate(
+            text,
+            places[k],
+            xytext=best,
+            textcoords="offset points",
+            ha="left" if best[0] > 0 else "right" if best[0] < 0 else "center",
+            va="center",
+            fontsize=9,
+        )
+
+
+Box = tuple[float, float, float, float]
+OFFSETS = (
+    *((6, 6), (-6, 6), (6, -7), (-6, -7), (8, 0), (-8, 0), (0, 10), (0, -10)),
+    *((14, 14), (-14, 14), (14, -14), (-14, -14)),
+)
+
+
+def overlap(one: Box, two: Box) -> float:
+    """Return the area that two boxes share."""
+    width = min(one[2], two[2]) - max(one[0], two[0])
+    height = min(one[3], two[3]) - max(one[1], two[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def scorers_by_epoch(groups: dict[str, Sequence[Run]], metric: str) -> Panel:
+    """Plot a scorer metric by epoch: a line for each backbone or variant, averaged over seeds."""
+
+    def draw(axes: Axes) -> None:
+        constants = set()
+        for k, (name, runs) in enumerate(groups.items()):
+            curve = mean_curve(runs, metric, None)
+            colour, marker = PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)]
+            epochs = sorted(curve)
+            spreads = [mean_and_std(curve[epoch]) for epoch in epochs]
+            means = [spread[0] for spread in spreads if spread is not None]
+            dash = DASHES[k // len(PALETTE) % len(DASHES)]
+            axes.plot(
+                epochs,
+                means,
+                color=colour,
+                marker=marker if len(epochs) <= FEW_EPOCHS else "",
+                markersize=3.5,
+                linestyle=dash,
+                label=name,
+            )
+            constants |= {round(v, 4) for run in runs if (v := run.value(f"{metric}_constant"))}
+        low, high = axes.get_ylim()
+        for value in sorted(constants):
+            draw_baseline(axes, value, low, high, "constant predictor")
+        epoch_axis(axes)
+        axes.set_ylabel(metric)
+
+    return draw
