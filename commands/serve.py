@@ -117,13 +117,14 @@ def run(cfg: DictConfig) -> None:
     """Serves until Ctrl-C."""
     from web.app import Settings, build_app  # needs the extra `demo`
     from web.connections import Server
-    from web.offers import load_offers
-    from web.work import Limits, Worker
+    from web.enhancers import load_enhancers
+    from web.jobs import Limits
+    from web.worker import Worker
 
     keep_memory()
     device = pick_device(cfg.device)
     pairs = [list(pair) for pair in cfg.pairs]
-    offers = load_offers(checkpoints(cfg), pairs, cfg.steps, device, cfg.trusted)
+    enhancers = load_enhancers(checkpoints(cfg), pairs, cfg.steps, device, cfg.trusted)
     scorer, record = load_network(cfg.scorer.checkpoint, "scorer", cfg.trusted)
     assert isinstance(scorer, NIMA)
     folder = Path(cfg.output).expanduser()
@@ -135,7 +136,9 @@ def run(cfg: DictConfig) -> None:
             megapixels=cfg.max_megapixels or (4 if device.type == "cpu" else 16),
             waiting=cfg.max_waiting,
         )
-        worker = Worker(store, offers, scorer, record, device=device, tile=cfg.tile, limits=limits)
+        worker = Worker(
+            store, enhancers, scorer, record, device=device, tile=cfg.tile, limits=limits
+        )
         login = (cfg.user, cfg.password) if cfg.user is not None else None
         hosts = tuple(name.lower() for name in cfg.hosts)
         app = build_app(store, worker, Settings(TITLE, cfg.host, login, hosts))

@@ -1,4 +1,4 @@
-"""Routes of the HTTP API, see docs/web.md; the pages' scripts use the same."""
+"""Routes of the HTTP API, see docs/web.md; the pages' scripts use them too."""
 
 import logging
 import stat
@@ -8,21 +8,21 @@ from fastapi import APIRouter, Header, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from web.archive import download_names, zipped
-from web.desk import Desk, clean_name
-from web.offers import Task
+from web.enhancers import Task
 from web.schema import JobRequest, JobResult, OfferedTask, StartedJob, UploadedPhoto
 from web.store import FullError, Store
-from web.work import Worker
+from web.uploads import Uploads, clean_name
+from web.worker import Worker
 
 log = logging.getLogger(__name__)
 
-SCORE = "score"  # the task of a job that only rates photos
+SCORE = "score"  # the task of a job that only scores photos
 GONE = "This result does not exist, or it has expired."
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 def offered_tasks(worker: Worker) -> list[dict[str, Any]]:
-    """Tasks with the models that do them, as `OfferedTask` describes."""
+    """Return the tasks with the models for each, as `OfferedTask` describes."""
     return [
         {
             "task": task.name,
@@ -30,34 +30,41 @@ def offered_tasks(worker: Worker) -> list[dict[str, Any]]:
             "label": task.label,
             "models": [
                 {
-                    "id": offer.id,
-                    "name": offer.name,
-                    "note": offer.note,
-                    "seconds": worker.speeds.get(offer, task),
-                    "gammas": offer.gammas or None,
+                    "id": enhancer.id,
+                    "name": enhancer.name,
+                    "note": enhancer.note,
+                    "seconds": worker.speeds.get(enhancer, task),
+                    "gammas": enhancer.gammas or None,
                 }
-                for offer in offers
+                for enhancer in enhancers
             ],
         }
-        for task, offers in worker.tasks().items()
+        for task, enhancers in worker.tasks().items()
     ]
 
 
-def api_routes(store: Store, worker: Worker, desk: Desk) -> APIRouter:
-    """Everything that programs use."""
+def api_routes(store: Store, worker: Worker, uploads: Uploads) -> APIRouter:
+    """Return the routes of the API."""
     router = APIRouter()
-    add_jobs(router, worker, desk)
+    add_models(router, worker)
+    add_uploads(router, uploads)
+    add_jobs(router, worker, uploads)
     add_results(router, store, worker)
+    add_endings(router, worker)
     return router
 
 
-def add_jobs(router: APIRouter, worker: Worker, desk: Desk) -> None:
-    """Add the routes by which photos are sent and jobs are started."""
+def add_models(router: APIRouter, worker: Worker) -> None:
+    """Add the route that lists tasks and models."""
 
     @router.get("/models", response_model=list[OfferedTask])
     def models() -> list[dict[str, Any]]:
-        """List the tasks with the models that do them."""
+        """List the tasks with the models for each."""
         return offered_tasks(worker)
+
+
+def add_uploads(router: APIRouter, uploads: Uploads) -> None:
+    """Add the routes that receive and delete photos."""
 
     @router.post(
         "/uploads",
@@ -72,9 +79,9 @@ def add_jobs(router: APIRouter, worker: Worker, desk: Desk) -> None:
             str, Header(description="name of the photo: percent-encoded, RFC 5987 or UTF-8")
         ] = "",
     ) -> UploadedPhoto:
-        """Send a photo: the body is the file itself. It waits an hour for a job."""
+        """Upload a photo as the body. It is kept for an hour, unless a job uses it."""
         try:
-            taken = await desk.receive(request, clean_name(x_file_name))
+            received = await uploads.receive(request, clean_name(x_file_name))
         except FullError as error:
             raise HTTPException(507, str(error)) from error
         except OSError as error:
@@ -82,18 +89,22 @@ def add_jobs(router: APIRouter, worker: Worker, desk: Desk) -> None:
             reason = error.strerror or "error"
             raise HTTPException(507, f"The server could not keep the photo: {reason}.") from error
         return UploadedPhoto(
-            id=taken.path.name,
-            name=taken.name,
-            width=taken.width,
-            height=taken.height,
-            megapixels=taken.megapixels,
+            id=received.path.name,
+            name=received.name,
+            width=received.width,
+            height=received.height,
+            megapixels=received.megapixels,
         )
 
     @router.delete("/uploads/{name}", status_code=204)
     def drop(name: str) -> Response:
-        """Remove a photo that no job has taken."""
-        desk.drop(name)
+        """Delete a photo that no job uses."""
+        uploads.drop(name)
         return Response(status_code=204)
+
+
+def add_jobs(router: APIRouter, worker: Worker, uploads: Uploads) -> None:
+    """Add the route that starts jobs."""
 
     @router.post("/jobs", status_code=201)
     async def jobs(wanted: JobRequest) -> StartedJob:
@@ -102,11 +113,11 @@ def add_jobs(router: APIRouter, worker: Worker, desk: Desk) -> None:
             task = None if wanted.task == SCORE else Task(wanted.task, wanted.scale)
             names = wanted.models
             if names is None:
-                offers = worker.tasks().get(task, []) if task else []
-                names = [offer.id for offer in offers]
-            uploads = desk.find(wanted.photos)
-            job = worker.submit(uploads, task, names)
-            desk.hand_over(uploads)
+                enhancers = worker.tasks().get(task, []) if task else []
+                names = [enhancer.id for enhancer in enhancers]
+            photos = uploads.find(wanted.photos)
+            job = worker.submit(photos, task, names)
+            uploads.hand_over(photos)
         except FullError as error:
             raise HTTPException(503, str(error)) from error
         except ValueError as error:
@@ -115,11 +126,11 @@ def add_jobs(router: APIRouter, worker: Worker, desk: Desk) -> None:
 
 
 def add_results(router: APIRouter, store: Store, worker: Worker) -> None:
-    """Add the routes by which a job is followed, fetched and ended."""
+    """Add the routes that return a job's state, pictures and scores."""
 
     @router.get("/results/{token}/result.json", response_model=JobResult)
     def result(token: str, download: str | None = None) -> JSONResponse:
-        """Tell a job's state, files and scores; finished when it neither waits nor works."""
+        """Get a job's state, files and scores; it has ended unless it is waiting or working."""
         found = worker.state(token)
         if found is None:
             raise HTTPException(404, GONE)
@@ -132,7 +143,7 @@ def add_results(router: APIRouter, store: Store, worker: Worker) -> None:
         responses={200: {"content": {"application/zip": BINARY}}},
     )
     def archive(token: str) -> StreamingResponse:
-        """Fetch all pictures of a job and its result.json as a ZIP archive."""
+        """Download all pictures of a job and its scores as a ZIP archive."""
         folder, found = store.find(token), worker.state(token)
         if folder is None or found is None:
             raise HTTPException(404, GONE)
@@ -146,7 +157,7 @@ def add_results(router: APIRouter, store: Store, worker: Worker) -> None:
         responses={200: {"content": {"image/png": BINARY}}},
     )
     def picture(token: str, file: str, download: str | None = None) -> FileResponse:
-        """Fetch a picture of a job as PNG; `?download` names it after the photo."""
+        """Get a picture of a job as PNG; with `?download`, as a file named after the photo."""
         folder, found = store.find(token), worker.state(token)
         names = download_names(found) if found else {}
         if folder is None or file not in names:
@@ -155,7 +166,7 @@ def add_results(router: APIRouter, store: Store, worker: Worker) -> None:
             facts = (folder / file).lstat()
         except FileNotFoundError as error:  # removed meanwhile
             raise HTTPException(404, "There is no such picture.") from error
-        if not stat.S_ISREG(facts.st_mode):  # a link, which is never one of ours
+        if not stat.S_ISREG(facts.st_mode):  # such as a link, which we never create
             raise HTTPException(404, "There is no such picture.")
         return FileResponse(
             folder / file,
@@ -165,16 +176,20 @@ def add_results(router: APIRouter, store: Store, worker: Worker) -> None:
             stat_result=facts,
         )
 
+
+def add_endings(router: APIRouter, worker: Worker) -> None:
+    """Add the routes that cancel and delete jobs."""
+
     @router.post("/results/{token}/cancel", status_code=204)
     def cancel(token: str) -> Response:
-        """Stop a job; what is done stays."""
+        """Cancel a job; finished results stay."""
         if not worker.stop_job(token):
             raise HTTPException(404, "There is no such job.")
         return Response(status_code=204)
 
     @router.post("/results/{token}/delete", status_code=204)
     def delete(token: str) -> Response:
-        """Stop a job and remove all of it."""
+        """Cancel a job and delete its results."""
         if not worker.stop_job(token, delete=True):
             raise HTTPException(404, "There is no such job.")
         return Response(status_code=204)

@@ -23,10 +23,11 @@ import httpx
 
 from web.app import Settings, build_app
 from web.connections import Server as Listening
+from web.enhancers import load_enhancers
 from web.guard import Guard
-from web.offers import load_offers
+from web.jobs import Limits
 from web.store import Store
-from web.work import Limits, Worker
+from web.worker import Worker
 
 UNFINISHED = ("waiting", "working")
 
@@ -121,7 +122,7 @@ def serve(enhancers: dict[str, str], scorer_file: Path) -> Serve:
     ) -> Iterator[Server]:
         files = enhancers
         cpu = torch.device("cpu")
-        offers = load_offers(
+        networks = load_enhancers(
             [files["edsr_0"], files["edsr_0.4"], files["mdsr"], files["can"]],
             [[files["edsr_0"], files["edsr_0.4"]]],
             3,
@@ -132,7 +133,7 @@ def serve(enhancers: dict[str, str], scorer_file: Path) -> Serve:
         defaults = {"photos": 4, "bytes": 2_000_000, "megapixels": 1.0, "waiting": 50}
         worker = Worker(
             store,
-            offers,
+            networks,
             scorer,  # type: ignore[arg-type]
             record,
             device=cpu,

@@ -26,8 +26,8 @@ from networks.bicubic import imresize
 from tests.conftest import Finished
 from tests.web.conftest import Serve, Server
 from web.archive import download_names
-from web.desk import clean_name
 from web.schema import JobResult, OfferedTask
+from web.uploads import clean_name
 
 Cli = Any
 
@@ -532,7 +532,7 @@ def test_a_photo_that_cannot_be_done_does_not_end_the_job(server: Server) -> Non
 def test_a_large_result_has_a_smaller_view(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("web.work.VIEW", 5000)
+    monkeypatch.setattr("web.processing.MAX_VIEW_PIXELS", 5000)
     with serve(tmp_path / "store") as server:
         found = server.finished(server.job(picture(100, 40)))
         original, _, made = found["photos"][0]["versions"]
@@ -745,10 +745,10 @@ def test_a_large_colour_profile_is_dropped(server: Server) -> None:
 
 def test_tiny_photos_do_not_spoil_the_estimates(server: Server) -> None:
     server.finished(server.job(picture(300, 200)))
-    offer = server.worker.offers["edsr-gamma-0"]
-    before = server.worker.speeds.get(offer, offer.tasks[0])
+    enhancer = server.worker.enhancers["edsr-gamma-0"]
+    before = server.worker.speeds.get(enhancer, enhancer.tasks[0])
     server.finished(server.job(picture(1, 1)))
-    after = server.worker.speeds.get(offer, offer.tasks[0])
+    after = server.worker.speeds.get(enhancer, enhancer.tasks[0])
     assert before is not None
     assert after is not None
     assert after < 3 * before

@@ -15,9 +15,10 @@ from networks.edsr import EDSR
 from tests.web.conftest import Serve, Server, save_enhancer
 from tests.web.test_app import picture, pixels
 from web.archive import download_names
-from web.desk import clean_name
+from web.enhancers import load_enhancers
 from web.hosts import is_name, same_address
-from web.offers import Speeds, load_offers
+from web.speeds import Speeds
+from web.uploads import clean_name
 
 NAMES = [
     "naïve café.png",
@@ -175,17 +176,17 @@ def test_identical_networks_have_one_estimate(tmp_path: Path) -> None:
         for gamma in (0.0, 0.1, 0.2)
     ]
     cpu = torch.device("cpu")
-    one, two, three, row = offers = load_offers(files, [files[:2]], 3, cpu)
+    one, two, three, series = enhancers = load_enhancers(files, [files[:2]], 3, cpu)
     (task,) = one.tasks
     speeds = Speeds(64)
-    speeds.measure(offers, cpu)
+    speeds.measure(enhancers, cpu)
     first = speeds.get(one, task)
     assert first is not None
     assert speeds.get(two, task) == speeds.get(three, task) == first
-    assert speeds.get(row, task) == pytest.approx(3 * first)
+    assert speeds.get(series, task) == pytest.approx(3 * first)
     # What a job of one of them took counts for all.
     margin = int(one.net.margin)  # type: ignore[arg-type]
-    speeds.saw(two, task, (1000, 1000), 123.0)
+    speeds.add(two, task, (1000, 1000), 123.0)
     assert speeds.get(one, task) == speeds.get(two, task)
     assert speeds.get(three, task) == pytest.approx(123.0, rel=0.05)
     # Of tiles, what their margins read is read twice: 16 of 62 or 63 pixels a side, 14 inside.

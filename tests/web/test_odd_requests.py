@@ -12,7 +12,7 @@ import pytest
 
 from tests.web.conftest import Serve, Server
 from tests.web.test_app import picture
-from web import work
+from web import processing
 
 Headers = list[tuple[bytes, bytes]]
 Request = tuple[str, bytes, Headers, list[bytes]]  # method, target, headers, parts of the body
@@ -242,16 +242,17 @@ def test_whatever_a_decoder_raises_is_the_files_problem(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("web.desk.read_photo", broken)
+        patch.setattr("web.uploads.read_photo", broken)
         answer = server.upload(picture())
         assert answer.status_code == 422
         assert answer.json()["error"].endswith(".")
-        patch.setattr("web.desk.sizes", broken)
-        patch.setattr("web.desk.png_size", lambda path: None)
+        patch.setattr("web.uploads.sizes", broken)
+        patch.setattr("web.uploads.png_size", lambda path: None)
         assert server.upload(picture()).status_code == 415
-    real = work.read_photo
+    real = processing.read_photo
     monkeypatch.setattr(
-        "web.work.read_photo", lambda path: broken(path) if path.name == sent[0] else real(path)
+        "web.processing.read_photo",
+        lambda path: broken(path) if path.name == sent[0] else real(path),
     )
     answer = server.client.post("/jobs", json={"photos": sent, "models": ["edsr-gamma-0"]})
     found = server.finished(answer.json()["token"])

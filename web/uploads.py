@@ -1,4 +1,4 @@
-"""Uploads: files are received, looked at once, and wait for a job."""
+"""Receive and check uploads, and keep them until a job uses them."""
 
 import asyncio
 import re
@@ -14,30 +14,32 @@ from starlette.requests import ClientDisconnect
 
 from images.metadata import PNG_SIGNATURE
 from images.reading import read_photo
+from web.jobs import Upload, photo_problem
 from web.store import Store
-from web.work import KINDS, Upload, Worker, sentence
+from web.worker import Worker
 
-TILE_PIXELS = 1e6  # that a tile of a TIFF file may have whatever the limit for photos
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow would read formats other than photos
+TILE_PIXELS = 1e6  # always allowed in a tile of a TIFF file, even if photos must be smaller
 PNG_HEADER = 24  # bytes up to the height of a PNG file
 EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[a-z0-9-]*'(.*)", re.IGNORECASE)  # RFC 5987
-JOINERS = "\u200c\u200d"  # parts of words and of emoji that are not shown by themselves
+JOINERS = "\u200c\u200d"  # invisible, but parts of words and emoji
 
 
-class Desk:
-    """Takes photos in, one at a time, so that decoding them cannot exhaust the memory."""
+class Uploads:
+    """Photos that wait for a job; decoded one at a time, which bounds the memory."""
 
     def __init__(self, store: Store, worker: Worker) -> None:
         self.store = store
         self.worker = worker
-        self.turn = asyncio.Semaphore(1)
-        self.uploads: dict[str, Upload] = {}
+        self.decoding = asyncio.Semaphore(1)
+        self.waiting: dict[str, Upload] = {}
 
     async def receive(self, request: Request, name: str) -> Upload:
-        """Write a request's body to a file of a random name and check that it is a photo.
+        """Write a request's body to a file with a random name and check that it is a photo.
 
         Raises:
             HTTPException: if it is not one, or too large.
-            FullError: if too many wait.
+            FullError: if too many uploads are waiting.
         """
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             raise HTTPException(
@@ -57,19 +59,19 @@ class Desk:
             raise
         part.rename(path)
         try:
-            async with self.turn:
+            async with self.decoding:
                 width, height = await asyncio.to_thread(self.inspect, path)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        upload = self.uploads[path.name] = Upload(path, name, width, height)
+        upload = self.waiting[path.name] = Upload(path, name, width, height)
         return upload
 
     def inspect(self, path: Path) -> tuple[int, int]:
-        """Decode a photo; return its width and height, upright.
+        """Decode a photo and return the width and height of the upright photo.
 
         Raises:
-            HTTPException: if it is none, or too large to be decoded.
+            HTTPException: if it is not a photo, or too large to decode.
         """
         if path.stat().st_size == 0:
             raise HTTPException(422, "The file is empty.")
@@ -77,7 +79,7 @@ class Desk:
             (width, height), tile = sizes(path)
         except Image.DecompressionBombError as error:  # over 179 million
             raise HTTPException(413, "The photo has far more pixels than are accepted.") from error
-        except Exception as error:  # whatever a decoder makes of a stranger's file
+        except Exception as error:  # decoders may raise anything
             size = png_size(path)
             if size is None:
                 raise HTTPException(
@@ -96,57 +98,58 @@ class Desk:
         try:
             height, width = read_photo(path).pixels.shape[1:]
         except Exception as error:
-            raise HTTPException(422, sentence(error, path)) from error
+            raise HTTPException(422, photo_problem(error, path)) from error
         return width, height
 
     def find(self, names: Sequence[str]) -> list[Upload]:
-        """The uploads that a job asks for.
+        """Return the uploads that a request names.
 
         Raises:
-            ValueError: if one is not there any more.
+            ValueError: if one is named twice or no longer exists.
         """
         if len(set(names)) < len(names):
             raise ValueError("A photo is named twice.")
-        if any(name not in self.uploads or not self.store.find_upload(name) for name in names):
+        if any(name not in self.waiting or not self.store.find_upload(name) for name in names):
             raise ValueError("A photo is not here any more; please choose it again.")
-        return [self.uploads[name] for name in names]
+        return [self.waiting[name] for name in names]
 
     def hand_over(self, uploads: Sequence[Upload]) -> None:
-        """Forget uploads, which are a job's now, and those that were removed for their age."""
+        """Forget uploads that now belong to a job, and those deleted because of their age."""
         for upload in uploads:
-            self.uploads.pop(upload.path.name, None)
-        for name in list(self.uploads):  # threads take some away meanwhile
+            self.waiting.pop(upload.path.name, None)
+        for name in list(self.waiting):  # other threads may remove some meanwhile
             if not self.store.find_upload(name):
-                self.uploads.pop(name, None)
+                self.waiting.pop(name, None)
 
     def drop(self, name: str) -> None:
-        """Remove an upload that is not wanted any more."""
-        if upload := self.uploads.pop(name, None):
+        """Delete an upload, if it is still waiting."""
+        if upload := self.waiting.pop(name, None):
             upload.path.unlink(missing_ok=True)
 
 
 def sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Width and height of a photo, upright, and of its tiles, from its header alone.
+    """Return width and height of the upright photo and of its tiles, from its header only.
 
-    Tiles are those of TIFF, else 0 x 0: a photo of few pixels may lie in a tile of many.
+    Only TIFF files have tiles, which can be much larger than the photo; for others they are 0 x 0.
     """
-    with Image.open(path, formats=KINDS) as file:
+    with Image.open(path, formats=FORMATS) as file:
         size, tile = file.size, (0, 0)
-        if isinstance(file, TiffImageFile):  # whose `size` is upright in some releases of Pillow
+        if isinstance(file, TiffImageFile):  # some releases of Pillow return the upright size
             tags = file.tag_v2
             size = int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH])
             tile = int(tags.get(TILEWIDTH, 0)), int(tags.get(TILELENGTH, 0))
         try:
             orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception:  # damaged EXIF data do not spoil a photo
+        except Exception:  # photos with damaged EXIF data are accepted
             orientation = 1
     return (size[::-1] if orientation in (5, 6, 7, 8) else size), tile
 
 
 def png_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a PNG file as it is stored, None for other files.
+    """Return width and height of a PNG file as stored, or None for other files.
 
-    Pillow opens no PNG file with damaged metadata or more than 1 MB of them; `read_photo` does.
+    For PNG files that Pillow cannot open but `read_photo` can: with damaged metadata, or more than
+    1 MB of it.
     """
     with open(path, "rb") as file:
         start = file.read(PNG_HEADER)
@@ -156,10 +159,10 @@ def png_size(path: Path) -> tuple[int, int] | None:
 
 
 def clean_name(header: str) -> str:
-    """A file's name as people gave it, without a path and without what cannot be shown.
+    """Return a file's name without its path, with unprintable characters replaced.
 
     Args:
-        header: X-File-Name as Starlette gives it, in Latin-1: percent-encoded, RFC 5987
+        header: X-File-Name as decoded by Starlette, in Latin-1: percent-encoded, RFC 5987
             (`UTF-8''na%C3%AFve.png`), or plain UTF-8 or Latin-1.
     """
     try:
@@ -176,5 +179,5 @@ def clean_name(header: str) -> str:
 
 
 def is_shown(c: str) -> bool:
-    """Whether a name may have this character: no control codes, nothing that turns text around."""
+    """Return whether a name may contain this character: no control or bidirectional codes."""
     return c.isprintable() or unicodedata.category(c) == "Zs" or c in JOINERS

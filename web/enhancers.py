@@ -1,0 +1,176 @@
+"""The enhancers on the page: single networks, and series of networks between two trainings."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.checkpoint import load_network
+from lightning_modules.interpolation import mixed, same_network
+from lightning_modules.record import Record
+from networks.nima import NIMA
+from networks.scales import at_scale, scales_of
+from runs.measuring import named
+
+
+class Task(NamedTuple):
+    """A kind of enhancement at a scale.
+
+    Attributes:
+        name: `super-resolution`, `deblurring` or `restoration`.
+        scale: 1 keeps the size.
+    """
+
+    name: str
+    scale: int
+
+    @property
+    def label(self) -> str:
+        """Return the name of the task on the page."""
+        verb = {"super-resolution": "Enlarge", "deblurring": "Deblur", "restoration": "Restore"}
+        if self.scale == 1:
+            return verb[self.name]
+        and_enlarge = "" if self.name == "super-resolution" else " and enlarge"
+        return f"{verb[self.name]}{and_enlarge} x{self.scale}"
+
+
+@dataclass(eq=False)
+class Enhancer:
+    """A network, or a series of networks whose weights are mixed from two trainings.
+
+    Attributes:
+        name: class and gamma, as in the tables of `evaluate`.
+        note: its size and training data, in one line.
+        net: the network; in a series, its weights are set by `mix`.
+        degraded: degradations of its training photos besides shrinking.
+        ends: weights of the first and last network of a series; None for a single network.
+        gammas: of the networks of a series, from the first training's to the last one's.
+    """
+
+    name: str
+    note: str
+    net: nn.Module
+    degraded: dict[str, Any]
+    ends: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+    gammas: list[float] = field(default_factory=list)
+
+    @property
+    def class_name(self) -> str:
+        """Return the first word of the name, such as `EDSR`."""
+        return self.name.partition(" ")[0]
+
+    @property
+    def id(self) -> str:
+        """Return the name as one word, such as `edsr-gamma-0.4`."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-.")
+
+    @cached_property
+    def architecture(self) -> str:
+        """Return the layers without their weights, which determine the speed."""
+        return repr(self.net)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Return the tasks it can be used for."""
+        tasks = []
+        for scale in scales_of(self.net):
+            name = "super-resolution" if scale > 1 else "restoration"
+            tasks.append(Task("deblurring" if self.degraded.get("blur") else name, scale))
+        return tasks
+
+    def networks(self, scale: int) -> list[tuple[float | None, nn.Module]]:
+        """Return pairs of gamma and network; gamma is None for a single network.
+
+        The networks of a series are one module, whose weights `mix` sets.
+        """
+        net = at_scale(self.net, scale)
+        return [(gamma, net) for gamma in self.gammas] or [(None, net)]
+
+    def mix(self, gamma: float | None) -> None:
+        """Set the weights of a series' network to those for a gamma; else do nothing."""
+        if self.ends is not None and gamma is not None:
+            first, last = self.gammas[0], self.gammas[-1]
+            place = self.gammas.index(gamma) / (len(self.gammas) - 1) if first != last else 0.0
+            self.net.load_state_dict(mixed(*self.ends, place))
+
+
+def load_enhancers(
+    checkpoints: Sequence[str],
+    pairs: Sequence[Sequence[str]],
+    steps: int,
+    device: torch.device,
+    trusted: Sequence[str] = (),
+) -> list[Enhancer]:
+    """Load the networks named in the configuration.
+
+    Args:
+        checkpoints: files of enhancers.
+        pairs: files of two trainings of one network each.
+        steps: networks of a series, including both ends.
+        device: where they compute.
+        trusted: see `load_network`.
+
+    Raises:
+        ValueError: if a file is not an enhancer, the networks of a pair differ, or two enhancers
+            have the same name.
+    """
+    loaded = [load_network(path, "enhancer", trusted) for path in checkpoints]
+    enhancers = [
+        Enhancer(name, note(net, record), net, record.trained_degradation or {})
+        for (name, net), (_, record) in zip(
+            named(loaded, list(checkpoints)).items(), loaded, strict=True
+        )
+    ]
+    enhancers += [load_series(pair, steps, trusted) for pair in pairs]
+    for enhancer in enhancers:
+        enhancer.net.to(device)
+    names = [enhancer.id for enhancer in enhancers]
+    for enhancer in enhancers:
+        if names.count(enhancer.id) > 1:
+            raise ValueError(f"two of the models would be called {enhancer.name}")
+    return enhancers
+
+
+def load_series(pair: Sequence[str], steps: int, trusted: Sequence[str]) -> Enhancer:
+    """Load a series of networks between two trainings."""
+    loaded = [load_network(path, "enhancer", trusted) for path in pair]
+    (first, one), (second, two) = loaded
+    same_network(one, two)
+    if one.trained_degradation != two.trained_degradation:
+        raise ValueError(f"pairs={list(pair)}: were trained to undo different degradations")
+    low, high = one.gamma, two.gamma
+    assert low is not None  # they are enhancers
+    assert high is not None
+    if not low < high:
+        raise ValueError(
+            f"pairs={list(pair)}: gamma has to rise from the first to the second, "
+            f"not {low:g} to {high:g}"
+        )
+    ends = tuple({k: v.clone() for k, v in net.state_dict().items()} for net, _ in loaded)
+    return Enhancer(
+        f"{one.class_name} gamma={low:g} to {high:g}",
+        f"weights between the two trainings, {steps} steps; {note(second, two)}",
+        first,
+        two.trained_degradation or {},
+        ends,  # type: ignore[arg-type]
+        [round(low + (high - low) * k / (steps - 1), 4) for k in range(steps)],
+    )
+
+
+def note(net: nn.Module, record: Record) -> str:
+    """Return the size and training data of a network in one line."""
+    millions = sum(p.numel() for p in net.parameters()) / 1e6
+    return f"{millions:.2f} M parameters, trained on {record.data}"
+
+
+def scorer_facts(scorer: NIMA, record: Record) -> dict[str, Any]:
+    """Return what pages and results show about the scorer, as `ScorerFacts` describes."""
+    return {
+        "name": record.backbone,
+        "trained_on": record.data,
+        "buckets": scorer.num_buckets,
+    }

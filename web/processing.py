@@ -1,0 +1,232 @@
+"""Enhance and score the photos of a job, saving each picture as soon as it is made."""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from images.pixels import to_array
+from images.reading import Photo, read_photo
+from images.writing import write_photo
+from lightning_modules.enhancing import enhanced
+from lightning_modules.scoring import rate_files
+from networks.bicubic import Bicubic
+from networks.nima import NIMA, mean_score, std_score
+from system.json_files import write_json
+from web.jobs import Job, Progress, photo_problem
+from web.speeds import Speeds
+from web.store import FullError, Store
+
+MAX_VIEW_PIXELS = 12e6  # of a picture in a slider, for which browsers hold 4 bytes per pixel
+
+
+class Processor:
+    """Make all pictures of a job.
+
+    Args:
+        store: where results are written.
+        scorer: rates every picture; not modified.
+        device: where the networks compute.
+        tile: side in LR pixels of the tiles that are enhanced one at a time.
+        lock: held while the result of a job is changed.
+        busy: returns the tokens and uploads of unfinished jobs, which must not be cleaned up.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        scorer: NIMA,
+        *,
+        device: torch.device,
+        tile: int,
+        lock: threading.Condition,
+        busy: Callable[[], set[str]],
+    ) -> None:
+        self.store = store
+        self.scorer = scorer
+        self.device = device
+        self.tile = tile
+        self.lock = lock
+        self.busy = busy
+        self.speeds = Speeds(tile)
+
+    def process(self, job: Job) -> None:
+        """Enhance and score every photo; problems with a photo are stored in its entry.
+
+        Raises:
+            Stopped: if the job was cancelled or interrupted.
+            FullError: if the results do not fit on the disk.
+        """
+        progress = Progress(job, self.speeds)
+        for number, upload in enumerate(job.uploads, 1):
+            entry: dict[str, Any] = {
+                "name": upload.name, "error": None, "width": None, "height": None, "versions": [],
+            }  # fmt: skip
+            self.update(job, photos=[*job.result["photos"], entry])
+            try:
+                photo = read_photo(upload.path)
+            except Exception as error:  # decoders raise anything; the other photos go on
+                entry["error"] = photo_problem(error, upload.path)
+            else:
+                photo.info.pop("exif", None)  # a shared link must not reveal where it was taken
+                entry["height"], entry["width"] = photo.pixels.shape[1:]
+                try:
+                    self.process_photo(job, number, photo, entry, progress)
+                except FullError:  # the other photos would not fit either
+                    raise
+                except ValueError as error:
+                    entry["error"] = photo_problem(error, upload.path)
+            progress.photo_done(number)
+            self.save(job)
+
+    def process_photo(
+        self, job: Job, number: int, photo: Photo, entry: dict[str, Any], progress: Progress
+    ) -> None:
+        """Make all versions of one photo.
+
+        Args:
+            job: the job.
+            number: of the photo in the job, from 1.
+            photo: its pixels.
+            entry: of the photo in the job's result; gets the versions.
+            progress: of the job.
+        """
+        self.add(job, number, entry, "original", "original", photo)
+        if job.task is None:
+            return
+        if job.task.scale > 1:
+            bicubic = self.enhance(
+                Bicubic(job.task.scale), photo, "cpu", lambda done, total: job.raise_if_stopped()
+            )
+            self.add(job, number, entry, "bicubic", "bicubic", bicubic)
+            del bicubic  # frees its memory before the next one is made
+        for enhancer in job.enhancers:
+            for gamma, net in enhancer.networks(job.task.scale):
+                name, word = enhancer.name, enhancer.id
+                if gamma is not None:
+                    name = f"{enhancer.class_name} gamma={gamma:g}"
+                    word = f"{enhancer.id}-at-{gamma:g}"
+                enhancer.mix(gamma)
+                began = time.perf_counter()
+                what = f"{entry['name']}: {name}"
+                made = self.enhance(net, photo, self.device, self.on_tile(job, what, progress))
+                seconds = time.perf_counter() - began
+                series = enhancer.id if enhancer.gammas else None
+                facts = {"seconds": round(seconds, 3), "series": series, "gamma": gamma}
+                self.add(job, number, entry, name, word, made, **facts)
+                del made
+                self.speeds.add(enhancer, job.task, (entry["height"], entry["width"]), seconds)
+                progress.step_done()
+
+    def enhance(
+        self,
+        net: nn.Module,
+        photo: Photo,
+        device: torch.device | str,
+        on_tile: Callable[[int, int], None],
+    ) -> Photo:
+        """Apply a network, in tiles if it has a known margin."""
+        tile = self.tile if getattr(net, "margin", None) is not None else None
+        return enhanced(net, photo, device=torch.device(device), tile=tile, on_tile=on_tile)
+
+    def on_tile(self, job: Job, what: str, progress: Progress) -> Callable[[int, int], None]:
+        """Return a callback for each tile that publishes the progress and stops the job."""
+
+        def tick(done: int, total: int) -> None:
+            job.raise_if_stopped()
+            share, left = progress.estimate(done / total)
+            tiles = f", tile {done} of {total}" if total > 1 else ""
+            self.update(job, progress=share, seconds_left=left, now=f"{what}{tiles}")
+
+        return tick
+
+    def update(self, job: Job, **facts: Any) -> None:  # noqa: ANN401
+        """Change keys of a job's result."""
+        with self.lock:
+            job.result |= facts
+
+    def save(self, job: Job) -> None:
+        """Write result.json."""
+        write_json(job.folder / "result.json", job.result)
+
+    def add(
+        self,
+        job: Job,
+        number: int,
+        entry: dict[str, Any],
+        name: str,
+        word: str,
+        photo: Photo,
+        **facts: Any,  # noqa: ANN401
+    ) -> None:
+        """Write a version of a photo, score it and add it to the photo's entry.
+
+        Args:
+            job: the job.
+            number: of the photo in the job, from 1.
+            entry: of the photo in the job's result.
+            name: of the version on the page.
+            word: the same in file names.
+            photo: the pixels.
+            **facts: further keys of the version.
+        """
+        job.raise_if_stopped()
+        path = job.folder / f"{number}-{word}.png"
+        self.update(job, now=f"{entry['name']}: {name}")
+        write_photo(path, photo)
+        view, size = write_view(path, photo)
+        height, width = photo.pixels.shape[1:]
+        version = {
+            "id": path.stem,
+            "name": name,
+            "kind": word if word in ("original", "bicubic") else "model",
+            "file": path.name,
+            "width": width,
+            "height": height,
+            "view": view,
+            "view_width": size[0],
+            "view_height": size[1],
+            "bytes": path.stat().st_size,
+            "seconds": None,
+            "series": None,
+            "gamma": None,
+            "score": self.score(path),
+            **facts,
+        }
+        self.store.clean(self.busy())
+        with self.lock:
+            entry["versions"] = [*entry["versions"], version]
+        self.save(job)
+
+    def score(self, path: Path) -> dict[str, Any] | None:
+        """Rate a file as `python run.py score` does; return None if it cannot be rated."""
+        (rating,) = rate_files(self.scorer, [path], device=self.device)
+        if rating.p_K is None or not rating.p_K.isfinite().all():  # too narrow, or a broken scorer
+            return None
+        p_1K = rating.p_K[None]
+        return {
+            "mean": mean_score(p_1K).item(),
+            "std": std_score(p_1K).item(),
+            "p": rating.p_K.tolist(),
+        }
+
+
+def write_view(path: Path, photo: Photo) -> tuple[str, tuple[int, int]]:
+    """Return name and size of the picture for sliders, writing a smaller one if necessary."""
+    height, width = photo.pixels.shape[1:]
+    if height * width <= MAX_VIEW_PIXELS:
+        return path.name, (width, height)
+    factor = math.sqrt(MAX_VIEW_PIXELS / (height * width))
+    size = max(1, int(width * factor)), max(1, int(height * factor))
+    pixels = photo.pixels if photo.levels == 255 else photo.pixels // 257
+    image = Image.fromarray(to_array(pixels.to(torch.uint8)))
+    smaller = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    view = path.with_name(f"{path.stem}-view.png")
+    smaller.save(view, compress_level=1)
+    return view.name, size
