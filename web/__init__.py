@@ -1,1 +1,1 @@
-"""The page of `python run.py serve`: upload, enhance, score, compare."""
+"""Web page of `python run.py serve`: upload, enhance, score and compare photos."""

@@ -1,4 +1,4 @@
-"""Names under which a job's pictures are saved, and all of them as a ZIP archive."""
+"""Name the pictures of a job for downloads, and pack them into a ZIP archive."""
 
 import io
 import json
@@ -12,12 +12,12 @@ CHUNK = 2**20
 
 
 def download_names(result: dict[str, Any]) -> dict[str, str]:
-    """What the pictures of a job are called where they are saved, by file."""
+    """Return the download names of a job's pictures, by file."""
     names: dict[str, str] = {}
     used: set[str] = set()
     for number, photo in enumerate(result["photos"], 1):
         stem = plain_name(Path(photo["name"]).stem) or f"photo_{number}"
-        while stem.lower() in used:  # of another photo, also where case does not count
+        while stem.lower() in used:  # of another photo, ignoring case
             stem += f"_{number}"
         used.add(stem.lower())
         for version in photo["versions"]:
@@ -27,22 +27,22 @@ def download_names(result: dict[str, Any]) -> dict[str, str]:
 
 
 def plain_name(stem: str) -> str:
-    """Letters, digits, - and _ of a name in any script, with _ for everything else."""
+    """Replace everything in a name but letters and digits of any script, - and _ by _."""
     words = [""]
     for c in unicodedata.normalize("NFC", stem):
         if c.isalnum() or c in "-_" or (words[-1] and unicodedata.category(c).startswith("M")):
             words[-1] += c
         elif words[-1]:
             words.append("")
-    # File systems take names of 255 bytes.
+    # File systems allow names of up to 255 bytes.
     return "_".join(words).strip("_").encode()[:120].decode(errors="ignore")
 
 
 def zipped(folder: Path, result: dict[str, Any]) -> Iterator[bytes]:
-    """A ZIP archive of a job's pictures, in parts; PNG files are compressed already."""
+    """Yield a ZIP archive of a job's pictures in parts, uncompressed because PNG files are."""
 
     class Sink(io.RawIOBase):
-        """Keeps what is written until it is taken."""
+        """Buffer from which written bytes are taken."""
 
         def __init__(self) -> None:
             self.parts: list[bytes] = []
@@ -66,7 +66,7 @@ def zipped(folder: Path, result: dict[str, Any]) -> Iterator[bytes]:
         for file, name in download_names(result).items():
             if file in views - files:
                 continue
-            if (folder / file).is_symlink():  # never one of ours
+            if (folder / file).is_symlink():  # we never create links
                 continue
             with open(folder / file, "rb") as source, archive.open(name, "w") as entry:
                 while part := source.read(CHUNK):

@@ -1,8 +1,8 @@
-"""Uvicorn with limits on what a client can hold without going on, and with a quiet log.
+"""Run Uvicorn with limits on idle clients and repeated log messages.
 
-Uvicorn waits for ever for the rest of a request's head and for a client that does not read, and
-takes connections until the process has no file descriptors left. Time limits on bodies are the
-guard's.
+Uvicorn itself waits forever for the rest of a request's headers and for clients that do not read,
+and accepts connections until the process runs out of file descriptors. `web.guard` limits the time
+for bodies.
 """
 
 import asyncio
@@ -24,29 +24,29 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from system.stopping import PATIENCE, SIGNALS, exit_now
 
-MAX_CONNECTIONS = 256  # at a time, as far as the process may open files
-OTHER_FILES = 100  # descriptors for everything else: libraries, and the connections being accepted
-HEAD_SECONDS = 15  # for the head of a request
+MAX_CONNECTIONS = 256  # at the same time, if the process may open that many files
+OTHER_FILES = 100  # file descriptors reserved for libraries and for connections being accepted
+HEAD_SECONDS = 15  # for the headers of a request
 HEAD_BYTES = 16_384
-LINGER_BYTES = 8e6  # of a refused body, which are read so that the client sees the answer
-WRITE_SECONDS = 60  # in which a client may read nothing of an answer
-GRACE_SECONDS = 3  # for answers that are on their way when the server ends
-LOOK_SECONDS = 1  # between looks for what is over time
-ACCEPT = 16  # connections accepted at once, so that there is time to drop others
-BACKLOG = 512  # of the system: connections that are not accepted yet
-QUIET_SECONDS = 60  # in which a message is printed once
+LINGER_BYTES = 8e6  # of a refused body that are still read, so that the client sees the answer
+WRITE_SECONDS = 60  # for which a client may stop reading an answer
+GRACE_SECONDS = 3  # to finish sending answers when the server ends
+CHECK_SECONDS = 1  # between checks for overdue connections
+ACCEPT = 16  # connections accepted at once; few, so that others can be dropped in between
+BACKLOG = 512  # connections that the system queues before they are accepted
+QUIET_SECONDS = 60  # in which each message is printed only once
 
 
 class Connection(H11Protocol):
-    """HTTP/1.1 connection that gives its place up if its client does not go on."""
+    """HTTP/1.1 connection that can be dropped if its client is idle."""
 
-    since = 0.0  # when the client was last known to go on
-    unsent = 0  # bytes of answers that the client has not taken yet
+    since = 0.0  # time of the client's last activity
+    unsent = 0  # bytes of answers that the client has not read yet
     unsent_since = 0.0
-    ignored = 0  # bytes of the body that came after the answer
+    ignored = 0  # bytes of the body that arrived after the answer
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the place of the connection that has waited longest, if there is none left."""
+        """Drop the connection that has been idle longest if there are too many."""
         super().connection_made(transport)
         self.since = time.monotonic()
         held = [c for c in self.connections if isinstance(c, Connection) and c.is_open]
@@ -55,7 +55,7 @@ class Connection(H11Protocol):
             min(waiting, key=lambda c: c.since, default=self).transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Note that a body goes on; a head that does has no more time for that."""
+        """Record activity in a body; activity in the headers does not extend their time."""
         if not self.waits_for_head:
             self.since = time.monotonic()
         elif self.conn.their_state is h11.SEND_BODY:
@@ -66,13 +66,13 @@ class Connection(H11Protocol):
         super().data_received(data)
 
     def on_response_complete(self) -> None:
-        """Wait for the next head."""
+        """Wait for the next request."""
         self.since = time.monotonic()
         self.ignored = 0
         super().on_response_complete()
 
     def shutdown(self) -> None:
-        """Drop a client that has not sent its whole request; others get their answers."""
+        """Drop the connection if its request is incomplete; otherwise finish the answer."""
         if self.waits:
             self.transport.abort()
         else:
@@ -80,21 +80,21 @@ class Connection(H11Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it still counts."""
+        """Return whether the connection is open."""
         return not self.transport.is_closing()
 
     @property
     def waits_for_head(self) -> bool:
-        """Whether there is no request at hand."""
+        """Return whether no request is being handled."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def waits(self) -> bool:
-        """Whether it is the client's turn."""
+        """Return whether the server is waiting for the client."""
         return self.waits_for_head or self.cycle.more_body
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the client has taken too long."""
+        """Return whether the client has exceeded its time."""
         unsent = self.transport.get_write_buffer_size()
         if unsent != self.unsent or not unsent:
             self.unsent, self.unsent_since = unsent, now
@@ -104,7 +104,7 @@ class Connection(H11Protocol):
 
 
 def max_connections() -> int:
-    """Connections at a time; each may open a file."""
+    """Return the maximum number of connections; each may open another file."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -112,15 +112,15 @@ def max_connections() -> int:
 
 
 class Quiet(logging.Filter):
-    """Lets a message through once in a while, with the number of those it has held back."""
+    """Log filter that passes each message at most once per `QUIET_SECONDS`, with a count."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to print a record."""
-        # What comes behind the first line of asyncio's messages differs each time.
+        """Return whether to print a record."""
+        # After their first line, asyncio's messages differ each time.
         key = f"{record.name} {str(record.msg).partition(chr(10))[0]}"
         now = time.monotonic()
         since, held = self.seen.get(key, (-QUIET_SECONDS, 0))
@@ -135,13 +135,13 @@ class Quiet(logging.Filter):
 
 
 class Server(uvicorn.Server):
-    """Uvicorn with these limits.
+    """Uvicorn server with these limits.
 
     Args:
         app: the application.
-        host: address to listen at.
-        port: 0 takes any that is free.
-        on_start: called when it listens.
+        host: address to bind to.
+        port: 0 for any free port.
+        on_start: called once the server is listening.
     """
 
     def __init__(
@@ -164,19 +164,19 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.on_start = on_start
         self.signal: int | None = None
-        self.came = 0.0
+        self.signalled_at = 0.0
         self.listening = config.bind_socket()
 
     @property
     def port(self) -> int:
-        """Port that it listens at."""
+        """Return the port that the server listens on."""
         return int(self.listening.getsockname()[1])
 
     def serve_until_stopped(self) -> None:
         """Serve until a signal or `should_exit`.
 
         Raises:
-            KeyboardInterrupt: after a signal, from the handler that was there before.
+            KeyboardInterrupt: after a signal, raised by the previous handler.
         """
         quiet = Quiet()
         loggers = [logging.getLogger(name) for name in ("asyncio", "uvicorn.error", "web.app")]
@@ -192,8 +192,8 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Have signals end the server in order; uvicorn's own way raises them inside its loop."""
-        if threading.current_thread() is not threading.main_thread():  # which alone may do this
+        """Shut the server down on signals; uvicorn itself would raise them inside its loop."""
+        if threading.current_thread() is not threading.main_thread():  # only it may set handlers
             yield
             return
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -207,35 +207,35 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End the server; a further signal ends the process, once there was time to tidy up."""
+        """End the server; a further signal ends the process after some time for cleaning up."""
         if self.signal is None:
-            self.signal, self.came = sig, time.monotonic()
+            self.signal, self.signalled_at = sig, time.monotonic()
             self.should_exit = True
-        elif time.monotonic() - self.came > PATIENCE:
+        elif time.monotonic() - self.signalled_at > PATIENCE:
             exit_now(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and begin to look for connections that are over time."""
+        """Start listening and checking for overdue connections."""
         await super().startup(sockets)
-        self.listening.listen(BACKLOG)  # asyncio has set it to the number accepted at once
-        self.watch = asyncio.create_task(self.close_overdue())
+        self.listening.listen(BACKLOG)  # asyncio has set it to ACCEPT
+        self.checking = asyncio.create_task(self.close_overdue())
         self.on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End; drop clients that do not take their answers."""
-        self.watch.cancel()
+        """Shut down, dropping clients that do not read their answers."""
+        self.checking.cancel()
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self.drop_all)
         await super().shutdown(sockets)
 
     def drop_all(self) -> None:
-        """Close all connections, which ends what is done for them."""
+        """Abort all connections and with them their requests."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
     async def close_overdue(self) -> None:
-        """Close connections whose clients have taken too long."""
+        """Abort overdue connections, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             now = time.monotonic()
             connections: list[Any] = list(self.server_state.connections)
             for connection in connections:

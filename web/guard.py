@@ -1,8 +1,8 @@
-"""What every request has to pass before any route sees it, and what every answer carries.
+"""Check every request before it reaches a route, and add security headers to every answer.
 
-The page is reachable from every web page that somebody opens who can reach the server: a foreign
-`Host` (DNS rebinding) and a foreign `Origin` (cross-site requests) are refused. Bodies are limited
-in bytes and in time.
+Any web page open in a browser that can reach the server could send it requests. Requests with a
+foreign `Host` (DNS rebinding) or a foreign `Origin` (cross-site requests) are therefore refused.
+Bodies are limited in size and in time.
 """
 
 import asyncio
@@ -30,34 +30,34 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",  # a result's address is the right to see it
+    "Referrer-Policy": "no-referrer",  # anyone who knows a result's address can see it
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
-    "Vary": "Accept",  # refusals are pages or JSON
+    "Vary": "Accept",  # errors are pages or JSON
 }
-JSON_BYTES = 100_000  # of requests that carry no photo
-WRONG_SECONDS = 1.0  # that a wrong password waits, one after the other
-WRONG_WAITING = 5  # wrong passwords of one client that may wait at a time
-BODY_SECONDS = 600  # that a body may take,
-PATIENCE = 20  # the first of them at any rate,
-BODY_RATE = 1000  # then with so many bytes a second on average
-MAX_UPLOADS = 32  # under way at a time
+JSON_BYTES = 100_000  # in the body of a request without a photo
+WRONG_SECONDS = 1.0  # delay of each wrong password, one after the other
+WRONG_WAITING = 5  # delayed wrong passwords per client
+BODY_SECONDS = 600  # limit for receiving a body;
+PATIENCE = 20  # these first seconds are always allowed,
+BODY_RATE = 1000  # then this average number of bytes per second is required
+MAX_UPLOADS = 32  # arriving at the same time
 LENGTH = re.compile(r"[0-9]{1,15}")
 
 
 class Guard:
-    """An ASGI application around another.
+    """An ASGI application that guards another.
 
     Args:
-        app: what is guarded.
-        host: the address that the server listens at; on loopback only names of it are answered,
-            elsewhere also this machine's own name and the address that was connected to.
+        app: the guarded application.
+        host: the address that the server binds to. On loopback only its names are answered,
+            otherwise also this machine's name and the IP address of the connection.
         login: user and password, or None for no login.
-        hosts: other names and addresses that are answered, those of a proxy for example.
+        hosts: further names and addresses to answer to, such as a proxy's.
         max_upload: bytes of one photo.
-        has_room: whether there is room for uploads of these many bytes each.
+        has_room: returns whether there is room for uploads of the given sizes in bytes.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Guard:
         self.hosts = set(hosts) if self.local else {*hosts, socket.gethostname().lower()}
         self.max_upload = max_upload
         self.has_room = has_room
-        self.arriving: list[int] = []  # bytes that each upload under way may bring
-        self.wrong: Counter[str] = Counter()  # wrong passwords that wait, by client
-        self.turn = asyncio.Lock()
+        self.arriving: list[int] = []  # bytes expected from each upload in progress
+        self.wrong: Counter[str] = Counter()  # delayed wrong passwords, by client
+        self.delaying = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what is refused, hand on the rest."""
+        """Answer requests that are refused, and pass on the others."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})
             return
@@ -114,7 +114,7 @@ class Guard:
             await self.app(scope, receive, send_with_headers)
 
     async def take_upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on an upload if there is room for it beside those that are under way."""
+        """Pass on an upload if there is room for it in addition to those in progress."""
         length = Headers(scope=scope).get("content-length")
         expected = self.max_upload if length is None else int(length)
         if len(self.arriving) >= MAX_UPLOADS or not self.has_room(*self.arriving, expected):
@@ -128,7 +128,7 @@ class Guard:
             self.arriving.remove(expected)
 
     async def refusal(self, scope: Scope) -> Response | None:
-        """The answer to a request that must not go on."""
+        """Return the answer to a request that must be refused, or None."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         name = host_name(host)
@@ -140,7 +140,7 @@ class Guard:
             return refuse(scope, 403, "Requests of other web pages are not answered.")
         if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
             return refuse(scope, 403, "Requests of other web pages are not answered.")
-        if self.login and (answer := await self.stranger(scope)):
+        if self.login and (answer := await self.login_refusal(scope)):
             return answer
         if not scope["path"].startswith("/"):  # OPTIONS *, for example
             return refuse(scope, 404, NOTHING)
@@ -151,49 +151,51 @@ class Guard:
         return refuse(scope, 413, too_large(limit)) if int(length) > limit else None
 
     def serves(self, name: str, scope: Scope) -> bool:
-        """Whether a request may name this server so: a web page cannot make other names its own."""
+        """Return whether a request may use this name: one that no other web page can claim."""
         if is_loopback(name) or name in self.hosts:
             return True
         return not self.local and same_address(name, (scope.get("server") or ("",))[0])
 
-    async def stranger(self, scope: Scope) -> Response | None:
-        """The answer to who does not know the password; it takes a while after a wrong one."""
+    async def login_refusal(self, scope: Scope) -> Response | None:
+        """Return the answer to a request without the right password, delayed after a wrong one."""
         headers = Headers(scope=scope)
         client = (scope.get("client") or ("",))[0]
-        if self.wrong[client] >= WRONG_WAITING:  # not even the right one, which would tell
+        if (
+            self.wrong[client] >= WRONG_WAITING
+        ):  # even for the right password, which an attacker could otherwise detect
             return refuse(scope, 429, "Too many wrong passwords; please try again later.")
-        if self.knows(headers.get("authorization", "")):
+        if self.is_login(headers.get("authorization", "")):
             return None
         if "authorization" in headers:
             self.wrong[client] += 1
             try:
-                async with self.turn:
+                async with self.delaying:
                     await asyncio.sleep(WRONG_SECONDS)
             finally:
                 self.wrong[client] -= 1
-                self.wrong += Counter()  # forgets those at 0
+                self.wrong += Counter()  # removes counts of 0
         answer = refuse(scope, 401, "A user name and a password are needed.")
         answer.headers["WWW-Authenticate"] = 'Basic realm="Neural Image Enhancement"'
         return answer
 
     def limit(self, scope: Scope) -> int:
-        """Bytes that a request's body may have."""
+        """Return the maximum number of bytes in a request's body."""
         return self.max_upload if is_upload(scope) else JSON_BYTES
 
     def limited(self, scope: Scope, receive: Receive, started: Callable[[], bool]) -> Receive:
-        """`receive` that ends a body which is too large or too slow.
+        """Wrap `receive` so that bodies that are too large or too slow are refused.
 
         Args:
             scope: of the request.
             receive: the server's.
-            started: whether the answer is on its way, so that there cannot be another one.
+            started: returns whether an answer has been started, so that no other can be sent.
         """
         limit, seen, whole = self.limit(scope), 0, False
         began = time.monotonic()
 
         async def receive_limited() -> Message:
             nonlocal seen, whole
-            if whole:  # what comes now is the end of the connection
+            if whole:  # what follows is the end of the connection
                 return await receive()
             left = min(BODY_SECONDS, PATIENCE + seen / BODY_RATE) - (time.monotonic() - began)
             try:
@@ -212,8 +214,8 @@ class Guard:
 
         return receive_limited
 
-    def knows(self, authorization: str) -> bool:
-        """Whether a header carries the user and the password, in a time that tells nothing."""
+    def is_login(self, authorization: str) -> bool:
+        """Compare a header with the user and password, in constant time."""
         assert self.login is not None
         kind, _, coded = authorization.partition(" ")
         try:
@@ -224,10 +226,10 @@ class Guard:
 
 
 def is_upload(scope: Scope) -> bool:
-    """Whether a request brings a photo."""
+    """Return whether a request uploads a photo."""
     return bool(scope["path"] == "/uploads" and scope["method"] == "POST")
 
 
 def too_large(limit: int) -> str:
-    """What is said of a body over a limit."""
+    """Return the message for a body over the limit."""
     return f"Too large: up to {limit / 1e6:g} MB are accepted."

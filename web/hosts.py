@@ -1,4 +1,4 @@
-"""Names and addresses under which a server is reached."""
+"""Parse the names and addresses by which clients reach the server."""
 
 import ipaddress
 import re
@@ -7,13 +7,13 @@ HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::\d{1,5})?")
 
 
 def host_name(host: str) -> str:
-    """A `Host` header without the port; nothing for what is none."""
+    """Return a `Host` header without the port, or an empty string if it is invalid."""
     found = HOST.fullmatch(host.lower())
     return (found[1] or found[2]) if found else ""
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is a name or an address as `host_name` gives it."""
+    """Return whether a text is a name or an address as returned by `host_name`."""
     if ":" not in text:
         return host_name(text) == text.lower() != ""
     try:
@@ -23,7 +23,7 @@ def is_name(text: str) -> bool:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a name or an address means this machine alone."""
+    """Return whether a name or an address refers to the loopback interface."""
     if name == "localhost":
         return True
     try:
@@ -33,7 +33,7 @@ def is_loopback(name: str) -> bool:
 
 
 def same_address(name: str, address: str) -> bool:
-    """Whether a name is an IP address, and this one; IPv4 may be written within IPv6."""
+    """Return whether a name is this IP address; IPv4 may be mapped to IPv6."""
     try:
         one, other = ipaddress.ip_address(name), ipaddress.ip_address(address)
     except ValueError:

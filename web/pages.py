@@ -1,4 +1,4 @@
-"""HTML pages, and refusals: pages for people, JSON for programs."""
+"""Render HTML pages, and errors as pages for people or JSON for programs."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -13,7 +13,7 @@ from starlette.types import Scope
 HERE = Path(__file__).parent
 TEMPLATES = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
 NO_STORE = {"Cache-Control": "no-store"}
-# Asks the server again, but lets Back restore the page as it was left.
+# Revalidates with the server, but lets Back restore the page as it was left.
 REVALIDATE = {"Cache-Control": "private, no-cache"}
 NOTHING = "There is nothing here."
 MAX_REASON = 600  # characters
@@ -26,8 +26,8 @@ def render(template: str, content: Mapping[str, Any], status: int = 200) -> HTML
 
 
 def refuse(scope: Scope, status: int, text: str) -> Response:
-    """Answer with the reason, as a page where the client asks for HTML, else as JSON."""
-    # A lone surrogate (JSON may hold one) has no UTF-8.
+    """Return an error as a page if the client accepts HTML, otherwise as JSON."""
+    # Lone surrogates, which JSON may contain, cannot be encoded in UTF-8.
     text = text.encode("utf-8", "replace").decode()[:MAX_REASON]
     if "text/html" in Headers(scope=scope).get("accept", ""):
         phrase = HTTPStatus(status).phrase.capitalize()

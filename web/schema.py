@@ -1,4 +1,4 @@
-"""Types of the HTTP API; FastAPI makes the OpenAPI description from them."""
+"""Types of the HTTP API, from which FastAPI generates the OpenAPI description."""
 
 from typing import Annotated, Literal
 
@@ -8,34 +8,34 @@ State = Literal["waiting", "working", "done", "cancelled", "failed", "interrupte
 
 
 class Exact(BaseModel):
-    """Base of the types that describe answers: no keys but the declared ones."""
+    """Base class of answers, which have exactly the declared keys."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Model(Exact):
-    """Network, or a row of networks between two trainings."""
+    """Network, or a series of networks between two trainings."""
 
     id: str
     name: str
     note: str = Field(description="size and training data")
     seconds: float | None = Field(
-        description="estimate for a photo of one megapixel; null until it is measured"
+        description="estimate for a photo of one megapixel; null until measured"
     )
-    gammas: list[float] | None = Field(description="of a row of networks; null for a single one")
+    gammas: list[float] | None = Field(description="of a series of networks; null for a single one")
 
 
 class OfferedTask(Exact):
-    """Task and the models that do it."""
+    """Task, with the models for it."""
 
     task: str = Field(description="super-resolution, deblurring or restoration")
-    scale: int = Field(description="1: same size")
+    scale: int = Field(description="1: the same size")
     label: str
     models: list[Model]
 
 
 class UploadedPhoto(Exact):
-    """Photo that waits for a job; sizes are those of the upright photo."""
+    """Photo waiting for a job; width and height are those of the upright photo."""
 
     id: str
     name: str
@@ -51,16 +51,16 @@ class JobRequest(BaseModel):
         description="ids of uploads"
     )
     task: Annotated[str, Field(max_length=50)] = Field(
-        "super-resolution", description="a task that GET /models lists, or score"
+        "super-resolution", description="a task listed by GET /models, or score"
     )
     scale: int = Field(2, ge=1, le=64, description="no effect with task=score")
     models: Annotated[list[Annotated[str, Field(max_length=300)]], Field(max_length=100)] | None = (
-        Field(None, description="ids that GET /models lists; null: all of the task")
+        Field(None, description="ids listed by GET /models; null: all for the task")
     )
 
 
 class StartedJob(Exact):
-    """Address of a job's results; whoever knows the token can see and delete them."""
+    """Address of a job's results; anyone who knows the token can see and delete them."""
 
     token: str
     url: str
@@ -83,18 +83,18 @@ class Version(Exact):
     file: str = Field(description="PNG; GET /results/TOKEN/FILE")
     width: int
     height: int
-    view: str = Field(description="smaller PNG where the file is too large for a page")
+    view: str = Field(description="a smaller PNG if the file is too large for a page")
     view_width: int
     view_height: int
     bytes: int
     seconds: float | None = Field(description="computing time of the network")
-    series: str | None = Field(description="id of the row of networks it belongs to")
+    series: str | None = Field(description="id of the series of networks it belongs to")
     gamma: float | None
-    score: Score | None = Field(description="null where the scorer cannot rate the picture")
+    score: Score | None = Field(description="null if the scorer cannot rate the picture")
 
 
 class PhotoResult(Exact):
-    """Photo with everything made from it so far."""
+    """Photo, with all versions made from it so far."""
 
     name: str
     error: str | None
@@ -122,7 +122,7 @@ class JobResult(Exact):
     progress: float = Field(description="0 to 1")
     seconds_left: float | None
     now: str = Field(description="what is being computed")
-    waiting: int | None = Field(None, description="jobs before this one, while it waits")
+    waiting: int | None = Field(None, description="number of jobs ahead, while waiting")
     task: str | None = Field(description="null: score only")
     scale: int
     label: str
@@ -132,6 +132,6 @@ class JobResult(Exact):
 
 
 class Refusal(Exact):
-    """Answer to a request that was refused or failed."""
+    """Error: the answer to a request that was refused or failed."""
 
     error: str = Field(description="one sentence")

@@ -51,7 +51,7 @@ def limited(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     """A server of eight connections and little patience."""
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 8)
     monkeypatch.setattr(connections, "HEAD_SECONDS", 1.5)
-    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr("web.guard.PATIENCE", 1.5)
     with serve(tmp_path / "store") as server:
         yield server
