@@ -1,4 +1,4 @@
-"""Crops of photos for the report's page: each picture once, as many as there is room for."""
+"""Collect crops of photos for the report's page, within a limit on its size."""
 
 import base64
 import hashlib
@@ -13,34 +13,36 @@ import PIL.Image
 from reports.run_table import Run, label_of, number, stem, variant_keys, variant_of
 from system.regular_files import read_regular
 
-BUDGET = 12_000_000  # characters of pictures: with figures and tables the page stays below 15 MB
-QUALITY = 90  # of WebP, where lossless pictures do not fit: a quarter of their size, hardly visible
+BUDGET = 12_000_000  # characters of pictures: with figures and tables, the page stays below 15 MB
+QUALITY = (
+    90  # of WebP, if lossless pictures do not fit: a quarter of the size, with little visible loss
+)
 MAX_BYTES = 64 * 2**20  # of a picture's file
-MAX_PIXELS = 2**23  # of a picture: a quarter of a photo's width and height is shown
-FORMATS = ("PNG", "JPEG", "WEBP")  # other readers of Pillow may start programs
+MAX_PIXELS = 2**23  # of a picture, which shows a quarter of a photo's width and height
+FORMATS = ("PNG", "JPEG", "WEBP")  # some of Pillow's other readers start programs
 MEASURES = ("psnr", "ssim", "score", "score_judge")  # of a photo, in photos.json
 
 
 @dataclass
 class Album:
-    """Pictures of the page, each once, and what is shown of each photo."""
+    """Pictures of the page, without duplicates, and what is shown of each photo."""
 
     pictures: list[str] = field(default_factory=list)
     photos: list[dict[str, Any]] = field(default_factory=list)
-    quality: int | None = None  # of WebP; None is lossless
-    left_out: int = 0  # pictures that there was no room for
-    wanted: int = 0  # pictures that runs made
-    shown: int = 0  # of these
+    quality: int | None = None  # of WebP; None: lossless
+    left_out: int = 0  # pictures omitted for lack of room
+    wanted: int = 0  # pictures made by runs
+    shown: int = 0  # how many of these are included
     size: int = 0
     known: dict[str, int | None] = field(default_factory=dict)  # by SHA-256
     read: dict[Path, int | None] = field(default_factory=dict)  # by file
 
     def add(self, run: Run, name: Any) -> int | None:  # noqa: ANN401
-        """Index of a picture; None where there is none, or no room for it.
+        """Add a picture; return its index, or None if it is missing, damaged or does not fit.
 
         Args:
-            run: gets what is wrong with the picture.
-            name: the file in its images/.
+            run: to which problems with the picture are added.
+            name: of the file in its images/.
         """
         folder = run.folder / "images"
         path = folder / str(name)
@@ -50,24 +52,24 @@ class Album:
                 if not path.resolve().is_relative_to(folder.resolve()):
                     raise ValueError("is not below images/")
                 self.read[path] = self.add_content(read_regular(path, MAX_BYTES))
-            except Exception as error:  # a decoder may raise anything at a damaged picture
+            except Exception as error:  # decoders may raise anything
                 problem = f"images/{str(name)[:80]}: {getattr(error, 'strerror', None) or error}"
                 if problem not in run.bad_pictures:
                     run.bad_pictures.append(problem)
         return self.read[path]
 
     def add_content(self, content: bytes) -> int | None:
-        """Index of a picture by its file's content; None where there is no room for it."""
+        """Add a picture by its file's content; return its index, or None if it does not fit."""
         digest = hashlib.sha256(content).hexdigest()
         if digest not in self.known:
-            if self.left_out and self.quality is not None:  # full: no need to compress more
+            if self.left_out and self.quality is not None:  # full: do not compress further pictures
                 self.left_out += 1
                 return None
             self.known[digest] = self.place(as_uri(content, self.quality))
         return self.known[digest]
 
     def place(self, uri: str) -> int | None:
-        """Takes a picture in, if there is room."""
+        """Append a picture and return its index, or None if it does not fit."""
         if self.size + len(uri) > BUDGET:
             self.left_out += 1
             return None
@@ -77,20 +79,20 @@ class Album:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the page's script reads."""
+        """Return the data for the page's script."""
         return {"pictures": self.pictures, "photos": self.photos}
 
 
 def as_uri(content: bytes, quality: int | None = None) -> str:
-    """A picture as WebP, which is smaller than PNG, inside an address.
+    """Return a picture as a data URI in WebP, which is smaller than PNG.
 
     Args:
         content: of an image file.
-        quality: None is lossless.
+        quality: None for lossless.
 
     Raises:
         ValueError: if it is too large.
-        Exception: whatever Pillow raises if it is not a picture.
+        Exception: anything that Pillow raises if it is not a picture.
     """
     buffer = io.BytesIO()
     options = {"lossless": True} if quality is None else {"quality": quality}
@@ -102,11 +104,11 @@ def as_uri(content: bytes, quality: int | None = None) -> str:
 
 
 def fill_album(runs: Sequence[Run], num_photos: int | None) -> Album:
-    """Photos with the crops of each run, lossless if they fit.
+    """Collect photos with the crops of each run, lossless if they fit.
 
     Args:
         runs: finished enhancers.
-        num_photos: photos per run and scale; None is all that the runs have kept.
+        num_photos: photos per run and scale; None: all that the runs have kept.
     """
     keys = variant_keys(runs)
     order: list[tuple[int, int, Run]] = []
@@ -123,14 +125,14 @@ def fill_album(runs: Sequence[Run], num_photos: int | None) -> Album:
         kept = len(run.photos)
         num = kept if num_photos is None else min(num_photos, kept)
         order += [(place, seeds[setting], run) for place in range(num)]
-    # Where there is no room for all: first photos before second ones, first seeds before others.
+    # If not everything fits, first photos come before second ones, and first seeds before others.
     ordered = [(place, run) for place, _, run in sorted(order, key=lambda item: item[:2])]
     album = filled(Album(), ordered, keys)
     return filled(Album(quality=QUALITY), ordered, keys) if album.left_out else album
 
 
 def filled(album: Album, order: Sequence[tuple[int, Run]], keys: Sequence[str]) -> Album:
-    """Puts photos into an album, in the order given; a lossless one only until it is full."""
+    """Fill an album with photos in the given order; stop at once if a lossless one is full."""
     found: dict[Any, dict[str, Any]] = {}
     listed: dict[Run, tuple[str, list[list[dict[str, Any]]]]] = {}  # label; photos by scale
     for place, run in order:
@@ -153,7 +155,7 @@ def filled(album: Album, order: Sequence[tuple[int, Run]], keys: Sequence[str]) 
         }
         for other in references:
             for name, raters in photo["raters"].items():
-                if len(raters) > 1:  # one number would be compared with those of other scorers
+                if len(raters) > 1:  # a reference score would be ambiguous
                     other[name] = None
         lr, bicubic, hr = references
         photo["choices"] = [lr, bicubic, *choices, hr]
@@ -163,7 +165,7 @@ def filled(album: Album, order: Sequence[tuple[int, Run]], keys: Sequence[str]) 
 def add_photo(
     album: Album, found: dict[Any, dict[str, Any]], run: Run, photo: dict[str, Any], label: str
 ) -> None:
-    """Adds what a run made of a photo."""
+    """Add a run's version of a photo."""
     album.wanted += 1
     hr = album.add(run, photo.get("hr"))
     if hr is None:
@@ -185,7 +187,7 @@ def add_photo(
     for reference in entry["references"]:
         for name in MEASURES:
             value = number(photo.get(f"{name}_{reference['label'].lower()}"))
-            if value is not None:  # runs without a scorer have no score of HR
+            if value is not None:  # runs without a scorer have no scores of references
                 reference[name] = value
     if label in (other["label"] for other in entry["runs"]):
         label = f"{label} ({stem(str(run.folder))})"

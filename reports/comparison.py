@@ -31,14 +31,14 @@ from reports.tables import (
 
 OURS = re.compile(
     r"(data\d+_)?(gamma|epoch|plane_(score|judge)(_\d+)?|scorers)\.(png|svg)"
-)  # figures
-SAME = 0.005  # dB and buckets: a mean over photos that near to the run's is over all photos
+)  # names of our figures
+SAME = 0.005  # dB or buckets: if a mean over photos is this near the run's, it covers all photos
 SCORER_METRICS = ("val/emd", "val/emd_r1", "val/srcc", "val/lcc", "val/accuracy")
 
 
 @dataclass
 class Block:
-    """A figure of the page: its panels, how to read it, or why there is none."""
+    """A figure or table of the page, with a note on how to read it or why it is missing."""
 
     title: str
     note: str
@@ -53,10 +53,10 @@ class Comparison:
 
     Args:
         runs: the runs.
-        groups: all such groups, from which this one is told apart.
-        everything: all enhancers, of which unfinished ones have curves, too.
-        folder: where figures go.
-        prefix: of their names.
+        groups: all such groups, to describe how this one differs.
+        everything: all enhancers, including unfinished ones, whose curves are plotted too.
+        folder: for figures.
+        prefix: of the figures' names.
         epoch: see `build`.
     """
 
@@ -111,7 +111,7 @@ class Comparison:
         self.blocks = [self.by_gamma(), self.by_epoch(), *self.planes(), self.spreads()]
 
     def only(self, runs: Sequence[Run], scale: int) -> list[Setting]:
-        """The settings as far as they have these runs."""
+        """Return the settings, reduced to these runs; settings without any are dropped."""
         parts = (
             replace(setting, runs=tuple(run for run in setting.runs if run in runs))
             for setting in self.settings[scale]
@@ -119,7 +119,7 @@ class Comparison:
         return [part for part in parts if part.runs]
 
     def best_lines(self) -> Iterator[tuple[str, list[dict[str, str]]]]:
-        """Scale, and which runs are best at it."""
+        """Yield each scale with its best runs."""
         for scale in self.scales:
             facts = []
             for metric, name in {"val/psnr": "PSNR", **SCORES}.items():
@@ -139,7 +139,7 @@ class Comparison:
                 yield f"x{scale}", facts
 
     def by_rater(self, metric: str, scale: int) -> dict[str | None, list[Run]]:
-        """Runs that have a metric, by the scorer that gave it; PSNR has none."""
+        """Group runs that have a metric by the scorer that computed it; None for PSNR."""
         groups: dict[str | None, list[Run]] = {}
         for run in self.runs:
             if run.value(metric, scale) is not None:
@@ -148,7 +148,7 @@ class Comparison:
         return groups
 
     def by_gamma(self) -> Block:
-        """PSNR, and scores if there are any, by gamma."""
+        """Plot PSNR, and scores if there are any, by gamma."""
         title = "By gamma"
         gammas = {setting.gamma for group in self.settings.values() for setting in group}
         if len(gammas) < 2:
@@ -164,15 +164,15 @@ class Comparison:
                         self.only(runs, scale), metric, scale, self.styles, base, unit, source
                     )
         note = (
-            "A line joins the means over seeds; the band is one sample standard deviation to each "
-            f"side, small points are single seeds. {self.protocol}"
+            "Lines join the means over seeds, bands show one sample standard deviation to each "
+            f"side, and small points are single seeds. {self.protocol}"
         )
         if self.scored_by:
             note += f" {self.scored_by}"
         return self.drawn(title, note, "gamma", panels, len(self.scales))
 
     def scored(self) -> str:
-        """Which scorers gave the scores, and which runs have none."""
+        """Describe which scorers computed the scores, and how many runs have none."""
         texts = []
         for metric, name in SCORES.items():
             raters = {run.rater(metric) for run in self.runs if metric in scored_by(run)}
@@ -180,14 +180,14 @@ class Comparison:
                 texts.append(f"{metric} is given by {' and '.join(sorted(map(str, raters)))}.")
             without = sum(metric not in scored_by(run) for run in self.runs)
             if raters and without:
-                reason = "no scorer is read at gamma 0" if name == "score" else "they have no judge"
+                reason = "gamma 0 uses no scorer" if name == "score" else "no judge was set"
                 texts.append(f"{plural(without, 'run')} without it: {reason}.")
         if "val/score" in self.metrics and "val/score_judge" not in self.metrics:
-            texts.append("judge.checkpoint=FILE scores runs at gamma 0, too.")
+            texts.append("judge.checkpoint=FILE scores runs at gamma 0 too.")
         return " ".join(texts)
 
     def by_epoch(self) -> Block:
-        """Loss and PSNR by epoch, a row for each scale."""
+        """Plot loss and PSNR by epoch, one row per scale."""
         title = "By epoch"
         panels = {}
         for scale in self.scales:
@@ -198,18 +198,18 @@ class Comparison:
         if not any(run.rows for run in self.runs):
             return Block(title, "No run has a readable metrics.csv.")
         note = (
-            "Means over seeds; the band reaches from the lowest to the highest seed, and lines are "
-            "stronger the higher gamma is. train/loss is the mean over an epoch of L2 in grey "
-            "levels plus gamma times the aesthetic term, so compare it at the same gamma."
+            "Lines are means over seeds, more opaque for higher gammas; bands range from the "
+            "lowest to the highest seed. train/loss is the epoch mean of L2 in squared grey levels "
+            "plus gamma times the aesthetic term, so it is comparable only at the same gamma."
         )
         if any(len(run.scales) > 1 for run in self.runs):
-            note += " The loss of a network of several scales is that of all of them."
+            note += " The loss of a network with several scales covers all of them."
         if self.num_unfinished:
-            note += f" {plural(self.num_unfinished, 'unfinished run')} in thin lines."
+            note += f" Thin lines: {plural(self.num_unfinished, 'unfinished run')}."
         return self.drawn(title, note, "epoch", panels, 2)
 
     def planes(self) -> Iterator[Block]:
-        """PSNR against each score: a block per scorer, a panel per scale."""
+        """Plot PSNR against each score: one block per scorer, one panel per scale."""
         title = "PSNR and score"
         if not self.metrics:
             yield Block(title, "No run has a score: runs at gamma 0 without a judge have none.")
@@ -223,15 +223,15 @@ class Comparison:
             for k, (rater, drawn) in enumerate(panels.items()):
                 note = (
                     f"{metric} by {rater}. Points are means over seeds with one standard "
-                    "deviation, labelled with gamma; no other beats those on the dashed Pareto "
-                    "front in both."
+                    "deviation, labelled with gamma. Dashed: the Pareto front; no other setting is "
+                    "better in both."
                 )
                 name = f"plane_{SCORES[metric]}{f'_{k}' if k else ''}"
                 which = f": {SCORES[metric]}" if len(self.metrics) > 1 else ""
                 yield self.drawn(f"{title}{which}", note, name, drawn, 3)
 
     def spreads(self) -> Block:
-        """A table of means and spreads over seeds."""
+        """Tabulate means and spreads over seeds."""
         metrics = {"val/psnr": 2, "val/psnr_y": 2, "val/ssim": 4, **dict.fromkeys(self.metrics, 3)}
         shown = [
             metric
@@ -255,7 +255,7 @@ class Comparison:
                     cells.append(spread_cell(setting.spread(metric), metrics[metric]))
                     if metric in changes:
                         gained = change(setting, self.settings[scale], metric)
-                        # Paired, it is known better than the metric itself.
+                        # Pairing by seed makes it more precise than the metric itself.
                         cells.append(spread_cell(gained, metrics[metric] + 1, "+"))
                 cells.append(text_cell("yes" if setting in front else ""))
                 rows.append(cells)
@@ -270,13 +270,13 @@ class Comparison:
             "rows": [[row[k] for k in keep] for row in rows],
         }
         note = (
-            "Runs that differ in nothing but the seed: mean ± sample standard deviation. What a "
-            "metric gains over gamma 0 is taken seed by seed, then averaged."
+            "Mean ± sample standard deviation of runs that differ only in the seed. Gains over "
+            "gamma 0 are paired by seed, then averaged."
         )
         return Block("Mean and spread over seeds", note, table=table)
 
     def on_front(self, scale: int) -> list[Setting]:
-        """Settings that no other beats in PSNR and in score."""
+        """Return the settings on the Pareto front of PSNR and a score."""
         found = []
         for metric in self.metrics:
             for runs in self.by_rater(metric, scale).values():
@@ -291,7 +291,7 @@ class Comparison:
     def drawn(
         self, title: str, note: str, name: str, panels: dict[str, figures.Panel], columns: int
     ) -> Block:
-        """Writes a figure's files, and gives its panels one by one for the page."""
+        """Write a figure's files; return a block with its panels one by one."""
         name = f"{self.prefix}{name}"
         figures.save(figures.compose(list(panels.values()), columns), self.folder, name)
         shown = [
@@ -302,7 +302,7 @@ class Comparison:
 
 
 def data_of(run: Run) -> str:
-    """The data of a run that has not said what they are."""
+    """Describe the data of a run whose result does not."""
     choices = run.about.get("choices") or {}
     given = run.key("data.val_hr") or []
     names = [Path(str(text)).name for text in (given if isinstance(given, list) else [given])]
@@ -310,12 +310,12 @@ def data_of(run: Run) -> str:
 
 
 def scored_by(run: Run) -> set[str]:
-    """Scores that a run has."""
+    """Return the scores that a run has."""
     return {m for m in SCORES for s in run.scales if run.value(m, s) is not None}
 
 
 def unique(settings: Sequence[Setting]) -> list[Setting]:
-    """Settings without the repetitions of gamma 0 for every scorer."""
+    """Drop the repetitions of gamma 0, which belongs to the lines of all scorers."""
     seen: dict[tuple[Path, ...], Setting] = {}
     for setting in settings:
         seen.setdefault(tuple(run.folder for run in setting.runs), setting)
@@ -323,9 +323,10 @@ def unique(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def baseline(runs: Sequence[Run], metric: str, scale: int) -> float | None:
-    """Return what images have that are only enlarged: by bicubic, or not at all at scale 1.
+    """Return a metric of the baseline: bicubic, or the unchanged input at scale 1.
 
-    Runs of version 0.1 say it only where the photos of photos.json are all validation photos.
+    Results of version 0.1 do not contain it. It is then computed from photos.json, if that covers
+    all validation photos.
     """
     name = metric.removeprefix("val/")
     for run in runs:
@@ -344,7 +345,7 @@ def baseline(runs: Sequence[Run], metric: str, scale: int) -> float | None:
 
 
 def scorer_section(scorers: Sequence[Run], folder: Path) -> Block | None:
-    """Curves of scorers by backbone; None without any."""
+    """Plot scorer metrics by epoch and backbone; return None without scorers."""
     with_rows = [run for run in newest_of_equal(scorers) if run.rows]
     if not with_rows:
         return None

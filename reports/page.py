@@ -1,4 +1,4 @@
-"""Put the page of a report together."""
+"""Build the page of a report."""
 
 import datetime
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ HERE = Path(__file__).parent
 def build(
     runs: Sequence[Run], title: str, folder: Path, num_photos: int | None, epoch: int | None = None
 ) -> tuple[dict[str, str], set[str]]:
-    """Writes the figures; returns the page and its tables in Markdown, and the figures' names.
+    """Write the figures; return the page, its tables in Markdown, and the figures' names.
 
     Args:
         runs: all runs, of any command and in any state.
         title: heading of the page.
-        folder: where figures go.
-        num_photos: validation photos per run and scale; None is all that the runs have kept.
-        epoch: after which runs were taken; None is their best one.
+        folder: for figures.
+        num_photos: validation photos per run and scale; None: all that the runs have kept.
+        epoch: after which runs are compared; None: their best epoch.
     """
     trained = [run for run in runs if run.command == "train"]
     enhancers = [run for run in trained if run.kind == "enhancer"]
@@ -86,7 +86,7 @@ def build(
 
 
 def count_states(runs: Sequence[Run]) -> str:
-    """How many runs there are, of which sweeps, and in which state."""
+    """Count runs by sweep and state, in a sentence."""
     trained = [run for run in runs if run.command == "train"]
     sweeps = {(run.folder.parent, run.sweep) for run in trained if run.sweep is not None}
     single = sum(run.sweep is None for run in trained)
@@ -102,31 +102,31 @@ def count_states(runs: Sequence[Run]) -> str:
 
 
 def remarks(trained: Sequence[Run], enhancers: Sequence[Run], finished: Sequence[Run]) -> list[str]:
-    """What a reader should know before comparing."""
+    """Return remarks that a reader should know before comparing."""
     lines = []
     repeated = sum(run.state == "finished" for run in enhancers) - len(finished)
     if repeated:
         what = "run repeats another" if repeated == 1 else "runs repeat others"
         lines.append(
             f"{repeated} {what} with the same settings, seed and inputs: means and figures use "
-            "the newest only."
+            "only the newest."
         )
     if enhancers and not finished:
-        lines.append("No enhancer is finished yet: figures and photos come with the first.")
+        lines.append("No enhancer has finished yet: figures and photos appear with the first.")
     abouts = [run.about for run in trained if run.state == "finished"]
     codes = [about["code"] for about in abouts if about.get("code")]
     earlier = {about.get("code_hash") for about in abouts if not about.get("code")}
     if files := conflicting(codes):
         lines.append(
-            f"The runs were made by several versions of the code ({', '.join(files[:5])})."
+            f"The runs were made with different versions of the code ({', '.join(files[:5])})."
         )
     elif len(earlier) + bool(codes) > 1:
-        lines.append("The runs were made by several versions of the code.")
+        lines.append("The runs were made with different versions of the code.")
     return lines
 
 
 def same_photos(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that were validated on the same photos, the largest group first."""
+    """Group runs that were validated on the same photos, the largest group first."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(str(run.validation), []).append(run)

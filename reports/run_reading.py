@@ -1,6 +1,6 @@
-"""Run folders read into `Run`s. They may come from anywhere, so nothing in them is trusted.
+"""Read run folders, without trusting their content: they may come from anywhere.
 
-Whatever a folder holds, reading it ends, and in no error: what is wrong becomes the run's note.
+Reading a folder always terminates and never raises; problems are stored in the run's note.
 """
 
 import csv
@@ -18,18 +18,18 @@ from reports.run_table import LARGEST, Run, is_scale, number
 from runs.run_folder import FILES, FOLDERS, MAX_JSON
 from system.regular_files import open_regular, read_regular
 
-MARKS = {*FILES, "console.log", "slurm.json"}  # a folder with one of these was meant to be a run
-TAIL = 4096  # bytes of console.log in which its last line is looked for
-MAX_CSV = 64 * 2**20  # bytes of metrics.csv, where a step has 100
-MAX_ROWS = 500_000  # of metrics.csv: 25 million steps of which every 50th is logged
+MARKS = {*FILES, "console.log", "slurm.json"}  # a folder with one of these is a run
+TAIL = 4096  # bytes at the end of console.log that are searched for its last line
+MAX_CSV = 64 * 2**20  # bytes of metrics.csv, at about 100 per step
+MAX_ROWS = 500_000  # of metrics.csv: 25 million steps, with every 50th logged
 MAX_COLUMNS = 1000
 MAX_EPOCHS = 10**7
 MAX_TEXT = 1000  # characters of a setting
-MAX_DEPTH = 50  # of objects and lists within each other in JSON
-# What neither a page nor a figure can show: control characters, halves of surrogate pairs.
+MAX_DEPTH = 50  # of nested objects and lists in JSON
+# Not displayable in pages and figures: control characters and halves of surrogate pairs.
 UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
-# Types of what is read of run.json and result.json; None is allowed.
+# Types of keys in run.json and result.json; null is always allowed.
 ABOUT = {
     **{"config": dict, "settings": dict, "inputs": dict, "choices": dict, "code": dict},
     **{"config_hash": str, "code_hash": str},
@@ -40,17 +40,23 @@ RESULT = {
     "num_parameters": int,
 }
 
-OF_ANY_EPOCH = ("data", "git", "device", "num_parameters", "finished")  # of a result
+OF_ANY_EPOCH = (
+    "data",
+    "git",
+    "device",
+    "num_parameters",
+    "finished",
+)  # keys of a result that do not depend on the epoch
 
 
 def find_folders(patterns: Iterable[str]) -> list[Path]:
-    """Folders at any depth that hold a run or parts of one, in order of their names.
+    """Find folders at any depth that contain a run or parts of one, sorted by name.
 
     Args:
-        patterns: folders or globs. Links inside of them are not followed.
+        patterns: folders or globs. Links inside them are not followed.
 
     Raises:
-        ValueError: if one of them is nothing, or no run is found.
+        ValueError: if a pattern matches nothing, or no run is found.
     """
     patterns = list(patterns)
     folders: dict[Path, Path] = {}
@@ -71,11 +77,11 @@ def find_folders(patterns: Iterable[str]) -> list[Path]:
 
 
 def run_folders(root: Path, seen: set[str]) -> Iterator[Path]:
-    """Folders below this one, and itself, that look like runs.
+    """Yield this folder and folders below it that look like runs.
 
     Args:
         root: a folder.
-        seen: folders that were looked through already, which are left out; gets those of this call.
+        seen: folders to skip, to which those searched in this call are added.
     """
     for place, names, files in os.walk(root):
         if place in seen:
@@ -90,26 +96,26 @@ def run_folders(root: Path, seen: set[str]) -> Iterator[Path]:
 
 
 def read_runs(patterns: Iterable[str], epoch: int | None = None) -> list[Run]:
-    """Every run of the folders or globs; what is wrong with one is said in its `note`.
+    """Read all runs of the folders or globs; problems with a run are stored in its `note`.
 
     Args:
         patterns: folders or globs.
-        epoch: see `stand_at`; None leaves finished runs at their best epoch.
+        epoch: see `cut_off`; None keeps finished runs at their best epoch.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there are no runs.
     """
     runs = [read_run(folder) for folder in find_folders(patterns)]
     for run in runs:
         if epoch is not None and run.config and run.command == "train" and run.state != "broken":
-            stand_at(run, epoch)
+            cut_off(run, epoch)
     return runs
 
 
-def stand_at(run: Run, epoch: int) -> None:
-    """Has a run end after an epoch, whether it went on or was not finished.
+def cut_off(run: Run, epoch: int) -> None:
+    """Treat a run, finished or not, as if it had ended after an epoch.
 
-    Its metrics are those that were logged then. One that has not been validated then is unfinished.
+    Its metrics are those logged then. A run without a validation after that epoch is unfinished.
     """
     run.rows = [row for row in run.rows if row.get("epoch", 0) < epoch]
     metrics = {
@@ -119,7 +125,7 @@ def stand_at(run: Run, epoch: int) -> None:
         for name, value in row.items()
         if name.startswith("val/")
     }
-    run.photos = []  # of the best epoch
+    run.photos = []  # they are of the best epoch
     kept = {k: v for k, v in run.result.items() if k in OF_ANY_EPOCH}
     run.result = {**kept, "metrics": metrics, "best_epoch": epoch, "epochs": epoch}
     if metrics:
@@ -129,7 +135,7 @@ def stand_at(run: Run, epoch: int) -> None:
 
 
 def read_run(folder: Path) -> Run:
-    """One run folder; nothing in it is an error."""
+    """Read one run folder, without raising."""
     run = Run(folder)
     try:
         run.about = present_names(read_object(folder / "run.json", ABOUT))
@@ -154,17 +160,17 @@ def read_run(folder: Path) -> Run:
 
 
 def reason(error: Exception) -> str:
-    """What was wrong with a file, in a line that names it."""
+    """Describe the problem with a file in a line that names it."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{Path(error.filename).name}: {error.strerror}"
     return str(error)
 
 
 def load_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Raises:
-        ValueError: if it holds something else.
+        ValueError: if it contains something else.
     """
     text = read_regular(path, MAX_JSON)
     try:
@@ -177,14 +183,14 @@ def load_object(path: Path) -> dict[str, Any]:
 
 
 def read_object(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON file that holds an object, with characters replaced that cannot be shown.
+    """Read a JSON file that contains an object, and replace unprintable characters.
 
     Args:
         path: the file.
-        types: of some of its values, unless they are null. Numbers have to be finite.
+        types: of some of its values, unless they are null. Numbers must be finite.
 
     Raises:
-        ValueError: if it holds something else.
+        ValueError: if it contains something else.
     """
     try:
         content: dict[str, Any] = printable(load_object(path))
@@ -199,7 +205,7 @@ def read_object(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def printable(node: Any, depth: int = 0) -> Any:  # noqa: ANN401
-    """A copy of what JSON held, without endless texts and characters that cannot be shown.
+    """Copy data from JSON, shortening texts and replacing unprintable characters.
 
     Raises:
         RecursionError: if it is nested too deeply.
@@ -216,15 +222,15 @@ def printable(node: Any, depth: int = 0) -> Any:  # noqa: ANN401
 
 
 def brief(value: Any) -> str:  # noqa: ANN401
-    """The start of a value, for messages."""
+    """Return the start of a value, for messages."""
     return repr(str(value)[:40])
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result.json whose metrics are numbers or null.
+    """Read a result.json and check that its metrics are numbers or null.
 
     Raises:
-        ValueError: if it holds something else.
+        ValueError: if it contains something else.
     """
     result = read_object(path, RESULT)
     if result.get("metrics") is None:
@@ -236,9 +242,9 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The finite numbers of metrics.csv; a last row without its end was being written, and is cut.
+    """Read the finite numbers of metrics.csv, without a last row that is being written.
 
-    A file that is not there has no rows.
+    A missing file has no rows.
 
     Raises:
         ValueError: if it is not a table of epochs.
@@ -269,7 +275,7 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 
 def parse(text: Any) -> float | None:  # noqa: ANN401
-    """A cell as a finite number; None for others and for what is beyond the columns."""
+    """Return a cell as a finite number, or None."""
     try:
         return number(float(text))
     except (TypeError, ValueError):
@@ -277,11 +283,11 @@ def parse(text: Any) -> float | None:  # noqa: ANN401
 
 
 def read_photos(path: Path, bad: list[str]) -> list[dict[str, Any]]:
-    """Rows of photos.json that name a photo and a scale; none if there is no such file.
+    """Read the rows of photos.json that have an id and a scale; none if it is missing.
 
     Args:
         path: the file.
-        bad: gets what is wrong with it: the run's numbers do not depend on it.
+        bad: to which problems are added; they do not affect the run's metrics.
     """
     try:
         photos = load_object(path).get("photos")
@@ -304,7 +310,7 @@ def read_photos(path: Path, bad: list[str]) -> list[dict[str, Any]]:
 
 
 def progress_of(run: Run) -> str:
-    """How far an unfinished run is."""
+    """Describe the progress of an unfinished run."""
     total = run.key("epochs")
     try:
         epoch = load_object(run.folder / "progress.json")["epoch"]
@@ -314,12 +320,12 @@ def progress_of(run: Run) -> str:
 
 
 def brief_number(value: Any) -> str:  # noqa: ANN401
-    """A number of epochs as text, of something else the start."""
+    """Return a number of epochs as text, or the start of anything else."""
     return str(value)[:20]
 
 
 def last_line(path: Path) -> str:
-    """The end of a log, empty if there is none."""
+    """Return the last line of a log, empty if there is none."""
     try:
         with open_regular(path) as file:
             file.seek(max(0, path.stat().st_size - TAIL))

@@ -1,8 +1,8 @@
-"""Runs to compare: a row for each, also for those that are unfinished or broken.
+"""Runs to compare, including unfinished and broken ones.
 
-What is compared are trainings. Runs that differ in nothing but the seed are one setting, whose
-metrics have a mean and a sample standard deviation. A network of several scales (MDSR) has a value
-of each metric for each scale.
+Only trainings are compared. Runs that differ only in the seed form one setting, whose metrics have
+a mean and a sample standard deviation. A network with several scales (MDSR) has one value of each
+metric per scale.
 """
 
 import json
@@ -16,10 +16,10 @@ import numpy as np
 
 from configuration.parsing import flatten
 
-LARGEST = float(np.finfo(np.float32).max)  # what is measured and logged is float32
-LARGEST_SCALE = 16  # twice the largest of the field
+LARGEST = float(np.finfo(np.float32).max)  # metrics are computed and logged in float32
+LARGEST_SCALE = 16  # twice the largest in common use
 
-# Of `data`: what does not change what is validated on, nor how hard it is.
+# Keys of `data` that affect neither the validation photos nor their degradation.
 ONLY_TRAINS = {
     *("batch_size", "patch_size", "num_steps", "num_workers", "seed", "on_device", "store"),
     *("scale", "train_hr", "train_lr", "train_list", "num_train", "native_share"),
@@ -28,24 +28,24 @@ ONLY_TRAINS = {
 
 @dataclass(eq=False)
 class Run:
-    """What a run folder holds, as far as it can be read."""
+    """Content of a run folder, as far as it is readable."""
 
     folder: Path
     state: Literal["finished", "unfinished", "broken"] = "finished"
-    note: str = ""  # how far it is, or what is broken
+    note: str = ""  # its progress, or the problem
     about: dict[str, Any] = field(default_factory=dict)  # run.json
     result: dict[str, Any] = field(default_factory=dict)  # result.json
     rows: list[dict[str, float]] = field(default_factory=list)  # metrics.csv
     photos: list[dict[str, Any]] = field(default_factory=list)  # images/photos.json
-    bad_pictures: list[str] = field(default_factory=list)  # what is wrong in images/
+    bad_pictures: list[str] = field(default_factory=list)  # problems in images/
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration, empty if unreadable."""
+        """Return the resolved configuration, empty if unreadable."""
         return self.about.get("config") or {}
 
     def key(self, dotted: str) -> Any:  # noqa: ANN401
-        """A value of the configuration; None where there is none."""
+        """Return a value of the configuration, or None."""
         node: Any = self.config
         for part in dotted.split("."):
             node = node.get(part) if isinstance(node, dict) else None
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def command(self) -> str:
-        """The command that made it; older runs do not say."""
+        """Return the command that made the run; guessed for old runs, which do not record it."""
         if self.about.get("command") is not None:
             return str(self.about["command"])
         if "checkpoints" in self.config:
@@ -62,14 +62,14 @@ class Run:
 
     @property
     def kind(self) -> Literal["enhancer", "scorer"] | None:
-        """What was trained."""
+        """Return what was trained."""
         if not self.config:
             return None
         return "scorer" if str(self.key("model._target_")).endswith(".NIMAModule") else "enhancer"
 
     @property
     def net(self) -> str:
-        """Its network, or the backbone of a scorer, as it was chosen."""
+        """Return the chosen network, or the backbone of a scorer."""
         if self.kind == "scorer":
             return str(self.key("scorer.backbone"))
         choices = self.about.get("choices") or {}
@@ -79,25 +79,25 @@ class Run:
 
     @property
     def scales(self) -> list[int]:
-        """HR pixels per LR pixel; several of an MDSR, none of a scorer."""
+        """Return the scales in HR pixels per LR pixel: several for MDSR, none for a scorer."""
         scales = self.key("net.scales")
         listed = scales if isinstance(scales, list) else [self.key("scale")]
         return list(dict.fromkeys(scale for scale in listed if is_scale(scale)))
 
     @property
     def gamma(self) -> float | None:
-        """Weight of the aesthetic term."""
+        """Return the weight of the aesthetic term."""
         return number(self.key("gamma"))
 
     @property
     def seed(self) -> int | None:
-        """Of initial weights, patches and dropout."""
+        """Return the seed of initial weights, patches and dropout."""
         seed = self.key("seed")
         return seed if isinstance(seed, int) else None
 
     @property
     def sweep(self) -> str | None:
-        """The sweep that it is a job of."""
+        """Return the sweep that the run belongs to, if any."""
         if "sweep" in self.about:
             return None if self.about["sweep"] is None else str(self.about["sweep"])
         parent = self.folder.absolute().parent
@@ -105,23 +105,23 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the best epoch, as far as they are numbers; empty unless finished."""
+        """Return the numeric metrics of the best epoch; empty unless finished."""
         metrics = self.result.get("metrics") if self.state == "finished" else None
         found = {str(k): number(v) for k, v in metrics.items()} if metrics else {}
         return {name: value for name, value in found.items() if value is not None}
 
     def value(self, metric: str, scale: int | None = None) -> float | None:
-        """A metric of the best epoch at a scale; None where there is none."""
+        """Return a metric of the best epoch at a scale, or None."""
         return self.metrics.get(self.column(metric, scale))
 
     def column(self, metric: str, scale: int | None) -> str:
-        """What a metric at a scale is called in this run."""
+        """Return the name of a metric at a scale in this run."""
         if scale is None or self.scales == [scale]:
             return metric
         return f"{metric}/x{scale}"
 
     def curve(self, metric: str, scale: int | None = None) -> tuple[list[int], list[float]]:
-        """Epochs from 1 on, and the mean of what was logged in each."""
+        """Return the epochs, from 1, and the mean of the values logged in each."""
         name = self.column(metric, scale if metric.startswith("val/") else None)
         epochs: dict[int, list[float]] = {}
         for row in self.rows:
@@ -131,7 +131,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What can change the result, by dotted key; of input files the start of their SHA-256."""
+        """Return the settings that can change the result, by dotted key, with hashes of files."""
         settings = dict(self.about.get("settings") or {})
         for key, sha in (self.about.get("inputs") or {}).items():
             if key == "data":
@@ -141,14 +141,14 @@ class Run:
         return settings
 
     def rater(self, metric: str) -> str | None:
-        """Which scorer gave `val/score` or `val/score_judge`: its file and SHA-256."""
+        """Return the scorer that computed `val/score` or `val/score_judge`: file and SHA-256."""
         key = "judge.checkpoint" if metric == "val/score_judge" else "scorer.checkpoint"
         value = self.settings.get(key)
         return None if value is None else str(value)
 
     @property
     def validation(self) -> dict[str, str]:
-        """What tells the validation photos and what is done to them from those of other runs."""
+        """Return the settings that determine the validation photos and their degradation."""
         data = self.config.get("data")
         kept = {
             f"data.{key}": value
@@ -157,40 +157,40 @@ class Run:
         }
         kept["trainer.limit_val_batches"] = self.key("trainer.limit_val_batches")
         return {
-            # A copy of a data set elsewhere is the same; its name stays.
+            # Only the name counts, so that copies of a data set are the same.
             key: Path(value).name if isinstance(value, str) and "/" in value else cell(value)
             for key, value in sorted(flatten(kept).items())
         }
 
 
 def number(value: Any) -> float | None:  # noqa: ANN401
-    """Return a number that float32 can hold as a float, and None for anything else."""
+    """Return a number in the range of float32 as a float, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) <= LARGEST else None  # false for not-a-number
+    return float(value) if abs(value) <= LARGEST else None  # false for NaN
 
 
 def is_scale(value: Any) -> bool:  # noqa: ANN401
-    """Whether this is the scale of a network."""
+    """Return whether this is a valid scale of a network."""
     return type(value) is int and 1 <= value <= LARGEST_SCALE
 
 
 def stem(path: str) -> str:
-    """A path short enough for a table: the folder of a run stands for its checkpoint."""
+    """Shorten a path for a table; a run's best checkpoint is named by its folder."""
     parts = [part for part in Path(path).parts if part not in ("checkpoints", "best.ckpt")]
     return "/".join(parts[-2:])
 
 
 def is_seed(key: str) -> bool:
-    """Whether a key is the seed, or follows it."""
+    """Return whether a key is the seed or a copy of it."""
     return key == "seed" or key.endswith(".seed")
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Keys in which runs differ, seeds left out.
+    """Return the keys in which runs differ, except seeds.
 
-    Of keys that tell the same runs apart in the same way (`optim.optimizer.lr` and the module's
-    copy of it) one is kept.
+    Of keys that distinguish the runs in the same way (`optim.optimizer.lr` and the module's copy of
+    it), one is kept.
     """
     settings = [run.settings for run in runs]
     columns: dict[tuple[str, ...], str] = {}
@@ -202,7 +202,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def variant_keys(runs: Sequence[Run]) -> list[str]:
-    """Keys in which runs of the same network, scale and gamma differ."""
+    """Return the keys in which runs of the same network, scale and gamma differ."""
     alike: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         alike.setdefault((run.net, tuple(run.scales), run.gamma), []).append(run)
@@ -210,13 +210,13 @@ def variant_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def variant_of(run: Run, keys: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """What a run has of these keys, as text."""
+    """Return a run's values of these keys as text."""
     settings = run.settings
     return tuple((key, cell(settings[key])) for key in keys if key in settings)
 
 
 def label_of(run: Run, keys: Sequence[str] = ()) -> str:
-    """A run in words: network, scale, gamma, seed and what else is asked for."""
+    """Describe a run by network, scale, gamma, seed and the given keys."""
     scales = "-".join(f"x{scale}" for scale in run.scales)
     parts = [run.net, scales, "" if run.gamma is None else f"gamma {run.gamma:g}"]
     parts += [f"seed {run.seed}", *(f"{key}={value}" for key, value in variant_of(run, keys))]
@@ -224,12 +224,12 @@ def label_of(run: Run, keys: Sequence[str] = ()) -> str:
 
 
 def copies_last(key: str) -> tuple[bool, bool, int, str]:
-    """Order in which one of several equal keys is chosen: as a user would type it."""
+    """Sort key that prefers, among equal keys, the one that a user would type."""
     return key.startswith(("model.", "callbacks.")), key.endswith("_target_"), key.count("."), key
 
 
 def cell(value: Any) -> str:  # noqa: ANN401
-    """A setting as text, as it would be typed."""
+    """Return a setting as a user would type it."""
     if value is None or isinstance(value, bool | list | dict):
         return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -237,11 +237,14 @@ def cell(value: Any) -> str:  # noqa: ANN401
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in the seed only, at one scale.
+    """Runs that differ only in the seed, at one scale.
 
-    Args:
-        line: what it shares with the settings that differ from it in gamma: the network, and
-            settings other than these in which runs differ.
+    Attributes:
+        net: the network.
+        variant: other keys in which runs differ, with their values.
+        gamma: weight of the aesthetic term.
+        scale: HR pixels per LR pixel.
+        runs: one per seed.
     """
 
     net: str
@@ -252,35 +255,35 @@ class Setting:
 
     @property
     def line(self) -> str:
-        """Name of the settings that differ from it in gamma only."""
+        """Return the name shared by the settings that differ only in gamma."""
         return ", ".join([self.net, *(f"{key}={value}" for key, value in self.variant)])
 
     def values(self, metric: str) -> list[float]:
-        """A metric of each run that has it."""
+        """Return the values of a metric, of the runs that have it."""
         found = (run.value(metric, self.scale) for run in self.runs)
         return [value for value in found if value is not None]
 
     def spread(self, metric: str) -> tuple[float, float | None, int] | None:
-        """Mean, sample standard deviation (None of one run), and the number of runs."""
+        """Return mean, sample standard deviation (None for one run) and number of runs."""
         return mean_and_std(self.values(metric))
 
 
 def change(
     setting: Setting, settings: Iterable[Setting], metric: str
 ) -> tuple[float, float | None, int] | None:
-    """What a metric gains over the same training at gamma 0, seed by seed.
+    """Return the gain of a metric over the same training at gamma 0, paired by seed.
 
-    Runs of the same seed begin with the same weights and see the same patches, so their
-    differences spread less than the runs do.
+    Runs with the same seed start from the same weights and see the same patches, so their
+    differences vary less than the runs themselves.
 
     Args:
-        setting: of a gamma above 0.
-        settings: of the same scale, among them that of gamma 0.
+        setting: with gamma above 0.
+        settings: of the same scale, including gamma 0.
         metric: such as `val/psnr`.
 
     Returns:
-        Mean, sample standard deviation (None of one seed), and how many seeds both have; None where
-        there is none.
+        Mean, sample standard deviation (None for one seed) and number of common seeds; None if
+        there are none.
     """
     plain = {
         run.seed: run.value(metric, setting.scale)
@@ -299,7 +302,7 @@ def change(
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None, int] | None:
-    """Mean, sample standard deviation (None of one value), and how many; None of none."""
+    """Return mean, sample standard deviation (None for one value) and count; None if empty."""
     if not values:
         return None
     std = statistics.stdev(values) if len(values) > 1 else None
@@ -307,9 +310,9 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None, int] | N
 
 
 def newest_of_equal(runs: Sequence[Run]) -> list[Run]:
-    """Runs without repetitions: of those with equal settings, seeds and inputs the last finished.
+    """Drop repetitions: of runs with equal settings, seed and inputs, keep the last finished.
 
-    A repetition gives the same numbers, and would make a spread over seeds too small.
+    Repetitions give the same numbers and would make the spread over seeds too small.
     """
     chosen: dict[Any, Run] = {}
     for run in sorted(runs, key=lambda run: str(run.result.get("finished", ""))):
@@ -320,14 +323,14 @@ def newest_of_equal(runs: Sequence[Run]) -> list[Run]:
 def settings_of(
     runs: Sequence[Run], scale: int, keys: Sequence[str] | None = None
 ) -> list[Setting]:
-    """Enhancers of one scale, grouped over seeds; in order of network, variant and gamma.
+    """Group enhancers of one scale over seeds, sorted by network, variant and gamma.
 
-    A run with gamma 0 reads no scorer, so it belongs to the lines of every scorer.
+    A run with gamma 0 uses no scorer, so it belongs to the lines of all scorers.
 
     Args:
         runs: finished or not.
         scale: HR pixels per LR pixel.
-        keys: settings that tell variants apart; None: those in which these runs differ.
+        keys: settings that distinguish variants; None: those in which these runs differ.
     """
     runs = [run for run in runs if scale in run.scales and run.gamma is not None]
     keys = variant_keys(runs) if keys is None else keys
@@ -346,9 +349,9 @@ def settings_of(
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other beats in one value and equals in the other, by x.
+    """Return the indices of the points on the Pareto front, sorted by x.
 
-    Higher is better in both; of equal points the first.
+    Higher is better in both coordinates; of equal points, the first is kept.
     """
     order = sorted(range(len(points)), key=lambda k: (-points[k][0], -points[k][1], k))
     front: list[int] = []

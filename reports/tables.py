@@ -1,4 +1,4 @@
-"""Tables of runs, as cells for HTML and Markdown."""
+"""Build tables of runs as cells for HTML and Markdown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,29 +12,29 @@ from reports.run_table import (
 from system.places import display_path
 
 SCORES = {"val/score": "score", "val/score_judge": "judge"}
-# Columns of their own, and copies of them in the settings.
+# Settings with a separate column, and their copies.
 OWN_COLUMNS = {"gamma", "scale", "net._target_", "net.scales", "net.scale", "data.scale"}
 
 
 def plural(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
+    """Return a number with its noun: `1 run`, `2 runs`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def text_cell(text: str, title: str = "") -> dict[str, Any]:
-    """A cell that is sorted as text."""
+    """Return a cell that sorts as text."""
     return {"text": text, "value": text.lower(), "title": title, "numeric": False}
 
 
 def number_cell(value: float | None, text: str) -> dict[str, Any]:
-    """A cell that is sorted as a number; None comes last."""
+    """Return a cell that sorts as a number; None comes last."""
     return {"text": text, "value": "" if value is None else repr(value), "title": "", "numeric": 1}
 
 
 def spread_cell(
     spread: tuple[float, float | None, int] | None, digits: int, sign: str = ""
 ) -> dict[str, Any]:
-    """A cell with a mean and its spread over seeds."""
+    """Return a cell with a mean and its spread over seeds."""
     if spread is None:
         return number_cell(None, "-")
     text = f"{spread[0]:{sign}.{digits}f}"
@@ -45,12 +45,12 @@ def spread_cell(
 def column(
     name: str, rows: Sequence[Sequence[dict[str, Any]]], k: int, *, extra: bool = False
 ) -> dict[str, Any]:
-    """A column's heading."""
+    """Return the heading of a column."""
     return {"name": name, "numeric": any(row[k]["numeric"] for row in rows), "extra": extra}
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """A table of the page in Markdown, without the columns that the page hides at first."""
+    """Convert a table to Markdown, without the columns that the page hides initially."""
     kept = [k for k, column in enumerate(table["columns"]) if not column["extra"]]
     columns = [table["columns"][k] for k in kept]
     lines = [[str(column["name"]) for column in columns]]
@@ -60,7 +60,7 @@ def markdown(table: dict[str, Any]) -> str:
 
 
 def enhancer_columns(runs: Sequence[Run]) -> list[tuple[str, str, int | None]]:
-    """Heading, metric and scale of the columns of metrics; those without any value are left out."""
+    """Return heading, metric and scale of all metric columns that have a value."""
     scales = sorted({scale for run in runs for scale in run.scales})
     names = {"val/psnr": "PSNR", "val/psnr_bicubic": "bicubic", "val/psnr_input": "input"}
     names |= {"val/score": "score", "val/score_judge": "judge"}
@@ -76,7 +76,7 @@ def enhancer_columns(runs: Sequence[Run]) -> list[tuple[str, str, int | None]]:
 def all_runs(
     title: str, runs: Sequence[Run], metrics: Sequence[tuple[str, str, int | None]]
 ) -> dict[str, Any]:
-    """The table of all runs: state, what differs in their configurations, metrics, time."""
+    """Build the table of all runs: state, differing settings, metrics and time."""
     readable = [run for run in runs if run.config]
     main = [key for key in variant_keys(readable) if key not in OWN_COLUMNS]
     extra = [key for key in differing(readable) if key not in (*main, *OWN_COLUMNS)]
@@ -99,7 +99,7 @@ def all_runs(
 
 
 def first_cells(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """What a run is."""
+    """Return the cells that identify a run."""
     settings = run.settings
     scale = "-".join(f"x{scale}" for scale in run.scales)
     place = str(display_path(run.folder))
@@ -125,7 +125,7 @@ def first_cells(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def result_cells(run: Run, metrics: Sequence[tuple[str, str, int | None]]) -> list[dict[str, Any]]:
-    """What came out of a run."""
+    """Return the cells with a run's results."""
     cells = []
     for _, metric, scale in metrics:
         value = run.value(metric, scale) if scale is None or scale in run.scales else None
@@ -146,7 +146,7 @@ def result_cells(run: Run, metrics: Sequence[tuple[str, str, int | None]]) -> li
 
 
 def duration(seconds: float) -> str:
-    """`8 s`, `12 min`, `3 h 20 min`."""
+    """Format a duration: `8 s`, `12 min`, `3 h 20 min`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -710,7 +710,7 @@ def test_a_sweep_that_has_just_begun(cli: Cli, folder: Path) -> None:
     make_run(folder / "runs" / "a", finished=False)
     assert cli("report", "runs=runs").code == 0
     text = (folder / "runs" / "report" / "report.html").read_text()
-    assert "No enhancer is finished yet" in text
+    assert "No enhancer has finished yet" in text
     assert "unfinished: epoch 4 of 8" in text
 
 
@@ -761,7 +761,7 @@ def test_pictures_that_do_not_fit_are_left_out_and_counted(
     assert left_out == ["edsr, x2, gamma 0, seed 1", "edsr, x2, gamma 0.1, seed 1"]
     assert cli("report", "runs=runs", "photos=1").code == 0
     text = (folder / "runs" / "report" / "report.html").read_text()
-    assert "2 of the 4 pictures that runs made are here" in " ".join(text.split())
+    assert "2 of 4 pictures made by runs are included" in " ".join(text.split())
 
 
 def test_pictures_are_those_of_the_run_and_whole(tmp_path: Path) -> None:
