@@ -1,7 +1,7 @@
-"""python run.py dashboard: the W&B workspace that compares enhancers by gamma, scale and network.
+"""python run.py dashboard: a W&B workspace that compares enhancers by gamma, scale and network.
 
-Names of metrics and settings are those that `train` logs, see commands/train.py. W&B's app knows a
-workspace as JSON; `wandb-workspaces` writes that and saves it.
+Metrics and settings have the names that `train` logs, see commands/train.py. W&B's app represents
+workspaces as JSON, which `wandb-workspaces` generates and saves.
 """
 
 import logging
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NET, SCALE, GAMMA, SEED = "choices.net", "choices.scale", "gamma", "seed"
-# Measures of the best checkpoint. A run has a score if gamma > 0, and a judge's if it has a judge.
+# Metrics of the best checkpoint: a score only if gamma > 0, a judge's only if there is a judge.
 PSNR, SCORE, JUDGE = "best/val/psnr", "best/val/score", "best/val/score_judge"
-MAX_RUNS = 100  # lines in a plot: W&B shows ten unless told, and a sweep of four settings has more
+MAX_RUNS = 100  # lines in a plot: W&B's default of ten is too few for a sweep over several settings
 COLUMNS = 3  # panels side by side
 
 READING = """\
-**PSNR and SSIM** are means over the validation photos; those of MDSR over its scales as well, so
-compare an EDSR of one scale with MDSR's `val/psnr/x2`, `/x3` or `/x4`.
-**Score** is by the scorer in the loss: only runs with gamma > 0 have one, and an enhancer can learn
-to please it. **Judge** is by a second scorer, in all runs with `judge.checkpoint`.
-`best/...` is of the best checkpoint, everything else of the epoch.
+**PSNR and SSIM** are means over the validation photos, and for MDSR also over its scales, so
+compare EDSR with MDSR's `val/psnr/x2`, `/x3` or `/x4`.
+**Score** is given by the scorer in the loss: only runs with gamma > 0 have one, and an enhancer can
+learn to please it. **Judge** is the score of a second scorer, in all runs with `judge.checkpoint`.
+Metrics under `best/` are those of the best checkpoint, all others those of the epoch.
 """
 
 
@@ -54,21 +54,21 @@ class Options(BaseModel):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that types do not show."""
+    """Yield the mistakes that the types do not catch."""
     yield from check_output(cfg, ".json")
     for key in ("project", "entity", "name", "group"):
         if cfg[key] is not None and not cfg[key].strip():
             yield f"{key}={cfg[key]}: a name is needed"
-    symbols = {c for c in cfg.name if unicodedata.category(c).startswith("S")}  # emoji, too
+    symbols = {c for c in cfg.name if unicodedata.category(c).startswith("S")}  # includes emoji
     if symbols:
         yield f"name={cfg.name}: W&B takes no symbols in it, such as {min(symbols)}"
 
 
 def run(cfg: DictConfig) -> None:
-    """Saves the workspace to W&B, or writes it as JSON.
+    """Save the workspace to W&B, or write it as JSON.
 
     Raises:
-        ValueError: if the extra is missing, the file exists, or W&B refuses.
+        ValueError: if the extra is missing, the file exists, or W&B reports an error.
     """
     import wandb
 
@@ -80,12 +80,12 @@ def run(cfg: DictConfig) -> None:
         ) from error
     account = None
     if not cfg.offline:
-        # Silent W&B never asks for a key; where there is none it says so before it goes online.
+        # With silent=True, W&B does not prompt for a key but raises UsageError if there is none.
         wandb.setup(settings=wandb.Settings(silent=True))
         try:
             account = wandb.Api()
         except wandb.errors.UsageError:
-            log.info("not logged in to W&B (wandb login): the workspace goes to a file")
+            log.info("not logged in to W&B (wandb login): writing the workspace to a file")
         except Exception as error:
             raise refusal(error) from error
     workspace = ws.Workspace(
@@ -108,13 +108,13 @@ def run(cfg: DictConfig) -> None:
 
 
 def refusal(error: Exception) -> ValueError:
-    """What went wrong in W&B, in one line; its packages raise errors of many kinds."""
+    """Convert an error of any kind from W&B's packages into one line for users."""
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return ValueError(f"W&B: {reason}; output=dashboard.json offline=true writes a file instead")
 
 
 def write(workspace: "ws.Workspace", cfg: DictConfig) -> None:
-    """Writes the view that `save` sends, as JSON.
+    """Write the view that `save` would send as JSON.
 
     Raises:
         ValueError: if the file exists.
@@ -127,7 +127,7 @@ def write(workspace: "ws.Workspace", cfg: DictConfig) -> None:
 
 
 def runs(group: str | None) -> "ws.RunsetSettings":
-    """Which runs are shown: those that train, the best PSNR first."""
+    """Select training runs, of a group if given, with the best PSNR first."""
     import wandb_workspaces.expr as expr
     import wandb_workspaces.workspaces as ws
 
@@ -143,13 +143,49 @@ def runs(group: str | None) -> "ws.RunsetSettings":
 
 
 def column(name: str) -> str:
-    """A setting as tables and legends call it: `choices.net` is `config:choices.value.net`."""
+    """Return the column of a setting: `config:choices.value.net` for `choices.net`."""
     first, *rest = name.split(".")
     return "config:" + ".".join([first, "value", *rest])
 
 
 def sections(photos: Sequence[str]) -> list["ws.Section"]:
-    """The workspace from top to bottom."""
+    """Return the sections of the workspace, from top to bottom.
+
+    Args:
+        photos: names of the validation photos to browse.
+    """
+    import wandb_workspaces.reports.v2 as wr
+
+    pictures = [before_after(photo) for photo in photos]
+    table = wr.WeavePanelSummaryTable(table_name="photos")
+    return [
+        *sections_of_scores(),
+        section(
+            "Loss",
+            by_step("Loss", "train/loss"),
+            by_step("Fidelity term", "train/l2", "train/l1"),
+            by_step("Aesthetic term", "train/aesthetic"),
+            by_epoch("Validation loss", "val/loss"),
+            by_epoch("Gradient at the SR pixels: aesthetic / fidelity", "val/grad_ratio"),
+            by_epoch("Drift of contrast", "val/contrast_drift"),
+            by_epoch("Drift of saturation", "val/saturation_drift"),
+        ),
+        section("Before and after", *pictures, table, columns=1),
+        section(
+            "Scorers",
+            by_epoch("EMD", "val/emd", "val/emd_batch", "val/emd_r1"),
+            by_epoch("Rank correlation of the mean", "val/srcc"),
+            by_epoch("Linear correlation of the mean", "val/lcc"),
+            by_epoch("Rank correlation of the spread", "val/srcc_std"),
+            by_epoch("Linear correlation of the spread", "val/lcc_std"),
+            by_epoch("Accuracy", "val/accuracy"),
+            is_open=False,
+        ),
+    ]
+
+
+def sections_of_scores() -> list["ws.Section"]:
+    """Return the sections that compare PSNR and scores."""
     import wandb_workspaces.reports.v2 as wr
 
     best = {PSNR: "PSNR", SCORE: "score", JUDGE: "score by the judge"}
@@ -185,39 +221,13 @@ def sections(photos: Sequence[str]) -> list["ws.Section"]:
             parallel("To PSNR and score by the judge", PSNR, JUDGE),
             *(wr.ParameterImportancePlot(with_respect_to=name) for name in best),
         ),
-        section(
-            "Loss",
-            by_step("Loss", "train/loss"),
-            by_step("Fidelity term", "train/l2", "train/l1"),
-            by_step("Aesthetic term", "train/aesthetic"),
-            by_epoch("Validation loss", "val/loss"),
-            by_epoch("Gradient at the SR pixels: aesthetic / fidelity", "val/grad_ratio"),
-            by_epoch("Drift of contrast", "val/contrast_drift"),
-            by_epoch("Drift of saturation", "val/saturation_drift"),
-        ),
-        section(
-            "Before and after",
-            *(before_after(photo) for photo in photos),
-            wr.WeavePanelSummaryTable(table_name="photos"),
-            columns=1,
-        ),
-        section(
-            "Scorers",
-            by_epoch("EMD", "val/emd", "val/emd_batch", "val/emd_r1"),
-            by_epoch("Rank correlation of the mean", "val/srcc"),
-            by_epoch("Linear correlation of the mean", "val/lcc"),
-            by_epoch("Rank correlation of the spread", "val/srcc_std"),
-            by_epoch("Linear correlation of the spread", "val/lcc_std"),
-            by_epoch("Accuracy", "val/accuracy"),
-            is_open=False,
-        ),
     ]
 
 
 def section(
     name: str, *panels: "Panel", columns: int = COLUMNS, is_open: bool = True
 ) -> "ws.Section":
-    """A section that shows all its panels on one page."""
+    """Create a section that shows all its panels on one page."""
     import wandb_workspaces.workspaces as ws
 
     layout = ws.SectionLayoutSettings(columns=columns, rows=math.ceil(len(panels) / columns))
@@ -225,17 +235,17 @@ def section(
 
 
 def by_epoch(title: str, *metrics: str, groupby: str | None = None) -> "Panel":
-    """Lines over epochs, one a run, or with `groupby` one for each value of a setting."""
+    """Plot metrics by epoch, one line per run or, with `groupby`, per value of a setting."""
     return lines(title, "epoch", metrics, groupby)
 
 
 def by_step(title: str, *metrics: str) -> "Panel":
-    """Lines over optimizer steps, one a run."""
+    """Plot metrics by optimizer step, one line per run."""
     return lines(title, "trainer/global_step", metrics)
 
 
 def lines(title: str, x: str, metrics: Sequence[str], groupby: str | None = None) -> "Panel":
-    """A line plot."""
+    """Create a line plot."""
     import wandb_workspaces.reports.v2 as wr
 
     more: dict[str, Any] = {"legend_fields": [column(name) for name in (NET, SCALE, GAMMA, SEED)]}
@@ -246,14 +256,14 @@ def lines(title: str, x: str, metrics: Sequence[str], groupby: str | None = None
 
 
 def scatter(title: str, x: Any, y: str) -> "Panel":  # noqa: ANN401
-    """A point for each run, coloured by gamma."""
+    """Create a scatter plot with one point per run, coloured by gamma."""
     import wandb_workspaces.reports.v2 as wr
 
     return wr.ScatterPlot(title=title, x=x, y=wr.SummaryMetric(y), z=wr.Config(GAMMA))
 
 
 def bars(title: str, metric: str) -> "Panel":
-    """A bar for each network: the mean over its runs."""
+    """Create a bar plot of the mean over runs for each network."""
     import wandb_workspaces.reports.v2 as wr
 
     return wr.BarPlot(
@@ -267,7 +277,7 @@ def bars(title: str, metric: str) -> "Panel":
 
 
 def parallel(title: str, *metrics: str) -> "Panel":
-    """Parallel coordinates, from what was chosen to what came out."""
+    """Create a parallel-coordinates plot, from settings to metrics."""
     import wandb_workspaces.reports.v2 as wr
 
     axis = wr.ParallelCoordinatesPlotColumn
@@ -280,7 +290,7 @@ def parallel(title: str, *metrics: str) -> "Panel":
 
 
 def before_after(photo: str) -> "Panel":
-    """The pictures of a photo, runs side by side; networks of several scales have several."""
+    """Create a browser for the pictures of a photo, with runs side by side and all scales."""
     import wandb_workspaces.reports.v2 as wr
 
     keys = [f"before_after/{photo}{suffix}" for suffix in ("", "_x2", "_x3", "_x4")]
