@@ -18,10 +18,10 @@ from datamodules.download import Archive, fetch
 from datamodules.folders import FolderPairs, PhotoFolders, check_sizes
 from datamodules.listing import join_some
 from datamodules.packing import BadImages
+from datamodules.photo_sets import is_one_folder
 from datamodules.rated import RatedFolder, StoredRatings
-from datamodules.ratings_table import read_ratings
 from datamodules.store import PackedImages, Source, find_corrupt
-from images.finding import list_image_names, search
+from images.finding import numbers, search
 from images.reading import probe_size
 from networks.nima import VIEW_ARGUMENTS, ResizeFilter, ResizeRule
 from system.places import display_path
@@ -62,6 +62,7 @@ class Options(BaseModel):
 
     dataset: Literal["div2k", "ava", "photos", "rated"]
     root: str | list[str] | None
+    images: str | list[str] | None
     ratings: str | None
     download: bool
     keep_archives: bool
@@ -80,23 +81,27 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     """Mistakes that types do not show."""
     if cfg.dataset in ("photos", "rated") and cfg.root is None:
         yield f"root=null: dataset={cfg.dataset} needs root=FOLDER, where the photos are"
-    elif cfg.dataset == "photos":
+    elif cfg.dataset == "photos" or (cfg.dataset == "rated" and not is_one_folder(cfg.root)):
         try:
-            search(cfg.root, key="root", results=False)
+            search(cfg.root, key="root", results=cfg.dataset == "rated")
         except ValueError as error:
             yield str(error).replace("\n", "\n  ")
     elif not isinstance(cfg.root, str | None):
         yield f"root=[{','.join(cfg.root)}]: dataset={cfg.dataset} is in one folder"
+    if cfg.dataset != "ava" and cfg.images is not None:
+        yield f"images={cfg.images}: only dataset=ava reads it; root is where the photos are"
     if cfg.dataset == "rated" and cfg.ratings is None:
         yield "ratings=null: dataset=rated needs ratings=FILE, the table"
 
 
 def run(cfg: DictConfig) -> None:
     """Does it; exits with 1 where files are bad."""
-    steps = {"div2k": prepare_div2k, "ava": prepare_ava, "rated": prepare_rated}
+    steps = {"div2k": prepare_div2k, "ava": prepare_ava}
     try:
         if cfg.dataset == "photos":
             prepare_photos(cfg)
+        elif cfg.dataset == "rated":
+            prepare_rated(cfg)
         else:
             root = cfg.root or f"{cfg.paths.data_dir}/{cfg.dataset.upper()}"
             steps[cfg.dataset](cfg, Path(root).expanduser())
@@ -134,23 +139,29 @@ def prepare_photos(cfg: DictConfig) -> None:
         pack_pairs(data, ("val",))
     else:
         verified(data.hr_sources("val"), "photos")
-    where = display_path(cfg.root) if isinstance(cfg.root, str) else f"[{','.join(cfg.root)}]"
-    ready(cfg, f"data=photos data.train_hr={where} data.val_hr=... gamma=0")
+    ready(cfg, f"data=photos data.train_hr={as_word(cfg.root)} data.val_hr=... gamma=0")
 
 
 def prepare_ava(cfg: DictConfig, root: Path) -> None:
     """Says where AVA is to be had, or checks and decodes what is there."""
-    if not (root / "AVA.txt").is_file() or not (root / "images").is_dir():
+    no_images = cfg.images is None and not (root / "images").is_dir()
+    if no_images or not (root / "AVA.txt").is_file():
         raise ValueError(f"{root}: AVA.txt or images/ is missing\n" + AVA_HELP.format(root=root))
-    data = AVA(str(root), split="official", **rated_options(cfg))
+    options = {"images": cfg.images} | rated_options(cfg)
+    data = AVA(str(root), split="official", **options)
     index = read_index(root / "AVA.txt")
-    known = {f"{i}.jpg" for i in CORRUPT}
-    wanted = {f"{i}.jpg" for i in index.ids.tolist()} - known
-    names = set(list_image_names(root / "images"))
-    log.info("AVA.txt: %d photos; images/: %d files", len(index.ids), len(names))
+    photos, left_out = data.found
+    files = np.array(data.files_of(index))
+    is_corrupt = np.isin(index.ids, CORRUPT)
+    known, wanted = set(files[is_corrupt].tolist()), set(files[~is_corrupt].tolist())
+    names = photos.keys()
+    where = data.where if cfg.images else "images/"
+    log.info("AVA.txt: %d photos; %s: %d files", len(index.ids), where, len(names))
     report("without a file", sorted(wanted - names))
     report("known to be corrupt and not used", sorted(names & known))
     report("not in AVA.txt and not used", sorted(names - wanted - known))
+    if left_out:
+        log.info("other files: %s", ", ".join(numbers(left_out)))
     too_few = len(wanted - names) > NUM_ABSENT
     if too_few:
         log.error("more than the %d photos that the archive lacks are missing", NUM_ABSENT)
@@ -160,39 +171,47 @@ def prepare_ava(cfg: DictConfig, root: Path) -> None:
     except ValueError as error:
         log.info("%s", error)
         split = "random"
-        data = AVA(str(root), split="random", **rated_options(cfg))
+        data = AVA(str(root), split="random", **options)
     if cfg.pack and not too_few:
         pack_ratings(data)
     else:
-        folder = root / "images"
-        verified([Source(name, f"{folder}/{name}") for name in sorted(wanted & names)], "photos")
+        verified([Source(name, photos[name]) for name in sorted(wanted & names)], "photos")
     if too_few:
         sys.exit(1)
-    ready(cfg, f"experiment=nima_mnasnet data.root={root} data.split={split}")
+    images = f" data.images={as_word(cfg.images)}" if cfg.images else ""
+    ready(cfg, f"experiment=nima_mnasnet data.root={root} data.split={split}{images}")
 
 
-def prepare_rated(cfg: DictConfig, root: Path) -> None:
+def prepare_rated(cfg: DictConfig) -> None:
     """Reads the table and decodes every file that it names."""
     options = rated_options(cfg) | {"num_buckets": cfg.num_buckets}
-    data = RatedFolder(cfg.ratings, str(root), **options)
-    names = set(list_image_names(root))
-    table = Path(cfg.ratings).expanduser()
-    rated = read_ratings(table, cfg.num_buckets, names).names.tolist()
-    missing = [name for name in rated if name not in names]
-    log.info("%s: %d photos; %s: %d files", cfg.ratings, len(rated), root, len(names))
+    data = RatedFolder(cfg.ratings, cfg.root, **options)
+    photos, left_out = data.found
+    rated = data.ratings().names.tolist()
+    missing = [name for name in rated if name not in photos]
+    log.info("%s: %d photos; %s: %d files", cfg.ratings, len(rated), data.where, len(photos))
     report("without a file", missing)
+    report("not in the table and not used", sorted(photos.keys() - set(rated)))
+    if left_out:
+        log.info("other files: %s", ", ".join(numbers(left_out)))
     if cfg.pack and not missing:
         pack_ratings(data)
     else:
-        there = [Source(name, f"{root}/{name}") for name in rated if name in names]
+        there = [Source(name, photos[name]) for name in rated if name in photos]
         verified(there, "photos")
     if missing:
         sys.exit(1)
     ready(
         cfg,
-        f"experiment=sample_nima data=rated data.ratings={cfg.ratings} data.images={root} "
+        f"experiment=sample_nima data=rated data.ratings={cfg.ratings} "
+        f"data.images={as_word(cfg.root)} "
         f"scorer.num_buckets={cfg.num_buckets}",
     )
+
+
+def as_word(where: str | Sequence[str]) -> str:
+    """Write what was given for photos as the value of an override."""
+    return str(display_path(where)) if isinstance(where, str) else f"[{','.join(where)}]"
 
 
 def ready(cfg: DictConfig, words: str) -> None:

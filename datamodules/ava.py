@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from datamodules.listing import join_some
 from datamodules.rated import StoredRatings
-from datamodules.ratings_table import MAX_VOTES, Ratings, read_text
+from datamodules.ratings_table import MAX_VOTES, FileNames, Ratings, read_text
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +43,22 @@ class AVA(StoredRatings):
     """AVA in the layout of its archives: `AVA.txt`, `images/<id>.jpg`, optionally `tags.txt`.
 
     Args:
-        root: folder that contains them.
-        split: `official` (validate on the 19,930 usable images of `generic_test.jpgl`, train on
-            all others), `random` (80/20 by `split_seed`, as in the paper) or `lists` (by
-            `val_list` and `train_list`).
-        tags: use only photos with one of these semantic tags, given as numbers or as names from
-            `tags.txt`.
-        challenges: use only photos of these challenges.
-        val_list: see `StoredRatings`; needed for the split `lists`.
-        max_missing: see `StoredRatings`.
-        more: further arguments of `StoredRatings`.
+        root: folder that holds these.
+        images: the photos: a folder with its subfolders, a glob or a list of these; `images` in
+            `root` if None.
+        split: `official` (the 19,930 usable images of `generic_test.jpgl` validate, all others
+            train), `random` (the paper's 80/20, by `split_seed`) or `lists` (`val_list`,
+            `train_list`).
+        tags: only photos with one of these semantic tags: numbers, or names of `tags.txt`.
+        challenges: only photos of these challenges.
+        more: arguments of `StoredRatings`.
     """
 
     def __init__(
         self,
         root: str,
         *,
+        images: str | list[str] | None = None,
         split: Literal["official", "random", "lists"] = "official",
         tags: list[int | str] | None = None,
         challenges: list[int] | None = None,
@@ -69,9 +69,8 @@ class AVA(StoredRatings):
         self.root = Path(root).expanduser()
         if (split == "lists") != (val_list is not None):
             raise ValueError(f"data.split={split}, data.val_list={val_list}: lists go with lists")
-        super().__init__(
-            str(self.root / "images"), val_list=val_list, max_missing=max_missing, **more
-        )
+        where = str(self.root / "images") if images is None else images
+        super().__init__(where, val_list=val_list, max_missing=max_missing, **more)
         if self.num_buckets != 10:
             raise ValueError(
                 f"scorer.num_buckets={self.num_buckets}: people rated AVA from 1 to 10"
@@ -103,9 +102,23 @@ class AVA(StoredRatings):
             raise ValueError(f"data.tags={self.tags}, data.challenges={self.challenges}: no photo")
         votes = index.votes[used]
         p_NK = (votes / votes.sum(axis=1, keepdims=True)).astype(np.float32)
-        names = np.char.add(index.ids[used].astype(np.str_), ".jpg")
-        counts_N = votes.sum(axis=1)
-        return Ratings(names, p_NK, counts_N, notes if corrupt else [])
+        names = np.array(self.files_of(index))
+        notes = [*(notes if corrupt else []), *self.others(names.tolist())]
+        return Ratings(names[used], p_NK, votes.sum(axis=1), notes)
+
+    def files_of(self, index: Index) -> list[str]:
+        """Find the file of each image, `<id>.jpg`, which may be in a subfolder.
+
+        Raises:
+            ValueError: naming two files that could be the same image.
+        """
+        photos, _ = self.found
+        known = FileNames(photos)
+        names = [f"{number}.jpg" for number in index.ids.tolist()]
+        try:
+            return [known.resolve(name) for name in names]
+        except ValueError as error:
+            raise ValueError(f"{self.where}: an image of AVA.txt {error}") from error
 
     def find_test_list(self) -> Path:
         """Return the path of the official test list.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from datamodules.listing import list_problems
 from datamodules.store import Source
 from images.file_names import printable_name
-from images.finding import FoundPhoto, SearchResult, base_folder, search
+from images.finding import FoundPhoto, SearchResult, base_folder, photos_by_name, search
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,7 @@ def name_photos(found: SearchResult, given: Sequence[str], key: str) -> dict[str
     Raises:
         ValueError: if two photos have the same name.
     """
-    folders = [Path(os.path.abspath(base_folder(text))) for text in given]
-    common = os.path.commonpath(folders)
-    above = [folder.relative_to(common) for folder in folders]
+    above = below_common(given)
     photos: dict[str, FoundPhoto] = {}
     for photo in sorted(found.photos, key=lambda photo: above[photo.entry] / photo.relative_path):
         name = (above[photo.entry] / photo.name).as_posix()
@@ -47,6 +45,36 @@ def name_photos(found: SearchResult, given: Sequence[str], key: str) -> dict[str
                 "the name by which LR photos and results are found"
             )
     return photos
+
+
+def below_common(given: Sequence[str]) -> list[Path]:
+    """Return the folder of each entry, relative to the folder that holds all of them."""
+    folders = [Path(os.path.abspath(base_folder(text))) for text in given]
+    common = os.path.commonpath(folders)
+    return [folder.relative_to(common) for folder in folders]
+
+
+def rated_photos(given: Sequence[str], key: str) -> tuple[dict[str, str], Counter[str]]:
+    """Find photos for a table of ratings: paths by name, and the other files by kind.
+
+    The name is the path below the folder that was given, with suffix; where several were given, the
+    path below the folder that holds all of them.
+
+    Args:
+        given: folders, files and globs.
+        key: of the configuration, for messages.
+
+    Raises:
+        ValueError: with a line for each entry that stands for no photo.
+    """
+    if is_one_folder(given):
+        return photos_by_name(Path(given[0]).expanduser())
+    found = search(given, key=key)
+    above = below_common(given)
+    photos = {
+        (above[one.entry] / one.relative_path).as_posix(): str(one.path) for one in found.photos
+    }
+    return dict(sorted(photos.items())), found.left_out
 
 
 def is_one_folder(given: Sequence[str]) -> bool:

@@ -9,7 +9,10 @@ Shape suffixes: B batch, C channels, H and W height and width, N images, K ratin
 import hashlib
 import itertools
 import logging
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,12 @@ from datamodules.base import ShardedDataModule
 from datamodules.folders import store_folder
 from datamodules.listing import join_some
 from datamodules.packing import pack
+from datamodules.photo_sets import rated_photos
 from datamodules.ratings_dataset import RatedBatch, RatedCrops, RatedDataset
 from datamodules.ratings_table import FileNames, Ratings, read_ratings, read_text, to_nfc
 from datamodules.store import NAME_ENCODING, Image, PackedImages, Source
 from images.file_names import printable_name
-from images.finding import list_image_names
+from images.finding import as_list, base_folder, numbers
 from images.pixels import to_array, to_bytes, to_unit
 from images.reading import read_image
 from networks.nima import ResizeFilter, ResizeRule, check_view, resize_images
@@ -127,23 +131,23 @@ class StoredRatings(RatedDataModule):
     """Base of the data modules that read a table and a folder through a binary store.
 
     Args:
-        images: folder of the photos.
-        val_list: file with the images for validation, one name per line, with or without suffix.
-            If None, `val_share` of the images are held out, chosen by `split_seed` and their names.
-        train_list: file with the images for training; all other images if None.
-        test_list: file with images excluded from training and validation: a test set for evaluate.
-        val_share: share of the images held out if there is no `val_list`.
-        split_seed: seed of that choice; independent of the run's seed, so that runs are comparable.
-        max_missing: number of rated images that may be missing.
-        native_share: share of training crops taken from the photos at full resolution, which are
-            packed too. A scorer in the loss of an enhancer sees such patches.
-        store: folder for binary stores; `packed` beside the photos if None.
+        images: the photos: a folder with its subfolders, a file, a glob, or a list of these.
+        val_list: file with one image per line (name, with or without suffix): they validate. None
+            holds out `val_share` of all images, chosen by `split_seed` and the images' names.
+        train_list: file with the images that train; all others if None.
+        test_list: file with images that neither train nor validate: a test set, for evaluate.
+        val_share: share of the others that is held out where there is no `val_list`.
+        split_seed: chooses it; apart from the run's seed, so that runs can be compared.
+        max_missing: how many rated images may lack a file.
+        native_share: share of the training crops that are cut from the photos at full resolution,
+            which are packed too: a scorer in the loss of an enhancer sees such patches.
+        store: folder of the binary store; `packed` beside the photos if None.
         rated: arguments of `RatedDataModule`.
     """
 
     def __init__(
         self,
-        images: str,
+        images: str | list[str],
         *,
         val_list: str | None = None,
         train_list: str | None = None,
@@ -162,7 +166,8 @@ class StoredRatings(RatedDataModule):
             raise ValueError("data.train_list needs data.val_list: which images validate?")
         if not 0 <= native_share <= 1:
             raise ValueError(f"data.native_share={native_share}: 0 to 1")
-        self.folder = Path(images).expanduser()
+        self.images = as_list(images)
+        self.where = ", ".join(self.images)
         self.val_list = val_list
         self.train_list = train_list
         self.test_list = test_list
@@ -201,11 +206,12 @@ class StoredRatings(RatedDataModule):
             return
         ratings = self.ratings()
         notes = list(ratings.notes)
-        there = np.isin(ratings.names, self.files())
+        photos, _ = self.found
+        there = np.isin(ratings.names, list(photos))
         missing = ratings.names[~there].tolist()
         if len(missing) > self.max_missing and self.limit is None:
             raise ValueError(
-                f"{len(missing)} of {len(there)} rated images are not in {self.folder}: "
+                f"{len(missing)} of {len(there)} rated images are not in {self.where}: "
                 f"{join_some(missing)}; data.max_missing={len(missing)} goes on without them"
             )
         if missing:
@@ -213,7 +219,7 @@ class StoredRatings(RatedDataModule):
         names, p_NK = ratings.names[there], ratings.p_NK[there]
         num_votes_N = None if ratings.num_votes_N is None else ratings.num_votes_N[there]
         if not len(names):
-            raise ValueError(f"{self.folder}: none of the rated images is there")
+            raise ValueError(f"{self.where}: none of the rated images is there")
         train, val, unlisted = self.split(names)
         if unlisted:
             notes.append(f"{len(unlisted)} of the test list, which have no ratings")
@@ -251,12 +257,14 @@ class StoredRatings(RatedDataModule):
         self.digest = total.hexdigest()
 
     def pack_photos(self, names: NDArray[np.str_], rule: ResizeRule, side: int) -> PackedImages:
-        """Open the store of these photos at this size, after packing what is missing."""
-        folder, suffix = str(self.folder), "" if self.resize_filter == "bilinear" else "_nearest"
+        """The store of these photos, resized; makes what is missing of it."""
+        folder = min(map(base_folder, self.images))
+        suffix = "" if self.resize_filter == "bilinear" else "_nearest"
+        photos, _ = self.found
         return pack(
-            store_folder(self.folder, self.store),
+            store_folder(folder, self.store),
             f"{rule}{side}{suffix}",
-            [Source(name, f"{folder}/{name}") for name in names.tolist()],
+            [Source(name, photos[name]) for name in names.tolist()],
             Resize(rule, self.resize_filter, side),
             per_shard=PER_SHARD,
             what="rated photos",
@@ -265,9 +273,17 @@ class StoredRatings(RatedDataModule):
             key=hashlib.sha256("\0".join(names).encode(*NAME_ENCODING)).hexdigest(),
         )
 
-    def files(self) -> list[str]:
-        """List the names of the image files."""
-        return list_image_names(self.folder)
+    @cached_property
+    def found(self) -> tuple[dict[str, str], Counter[str]]:
+        """Paths of the photos by name, and the other files by kind."""
+        return rated_photos(self.images, "data.images")
+
+    def others(self, rated: Iterable[str]) -> list[str]:
+        """Count the photos without ratings and the files that are no photos."""
+        photos, left_out = self.found
+        num = len(photos.keys() - set(rated))
+        counts = [f"{num} photo{'' if num == 1 else 's'} without ratings"] if num else []
+        return counts + numbers(left_out)
 
     def split(
         self, names: NDArray[np.str_]
@@ -302,13 +318,13 @@ class StoredRatings(RatedDataModule):
                 raise ValueError(f"{a} and {b} overlap in {len(both)} images: {join_some(both)}")
         if unlisted and not self.official:
             raise ValueError(
-                f"{len(unlisted)} images of the lists are not rated photos of {self.folder}: "
+                f"{len(unlisted)} images of the lists are not rated photos of {self.where}: "
                 f"{join_some(unlisted)}"
             )
         train, val = train[: self.limit], val[: self.limit]
         for split, items in (("train", train), ("validate", val)):
             if len(items) == 0:
-                raise ValueError(f"of {len(names)} rated images in {self.folder}, none {split}s")
+                raise ValueError(f"of {len(names)} rated images in {self.where}, none {split}s")
         return train, val, unlisted
 
 
@@ -340,22 +356,25 @@ def match_list(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], l
     by_stem: dict[str, list[int]] = {}
     for name, k in by_name.items():
         by_stem.setdefault(to_nfc(name.rpartition(".")[0]), []).append(k)
-    known = FileNames(by_name)
+    files, stems = FileNames(by_name), FileNames(by_stem)
     found, unknown = set(), []
     for line in filter(None, map(str.strip, lines)):
-        name = known.resolve(line)
-        matches = [by_name[name]] if name in by_name else by_stem.get(to_nfc(line), [])
-        if len(matches) > 1:
-            raise ValueError(f"{file}: {line} could be {' or '.join(names[matches].tolist())}")
-        if matches:
-            found.add(matches[0])
+        try:
+            name = files.resolve(line)
+            meant = [by_name[name]] if name in by_name else by_stem.get(stems.resolve(line), [])
+        except ValueError as error:
+            raise ValueError(f"{file}: {line}: {error}") from error
+        if len(meant) > 1:
+            raise ValueError(f"{file}: {line} could be {' or '.join(names[meant].tolist())}")
+        if meant:
+            found.add(meant[0])
         else:
             unknown.append(line)
     return np.array(sorted(found), np.int64), unknown
 
 
 class RatedFolder(StoredRatings):
-    """A table of ratings and a folder of photos.
+    """A table of ratings and the photos that it names.
 
     The table is a CSV file (see `read_ratings`) with the columns `image,votes_1,...,votes_K`,
     `image,mean` or `image,mean,std`. From means, and standard deviations if given, distributions
@@ -363,16 +382,20 @@ class RatedFolder(StoredRatings):
     distil one scorer into another.
 
     Args:
-        ratings: path of the table.
-        images: folder of the photos.
+        ratings: the table.
+        images: the photos: a folder with its subfolders, a file, a glob, or a list of these. The
+            table names each by its path below that folder, or by as much of the end of it as is
+            unambiguous.
         more: arguments of `StoredRatings`.
     """
 
-    def __init__(self, ratings: str, images: str, **more: Any) -> None:  # noqa: ANN401
+    def __init__(self, ratings: str, images: str | list[str], **more: Any) -> None:  # noqa: ANN401
         super().__init__(images, **more)
         self.table = Path(ratings).expanduser()
-        self.description = f"rated photos of {images}"
+        self.description = f"rated photos of {self.where}"
 
     def ratings(self) -> Ratings:
-        """Read the table of ratings."""
-        return read_ratings(self.table, self.num_buckets, self.files())
+        """Reads the table."""
+        photos, _ = self.found
+        ratings = read_ratings(self.table, self.num_buckets, photos)
+        return ratings._replace(notes=self.others(ratings.names.tolist()))

@@ -10,12 +10,14 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.listing import join_some
 from networks.tensor_files import printable
 from system.regular_files import read_regular
 
@@ -70,10 +72,13 @@ def to_nfc(name: str) -> str:
 
 
 class FileNames:
-    """A set of file names in which names are found in composed and decomposed Unicode.
+    """Names of files integers_below a folder, which a table may write in other ways.
+
+    Accents may be composed or decomposed, and folders may be left out where that is unambiguous:
+    `a.png` or `2023/a.png` for `trips/2023/a.png`.
 
     Args:
-        names: names of the files.
+        names: paths of the files integers_below the folder.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -82,19 +87,34 @@ class FileNames:
         for name in self.names:
             self.by_nfc.setdefault(to_nfc(name), []).append(name)
 
+    @cached_property
+    def by_last_part(self) -> dict[str, list[str]]:
+        """Names of files in subfolders by their last part, composed."""
+        files: dict[str, list[str]] = {}
+        for name in filter(lambda name: "/" in name, self.names):
+            files.setdefault(to_nfc(name).rpartition("/")[2], []).append(name)
+        return files
+
     def resolve(self, name: str) -> str:
-        """Return the file name that equals a name up to Unicode form, or the name if none does.
+        """Return the file that a name means; the name itself if there is none.
 
         Raises:
             ValueError: if there are two.
         """
         if name in self.names:
             return name
-        found = self.by_nfc.get(to_nfc(name), [name])
+        composed = to_nfc(name)
+        if found := self.by_nfc.get(composed):
+            if len(found) > 1:
+                printable_name = " and ".join(sorted(map(ascii, found)))
+                raise ValueError(f"two files look like {name!r}: {printable_name}")
+            return found[0]
+        last = composed.rpartition("/")[2]
+        found = [n for n in self.by_last_part.get(last, []) if to_nfc(n).endswith(f"/{composed}")]
         if len(found) > 1:
-            both = " and ".join(sorted(map(ascii, found)))
-            raise ValueError(f"two files look like {name!r}: {both}")
-        return found[0]
+            files = join_some(sorted(found), 3).replace(", ", " or ", 1)
+            raise ValueError(f"could be {files}")
+        return found[0] if found else name
 
     def resolve_path(self, path: str) -> str:
         """Return the file name that equals the end of a path, as many parts of it as possible.

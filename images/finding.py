@@ -10,7 +10,7 @@ import glob
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,8 +60,13 @@ class SearchResult(NamedTuple):
 
     def describe_left_out(self) -> str:
         """Describe how many files of each kind were left out; empty if none."""
-        kinds = [f"{count} {kind}" for kind, count in sorted(self.left_out.items())]
+        kinds = numbers(self.left_out)
         return f"; left out: {', '.join(kinds)}" if kinds else ""
+
+
+def numbers(left_out: Mapping[str, int]) -> list[str]:
+    """Write how many files of each kind were left out."""
+    return [f"{count} {kind}" for kind, count in sorted(left_out.items())]
 
 
 def find_images(where: str | Sequence[str]) -> list[Path]:
@@ -177,21 +182,36 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name.lower() in (*SYSTEM_FILES, *SYSTEM_FOLDERS)
 
 
-def list_image_names(folder: Path) -> list[str]:
-    """List the names of the image files directly in a folder, without hidden files.
+def photos_by_name(folder: Path) -> tuple[dict[str, str], Counter[str]]:
+    """Paths of the photos of a folder and its subfolders by relative name, and other files by kind.
 
-    Names rather than paths, because a quarter of a million `Path` objects take seconds to make.
+    Photos right in the folder count under each of their names, even if these link to one file.
+    They are listed without building a `Path` each: for all of AVA that takes 0.4 seconds, not 8.
 
     Raises:
         ValueError: if there is no such folder, or it cannot be read.
     """
-    return sorted(
-        entry.name
-        for entry in scan_folder(folder)
-        if entry.name.lower().endswith(READ_SUFFIXES)
-        and not entry.name.startswith(".")  # macOS leaves ._0001.png beside 0001.png
-        and not is_folder(entry)
-    )
+    photos: dict[str, str] = {}
+    others: Counter[str] = Counter()
+    has_folders = False
+    for entry in scan_folder(folder):
+        if entry.name.startswith("."):  # macOS leaves ._0001.png beside 0001.png
+            continue
+        if is_folder(entry):
+            has_folders = True
+        elif entry.name.lower().endswith(READ_SUFFIXES) or is_photo(folder / entry.name):
+            photos[entry.name] = f"{folder}/{entry.name}"
+        else:
+            others[kind_of(folder / entry.name)] += 1
+    if has_folders:
+        for _, path in Walk(folder):
+            if path.parent == folder:
+                continue
+            if is_photo(path):
+                photos[path.relative_to(folder).as_posix()] = str(path)
+            else:
+                others[kind_of(path)] += 1
+    return dict(sorted(photos.items())), others
 
 
 def path_exists(path: Path, given: str) -> bool:
