@@ -27,6 +27,7 @@ from images.finding import list_images
 from images.pixels import to_array, to_tensor, to_unit
 from images.reading import read_image
 from networks.nima import resize_images
+from system.places import expanded
 from system.workers import map_parallel, num_cores
 
 WIDTH, HEIGHT = 2040, 1356  # the usual size of DIV2K
@@ -88,7 +89,7 @@ def make_photos(folder: Path, photos: str | None) -> str:
     for name in ("HR", "LR", "sep/HR", "sep/LR", "rated"):
         (folder / name).mkdir(parents=True)
     given = []
-    for path in list_images(Path(photos).expanduser()) if photos else []:
+    for path in list_images(expanded(photos)) if photos else []:
         with Image.open(path) as image:
             if max(image.size) >= WIDTH and min(image.size) >= HEIGHT:
                 given.append(path)

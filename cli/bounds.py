@@ -17,6 +17,8 @@ from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from system.places import expanded
+
 GB = 10**9
 MAX_PARAMETERS = 10**9  # of a network: 4 GB, four times as much while Adam trains it
 MAX_TENSORS = 20_000  # parameters' tensors: a network of 5,000 residual blocks
@@ -179,7 +181,7 @@ def searchpath_problems(parsed: Iterable[Override]) -> Iterator[str]:
         value = override.value() if override.key_or_group == "hydra.searchpath" else None
         for text in value if isinstance(value, list) else [value]:
             if text is not None and not str(text).startswith("pkg://"):  # an installed package
-                place = Path(str(text).removeprefix("file://")).expanduser()
+                place = expanded(str(text).removeprefix("file://"))
                 yield from yaml_problems(place, f"hydra.searchpath={text}")
 
 

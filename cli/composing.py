@@ -23,6 +23,7 @@ from cli.mistakes import raise_all
 from runs.identity import not_read
 from runs.naming import run_name
 from runs.results import trained_scorer
+from system.places import expanded
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -60,7 +61,7 @@ def scorer_of_sweep(sweep: str, *, _root_: DictConfig) -> str | None:
     """The scorer of the chosen backbone that a sweep has trained; None where they are trained."""
     if str(_root_.model._target_).endswith(".NIMAModule"):
         return None
-    folder = Path(str(_root_.paths.output_dir)).expanduser() / "sweeps" / sweep
+    folder = expanded(str(_root_.paths.output_dir)) / "sweeps" / sweep
     return trained_scorer(folder, str(_root_.scorer.backbone))
 
 
@@ -78,7 +79,7 @@ def loaded(folder: str | None = None) -> Iterator[ConfigLoader]:
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if folder is not None:
-            place = Path(folder).expanduser().absolute()
+            place = expanded(folder).absolute()
             raise_all(list(yaml_problems(place, f"--config-dir={folder}")))
             path = create_config_search_path(str(CONF))
             schema = SearchPathQuery(provider="schema")

@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from configuration.parsing import parse_task
-from system.places import ROOT, display_path
+from system.places import ROOT, display_path, expanded
 
 HYDRA = Path(".hydra") / "hydra.yaml"  # of a run folder: Hydra's own settings
 STORED = Path(".hydra") / "overrides.yaml"  # of a run folder: its options as they were typed
@@ -77,7 +77,7 @@ def named_run(words: list[str]) -> tuple[Path | None, dict[str, Override]]:
         output = place.get_value_element_as_str().strip("'\"")
     experiment = given.get("experiment")
     folder = find_run(
-        Path(output).expanduser(),
+        expanded(output),
         "*" if experiment is None else experiment.get_value_element_as_str(),
         name.get_value_element_as_str().strip("'\""),
     )

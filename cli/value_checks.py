@@ -3,8 +3,7 @@
 import contextlib
 import importlib
 import math
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -18,13 +17,14 @@ from cli.composing import (
     composed,
     first_line,
 )
-from cli.mistakes import essential
+from cli.mistakes import essential, sources
 from configuration import signatures
 from configuration.parsing import flatten
 from configuration.signatures import Text, shown
 from configuration.trust import import_from_here, trusted_problems
 from runs.identity import derived_keys
 from runs.requirements import require_folder, use_best
+from system.places import expanded
 
 FOLDER_COMMANDS = ("train", "evaluate", "interpolate")  # those with run folders
 LISTS = ("logger", "callbacks")  # groups of which several options go together
@@ -112,7 +112,7 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     except OmegaConfBaseException as error:
         with contextlib.suppress(Exception):  # data of the wrong kind need keys that are not there
             problems += module.problems(cfg)
-        return problems or [first_line(error)]
+        return problems or [unresolved(error, cfg, derived)]
     use_best(cfg)
     problems += option_problems(command, values)
     typed = {key: value for key, value in flatten(values).items() if key not in derived}
@@ -151,6 +151,23 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     return essential(problems, derived)
 
 
+def unresolved(error: OmegaConfBaseException, cfg: DictConfig, derived: Mapping[str, str]) -> str:
+    """Write why a configuration cannot be resolved, naming the key that was set, not its heirs."""
+    key, text = str(error.full_key), first_line(error)
+    failing = [source for source in sources(key, derived) if not resolves(cfg, source)]
+    first = [one for one in failing if not set(failing) & set(sources(one, derived))]
+    return text.replace(f"{key}: ", f"{first[0]}: ", 1) if first else text
+
+
+def resolves(cfg: DictConfig, key: str) -> bool:
+    """Whether the value of a key can be computed."""
+    try:
+        OmegaConf.select(cfg, key)
+    except OmegaConfBaseException:
+        return False
+    return True
+
+
 def place_problems(command: str, cfg: DictConfig) -> Iterator[str]:
     """Mistakes in where things are read and written."""
     for key in TEXT_KEYS:
@@ -159,7 +176,7 @@ def place_problems(command: str, cfg: DictConfig) -> Iterator[str]:
             yield f"{key}={shown(value)}: the name of one file or folder is needed"
     for key in ("paths.root", "paths.weights"):
         folder = OmegaConf.select(cfg, key)
-        if not folder or not Path(str(folder)).expanduser().is_dir():
+        if not folder or not expanded(str(folder)).is_dir():
             yield f"{key}={folder}: no such folder"
     output = cfg.paths.output_dir
     if not output:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from runs.requirements import check_output
 from system.json_files import write_json
+from system.places import expanded
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
@@ -119,7 +120,7 @@ def write(workspace: "ws.Workspace", cfg: DictConfig) -> None:
     Raises:
         ValueError: if the file exists.
     """
-    path = Path(cfg.output or Path(cfg.paths.output_dir) / "dashboard.json").expanduser()
+    path = expanded(cfg.output or Path(cfg.paths.output_dir) / "dashboard.json")
     if path.exists() and not cfg.overwrite:
         raise ValueError(f"{path} exists: overwrite=true replaces it")
     write_json(path, workspace._to_model().model_dump(by_alias=True, exclude_none=True))

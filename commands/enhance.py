@@ -21,7 +21,9 @@ from lightning_modules.enhancing import enhanced, load_enhancer
 from networks.tiling import SelfEnsemble, num_tiles
 from runs.requirements import require_file, require_folder
 from system.device import pick_device
+from system.places import expanded
 from system.progress import progress_bar
+from system.terminal import told
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def find(cfg: DictConfig) -> SearchResult:
     Raises:
         ValueError: if there are none.
     """
-    written = [Path(folder).expanduser() for folder in (cfg.output, cfg.paths.output_dir)]
+    written = [expanded(folder) for folder in (cfg.output, cfg.paths.output_dir)]
     return search(cfg.input, exclude=written, results=False)
 
 
@@ -77,7 +79,7 @@ def run(cfg: DictConfig) -> None:
     net = (SelfEnsemble(net) if cfg.self_ensemble else net).to(device)
     found = find(cfg)
     log.info("%s x%d of %s, on %s: %s", kind, scale, cfg.checkpoint, device, found.summary())
-    remove_abandoned(Path(cfg.output).expanduser())
+    remove_abandoned(expanded(cfg.output))
     bad: list[str] = []
     kept: dict[Path, Path] = {}
     written: dict[Path, Path] = {}
@@ -85,7 +87,7 @@ def run(cfg: DictConfig) -> None:
     with progress_bar(TaskProgressColumn()) as bar:
         task = bar.add_task("enhancing", total=num)
         for number, (path, below, _) in enumerate(found.photos, 1):
-            target = Path(cfg.output).expanduser() / below.parent
+            target = expanded(cfg.output) / below.parent
             target /= f"{below.stem}_x{scale}.{cfg.format}"
             name, result = printable_name(path), printable_name(target)
             try:
@@ -117,7 +119,7 @@ def run(cfg: DictConfig) -> None:
                 written[target] = path
             except Exception as error:  # whatever is wrong with one photo, the others go on
                 log.debug("%s", name, exc_info=True)
-                reason = str(error).partition("\n")[0] or type(error).__name__
+                reason = told(error).partition("\n")[0] or type(error).__name__
                 named = name in reason or result in reason
                 bad.append(reason if named else f"{name}: {reason}")
     if kept:

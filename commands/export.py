@@ -15,6 +15,7 @@ from lightning_modules.checkpoint import load_network, save_safetensors
 from lightning_modules.enhancing import load_enhancer
 from lightning_modules.record import VERSION
 from runs.requirements import check_output, require_file
+from system.places import expanded
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 def run(cfg: DictConfig) -> None:
     """Writes the file."""
-    path = Path(cfg.output).expanduser()
+    path = expanded(cfg.output)
     if cfg.format == "onnx":
         net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
         export_onnx(net, path)

@@ -13,6 +13,7 @@ from lightning_modules.record import Record
 from networks.keras_files import KERAS_SUFFIXES
 from networks.nima import load_keras_nima
 from runs.requirements import check_output, require_file
+from system.places import expanded
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 def run(cfg: DictConfig) -> None:
     """Writes the file, in single precision: the weights are those that came in."""
-    source = Path(cfg.input).expanduser()
+    source = expanded(cfg.input)
     scorer = load_keras_nima(source)
     record = Record(
         kind="scorer",
@@ -46,7 +47,7 @@ def run(cfg: DictConfig) -> None:
         data=f"{cfg.trained_on or 'unknown data'} (imported from {source.name})",
         gamma=None,
     )
-    path = Path(cfg.output).expanduser()
+    path = expanded(cfg.output)
     save_safetensors(path, scorer, record, dtype=torch.float32)
     log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
     log.info("rate photos with it: python run.py score checkpoint=%s input=photos", path)

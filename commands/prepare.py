@@ -24,7 +24,7 @@ from datamodules.store import PackedImages, Source, find_corrupt
 from images.finding import numbers, search
 from images.reading import probe_size
 from networks.nima import VIEW_ARGUMENTS, ResizeFilter, ResizeRule
-from system.places import display_path
+from system.places import display_path, expanded
 from system.workers import map_parallel, num_workers_for
 
 Sizes = NDArray[np.int64]  # N x 2: height, width
@@ -104,7 +104,7 @@ def run(cfg: DictConfig) -> None:
             prepare_rated(cfg)
         else:
             root = cfg.root or f"{cfg.paths.data_dir}/{cfg.dataset.upper()}"
-            steps[cfg.dataset](cfg, Path(root).expanduser())
+            steps[cfg.dataset](cfg, expanded(root))
     except BadImages as error:
         log.error("%s", error)
         sys.exit(1)

@@ -6,7 +6,6 @@ drawn together, and scores only where the same scorer gave them.
 """
 
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from reports.comparison import OURS
 from reports.page import build, count_states
 from reports.run_reading import find_folders, read_runs
 from runs.requirements import require_folder
-from system.places import display_path
+from system.files import replacing
+from system.places import display_path, expanded
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ def patterns_of(cfg: DictConfig) -> list[str]:
 def output_of(cfg: DictConfig) -> Path:
     """Where the report goes."""
     if cfg.output is not None:
-        return Path(cfg.output).expanduser()
+        return expanded(cfg.output)
     patterns = patterns_of(cfg)
-    if len(patterns) == 1 and (folder := Path(patterns[0]).expanduser()).is_dir():
+    if len(patterns) == 1 and (folder := expanded(patterns[0])).is_dir():
         return folder / "report"
     return Path(cfg.paths.output_dir) / "report"
 
@@ -72,10 +72,9 @@ def run(cfg: DictConfig) -> None:
     pages, written = build(runs, title, folder / "figures", cfg.photos, cfg.epoch)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
-        temporary = folder / f".{name}.{os.getpid()}"
-        # A folder's name need not be UTF-8.
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, folder / name)
+        with replacing(folder / name) as temporary:
+            # A folder's name need not be UTF-8.
+            temporary.write_text(text, encoding="utf-8", errors="replace")
     path = folder / "report.html"
     for figure in folder.glob("figures/*"):
         is_ours = OURS.fullmatch(figure.name) and figure.is_file()

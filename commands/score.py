@@ -21,7 +21,8 @@ from lightning_modules.scoring import rate_files
 from networks.nima import NIMA, Precision, mean_score, std_score
 from runs.requirements import check_output, require_file
 from system.device import keep_memory, pick_device
-from system.places import display_path
+from system.files import replacing
+from system.places import display_path, expanded
 from system.progress import progress
 from system.terminal import format_table
 from system.workers import num_cores
@@ -60,15 +61,15 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from check_output(cfg, *WRITERS)
     yield from check_output(cfg, ".png", ".jpg", key="sheet")
     if paths and cfg.sheet is not None:
-        sheet = Path(os.path.realpath(Path(cfg.sheet).expanduser()))
+        sheet = Path(os.path.realpath(expanded(cfg.sheet)))
         if str(sheet) in map(os.path.realpath, paths):
             yield f"sheet={cfg.sheet}: is one of the photos"
         elif any(sheet.is_relative_to(folder) for folder in folders(cfg.input)) and (
-            not sheet.is_relative_to(os.path.realpath(Path(cfg.paths.output_dir).expanduser()))
+            not sheet.is_relative_to(os.path.realpath(expanded(cfg.paths.output_dir)))
         ):
             yield f"sheet={cfg.sheet}: would be rated as a photo the next time; put it elsewhere"
     if cfg.output is not None and (
-        os.path.realpath(Path(cfg.output).expanduser()) in map(os.path.realpath, paths)
+        os.path.realpath(expanded(cfg.output)) in map(os.path.realpath, paths)
     ):
         yield f"output={cfg.output}: is one of the photos"
 
@@ -79,12 +80,12 @@ def find(cfg: DictConfig) -> SearchResult:
     Raises:
         ValueError: if there are none.
     """
-    return search(cfg.input, exclude=[Path(cfg.paths.output_dir).expanduser()])
+    return search(cfg.input, exclude=[expanded(cfg.paths.output_dir)])
 
 
 def folders(where: str | Sequence[str]) -> list[Path]:
     """The folders among what was given as `input`."""
-    paths = [Path(text).expanduser() for text in ([where] if isinstance(where, str) else where)]
+    paths = [expanded(text) for text in ([where] if isinstance(where, str) else where)]
     return [Path(os.path.realpath(path)) for path in paths if path.is_dir()]
 
 
@@ -122,9 +123,9 @@ def run(cfg: DictConfig) -> None:
         best_first = sorted(rows, key=lambda row: -row["mean"])
         log.info("%s", ranking(best_first, title, scorer.num_buckets, cfg.rows))
         if cfg.output is not None:
-            write(Path(cfg.output).expanduser(), rows)
+            write(expanded(cfg.output), rows)
         if cfg.sheet is not None:
-            sheet = Path(cfg.sheet).expanduser()
+            sheet = expanded(cfg.sheet)
             save_contact_sheet([(row["image"], row["mean"]) for row in best_first], sheet, title)
             log.info("%s", sheet)
     if bad:
@@ -147,15 +148,10 @@ def ranking(rows: Sequence[Row], title: str, num_buckets: int, limit: int | None
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Writes the file that was asked for; it is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    text = WRITERS[path.suffix](rows)
+    with replacing(path) as temporary:
         # A file's name need not be UTF-8; its bytes are written as they are.
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(WRITERS[path.suffix](rows))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     log.info("%s", path)
 
 

@@ -6,7 +6,6 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -16,6 +15,7 @@ from networks.nima import NIMA
 from runs.requirements import require_file, require_folder
 from runs.run_folder import locked
 from system.device import keep_memory, pick_device
+from system.places import expanded
 from web.hosts import is_loopback, is_name
 from web.store import UPLOAD_SHARE, Store, is_ours
 
@@ -73,7 +73,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield "checkpoint=[]: one or several files, or pairs="
     yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
     yield from require_folder("output", cfg.output)
-    folder = Path(cfg.output).expanduser()
+    folder = expanded(cfg.output)
     if folder.is_dir() and not is_ours(folder):
         yield f"output={cfg.output}: holds other files; serve needs a folder of its own"
     if cfg.user is not None and not cfg.password:
@@ -127,7 +127,7 @@ def run(cfg: DictConfig) -> None:
     enhancers = load_enhancers(checkpoints(cfg), pairs, cfg.steps, device, cfg.trusted)
     scorer, record = load_network(cfg.scorer.checkpoint, "scorer", cfg.trusted)
     assert isinstance(scorer, NIMA)
-    folder = Path(cfg.output).expanduser()
+    folder = expanded(cfg.output)
     with locked(folder):
         store = Store(folder, max_bytes=cfg.max_disk_gb * 1e9, keep_seconds=cfg.keep_hours * 3600)
         limits = Limits(

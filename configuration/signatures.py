@@ -86,6 +86,9 @@ def check_node(path: str, node: Any, typed: Collection[str] = ()) -> Iterator[st
         reason = str(error).strip().partition("\n")[0]
         yield f"{prefix}_target_={node['_target_']}: cannot be imported ({reason})"
         return
+    for key in ("_partial_", "_recursive_"):
+        if key in keys and not isinstance(node[key], bool):
+            yield f"{prefix}{key}={shown(node[key])}: should be true or false"
     special = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
     if path == "trainer":
         special.add("precision")  # the command says which

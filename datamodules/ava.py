@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from datamodules.listing import join_some
 from datamodules.rated import StoredRatings
 from datamodules.ratings_table import MAX_VOTES, FileNames, Ratings, read_text
+from system.places import expanded
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class AVA(StoredRatings):
         max_missing: int = NUM_ABSENT,
         **more: Any,  # noqa: ANN401
     ) -> None:
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         if (split == "lists") != (val_list is not None):
             raise ValueError(f"data.split={split}, data.val_list={val_list}: lists go with lists")
         where = str(self.root / "images") if images is None else images

@@ -12,6 +12,7 @@ from datamodules.photo_sets import (
 )
 from datamodules.store import Source
 from images.finding import FoundPhoto, search
+from system.places import expanded
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Benchmark(FolderPairs):
 
     def __init__(self, root: str, **more: Any) -> None:  # noqa: ANN401
         super().__init__(**more)
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self.description = f"benchmark {self.root.resolve().name}"
 
     def hr_folder(self, split: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 from datamodules.folders import FolderPairs, check_names
 from datamodules.store import Source
+from system.places import expanded
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class DIV2K(FolderPairs):
 
     def __init__(self, root: str, **more: Any) -> None:  # noqa: ANN401
         super().__init__(**more)
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         label = self.degradation.label()
         self.description = "DIV2K: 800 photos for training, 100 for validation" + (
             f"; LR with {label}" if label else ""

@@ -35,6 +35,7 @@ from images.file_names import printable_name
 from images.finding import FoundPhoto, SearchResult, as_list, base_folder, is_system, search
 from images.pixels import to_array
 from images.reading import read_image
+from system.places import expanded
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class FolderPairs(PairsDataModule):
 
     def __init__(self, *, store: str | None = None, **pairs: Any) -> None:  # noqa: ANN401
         super().__init__(**pairs)
-        self.store = None if store is None else Path(store).expanduser()
+        self.store = None if store is None else expanded(store)
 
     def hr_folder(self, split: str) -> Path:
         """Return the folder of the HR photos."""
@@ -243,7 +244,7 @@ class PhotoFolders(FolderPairs):
             ValueError: listing all entries that match no photo.
         """
         self.hr_given(split)
-        folders = [Path(text).expanduser() for given in self.given.values() for text in given]
+        folders = [expanded(text) for given in self.given.values() for text in given]
         found: dict[str, SearchResult] = {}
         problems = []
         for name, given in self.given.items():

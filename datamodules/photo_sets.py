@@ -16,6 +16,7 @@ from datamodules.listing import list_problems
 from datamodules.store import Source
 from images.file_names import printable_name
 from images.finding import FoundPhoto, SearchResult, base_folder, photos_by_name, search
+from system.places import expanded
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def rated_photos(given: Sequence[str], key: str) -> tuple[dict[str, str], Counte
         ValueError: with a line for each entry that stands for no photo.
     """
     if is_one_folder(given):
-        return photos_by_name(Path(given[0]).expanduser())
+        return photos_by_name(expanded(given[0]))
     found = search(given, key=key)
     above = below_common(given)
     photos = {
@@ -78,15 +79,15 @@ def rated_photos(given: Sequence[str], key: str) -> tuple[dict[str, str], Counte
 
 
 def is_one_folder(given: Sequence[str]) -> bool:
-    """Return whether a single folder was given."""
-    return len(given) == 1 and Path(given[0]).expanduser().is_dir()
+    """Whether a single folder was given."""
+    return len(given) == 1 and expanded(given[0]).is_dir()
 
 
 def store_key(given: Sequence[str]) -> str:
     """Return a key that distinguishes the store of these photos from others for the same folder."""
     if is_one_folder(given):
         return ""
-    return "\0".join(sorted(os.path.abspath(Path(text).expanduser()) for text in given))
+    return "\0".join(sorted(os.path.abspath(expanded(text)) for text in given))
 
 
 def real_paths(found: SearchResult, entry: int | None = None) -> set[str]:
@@ -147,7 +148,7 @@ def search_lr(given: Sequence[str], scale: int, key: str) -> list[LRPhotos]:
     """
     found, problems = [], []
     for text in given:
-        inner = Path(text).expanduser() / f"X{scale}"
+        inner = expanded(text) / f"X{scale}"
         where = str(inner) if inner.is_dir() else text
         try:
             photos = name_photos(search(where, key=key), [where], key)

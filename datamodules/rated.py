@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from images.finding import as_list, base_folder, numbers
 from images.pixels import to_array, to_bytes, to_unit
 from images.reading import read_image
 from networks.nima import ResizeFilter, ResizeRule, check_view, resize_images
+from system.places import expanded
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class StoredRatings(RatedDataModule):
         self.val_share = val_share
         self.split_seed = split_seed
         self.max_missing = max_missing
-        self.store = None if store is None else Path(store).expanduser()
+        self.store = None if store is None else expanded(store)
         self.digest: str | None = None
 
     def ratings(self) -> Ratings:
@@ -349,7 +349,7 @@ def match_list(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], l
         ValueError: if the list cannot be read, or a name without suffix is ambiguous.
     """
     try:
-        lines = read_text(Path(file).expanduser()).splitlines()
+        lines = read_text(expanded(file)).splitlines()
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read as a list of images ({error})") from error
     by_name = {name: k for k, name in enumerate(names.tolist())}
@@ -391,7 +391,7 @@ class RatedFolder(StoredRatings):
 
     def __init__(self, ratings: str, images: str | list[str], **more: Any) -> None:  # noqa: ANN401
         super().__init__(images, **more)
-        self.table = Path(ratings).expanduser()
+        self.table = expanded(ratings)
         self.description = f"rated photos of {self.where}"
 
     def ratings(self) -> Ratings:

@@ -16,13 +16,16 @@ from typing import NamedTuple
 
 from images.file_names import printable_name
 from images.reading import READ_SUFFIXES, is_photo_start
+from system.places import expanded
 
 RESULT = re.compile(r"(.+)_x[1-4]", re.DOTALL)  # stem of a file written by `enhance`: photo_x2.png
 STORE_FILE = re.compile(r"\d{5}\.safetensors")  # see `datamodules.store`
 # Left beside photos by Windows, macOS and Synology servers.
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 SYSTEM_FOLDERS = ("@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found")
-MAX_FILES = 1_000_000  # a search through more files is a mistake, such as input=/
+UNREADABLE = "folder that cannot be read: "
+MAX_NAMED = 5  # folders in a message
+MAX_FILES = 1_000_000  # a search through more is a mistake, such as input=/
 
 
 class FoundPhoto(NamedTuple):
@@ -66,7 +69,17 @@ class SearchResult(NamedTuple):
 
 def numbers(left_out: Mapping[str, int]) -> list[str]:
     """Write how many files of each kind were left out."""
-    return [f"{count} {kind}" for kind, count in sorted(left_out.items())]
+    unreadable = sorted(kind for kind in left_out if kind.startswith(UNREADABLE))
+    counts = [
+        f"{count} {kind}" for kind, count in sorted(left_out.items()) if kind not in unreadable
+    ]
+    if unreadable:
+        names = [kind.removeprefix(UNREADABLE) for kind in unreadable]
+        more = [f"and {len(names) - MAX_NAMED} more"] if len(names) > MAX_NAMED else []
+        folders = "folder" if len(names) == 1 else "folders"
+        listed = ", ".join([*names[:MAX_NAMED], *more])
+        counts.append(f"{len(names)} {folders} that cannot be read ({listed})")
+    return counts
 
 
 def find_images(where: str | Sequence[str]) -> list[Path]:
@@ -107,7 +120,7 @@ def search(
     left_out: dict[str, str] = {}
     problems = []
     for number, text in enumerate(given):
-        path, label = Path(text).expanduser(), f"{key}={printable_name(text)}"
+        path, label = expanded(text), f"{key}={printable_name(text)}"
         try:
             if path_exists(path, label) and path.is_file():
                 named.add(os.path.realpath(path))
@@ -160,8 +173,8 @@ def find_photos(
 
 
 def base_folder(text: str) -> Path:
-    """Return the folder to which the names of photos found by a file, folder or glob relate."""
-    path = Path(text).expanduser()
+    """The folder in which the photos of a file, a folder or a glob have their names."""
+    path = expanded(text)
     if path.is_dir():
         return path
     return path.parent if path.exists() else split_glob(path)[0]
@@ -387,9 +400,9 @@ def is_photo(path: Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """Return the kind under which a file that is not a photo is counted."""
+    """Return what to call a file that is no photo, or a folder that cannot be read."""
     if path.is_dir():
-        return "folders that cannot be read"
+        return f"{UNREADABLE}{printable_name(path)}"
     return path.suffix.lower() or "without suffix"
 
 

@@ -17,7 +17,7 @@ from images.file_names import printable_name
 from images.metadata import png_chunk, with_size
 from images.pixels import to_array
 from images.reading import SUFFIXES, Photo
-from system.files import current_umask
+from system.files import current_umask, writing
 
 # Largest side in pixels that a format supports.
 MAX_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # libjpeg's JPEG_MAX_DIMENSION
@@ -73,27 +73,28 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> list[st
         except Exception:  # bad metadata must not lose the pixels
             del info["exif"]
             lost.append("EXIF data")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f"{temporary_prefix()}{os.getpid()}-", suffix=path.suffix
-    )
-    os.close(handle)
-    try:
-        for key, what in (("exif", "EXIF data"), ("icc_profile", "colour profile"), ("", "")):
-            try:
-                encode(temporary, photo._replace(info=info))
-                break
-            except Exception:
-                if not info:
-                    raise
-                if info.pop(key, None):
-                    lost.append(what)
-        os.chmod(temporary, 0o666 & ~current_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f"{temporary_prefix()}{os.getpid()}-", suffix=path.suffix
+        )
+        os.close(handle)
+        try:
+            for key, what in (("exif", "EXIF data"), ("icc_profile", "colour profile"), ("", "")):
+                try:
+                    encode(temporary, photo._replace(info=info))
+                    break
+                except Exception:
+                    if not info:
+                        raise
+                    if info.pop(key, None):
+                        lost.append(what)
+            os.chmod(temporary, 0o666 & ~current_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
     return [f"{what}: not kept, {suffix[1:]} files cannot hold what there is" for what in lost]
 
 

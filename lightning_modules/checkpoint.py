@@ -11,7 +11,6 @@ import copy
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +33,8 @@ from networks.nima import NIMA
 from networks.scales import SCALES, scales_of
 from networks.tensor_files import check_state, load_plain, printable, read_safetensors
 from networks.weights import load_weights
-from system.files import current_umask
+from system.files import current_umask, replacing
+from system.places import expanded
 
 # Of the self-test's score: other machines and versions of PyTorch stay below a tenth of it, another
 # way of resizing or normalising moves scores by more.
@@ -153,8 +153,12 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]
     Raises:
         ValueError: if the file is missing or is no checkpoint.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
+    path = expanded(path)
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # such as in a folder of another user
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    if not is_file:
         raise ValueError(f"{path}: no such checkpoint")
     if path.suffix.lower() == ".safetensors":
         state, metadata = read_safetensors(path)
@@ -289,16 +293,12 @@ def save_safetensors(
         for name, value in network.state_dict().items()
     }
     record = sealed(record, network, state)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(state, temporary, metadata={"record": json.dumps(record.plain())})
+    with replacing(path) as temporary:
+        try:
+            save_file(state, temporary, metadata={"record": json.dumps(record.plain())})
+        except SafetensorError as error:
+            raise ValueError(f"{path}: cannot be written ({error})") from error
         temporary.chmod(0o666 & ~current_umask())  # safetensors leaves files private
-        os.replace(temporary, path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def dependence(scorer: Record, judge: Record) -> list[str]:

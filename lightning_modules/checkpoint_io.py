@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_modules.checkpoint import PREFIX, checked
 from networks.tensor_files import check_state, load_plain
+from system.files import replacing
 
 CHECKSUM = "sha256"  # of everything else in the file, by this key
 
@@ -39,19 +40,11 @@ class WholeFiles(TorchCheckpointIO):
         path = Path(path)
         buffer = io.BytesIO()
         torch.save({**checkpoint, CHECKSUM: content_sha256(checkpoint)}, buffer)
-        temporary = path.with_name(f".{path.name}.part")  # one rank writes
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        except OSError as error:
-            raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

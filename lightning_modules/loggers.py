@@ -1,12 +1,13 @@
 """The logger that every run has: metrics.csv in the run folder."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from system.files import replacing, writing
 
 
 class RunCSV(Logger):
@@ -56,18 +57,15 @@ class RunCSV(Logger):
         if new or self.stale:
             self.rewrite()
             return
-        with open(self.path, "a", newline="") as file:
+        with writing(self.path), open(self.path, "a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def rewrite(self) -> None:
         """Writes the whole file, to a temporary name first."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(".metrics.csv")
-        with open(temporary, "w", newline="") as file:
+        with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(temporary, self.path)
         self.stale = False
 
 

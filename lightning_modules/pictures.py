@@ -23,6 +23,7 @@ from lightning_modules.losses import emd_per_sample
 from lightning_modules.metrics import Predictions, image_metrics, rating_metrics
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, mean_score, std_score
+from system.files import replacing
 
 TILE = 150  # pixels of a picture on a contact sheet
 MANY = 2000  # points of a scatter plot
@@ -155,10 +156,8 @@ def save_before_after(panels: list[Panel], path: Path, note: str = "") -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a .png file, which is whole or absent; replaces it if it exists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    FigureCanvasAgg(figure).print_png(temporary)  # type: ignore[no-untyped-call]
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)  # type: ignore[no-untyped-call]
 
 
 def save_contact_sheet(

@@ -25,6 +25,7 @@ from images.reading import read_image
 from networks.backbones import BACKBONES, COUNTER, map_by_order
 from networks.keras_files import read_keras
 from networks.weights import load_pretrained, load_weights
+from system.places import expanded
 
 ResizeRule = Literal["squash", "short_side", "native"]
 ResizeFilter = Literal["bilinear", "nearest"]
@@ -189,7 +190,7 @@ class NIMA(nn.Module):
             return p_BK
         if not isinstance(images, str | Path):
             raise ValueError(f"a path or a tensor is needed, not a {type(images).__name__}")
-        image_BCHW = to_unit(read_image(Path(images).expanduser()))[None].to(self.mean.device)
+        image_BCHW = to_unit(read_image(expanded(images)))[None].to(self.mean.device)
         with torch.no_grad():
             p_BK = self(self.prepare(image_BCHW))
         return p_BK[0]

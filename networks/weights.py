@@ -17,6 +17,7 @@ from networks.backbones import BACKBONES, COUNTER, Backbone, State
 from networks.keras_files import KERAS_SUFFIXES, read_keras
 from networks.tensor_files import check_state, load_plain, printable, read_safetensors
 from system.files import file_sha256
+from system.places import expanded
 
 
 def load_weights(network: nn.Module, state: State, source: str | Path) -> None:
@@ -74,7 +75,7 @@ def load_pretrained(features: nn.Module, backbone: str, pretrained: str) -> None
     if pretrained == "imagenet":
         state, source = fetch_imagenet(backbone, kind), f"ImageNet weights of {backbone}"
     else:
-        state, source = read_weights(Path(pretrained).expanduser()), pretrained
+        state, source = read_weights(expanded(pretrained)), pretrained
     own = features.state_dict()
     for prefix in ("", "features.", "net.features."):  # of the backbone, or of one of our scorers
         if all(prefix + name in state for name in own if not name.endswith(COUNTER)):

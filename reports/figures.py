@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.run_table import Setting
+from system.files import replacing
 
 # Okabe and Ito, "Color Universal Design" (2008), in the order that keeps neighbours apart.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -135,13 +136,10 @@ def compose(panels: Sequence[Panel], columns: int = 3) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write `name.png` and `name.svg`, each of them atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `name.png` and `name.svg`; each is whole or absent."""
     for suffix in ("png", "svg"):
-        path = folder / f"{name}.{suffix}"
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_bytes(rendered(figure, suffix))
-        temporary.replace(path)
+        with replacing(folder / f"{name}.{suffix}") as temporary:
+            temporary.write_bytes(rendered(figure, suffix))
 
 
 def rendered(figure: Figure, suffix: str) -> bytes:

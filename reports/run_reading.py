@@ -16,6 +16,7 @@ from typing import Any
 from lightning_modules.moved import present_names
 from reports.run_table import LARGEST, Run, is_scale, number
 from runs.run_folder import FILES, FOLDERS, MAX_JSON
+from system.places import expanded
 from system.regular_files import open_regular, read_regular
 
 MARKS = {*FILES, "console.log", "slurm.json"}  # a folder with one of these is a run
@@ -62,7 +63,7 @@ def find_folders(patterns: Iterable[str]) -> list[Path]:
     folders: dict[Path, Path] = {}
     seen: set[str] = set()
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = expanded(pattern)
         found = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))
         roots = [root for root in found if root.is_dir()]
         if not roots:

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +11,7 @@ from configuration.parsing import flatten
 from lightning_modules.moved import present_names
 from runs.naming import NOT_SETTINGS, within
 from system.files import file_sha256, text_sha256
+from system.places import expanded
 
 NOT_IN_HASH = NOT_SETTINGS | {
     "trainer.max_epochs",  # the same as `epochs`
@@ -73,9 +73,7 @@ class Identity:
     derived: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.inputs = {
-            key: file_sha256(Path(path).expanduser()) for key, path in self.files.items()
-        }
+        self.inputs = {key: file_sha256(expanded(path)) for key, path in self.files.items()}
         if self.data is not None:
             self.inputs["data"] = self.data
         hashed = flatten(self.config)

@@ -28,6 +28,7 @@ from runs.requirements import check_name, require_file
 from runs.results import finish
 from runs.run_folder import State, current, decide, locked, read_json, start
 from system.device import pick_device
+from system.files import writing
 from system.places import display_path
 from system.terminal import differing_part
 
@@ -111,7 +112,8 @@ def run_measurement(
             start(folder, state, identity, cfg)
             datamodule.setup("validate")
             text, metrics, written, note = work(datamodule, folder, device)
-            (folder / "table.txt").write_text(text)
+            with writing(folder / "table.txt"):
+                (folder / "table.txt").write_text(text)
             more = {"files": [*written, "result.json"], "device": str(device), "note": note}
             finish(folder, identity, metrics, **more, world_size=1)
     result = read_json(folder / "result.json")
@@ -202,7 +204,7 @@ def mean_row(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, float]:
 
 def write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
     """A table with a header; columns that a row lacks are empty."""
-    with open(path, "w", newline="") as file:
+    with writing(path), open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configuration.signatures import locate
 from runs.run_folder import BEST
+from system.places import expanded
 
 # Where a run folder stands for its best checkpoint.
 CHECKPOINT_KEYS = (
@@ -40,17 +41,25 @@ def use_best(cfg: DictConfig) -> None:
 def best_of(path: str) -> str:
     """Return the best checkpoint of a run folder; any other path as it is."""
     best = Path(path) / BEST
-    return str(best) if os.path.isfile(best.expanduser()) else path
+    return str(best) if os.path.isfile(expanded(best)) else path
 
 
 def require_file(key: str, path: str | None) -> Iterator[str]:
     """One problem if a path is given and is no file."""
-    found = Path(path or ".").expanduser()
+    found = expanded(path or ".")
     if path is None or os.path.isfile(found):  # which takes names that are too long
         return
+    is_folder = os.path.isdir(found)
+    try:
+        (found / BEST if is_folder else found).stat()
+    except PermissionError as error:
+        yield f"{key}={path}: cannot be read ({error.strerror})"
+        return
+    except (OSError, ValueError):
+        pass  # missing, in one way or another
     if not path:
         yield f"{key}=: is empty; a file is needed"
-    elif not os.path.isdir(found):
+    elif not is_folder:
         yield f"{key}={path}: no such file"
     else:
         yield f"{key}={path}: is a folder without {BEST}; a file or a run folder is needed"
@@ -58,7 +67,7 @@ def require_file(key: str, path: str | None) -> Iterator[str]:
 
 def require_folder(key: str, path: str) -> Iterator[str]:
     """One problem if a folder is not there and cannot be made."""
-    folder = Path(path).expanduser().absolute()
+    folder = expanded(path).absolute()
     while not os.path.exists(folder):  # Path.exists() raises below a folder of another user
         folder = folder.parent
     if not folder.is_dir():
@@ -89,7 +98,7 @@ def check_output(cfg: DictConfig, *suffixes: str, key: str = "output") -> Iterat
     """Problems of the file that a command writes to `output`; none where that is null."""
     if cfg[key] is None:
         return
-    path = Path(cfg[key]).expanduser()
+    path = expanded(cfg[key])
     if path.suffix not in suffixes:
         yield f"{key}={cfg[key]}: a name that ends in {' or '.join(suffixes)} is needed"
     if path.is_dir():

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runs.code_identity import changed_code
 from runs.identity import Identity, is_setting, not_read
+from system.files import replacing, writing
 from system.json_files import write_json
 from system.places import display_path
 from system.regular_files import read_regular
@@ -29,7 +30,8 @@ from system.regular_files import read_regular
 FILES = ("result.json", "metrics.csv", "progress.json", "run.json")
 FOLDERS = ("checkpoints", "images", "wandb", "tensorboard")
 # Files that a run was writing when it was killed.
-ABANDONED = ("checkpoints/.*.part", "**/.*.json.*", "**/.part-*", ".metrics.csv")
+WRITTEN = ("json", "png", "csv", "ckpt", "yaml")
+ABANDONED = (*(f"**/.*.{suffix}.*" for suffix in WRITTEN), "**/.part-*", ".metrics.csv")
 BEST = Path("checkpoints") / "best.ckpt"  # of a run folder: its weights at the best epoch
 
 ANEW = "without its folder, or by overwrite=true, it starts anew"
@@ -127,11 +129,11 @@ def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> No
     write_json(folder / "run.json", {**about, **identity.record()})
     hydra = folder / ".hydra"
     hydra.mkdir(exist_ok=True)
-    OmegaConf.save(cfg, hydra / "config.yaml")
-    OmegaConf.save(HydraConfig.instance().cfg, hydra / "hydra.yaml")
-    part = hydra / ".overrides.yaml.part"  # other ranks may read the file
-    OmegaConf.save(HydraConfig.get().overrides.task, part)
-    os.replace(part, hydra / "overrides.yaml")
+    with writing(hydra):
+        OmegaConf.save(cfg, hydra / "config.yaml")
+        OmegaConf.save(HydraConfig.instance().cfg, hydra / "hydra.yaml")
+    with replacing(hydra / "overrides.yaml") as part:  # other ranks may read the file
+        OmegaConf.save(HydraConfig.get().overrides.task, part)
 
 
 def provenance(cfg: DictConfig) -> dict[str, Any]:

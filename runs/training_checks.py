@@ -1,10 +1,11 @@
 """Mistakes in the configuration of a training."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from configuration.signatures import locate
 from configuration.trust import rebuild_problems
@@ -14,6 +15,7 @@ from networks.nima import VIEW_ARGUMENTS
 from runs.identity import scores_always
 from runs.requirements import check_name, require_file, require_kind
 
+CHECKPOINTS = "${paths.run_dir}/checkpoints"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights and metrics are float32 in all
 
 
@@ -49,6 +51,9 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     for name in ("checkpoint", "reseed"):
         if cfg.callbacks.get(name) is None:
             yield f"callbacks.{name}=null: without it a run could not be continued exactly"
+    yield from check_checkpoint(cfg.callbacks.get("checkpoint"))
+    if cfg.optim.optimizer.get("_partial_") is False:
+        yield "optim.optimizer._partial_=false: true, as it gets the network's parameters later"
     if cfg.trainer.max_epochs != cfg.epochs:
         yield f"trainer.max_epochs={cfg.trainer.max_epochs}: set epochs={cfg.trainer.max_epochs}"
     yield from check_name(cfg)
@@ -142,6 +147,22 @@ def check_callbacks(cfg: DictConfig) -> Iterator[str]:
     targets = [node._target_ for node in cfg.callbacks.values() if node is not None]
     if any(str(target).endswith(f".{other}") for target in targets):
         yield f"callbacks: {other} goes with another model; callbacks={choice} goes with this one"
+
+
+def check_checkpoint(node: DictConfig | None) -> Iterator[str]:
+    """Problems of the callback that writes best.ckpt and last.ckpt."""
+    if node is None:
+        return
+    plain = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(plain, dict)
+    where, name = plain.get("dirpath", CHECKPOINTS), plain.get("monitor", "val/psnr")
+    if where != CHECKPOINTS:
+        yield (
+            f"callbacks.checkpoint.dirpath={where}: checkpoints are part of the run folder; "
+            "paths.output_dir= is where run folders are"
+        )
+    if not re.search("[a-z]", str(name), re.IGNORECASE):
+        yield f"callbacks.checkpoint.monitor={name}: should be a metric, such as val/psnr"
 
 
 def check_is_scorer(key: str, path: str) -> Iterator[str]:

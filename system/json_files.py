@@ -2,17 +2,16 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from system.files import replacing
+
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write a JSON file atomically; infinity and NaN become null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(replace_nonfinite(content), indent=2) + "\n")
-    os.replace(temporary, path)
+    """Write a JSON file, whole or not at all; infinity and NaN become null."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(replace_nonfinite(content), indent=2) + "\n")
 
 
 def replace_nonfinite(value: object) -> object:

@@ -1,12 +1,22 @@
 """The project's root folder, and how to display paths."""
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` replaced by a home folder.
+
+    Like a shell, it takes `~name` for the name of a file if there is no such user;
+    `Path.expanduser` raises a RuntimeError.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def display_path(path: str | Path) -> Path:
-    """Return a path relative to the working directory if it lies below it, else unchanged.
+    """A path relative to the working directory where it lies integers_below it.
 
     The bundled models are displayed as `weights/...` from any working directory.
     """

@@ -163,12 +163,16 @@ def format_table(
     return "\n".join([title, "", *lines, ""])
 
 
-def report_error(error: Exception) -> int:
-    """Print a user's error without a traceback and return exit code 2.
+def told(error: Exception) -> str:
+    """Write an error's message; that of a failed system call without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.filename2 is None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
-    With HYDRA_FULL_ERROR=1 the error is raised instead.
-    """
+
+def report_error(error: Exception) -> int:
+    """Prints what the user got wrong, without traceback; returns exit code 2."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {told(error)}", file=sys.stderr)
     return 2

@@ -90,7 +90,7 @@ class Uploads:
         if width * height > limit * 1e6:
             raise HTTPException(
                 413,
-                f"{width} x {height} pixels are {width * height / 1e6:.1f} megapixels; "
+                f"{width} x {height} pixels are {above(width * height / 1e6, limit)} megapixels; "
                 f"up to {limit:g} are accepted here.",
             )
         if tile[0] * tile[1] > max(limit * 1e6, TILE_PIXELS):
@@ -181,3 +181,9 @@ def clean_name(header: str) -> str:
 def is_shown(c: str) -> bool:
     """Return whether a name may contain this character: no control or bidirectional codes."""
     return c.isprintable() or unicodedata.category(c) == "Zs" or c in JOINERS
+
+
+def above(megapixels: float, limit: float) -> str:
+    """Write a number with one decimal, or with as many as it takes to show that it is above."""
+    texts = [f"{megapixels:.{digits}f}" for digits in range(1, 7)]
+    return next((text for text in texts if float(text) > limit), texts[-1])
