@@ -1,46 +1,49 @@
-"""Archives from the web: resumed where they were cut, checked, unpacked whole or not at all."""
+"""Download files over http and https: resume, retry, limit the size and verify the checksum.
+
+pooch 1.9 was tried and does not fit: a cut download starts over from the first byte, and nothing
+bounds how much a server may send.
+"""
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import logging
 import os
 import re
-import shutil
 import stat
 import time
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from rich.progress import DownloadColumn, MofNCompleteColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
+from datamodules.disk import amount, lock, need_space
+from datamodules.unpacking import is_taken, unpack
 from system.progress import progress_bar
 from system.regular_files import open_regular
 
 log = logging.getLogger(__name__)
 
-USER_AGENT = "neural-image-enhancement"  # some servers turn Python's own away
+USER_AGENT = "neural-image-enhancement"  # some servers reject Python's default
 SCHEMES = ("http", "https")
-MAX_BYTES = 5 * 10**9  # of a file whose size is not known; the largest archive of DIV2K has 3.5 GB
+MAX_BYTES = 5 * 10**9  # limit for files of unknown size; the largest DIV2K archive has 3.5 GB
 CHUNK = 1 << 18  # bytes read at most at once: more than a socket ever holds ready
 
 
 class Archive(NamedTuple):
-    """A zip file on a server.
+    """Describe a zip file on a server.
 
     Args:
         url: http or https.
         md5: of the zip file, as lowercase hex digits.
-        folder: what it unpacks to, relative to the root, as in `DIV2K_train_LR_bicubic/X2`.
-        size: bytes of the zip file, where known.
+        folder: the folder to unpack, such as `DIV2K_train_LR_bicubic/X2`; its name in the zip file
+            and below the root.
+        size: bytes of the zip file, if known.
     """
 
     url: str
@@ -56,14 +59,14 @@ def fetch(
     keep: bool = False,
     **options: Any,  # noqa: ANN401
 ) -> None:
-    """Downloads an archive and unpacks its folder below `root`, unless something is there already.
+    """Download an archive and unpack its folder below `root`, unless that folder has content.
 
     Args:
         archive: what to get.
-        root: gets `archive.folder` and, for the time being, the zip file.
-        keep: leaves the zip file. One that was there before is left in any case: whoever put it
-            there may have no other copy.
-        options: of `download`.
+        root: where `archive.folder` and, until it is unpacked, the zip file go.
+        keep: keep the zip file. One that was there before is always kept: it may be the user's
+            only copy.
+        options: passed to `download`.
 
     Raises:
         ValueError: as `download` and `unpack` do.
@@ -88,23 +91,23 @@ def download(
     wait: float = 1.0,
     timeout: float = 30.0,
 ) -> None:
-    """Downloads a file, going on from the `.part` file that an earlier attempt left beside it.
+    """Download a file, resuming from the `.part` file of an earlier attempt.
 
-    A target that is there and has the right MD5 is taken as it is, without any network.
+    A target that exists and has the right MD5 is used as it is, without network access.
 
     Args:
         url: http or https.
-        target: where the whole and checked file appears.
-        md5: what it must have, as lowercase hex digits.
-        size: bytes, for servers that do not say.
-        retries: after a cut connection, in a row without a new byte.
-        wait: seconds before the first retry; doubles with each.
-        timeout: seconds that a server may be silent.
+        target: where the file appears once it is complete and verified.
+        md5: the expected MD5 sum, as lowercase hex digits.
+        size: expected bytes, for servers that do not send a length.
+        retries: consecutive attempts without a new byte before giving up.
+        wait: seconds before the first retry; doubles each time.
+        timeout: seconds to wait for a silent server.
 
     Raises:
-        ValueError: if there is no connection, the server refuses or gives up, the disk is too
-            small, or the size or the checksum is wrong. What has arrived is kept, except after a
-            wrong size or checksum.
+        ValueError: if the server cannot be reached or refuses, the disk is too small, or the size
+            or the checksum is wrong. The part downloaded so far is kept, unless its size or
+            checksum is wrong.
     """
     if urlsplit(url).scheme not in SCHEMES:
         raise ValueError(f"{url}: only http and https URLs can be downloaded")
@@ -131,43 +134,43 @@ def download(
 
 
 class Part:
-    """What has arrived of a file, with its running MD5.
+    """The part of a file downloaded so far, with its running MD5.
 
     Args:
         path: for messages.
-        file: open for reading and appending, unbuffered: after a full disk nothing is left to
-            write when it is closed.
-        known: bytes of the whole file, None where not known.
+        file: open for reading and appending; unbuffered, so that closing it on a full disk has
+            nothing left to write.
+        known: bytes of the whole file, if known.
     """
 
     def __init__(self, path: Path, file: FileIO, known: int | None) -> None:
         self.path = path
         self.file = file
         self.known = known
-        self.total = known  # or what the server says
+        self.total = known  # else what the server states
         file.seek(0)
         self.digest = hashlib.file_digest(file, new_md5)
         self.size = file.tell()
 
     @property
     def md5(self) -> str:
-        """Of the bytes that are there."""
+        """MD5 sum of the bytes downloaded so far."""
         return self.digest.hexdigest()
 
     @property
     def extent(self) -> str:
-        """How much of the file is there, in words."""
+        """Progress in words, such as `1.05 MB of 2.00 MB`."""
         return f"{amount(self.size)} of {'?' if self.total is None else amount(self.total)}"
 
     def write(self, chunk: bytes) -> None:
-        """Appends.
+        """Append bytes.
 
         Raises:
             ValueError: if the disk is full or fails.
         """
         try:
             rest = memoryview(chunk)
-            while rest:  # an almost full disk takes a piece
+            while rest:  # an almost full disk accepts only some of it
                 rest = rest[self.file.write(rest) :]
         except OSError as error:
             raise ValueError(
@@ -178,10 +181,10 @@ class Part:
         self.size += len(chunk)
 
     def expect(self, total: int | None, url: str) -> None:
-        """Take note of how many bytes a server says that the whole file has.
+        """Record the size that the server states for the whole file.
 
         Raises:
-            ValueError: if they are not as many as the caller knows, or too many.
+            ValueError: if it is not the size the caller expects, or exceeds the limit.
         """
         if total is None:
             return
@@ -194,7 +197,7 @@ class Part:
         self.total = total
 
     def restart(self) -> None:
-        """Drops what is there."""
+        """Discard the bytes downloaded so far."""
         self.file.truncate(0)
         self.digest = new_md5()
         self.size = 0
@@ -202,10 +205,10 @@ class Part:
 
 @contextlib.contextmanager
 def open_part(target: Path, total: int | None) -> Iterator[Part]:
-    """Open the unfinished file of a target, and remove it at the end if it is empty.
+    """Open the `.part` file of a target; remove it at the end if it is empty.
 
     Raises:
-        ValueError: if it is a link or not a plain file: another file would be written.
+        ValueError: if it is a link or not a plain file, so that writing would change another file.
     """
     path = target.with_name(f"{target.name}.part")
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -233,7 +236,7 @@ def open_part(target: Path, total: int | None) -> Iterator[Part]:
 def complete(
     url: str, target: Path, part: Part, *, retries: int, wait: float, timeout: float
 ) -> None:
-    """Requests what a part lacks, again and again as long as that gets anywhere."""
+    """Request the rest of a file, retrying as long as attempts make progress."""
     bar = progress_bar(DownloadColumn(), TransferSpeedColumn())
     by_hand = f"or put the file at {target} by hand"
     failures, furthest, connected = 0, part.size, False
@@ -248,15 +251,15 @@ def complete(
                 error.close()
                 reason = f"HTTP status {error.code} ({error.reason})"
                 connected = True
-                if error.code == 416 and part.size:  # nothing there: the part is too long
+                if error.code == 416 and part.size:  # the part is longer than the file
                     part.restart()
                     continue
                 if error.code < 500 and error.code not in (408, 429):  # not "later, please"
                     raise ValueError(f"{url}: {reason}") from error
             except urllib.error.URLError as error:
                 reason = f"no connection ({error.reason})"
-                # A known host that does not answer may come back. No such host, no network and no
-                # valid certificate stay so, unless it has worked a moment ago.
+                # A host that refuses or times out may recover. An unknown host, no network or an
+                # invalid certificate will not, unless the connection worked a moment ago.
                 if not (connected or isinstance(error.reason, ConnectionError | TimeoutError)):
                     raise ValueError(f"{url}: {reason}; try again later, {by_hand}") from error
             except (http.client.HTTPException, OSError) as error:
@@ -275,12 +278,12 @@ def complete(
 
 
 def receive(url: str, part: Part, timeout: float) -> Iterator[None]:
-    """Appends what one connection gives, and yields now and then.
+    """Append the bytes of one connection, yielding after each chunk.
 
     Raises:
-        ValueError: if the size is not the expected one, or the rest does not fit on the disk.
+        ValueError: if the size is wrong, or the rest does not fit on the disk.
         OSError: if the connection fails or ends too early.
-        http.client.HTTPException: likewise.
+        http.client.HTTPException: if the response is malformed.
     """
     headers = {"User-Agent": USER_AGENT}
     if part.size:
@@ -298,7 +301,7 @@ def receive(url: str, part: Part, timeout: float) -> Iterator[None]:
                 part.restart()
                 raise ConnectionError("the server sent another range than asked for")
             part.expect(None if sent[3] == "*" else int(sent[3]), url)
-        elif response.status == 200:  # all of it, whether or not a range was asked for
+        elif response.status == 200:  # the whole file, even if a range was requested
             part.expect(length, url)
             part.restart()
         else:
@@ -306,7 +309,7 @@ def receive(url: str, part: Part, timeout: float) -> Iterator[None]:
         if part.total is not None:
             need_space(part.path.parent, part.total - part.size, url)
         while part.total is None or part.size < part.total:
-            # Not read(): it drops what it has when the connection breaks off.
+            # Not read(), which loses its buffer when the connection breaks.
             rest = CHUNK if part.total is None else part.total - part.size
             chunk = response.read1(min(CHUNK, rest))
             if not chunk:
@@ -321,7 +324,7 @@ def receive(url: str, part: Part, timeout: float) -> Iterator[None]:
 
 
 class WebRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections to http and https only; Python's own takes ftp, too."""
+    """Follow redirects to http and https only; Python's default also follows ftp."""
 
     def redirect_request(
         self,
@@ -332,7 +335,7 @@ class WebRedirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """Make the request for the new address.
+        """Return the request for the new address.
 
         Raises:
             ValueError: if it is neither http nor https.
@@ -343,10 +346,10 @@ class WebRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def content_length(url: str, response: http.client.HTTPResponse) -> int | None:
-    """Number of bytes that a response says it has; None if it does not say.
+    """Return the Content-Length of a response, or None if it has none.
 
     Raises:
-        ValueError: if what it says is not a number of bytes.
+        ValueError: if the header is not a number of bytes.
     """
     stated = {text.strip() for text in response.headers.get_all("Content-Length", [])}
     if not stated:
@@ -357,131 +360,6 @@ def content_length(url: str, response: http.client.HTTPResponse) -> int | None:
     return int(min(stated))
 
 
-def unpack(archive: Path, folder: str, root: Path) -> None:
-    """Unpacks one folder of a zip file; it appears when it is whole.
-
-    Args:
-        archive: the zip file.
-        folder: in the zip file, and relative to the root.
-        root: gets `folder`, and until then a hidden folder.
-
-    Raises:
-        ValueError: if the folder is there already, or not in the archive; if the archive is
-            damaged or has members outside of itself; if the disk is full.
-    """
-    final = root / folder
-    if is_taken(final):
-        raise ValueError(f"{final} exists: move it away to unpack {archive}")
-    root.mkdir(parents=True, exist_ok=True)
-    name = f".{folder.replace('/', '_')}."
-    temporary = root / f"{name}{os.getpid()}"
-    with open(archive, "rb") as file:
-        lock(file, archive)
-        for path in root.iterdir():  # nobody else unpacks this archive, so they are of dead runs
-            if re.fullmatch(re.escape(name) + r"\d+", path.name):
-                shutil.rmtree(path)
-        try:
-            with zipfile.ZipFile(file) as zipped:
-                members = members_of(zipped, archive, folder)
-                need_space(root, sum(member.file_size for member in members), archive)
-                extract(zipped, archive, members, temporary)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(temporary / folder, final)
-        except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise ValueError(f"{archive}: not a zip file, or damaged ({error})") from error
-        except OSError as error:
-            reason = error.strerror or error
-            raise ValueError(f"{root}: {reason} while unpacking {archive}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def members_of(zipped: zipfile.ZipFile, archive: Path, folder: str) -> list[zipfile.ZipInfo]:
-    """The files of a folder in a zip file.
-
-    Raises:
-        ValueError: if there are none, or any member of the archive would leave its folder.
-    """
-    paths = [PurePosixPath(name) for name in zipped.namelist()]
-    for path in paths:
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{archive}: holds {path}, which would leave its folder")
-    wanted = PurePosixPath(folder)
-    members = zipped.infolist()
-    found = [
-        member
-        for member, path in zip(members, paths, strict=True)
-        if wanted in path.parents and not member.is_dir()
-    ]
-    if not found:
-        depth = len(wanted.parts)
-        held = sorted({"/".join(path.parts[:depth]) for path in paths}) or ["nothing"]
-        more = f" and {len(held) - 5} more" if len(held) > 5 else ""
-        raise ValueError(f"{archive}: has no folder {folder}; it holds {', '.join(held[:5])}{more}")
-    return found
-
-
-def extract(
-    zipped: zipfile.ZipFile, archive: Path, members: Sequence[zipfile.ZipInfo], where: Path
-) -> None:
-    """Extracts members under a progress bar.
-
-    Raises:
-        ValueError: naming a member that is damaged or of an unknown kind.
-        zipfile.BadZipFile: likewise.
-        OSError: if the disk is full or fails.
-    """
-    with progress_bar(MofNCompleteColumn()) as bar:
-        for member in bar.track(members, description=f"unpacking {archive.name}"):
-            try:
-                zipped.extract(member, where)
-            except (zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
-                raise ValueError(f"{archive}: cannot unpack {member.filename} ({error})") from error
-
-
-def is_taken(folder: Path) -> bool:
-    """Whether there is anything but an empty folder."""
-    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-
-
-def lock(file: IO[bytes], path: Path) -> None:
-    """Holds an open file against a second process until it is closed.
-
-    Raises:
-        ValueError: if another process holds it, or has just finished with it and taken it away.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = path.exists()
-    except BlockingIOError:
-        held = False
-    except OSError:  # a file system without locks
-        held = True
-    if not held:
-        raise ValueError(f"{path}: another process is busy with it")
-
-
-def need_space(folder: Path, num_bytes: int, what: str | Path) -> None:
-    """Refuses to begin what would fill the disk.
-
-    Raises:
-        ValueError: if fewer bytes are free for this user.
-    """
-    free = shutil.disk_usage(folder).free
-    if num_bytes > free:
-        raise ValueError(
-            f"{folder}: {what} needs {amount(num_bytes)}, and {amount(free)} are free there"
-        )
-
-
-def amount(num_bytes: int) -> str:
-    """Bytes for people, in powers of 1000 as servers and disks count."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.2f} {unit}"
-    return f"{num_bytes} bytes"
-
-
 def new_md5() -> "hashlib._Hash":
-    """An MD5 that also machines in FIPS mode allow: it finds damage, it is no protection."""
+    """Return an MD5 that FIPS mode allows: it detects damage and is not meant as protection."""
     return hashlib.md5(usedforsecurity=False)

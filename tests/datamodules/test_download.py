@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import rich
 
-from datamodules.download import Archive, download, fetch, unpack
+from datamodules.download import Archive, download, fetch
+from datamodules.unpacking import unpack
 
 BODY = np.random.default_rng(0).bytes(100_000)
 MD5 = hashlib.md5(BODY).hexdigest()
