@@ -48,7 +48,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy benchmarks
+	$(BIN)/mypy benchmarks tests
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

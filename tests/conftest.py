@@ -144,7 +144,12 @@ def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> 
 def scorer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained scorer of 64-pixel crops."""
     torch.manual_seed(0)
-    arguments = {"backbone": "mnasnet_0_5", "num_buckets": 10, "resize": 64, "crop": 64}
+    arguments: dict[str, Any] = {
+        "backbone": "mnasnet_0_5",
+        "num_buckets": 10,
+        "resize": 64,
+        "crop": 64,
+    }
     scorer = NIMA(**arguments)
     path = tmp_path_factory.mktemp("scorer") / "scorer.safetensors"
     spec = {"_target_": "networks.nima.NIMA", **arguments}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at import
 
 BLOCK = 32768  # bytes; a record's parts do not reach over the end of one
 HEAD = 7  # bytes of the file's head, and of each part's: checksum, length, type

@@ -250,7 +250,7 @@ def test_help_says_what_can_be_set(cli: Cli, command: str) -> None:
     for name in command_line.COMMANDS:
         assert re.search(rf"^  {name}\b", done.out, re.MULTILINE)
     keys = OmegaConf.load(CONF / f"{command}.yaml")
-    for key in set(keys) - {"defaults"}:  # type: ignore[arg-type]
+    for key in set(keys) - {"defaults"}:
         assert f"\n{key}:" in done.out
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from networks.weights import load_plain
+from networks.tensor_files import load_plain
 from tests.commands.test_train import assert_same_curve, assert_same_weights, rows, run_at
 from tests.conftest import SAMPLE_SCORER, TINY, TINY_NIMA, Finished, kill_when, launch
 

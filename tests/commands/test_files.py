@@ -303,7 +303,9 @@ def test_evaluate_several_beside_each_other(
     data = SamplePairs(2)
     data.setup("validate")
     for name, path in (("score", scorer_file), ("score_judge", SAMPLE_SCORER)):
-        scores = [load_scorer(path).score(to_unit(hr)[None]) for _, hr, _ in data.val]
+        scores = [
+            load_scorer(path).score(to_unit(data.val[k][1])[None]) for k in range(len(data.val))
+        ]
         assert metrics[f"{name}/HR"] == pytest.approx(float(sum(scores)) / 2, abs=1e-4)
     assert len(notes) == 2
     assert all("\n" not in note and note.startswith("scorer: ") for note in notes)  # one line fits
@@ -500,8 +502,8 @@ def test_interpolate_measures_between_two_trainings(
     with open("outputs/interpolate/c/curve.csv", newline="") as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     assert [row["share"] for row in rows] == [0, 0.5, 1]
-    second, _ = load_network(other)  # in half precision, as the file holds it
-    state = second.state_dict()
+    halved, _ = load_network(other)  # in half precision, as the file holds it
+    state = halved.state_dict()
     first.load_state_dict({k: (v + state[k]) / 2 for k, v in first.state_dict().items()})
     for row, net in zip(rows[::2], (enhancer, other), strict=True):
         name = f"name={net.stem}"
@@ -538,7 +540,7 @@ def test_export_to_onnx_computes_the_same_at_any_size(
     path, words = {"edsr": (enhancer, []), "mdsr": (mdsr, ["scale=3"])}.get(kind, (None, []))
     if path is None:
         net: torch.nn.Module = SRCNN(3) if kind == "srcnn" else CAN(2, num_layers=4)
-        spec = {"_target_": f"networks.{kind}.{kind.upper()}", "scale": net.scale}
+        spec: dict[str, Any] = {"_target_": f"networks.{kind}.{kind.upper()}", "scale": net.scale}
         spec |= {"num_layers": 4} if kind == "can" else {}
         path = tmp_path / "net.safetensors"
         save_safetensors(path, net, Record(kind="enhancer", net=spec, data="", gamma=0.0))

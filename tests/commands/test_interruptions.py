@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_modules.callbacks import Checkpoints
-from lightning_modules.checkpoint import load_plain
+from networks.tensor_files import load_plain
 from tests.commands.test_train import rows, run_at
 from tests.conftest import TINY, TINY_NIMA, Finished
 

@@ -104,8 +104,8 @@ def test_lab_of_16_bits_is_as_scikit_image_converts_it(folder: Path, signed: boo
     samples = np.concatenate([lightness, np.rint(ab * 256)], axis=-1)
     samples = samples.astype(np.int32).astype(np.uint16)  # two's complement
     tifffile.imwrite("lab.tif", samples, photometric="rgb")
-    with tifffile.TiffFile("lab.tif", mode="r+b") as tiff:
-        tiff.pages[0].tags["PhotometricInterpretation"].overwrite(8 if signed else 9)
+    with tifffile.TiffFile("lab.tif", mode="r+") as tiff:
+        tiff.pages.first.tags["PhotometricInterpretation"].overwrite(8 if signed else 9)
     assert np.array_equal(tifffile.imread("lab.tif"), samples)
     # Bradford's matrix from D50 to D65 (brucelindbloom.com)
     adapted = (

@@ -434,7 +434,7 @@ def test_the_line_by_gamma_is_the_means(tmp_path: Path) -> None:
     (axes,) = figures.compose([panel]).axes
     line = next(line for line in axes.lines if line.get_label() == "edsr")
     assert list(line.get_xdata()) == list(expected)  # type: ignore[arg-type]
-    np.testing.assert_allclose(line.get_ydata(), list(expected.values()))
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), list(expected.values()))
     assert axes.get_xticks()[0] == 0
     assert axes.get_xlim()[0] < 0
     assert any(list(line.get_ydata()) == [32.5, 32.5] for line in axes.lines)  # type: ignore[arg-type]
@@ -540,7 +540,8 @@ def test_the_report_of_a_sweep(cli: Cli, runs: Path) -> None:
 
 def read_markdown(path: Path) -> list[dict[str, str]]:
     """The rows of all tables of a Markdown file, by their headings."""
-    rows, heading = [], []
+    rows: list[dict[str, str]] = []
+    heading: list[str] = []
     for line in path.read_text().split("\n"):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not line.startswith("|"):

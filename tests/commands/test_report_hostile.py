@@ -112,7 +112,11 @@ def test_a_file_that_is_none_breaks_its_run(tmp_path: Path, name: str, spoil: Sp
         return
     assert run.state == "broken"
     assert run.note.startswith(name)
-    reasons = {loop: "Too many levels of symbolic links", huge: "is larger than", binary: "damaged"}
+    reasons: dict[Spoil, str] = {
+        loop: "Too many levels of symbolic links",
+        huge: "is larger than",
+        binary: "damaged",
+    }
     assert (ANY_FILE | reasons)[spoil] in run.note
 
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,7 @@ def test_hash_covers_what_changes_results(source: Path) -> None:
 def test_what_is_done_with_a_folder(tmp_path: Path, source: Path) -> None:
     folder = tmp_path / "run"
     old = identity(source)
-    options = {"resume": False, "overwrite": False, "stale": "refuse"}
+    options: dict[str, Any] = {"resume": False, "overwrite": False, "stale": "refuse"}
     assert decide(folder, old, **options) is State.NEW
     with pytest.raises(ValueError, match="there is no run"):
         decide(folder, old, **options | {"resume": True})

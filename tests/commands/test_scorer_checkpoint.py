@@ -44,6 +44,7 @@ def test_the_file_alone_says_which_scorer_it_is(cli: Cli, folder: Path) -> None:
     assert "already finished" in cli(*WORDS, "gamma=0.1", *again).out
     assert "already finished" in cli(*WORDS, "gamma=0.1", *again, "scorer=mobilenet_v2").out
     loaded, _ = load_network(moved)
+    assert isinstance(loaded, NIMA)
     loaded.head.bias.data += 0.1
     record = Record(kind="scorer", net={"_target_": "networks.nima.NIMA"}, data="", gamma=None)
     save_safetensors(Path(moved), loaded, record)

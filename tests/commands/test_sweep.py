@@ -141,15 +141,15 @@ def test_jobs_run_side_by_side_as_far_as_there_are_devices(
     assert {job.state for job in todo} == {State.DONE}
     spans = []
     for job in todo:
-        devices, begin, end = (job.folder / "console.log").read_text().strip().split(";")
-        assert len(devices.split(",")) == job.devices
-        spans.append((set(devices.split(",")), float(begin), float(end)))
+        used, first, last = (job.folder / "console.log").read_text().strip().split(";")
+        assert len(used.split(",")) == job.devices
+        spans.append((set(used.split(",")), float(first), float(last)))
     together = 0
-    for i, (devices, begin, end) in enumerate(spans):
+    for i, (gpus, begin, end) in enumerate(spans):
         for others, other_begin, other_end in spans[:i]:
             if begin < other_end and other_begin < end:
                 together += 1
-                assert not devices & others
+                assert not gpus & others
     assert together >= 2
 
 

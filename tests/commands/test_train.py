@@ -16,9 +16,11 @@ import torch
 
 from datamodules.sample import SamplePairs
 from images.pixels import to_unit
-from lightning_modules.checkpoint import load_network, load_plain, load_scorer
+from lightning_modules.checkpoint import load_network, load_scorer
 from lightning_modules.metrics import image_metrics
+from networks.tensor_files import load_plain
 from runs import run_folder
+from runs.identity import Identity
 from sweeps.jobs import free_port
 from system.json_files import write_json
 from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished, kill_when, launch
@@ -158,13 +160,13 @@ def test_changed_config_has_another_folder_or_is_refused(cli: Cli) -> None:
 
 def test_changed_code_is_refused_with_the_choice(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     train(cli, "a")
-    original = run_folder.Identity.__post_init__
+    original = Identity.__post_init__
 
-    def changed(self: run_folder.Identity) -> None:
+    def changed(self: Identity) -> None:
         self.code = {**self.code, "networks/edsr.py": "changed"}
         original(self)
 
-    monkeypatch.setattr(run_folder.Identity, "__post_init__", changed)
+    monkeypatch.setattr(Identity, "__post_init__", changed)
     done = cli(*TINY, "paths.output_dir=a")
     assert done.code == 2
     assert "the code (networks/edsr.py) changed since; stale=rerun does it again" in done.err
@@ -520,13 +522,19 @@ def test_two_nodes_by_torchrun_train_like_one(cli: Cli, folder: Path) -> None:
     def on_two_nodes(*more: str) -> list[subprocess.CompletedProcess[str]]:
         port = free_port()
         nodes = []
-        for node in range(2):
+        for rank in range(2):
             command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
-            command += ["--nproc-per-node=1", f"--node-rank={node}", "--master-addr=127.0.0.1"]
+            command += ["--nproc-per-node=1", f"--node-rank={rank}", "--master-addr=127.0.0.1"]
             command += [f"--master-port={port}", str(ROOT / "run.py"), *words, *more]
             environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-            nodes.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+            node_process = subprocess.Popen(
+                command,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            nodes.append(node_process)
         outputs = [node.communicate(timeout=300)[0] for node in nodes]
         return [
             subprocess.CompletedProcess([], node.returncode, output)

@@ -354,9 +354,9 @@ def test_lr_of_scale_one_is_read(folders: Path, tmp_path: Path) -> None:
 def test_settings_do_not_disturb_each_others_stores(
     folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for lr in ("a", "b"):
+    for name in ("a", "b"):
         for k in range(3):
-            save(tmp_path / lr / f"v{k}.png", (49 + k) // 2, 19, k + ord(lr))
+            save(tmp_path / name / f"v{k}.png", (49 + k) // 2, 19, k + ord(name))
 
     def val(**more: Any) -> PhotoFolders:  # noqa: ANN401
         data = PhotoFolders(None, str(folders / "val"), store=str(tmp_path / "store"), **more)
@@ -365,7 +365,7 @@ def test_settings_do_not_disturb_each_others_stores(
 
     blurs = [Degradation(), Degradation(blur=1.6), Degradation(blur=1.6, kernel_size=3)]
     settings: list[dict[str, Any]] = [{"degradation": blur} for blur in blurs]
-    settings += [{"val_lr": str(tmp_path / lr)} for lr in ("a", "b")]
+    settings += [{"val_lr": str(tmp_path / name)} for name in ("a", "b")]
     first = [val(**more) for more in settings]
     lr = [data.val[1].lr for data in first]
     assert len({image.numpy().tobytes() for image in lr}) == 5

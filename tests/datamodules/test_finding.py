@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 from datamodules.div2k import DIV2K
 from datamodules.folders import PhotoFolders, check_names
 from images.finding import find_images, list_images, search
+
+Form = Literal["NFC", "NFD"]
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -119,7 +122,7 @@ def test_data_sets_have_subfolders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_names_that_look_the_same_match(tmp_path: Path, forms: tuple[str, str]) -> None:
+def test_names_that_look_the_same_match(tmp_path: Path, forms: tuple[Form, Form]) -> None:
     hr, lr = (unicodedata.normalize(form, "café") for form in forms)
     assert hr != lr
     save(tmp_path / "hr" / hr / f"{hr}.png", 48)

@@ -6,6 +6,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -62,7 +63,8 @@ def test_odd_fields_cost_nothing_but_themselves(tmp_path: Path, suffix: str, k: 
     turned = (0x0112, 3, 1, struct.pack("<I", 6))
     data = tiff_block([*ODD[k], turned] if ODD[k][0][0] < 0x0112 else [turned, *ODD[k]])
     path = tmp_path / f"a.{suffix}"
-    Image.fromarray(PIXELS).save(path, exif=data, **({} if suffix == "jpg" else {"lossless": True}))
+    options: dict[str, Any] = {} if suffix == "jpg" else {"lossless": True}
+    Image.fromarray(PIXELS).save(path, exif=data, **options)
     photo = read_photo(path)
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         upright = np.rot90(np.array(image.convert("RGB")), -1)

@@ -296,7 +296,12 @@ def slow_pack(where: Path, sources: list[Source]) -> int:
     mine = os.getpid()
     replaced = []
     replace = os.replace
-    os.replace = lambda a, b: (replaced.append(mine), replace(a, b))  # type: ignore[assignment]
+
+    def counted(a: str, b: str) -> None:
+        replaced.append(mine)
+        replace(a, b)
+
+    os.replace = counted  # type: ignore[assignment]
     packed(where, sources, Slow())
     return len(replaced)
 
@@ -367,10 +372,10 @@ def test_memory_of_a_worker_does_not_grow_with_the_data(
     for num in (few, all_):
         store = many(tmp_path, num, side)
         numbers = np.random.default_rng(0).integers(num, size=20_000)
-        loader = torch.utils.data.DataLoader(
+        loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
             Reader(store),  # type: ignore[arg-type]
-            batch_sampler=np.split(numbers, 200),
-            collate_fn=as_it_is,
+            batch_sampler=np.split(numbers, 200),  # type: ignore[arg-type]
+            collate_fn=as_it_is,  # type: ignore[arg-type]
             num_workers=1,
         )
         resident[num] = max(list(loader)[-40:])

@@ -1,6 +1,7 @@
 """The data modules in a training loop of one's own, without Lightning's Trainer."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.base import ShardedDataModule
 from datamodules.benchmark import Benchmark
 from datamodules.folders import PhotoFolders
 from datamodules.rated import RatedFolder
@@ -44,7 +46,7 @@ def rated_folder(root: Path, **more: Any) -> RatedFolder:  # noqa: ANN401
     return RatedFolder(str(root / "ratings.csv"), str(root / "photos"), **RATED, **more)
 
 
-MODULES = [
+MODULES: list[Callable[..., ShardedDataModule]] = [
     photo_folders,
     rated_folder,
     lambda _, **more: SamplePairs(**PAIRS, limit=1, **more),
@@ -97,7 +99,7 @@ def test_each_pass_is_the_next_epoch(photos: Path, make: Any, workers: int) -> N
     for epoch in (2, 0, 1):
         reference.batch_sampler.set_epoch(epoch)
         assert contents(reference) == passes[epoch]
-    loader.batch_sampler.set_epoch(1)  # type: ignore[union-attr]
+    loader.batch_sampler.set_epoch(1)
     assert contents(loader) == passes[1]
 
 

@@ -4,6 +4,7 @@ import csv
 import os
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from commands.score import write
 from datamodules.rated import RatedFolder, match_list
 from datamodules.ratings_table import read_ratings, read_table
 
+Form = Literal["NFC", "NFD"]
+FORMS: tuple[Form, Form] = ("NFC", "NFD")
 MEANS = [2.25, 3.5, 4.75]
 NAMES = ["a.png", "b.png", "c.png"]
 TABLE = "image,mean\n" + "".join(f"{n},{m}\n" for n, m in zip(NAMES, MEANS, strict=True))
@@ -121,14 +124,14 @@ def data_of(table: Path, photos: Path, **more: str) -> RatedFolder:
     return RatedFolder(str(table), str(photos), resize=64, crop=64, batch_size=2, **more)
 
 
-def rename(photos: Path, form: str) -> list[str]:
+def rename(photos: Path, form: Form) -> list[str]:
     for path in list(photos.iterdir()):
         path.rename(path.with_name(unicodedata.normalize(form, path.name)))
     return sorted(path.name for path in photos.iterdir())
 
 
 @pytest.mark.parametrize(("table", "files"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
-def test_names_match_composed_or_not(photos: Path, table: str, files: str) -> None:
+def test_names_match_composed_or_not(photos: Path, table: Form, files: Form) -> None:
     names = rename(photos, files)
     rows = [f"{unicodedata.normalize(table, name)},{3 + k}" for k, name in enumerate(names)]
     path = photos.parent / "ratings.csv"
@@ -144,7 +147,7 @@ def test_names_match_composed_or_not(photos: Path, table: str, files: str) -> No
 
 
 def test_two_files_or_two_rows_of_the_same_look_are_named(photos: Path) -> None:
-    (composed, decomposed) = (unicodedata.normalize(f, "M\u00fcller_0.png") for f in ("NFC", "NFD"))
+    (composed, decomposed) = (unicodedata.normalize(f, "M\u00fcller_0.png") for f in FORMS)
     path = photos.parent / "ratings.csv"
     path.write_text(f"image,mean\n{composed},3\n{decomposed},4\n", encoding="utf-8")
     with pytest.raises(ValueError, match="in line 3: is there twice"):

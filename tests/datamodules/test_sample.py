@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.batches import PatchBatch
 from datamodules.degradations import Degradation
 from datamodules.sample import TRAIN_PHOTOS, VAL_PHOTOS, SamplePairs, SampleRated, photo, rating
 from datamodules.sampling import Draws
@@ -35,6 +36,7 @@ def draws(epoch: int = 0, num: int = 12) -> Draws:
 
 def test_patches_are_aligned_pairs(pairs: SamplePairs) -> None:
     raw = pairs.train.__getitems__(draws())
+    assert isinstance(raw, PatchBatch)
     assert raw.lr_BHWC.shape == (12, 16, 16, 3)
     assert raw.hr_BHWC.shape == (12, 32, 32, 3)
     for batch in (raw._replace(code_B=torch.zeros(12, dtype=torch.int64)), raw):
@@ -47,6 +49,9 @@ def test_patches_are_aligned_pairs(pairs: SamplePairs) -> None:
 
 def test_patches_change_with_the_epoch_and_repeat_with_it(pairs: SamplePairs) -> None:
     first, again, other = (pairs.train.__getitems__(draws(e)) for e in (1, 1, 2))
+    assert isinstance(first, PatchBatch)
+    assert isinstance(again, PatchBatch)
+    assert isinstance(other, PatchBatch)
     assert torch.equal(first.lr_BHWC, again.lr_BHWC)
     assert torch.equal(first.code_B, again.code_B)
     assert not torch.equal(first.lr_BHWC, other.lr_BHWC)
@@ -90,8 +95,8 @@ def test_rated_sample_is_the_same_every_time_and_says_it_is_synthetic() -> None:
     assert len(first.train) == 6
     train, val = ([n.partition("-")[2] for n in d.names] for d in (first.train, first.val))
     assert not set(train) & set(val)  # no degradation is in both splits
-    for one, two in zip(first.train.images.images, second.train.images.images, strict=True):
-        assert np.array_equal(one, two)
+    for k in range(len(first.train.images)):
+        assert np.array_equal(first.train.images[k], second.train.images[k])
     centre = first.train.__getitems__([2]).images_BHWC[0]
     assert np.array_equal(centre, first.train.images[2][32:224, 32:224])
     crops = {

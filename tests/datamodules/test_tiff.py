@@ -237,7 +237,7 @@ def test_what_cannot_be_converted_is_refused_by_name(tmp_path: Path) -> None:
 def test_one_huge_tile_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     write(path, RGB, photometric="rgb", tile=(32, 32), compression="deflate")
-    with tifffile.TiffFile(path, mode="r+b") as file:
+    with tifffile.TiffFile(path, mode="r+") as file:
         for name in ("TileWidth", "TileLength"):
             file.pages.first.tags[name].overwrite(65520)
     with pytest.raises(ValueError, match=r"a\.tif: .*decompression bomb"):

@@ -42,12 +42,12 @@ def test_scorer_does_not_change_in_twenty_steps() -> None:
         partial(torch.optim.Adam, lr=1e-3),
         Constant(),
     )
-    start = module.net.tail[1].weight.detach().clone()
+    start = last_layer(module).weight.detach().clone()
     data = SamplePairs(2, patch_size=8, batch_size=2, num_steps=20, limit=1)
     trainer = quiet_trainer(max_epochs=1, limit_val_batches=0)
     trainer.fit(module, datamodule=data)
     assert trainer.global_step == 20
-    assert not torch.equal(start, module.net.tail[1].weight)  # the enhancer did learn
+    assert not torch.equal(start, last_layer(module).weight)  # the enhancer did learn
     for name, value in scorer.state_dict().items():
         assert torch.equal(value, before[name]), name
     for name, value in loss.aesthetic.scorer.state_dict().items():
@@ -69,14 +69,20 @@ def test_schedules() -> None:
         Steps([1.5])
 
 
+def last_layer(module: EnhancementModule) -> torch.nn.Conv2d:
+    """Return the convolution that makes an EDSR's pixels."""
+    assert isinstance(module.net, EDSR)
+    layer = module.net.tail[1]
+    assert isinstance(layer, torch.nn.Conv2d)
+    return layer
+
+
 def watched(values: list[dict[str, float]]) -> Watch:
     """What is said of the metrics of one epoch after the other, interrupted after each."""
     watch = Watch()
     for epoch, metrics in enumerate(values):
-        metrics = {f"val/{name}": torch.tensor(value) for name, value in metrics.items()}
-        trainer = SimpleNamespace(
-            callback_metrics=metrics, current_epoch=epoch, is_global_zero=True
-        )
+        logged = {f"val/{name}": torch.tensor(value) for name, value in metrics.items()}
+        trainer = SimpleNamespace(callback_metrics=logged, current_epoch=epoch, is_global_zero=True)
         watch.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
         again = Watch()
         again.load_state_dict(watch.state_dict())
@@ -181,7 +187,9 @@ def test_a_judge_alone_brings_the_drift_too() -> None:
 
 def test_a_photo_without_a_number_ends_the_validation() -> None:
     module = module_of()
-    torch.nn.init.constant_(module.net.tail[1].bias, float("nan"))
+    bias = last_layer(module).bias
+    assert bias is not None
+    torch.nn.init.constant_(bias, float("nan"))
     data = SamplePairs(2, limit=1)
     with pytest.raises(ValueError, match=r"val/psnr of photo 1 in epoch 1 is not a number"):
         quiet_trainer().validate(module, datamodule=data, verbose=False)

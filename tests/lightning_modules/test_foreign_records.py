@@ -268,7 +268,7 @@ def test_references_that_stand_for_gigabytes_of_text_are_refused() -> None:
 
 
 def huge_tensors() -> dict[str, Any]:
-    coo = torch.sparse_coo_tensor([[0], [0]], [1.0], (10**6, 10**6))
+    coo = torch.sparse_coo_tensor(torch.tensor([[0], [0]]), [1.0], (10**6, 10**6))
     return {
         "expanded": torch.zeros(1).expand(1 << 40),
         "sparse": coo,

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from scipy.stats import pearsonr, spearmanr
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch.multiprocessing.spawn import spawn
 
 from lightning_modules.metrics import (
     MAX_PSNR,
@@ -211,7 +211,7 @@ def test_two_ranks_measure_like_one(tmp_path: Path) -> None:
     p, q = (torch.from_numpy(rng.dirichlet(np.ones(7), 9)).float() for _ in range(2))
     torch.save(p, tmp_path / "p.pt")
     torch.save(q, tmp_path / "q.pt")
-    mp.spawn(gather, (str(tmp_path / "address"), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(gather, (str(tmp_path / "address"), str(tmp_path)), nprocs=2)
     expected = rating_metrics(p, q)
     score = small_scorer().score(images()).mean().item()
     for rank in (0, 1):
@@ -242,7 +242,7 @@ def test_nima_score_is_a_torchmetrics_metric() -> None:
     assert not holder.state_dict()
     assert not list(holder.parameters())
     holder.half()
-    holder["metric"].update(images())  # the scorer stays in float32
+    each.update(images())  # the scorer stays in float32
     assert pickle.loads(pickle.dumps(each)).compute().tolist() == each.compute().tolist()
 
 

@@ -18,7 +18,7 @@ from lightning_modules.losses import input_gradient
 from lightning_modules.nima import NIMAModule
 from lightning_modules.schedules import Constant, Cosine, WarmUp
 from networks.nima import NIMA, mean_score
-from networks.weights import load_plain
+from networks.tensor_files import load_plain
 from tests.conftest import (
     SAMPLE_SCORER,
     TINY_NIMA,
@@ -115,7 +115,7 @@ def test_constant_start_is_the_constant_predictor() -> None:
 def test_input_gradient_is_that_of_finite_differences() -> None:
     net = scorer().double().eval()
     images = torch.rand(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
-    net.forward = lambda x: net.head(net.features((x - 0.5) * 2).mean((2, 3))).softmax(1)  # type: ignore[method-assign]
+    net.forward = lambda x: net.head(net.features((x - 0.5) * 2).mean((2, 3))).softmax(1)  # type: ignore[method-assign, assignment]
     gradient = input_gradient(mean_score(net(images)), images)
     for b, c, y, x in ((0, 0, 10, 20), (1, 2, 40, 7)):
         step = torch.zeros_like(images)

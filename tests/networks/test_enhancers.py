@@ -77,19 +77,19 @@ def test_margins_of_the_published_networks() -> None:
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize("kind", [EDSR, SRCNN, CAN, Bicubic])
 def test_every_scale_gives_its_size_in_float32(kind: type[nn.Module], scale: int) -> None:
-    net = kind(scale).eval()  # type: ignore[call-arg]
+    net = kind(scale).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         sr = net(torch.rand(2, 3, 6, 8))
     assert sr.shape == (2, 3, 6 * scale, 8 * scale)
     assert sr.dtype == torch.float32
     with pytest.raises(ValueError, match="scale=5"):
-        kind(5)  # type: ignore[call-arg]
+        kind(5)
 
 
 @pytest.mark.parametrize("kind", [EDSR, MDSR, SRCNN, CAN])
 def test_the_last_convolution_stays_in_float32_under_autocast(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    net = AtScale(MDSR([2]), 2).eval() if kind is MDSR else kind(2).eval()  # type: ignore[call-arg]
+    net = AtScale(MDSR([2]), 2).eval() if kind is MDSR else kind(2).eval()
     if isinstance(net, CAN):  # hands on what it gets before it has learned
         nn.init.normal_(net.layers[-1].weight)  # type: ignore[arg-type]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from datamodules.sample import photo
 from images.pixels import to_unit
 from lightning_modules.checkpoint import load_scorer
-from networks.nima import NIMA, mean_score, resize_images
+from networks.nima import NIMA, ResizeFilter, ResizeRule, mean_score, resize_images
 from tests.conftest import SAMPLE_SCORER
 
 
@@ -63,7 +63,7 @@ def test_a_crop_leaves_the_gradient_zero_around_it(rule: str, resize_filter: str
 @pytest.mark.parametrize("size", [(64, 64), (96, 80), (33, 50)])
 def test_a_gradient_changes_no_value(size: tuple[int, int]) -> None:
     images = photos(*size) * 1.2 - 0.1  # also beyond [0, 1]
-    view = ("squash", "bilinear", 64, 64)
+    view: tuple[ResizeRule, ResizeFilter, int, int] = ("squash", "bilinear", 64, 64)
     plain = resize_images(images, *view)
     assert torch.equal(plain, resize_images(images.clone().requires_grad_(), *view).detach())
     levels = plain.numpy().astype(np.float64) * 255

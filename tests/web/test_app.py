@@ -234,7 +234,7 @@ def test_a_bad_request_for_a_job_is_refused_with_the_reason(server: Server) -> N
         "scale": 2,
         "models": ["edsr-gamma-0"],
     }
-    for change, reason in [
+    mistakes: list[tuple[dict[str, Any], str]] = [
         ({"photos": []}, "No photo was given."),
         ({"photos": ["../../etc/passwd"]}, "not here any more"),
         ({"photos": [photo, photo]}, "named twice"),
@@ -244,7 +244,8 @@ def test_a_bad_request_for_a_job_is_refused_with_the_reason(server: Server) -> N
         ({"models": []}, "No model was chosen; for this task there are edsr-gamma-0,"),
         ({"models": ["edsr"]}, "No such model: edsr; for this task there are edsr-gamma-0,"),
         ({"models": ["x" * 1000]}, "models.0: String should have at most"),
-    ]:
+    ]
+    for change, reason in mistakes:
         answer = server.client.post("/jobs", json={**good, **change})
         assert answer.status_code == 422, change
         assert reason in answer.json()["error"]
@@ -582,11 +583,12 @@ def test_a_program_can_do_what_the_page_does(server: Server) -> None:
     for task in server.client.get("/models").json():
         OfferedTask.model_validate(task)
     assert "Not a photo that can be read" in server.upload(b"no photo").json()["error"]
-    for wanted, reason in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"scale": 7}, "super-resolution 7 is not offered here"),
         ({"models": ["x"]}, "No such model: x"),
         ({"photos": []}, "No photo was given"),
-    ]:
+    ]
+    for wanted, reason in refused:
         answer = start(picture(), **wanted)
         assert answer.status_code == 422
         assert reason in answer.json()["error"]

@@ -40,7 +40,7 @@ def test_such_a_file_of_too_many_pixels_is_refused_by_its_header(server: Server)
 def test_decoders_do_not_write_to_the_terminal(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    deep = imagecodecs.png_encode(np.zeros((4, 4), np.uint16))
+    deep = bytes(imagecodecs.png_encode(np.zeros((4, 4), np.uint16)))
     start = deep.index(b"IDAT") - 4
     more = deep[:start] + chunk(b"IDAT", zlib.compress(bytes(2000))) + chunk(b"IEND", b"")
     assert server.upload(more).status_code in (201, 422)
