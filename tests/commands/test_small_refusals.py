@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from web.desk import above
 
 from datamodules.folders import PhotoFolders
 from images.finding import search
@@ -15,6 +14,7 @@ from lightning_modules.checkpoint import read_checkpoint
 from runs.requirements import require_file
 from system.places import expanded
 from tests.conftest import TINY, Finished
+from web.uploads import above
 
 Cli = Callable[..., Finished]
 

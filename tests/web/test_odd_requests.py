@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from images.reading import read_photo
 from tests.web.conftest import Serve, Server
 from tests.web.test_app import picture
-from web import processing
 
 Headers = list[tuple[bytes, bytes]]
 Request = tuple[str, bytes, Headers, list[bytes]]  # method, target, headers, parts of the body
@@ -249,7 +249,7 @@ def test_whatever_a_decoder_raises_is_the_files_problem(
         patch.setattr("web.uploads.sizes", broken)
         patch.setattr("web.uploads.png_size", lambda path: None)
         assert server.upload(picture()).status_code == 415
-    real = processing.read_photo
+    real = read_photo
     monkeypatch.setattr(
         "web.processing.read_photo",
         lambda path: broken(path) if path.name == sent[0] else real(path),
