@@ -6,7 +6,6 @@ read off its signature), and what the command itself refuses (its `Options` and 
 """
 
 import contextlib
-import importlib
 import re
 from typing import Any
 
@@ -27,6 +26,7 @@ from cli.composing import (
 )
 from cli.mistakes import key_of, raise_all
 from cli.value_checks import LISTS, TEXT_KEYS, check_composed, check_values
+from commands import load_command
 from configuration import signatures
 from configuration.hints import called_elsewhere, fitting, key_meant, near, nearest
 from configuration.parsing import flatten
@@ -53,8 +53,7 @@ def typed(command: str, words: list[str], *, folder: str | None, sweep: bool) ->
                 cfg = composed(command, attempt)
                 kinds |= dict(signatures.text_arguments("", cfg))
                 break
-    module = importlib.import_module(f"commands.{command}")
-    for name, field in module.Options.model_fields.items():
+    for name, field in load_command(command).Options.model_fields.items():
         kind = signatures.text_type(field.annotation)
         if kind is not None:
             kinds[name] = kind

@@ -1,6 +1,5 @@
 """The command line around Hydra: which command, its help, and how errors are shown."""
 
-import importlib
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ from cli import composing, help
 from cli.composing import CONF
 from cli.leftovers import drop_leftovers
 from cli.resume import stored_config_dir, with_stored_options
+from commands import load_command
 from configuration import hints
 from configuration.trust import import_from_here
 from runs.requirements import use_best
@@ -380,7 +380,7 @@ def job(command: str, stop: InterruptHandler) -> Callable[[DictConfig], Any]:
             drop_leftovers(cfg, HydraConfig.get().overrides.task)
             use_best(cfg)
             import_from_here(cfg)
-            return importlib.import_module(f"commands.{command}").run(cfg)
+            return load_command(command).run(cfg)
         except KeyboardInterrupt as error:
             stop.report(*error.args)
             sys.exit(stop.code)

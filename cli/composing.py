@@ -20,6 +20,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from cli.bounds import yaml_problems
 from cli.leftovers import drop_leftovers
 from cli.mistakes import raise_all
+from configuration.model_kind import trains_scorer
 from runs.identity import not_read
 from runs.naming import run_name
 from runs.results import trained_scorer
@@ -59,7 +60,7 @@ def sweep_group(*, _root_: DictConfig) -> str:
 
 def scorer_of_sweep(sweep: str, *, _root_: DictConfig) -> str | None:
     """The scorer of the chosen backbone that a sweep has trained; None where they are trained."""
-    if str(_root_.model._target_).endswith(".NIMAModule"):
+    if trains_scorer(_root_):
         return None
     folder = expanded(str(_root_.paths.output_dir)) / "sweeps" / sweep
     return trained_scorer(folder, str(_root_.scorer.backbone))

@@ -1,7 +1,6 @@
 """Check the values of one complete configuration."""
 
 import contextlib
-import importlib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from cli.composing import (
     first_line,
 )
 from cli.mistakes import essential, sources
+from commands import ReadsMachine, ReadsTyped, load_command
 from configuration import signatures
 from configuration.parsing import flatten
 from configuration.signatures import Text, shown
@@ -26,20 +26,20 @@ from runs.identity import derived_keys
 from runs.requirements import require_folder, use_best
 from system.places import expanded
 
-FOLDER_COMMANDS = ("train", "evaluate", "interpolate")  # those with run folders
-LISTS = ("logger", "callbacks")  # groups of which several options go together
+FOLDER_COMMANDS = ("train", "evaluate", "interpolate")  # commands with run folders
+LISTS = ("logger", "callbacks")  # groups that take several options at once
 # Keys that are neither among a command's `Options` nor arguments of a class.
 TEXT_KEYS = {
     "scorer.checkpoint": Text(optional=True),
     "judge.checkpoint": Text(optional=True),
-    "paths.output_dir": Text(optional=True),  # refused with what is needed
+    "paths.output_dir": Text(optional=True),  # null is refused below
     "paths.data_dir": Text(),
     "paths.root": Text(),
     "paths.run_dir": Text(),
     "paths.weights": Text(),
     "paths.store": Text(optional=True),
 }
-# Nodes that hold settings: neither a single value nor nothing can be in their place.
+# Nodes that hold settings: a single value or null cannot replace them.
 NODES = (
     *("paths", "model", "data", "scorer", "judge", "trainer", "callbacks"),
     *("optim", "optim.optimizer", "optim.schedule"),
@@ -47,7 +47,7 @@ NODES = (
 
 
 def check_values(command: str, words: list[str], parsed: list[Override]) -> Iterator[str]:
-    """Mistakes in the values of sweeps that are too long for a configuration of each value."""
+    """Check each value of sweeps with too many values to compose a configuration for each."""
     long = [o for o in parsed if overrides.num_values(o) > overrides.FULLY_CHECKED]
     if not long:
         return
@@ -61,9 +61,9 @@ def check_values(command: str, words: list[str], parsed: list[Override]) -> Iter
 
 
 def option_problems(command: str, values: dict[str, Any]) -> Iterator[str]:
-    """Values of a command's own keys that are of another type than its `Options` say."""
+    """Check a command's own keys against the types in its `Options`."""
     try:
-        importlib.import_module(f"commands.{command}").Options.model_validate(values)
+        load_command(command).Options.model_validate(values)
     except ValidationError as error:
         reasons: dict[str, list[str]] = {}
         for wrong in error.errors():
@@ -76,7 +76,7 @@ def option_problems(command: str, values: dict[str, Any]) -> Iterator[str]:
 
 
 def given_at(values: Any, place: tuple[int | str, ...]) -> tuple[str, Any]:  # noqa: ANN401
-    """The key that pydantic means by a place, and its value; names of types in it are left out."""
+    """Convert a pydantic error location to a dotted key and its value, without names of types."""
     parts = []
     for part in place:
         known = isinstance(values, dict) and part in values
@@ -88,18 +88,18 @@ def given_at(values: Any, place: tuple[int | str, ...]) -> tuple[str, Any]:  # n
 
 
 def check_composed(command: str, words: list[str], *, here: bool = True) -> list[str]:
-    """Mistakes of one complete configuration.
+    """Find the mistakes in one complete configuration.
 
     Args:
         command: name of the command.
         words: its overrides.
-        here: whether it runs on this machine.
+        here: whether the command runs on this machine.
     """
     try:
         cfg = composed(command, words)
     except ValueError as error:
         return [str(error)]
-    module = importlib.import_module(f"commands.{command}")
+    module = load_command(command)
     problems = list(node_problems(cfg))
     if problems:
         return problems
@@ -110,43 +110,32 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
         problems += [f"{key}: is required; give {key}=..." for key in missing]
         values: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        with contextlib.suppress(Exception):  # data of the wrong kind need keys that are not there
+        with contextlib.suppress(Exception):  # data of the wrong kind refer to missing keys
             problems += module.problems(cfg)
         return problems or [unresolved(error, cfg, derived)]
     use_best(cfg)
-    problems += option_problems(command, values)
     typed = {key: value for key, value in flatten(values).items() if key not in derived}
-    problems += [
-        f"{key}={value}: has to be finite"
+    too_long = [
+        text
         for key, value in typed.items()
-        if isinstance(value, float) and not math.isfinite(value)
+        if isinstance(value, str)
+        for text in bounds.path_problems(key, value)
     ]
-    for key in ("scale", "scales"):  # 2.0 and true are equal to scales, but no index
-        given = cfg.get(key)
-        if any(type(v) in (float, bool) for v in (given if OmegaConf.is_list(given) else [given])):
-            problems.append(f"{key}={shown(given)}: should be 1, 2, 3 or 4")
-    problems += bounds.number_problems(cfg)
-    texts = [(key, v) for key, v in typed.items() if isinstance(v, str)]
-    too_long = [text for key, value in texts for text in bounds.path_problems(key, value)]
+    problems += option_problems(command, values)
+    problems += scalar_problems(cfg, typed)
     problems += too_long
     problems += place_problems(command, cfg) if not too_long else ()
-    if isinstance(cfg.get("device"), str):
-        from system.device import device_problems  # with torch, which help does without
-
-        problems += device_problems(cfg.device, must_exist=here)
-    problems += trusted_problems(cfg)
-    keys = [word.partition("=")[0].lstrip("+") for word in words]
-    problems += signatures.check_node("", cfg, keys)
+    problems += class_problems(cfg, words, here=here)
     if "trainer" in cfg:
         problems += training_problems(cfg, sound=not problems)
     try:
         problems += [] if too_long else module.problems(cfg)
-        if hasattr(module, "typed_problems") and not too_long:
+        if isinstance(module, ReadsTyped) and not too_long:
             problems += module.typed_problems(cfg, words)
-        if here and hasattr(module, "machine_problems"):
+        if here and isinstance(module, ReadsMachine):
             problems += module.machine_problems(cfg)
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError):
-        if not problems:  # else it stumbled over one of them
+        if not problems:  # otherwise one of those mistakes caused it
             raise
     return essential(problems, derived)
 
@@ -168,8 +157,36 @@ def resolves(cfg: DictConfig, key: str) -> bool:
     return True
 
 
+def scalar_problems(cfg: DictConfig, typed: dict[str, Any]) -> Iterator[str]:
+    """Check that numbers are finite, not too large, and that scales are whole numbers.
+
+    Args:
+        cfg: the configuration.
+        typed: its values by dotted key, without those derived from others.
+    """
+    for key, value in typed.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{key}={value}: has to be finite"
+    for key in ("scale", "scales"):  # 2.0 and true equal a scale, but cannot index one
+        given = cfg.get(key)
+        if any(type(v) in (float, bool) for v in (given if OmegaConf.is_list(given) else [given])):
+            yield f"{key}={shown(given)}: should be 1, 2, 3 or 4"
+    yield from bounds.number_problems(cfg)
+
+
+def class_problems(cfg: DictConfig, words: list[str], *, here: bool) -> Iterator[str]:
+    """Check the device, the trusted modules, and the arguments of all classes."""
+    if isinstance(cfg.get("device"), str):
+        from system.device import device_problems  # imports torch, which help does without
+
+        yield from device_problems(cfg.device, must_exist=here)
+    yield from trusted_problems(cfg)
+    keys = [word.partition("=")[0].lstrip("+") for word in words]
+    yield from signatures.check_node("", cfg, keys)
+
+
 def place_problems(command: str, cfg: DictConfig) -> Iterator[str]:
-    """Mistakes in where things are read and written."""
+    """Check the files and folders that are read and written."""
     for key in TEXT_KEYS:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, str | None):
@@ -181,12 +198,12 @@ def place_problems(command: str, cfg: DictConfig) -> Iterator[str]:
     output = cfg.paths.output_dir
     if not output:
         yield "paths.output_dir: has to be a folder's name"
-    elif command in FOLDER_COMMANDS:  # the `output` of others is what they write
+    elif command in FOLDER_COMMANDS:  # others write to `output`
         yield from require_folder("paths.output_dir", str(output))
 
 
 def node_problems(cfg: DictConfig) -> Iterator[str]:
-    """Values where settings are needed: optim.optimizer=null, data=3 in a file."""
+    """Find values where groups of settings are needed, such as `optim.optimizer=null`."""
     for key in NODES:
         parent, _, name = key.rpartition(".")
         holder = OmegaConf.select(cfg, parent) if parent else cfg
@@ -203,11 +220,11 @@ def node_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def training_problems(cfg: DictConfig, *, sound: bool) -> Iterator[str]:
-    """What a training could not allocate, or has no devices for.
+    """Check that a training has the devices and the memory it asks for.
 
     Args:
         cfg: the configuration.
-        sound: whether it is without mistakes so far, so that networks can be built.
+        sound: whether no mistake has been found so far, so that networks can be built.
     """
     devices = cfg.trainer.get("devices")
     if not isinstance(devices, int) or devices < -1:

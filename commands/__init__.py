@@ -1,1 +1,46 @@
-"""The commands of run.py, one file each."""
+"""The commands of run.py, one module each, with the interface that `Command` describes.
+
+`cli` checks a command's configuration by its `Options` and `problems`, then calls `run`.
+"""
+
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import Protocol, cast, runtime_checkable
+
+from omegaconf import DictConfig
+from pydantic import BaseModel
+
+
+class Command(Protocol):
+    """What every module of this package provides."""
+
+    @property
+    def Options(self) -> type[BaseModel]:
+        """The command's own keys with their types; groups such as `data` are not among them."""
+
+    def problems(self, cfg: DictConfig, /) -> Iterable[str]:
+        """Find mistakes that types do not reveal, one line each, without changing anything."""
+
+    def run(self, cfg: DictConfig, /) -> object:
+        """Do the work; `train` returns the monitored metric, for Hydra's sweepers."""
+
+
+@runtime_checkable
+class ReadsMachine(Protocol):
+    """A command that also checks the machine it runs on."""
+
+    def machine_problems(self, cfg: DictConfig, /) -> Iterable[str]:
+        """Find mistakes that matter only if the command runs on this machine."""
+
+
+@runtime_checkable
+class ReadsTyped(Protocol):
+    """A command that also checks which keys were typed."""
+
+    def typed_problems(self, cfg: DictConfig, words: Sequence[str], /) -> Iterable[str]:
+        """Find mistakes in the combination of typed overrides and the files they name."""
+
+
+def load_command(name: str) -> Command:
+    """Import the module of a command."""
+    return cast(Command, importlib.import_module(f"{__name__}.{name}"))

@@ -1,4 +1,4 @@
-"""python run.py evaluate: measures a checkpoint on held-out photos, beside its baseline."""
+"""python run.py evaluate: measure a checkpoint and its baseline on held-out photos."""
 
 import logging
 import re
@@ -58,6 +58,9 @@ from system.terminal import format_table
 
 log = logging.getLogger(__name__)
 
+Row = dict[str, Any]  # measurements of one image, with `image`, `scale` and `net`
+Means = dict[tuple[int | None, str], dict[str, float]]  # by scale (None: all scales) and network
+
 
 class Options(Measuring):
     """Keys of conf/evaluate.yaml that are not groups."""
@@ -69,7 +72,7 @@ class Options(Measuring):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that neither types nor signatures show."""
+    """Find the mistakes that neither types nor signatures reveal."""
     paths = checkpoints(cfg)
     if not paths:
         yield "checkpoint=[]: one or several files"
@@ -77,12 +80,12 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def checkpoints(cfg: DictConfig) -> list[str]:
-    """The files that are measured."""
+    """Return the checkpoints to measure."""
     return [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
 
 
 def run(cfg: DictConfig) -> None:
-    """Measures, writes result.json, per_image.csv and pictures, and prints a table."""
+    """Measure, write result.json, per_image.csv and pictures, and print a table."""
     paths = checkpoints(cfg)
     loaded = [load_network(path, trusted=cfg.trusted) for path in paths]
     if len({record.kind for _, record in loaded}) > 1:
@@ -128,7 +131,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
-    """What to know where networks have trained on LR photos that were degraded in another way.
+    """Note the networks that were trained on LR photos degraded in another way.
 
     Raises:
         ValueError: if LR would be HR, at scale 1.
@@ -152,11 +155,14 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
 
 
 def split_remark(cfg: DictConfig, record: Record) -> str:
-    """What to know where a scorer may have trained on what it is measured on; else empty.
+    """Warn if the scorer may have been trained on photos that it is now measured on.
 
     Args:
-        cfg: what is measured.
-        record: of a scorer; an exported one does not say how its images were split.
+        cfg: the configuration, with the data to measure on.
+        record: the scorer's record; that of an exported one lacks the split of its images.
+
+    Returns:
+        The warning; empty if there is no reason for one.
     """
     trained = record.data_config
     measured = OmegaConf.to_container(cfg.data, resolve=True)
@@ -175,7 +181,7 @@ def split_remark(cfg: DictConfig, record: Record) -> str:
 
 
 def check_names(names: list[str]) -> None:
-    """Refuses photos whose pictures would be written over each other.
+    """Refuse photos whose pictures would overwrite each other.
 
     Raises:
         ValueError: naming the photos.
@@ -195,7 +201,7 @@ def evaluate_enhancers(
     folder: Path,
     device: torch.device,
 ) -> Result:
-    """PSNR, SSIM and score of bicubic, the networks and HR on every validation photo."""
+    """Measure the baseline, the networks and HR on every validation photo."""
     for module in (*own.values(), *(rater.net for rater in raters.values())):
         module.to(device)
     scorer = raters["score"].net if "score" in raters else None
@@ -204,76 +210,134 @@ def evaluate_enhancers(
     photos: Any = datamodule.val  # type: ignore[attr-defined]
     check_names(photos.hr.names.tolist())
     scales = list(photos.lr)
-    several = len(scales) > 1
     baseline = "bicubic" if scales != [1] else "input"  # the same at scale 1
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     files = ["per_image.csv"]
     for k in progress(range(len(photos)), "evaluating", len(photos)):
         photo = photos[k]
-        scale = photo.scale
-        nets: dict[str, nn.Module] = {baseline: Bicubic(scale)}
-        for name, net in own.items():
-            nets[name] = at_scale(net, scale)
-            if cfg.self_ensemble:
-                nets[name] = SelfEnsemble(nets[name])
-        hr = to_unit(photo.hr).to(device)
+        nets = {baseline: Bicubic(photo.scale), **networks_at(photo.scale, own, cfg.self_ensemble)}
         made = {name: restore(net, photo.lr, device=device) for name, net in nets.items()}
-        results = {name: to_unit(image).to(device) for name, image in made.items()}
-        for name, image in {**results, "HR": hr}.items():
-            row = {"image": photo.name, "scale": scale, "net": name}
-            rows.append(row | measure(image, None if name == "HR" else hr, scale, raters))
+        rows += photo_rows(photo, made, raters, device)
         if cfg.pictures is None or k // len(scales) < cfg.pictures:
-            stem = f"{photo.name}_x{scale}" if several else photo.name
+            stem = f"{photo.name}_x{photo.scale}" if len(scales) > 1 else photo.name
             sr = {name: made[name] for name in own}
             files.append(save_images(folder, stem, photo, sr, scorer, source))
     rows.sort(key=lambda row: row["scale"])
-    names = [baseline, *own, "HR"]
     keys = [key for key in HEADINGS if any(key in row for row in rows)]
     write_csv(folder / "per_image.csv", ["image", "scale", "net", *keys], rows)
-    # Means over photos, by scale and net; and over the scales where there are several.
-    means: dict[tuple[int | None, str], dict[str, float]] = {
+    means = mean_rows(rows, scales, [baseline, *own, "HR"], keys)
+    which = ", ".join(str(display_path(path)) for path in checkpoints(cfg))
+    which += " with self-ensemble" if cfg.self_ensemble else ""
+    title = f"{which} (x{', x'.join(map(str, scales))}) on {datamodule.description}"
+    shown = rows if cfg.rows is None or len(rows) <= cfg.rows else []
+    text = enhancer_table(title, shown, means, keys, several=len(scales) > 1) + "\n"
+    if not shown:
+        text += f"means of {len(photos.hr)} photos; each is in per_image.csv (rows=null: here)\n"
+    gains, lines = psnr_gains(means, list(own), baseline, several=len(scales) > 1)
+    text += "".join(f"{line}\n" for line in lines)
+    metrics = {
+        f"{key}/{name}{scale_suffix(scale, several=len(scales) > 1)}": value
+        for (scale, name), mean in means.items()
+        for key, value in mean.items()
+    }
+    note = "\n".join(filter(None, [note, *exact_remarks(rows, own, baseline)]))
+    return Result(f"{text}{PROTOCOLS}{note}\n", metrics | gains, files, note)
+
+
+def networks_at(
+    scale: int, networks: dict[str, nn.Module], self_ensemble: bool
+) -> dict[str, nn.Module]:
+    """Return the networks for one scale, as self-ensembles if wanted."""
+    nets = {name: at_scale(net, scale) for name, net in networks.items()}
+    return {name: SelfEnsemble(net) for name, net in nets.items()} if self_ensemble else nets
+
+
+def photo_rows(
+    photo: Pair, made: dict[str, Tensor], raters: dict[str, Rater], device: torch.device
+) -> list[Row]:
+    """Measure the images that the networks made of one photo, and HR: a row for each.
+
+    Args:
+        photo: LR and HR, uint8.
+        made: uint8 images by network.
+        raters: scorer and judge.
+        device: where scores are computed.
+    """
+    hr = to_unit(photo.hr).to(device)
+    results = {name: to_unit(image).to(device) for name, image in made.items()}
+    return [
+        {"image": photo.name, "scale": photo.scale, "net": name}
+        | measure(image, None if name == "HR" else hr, photo.scale, raters)
+        for name, image in {**results, "HR": hr}.items()
+    ]
+
+
+def mean_rows(rows: list[Row], scales: list[int], names: list[str], keys: list[str]) -> Means:
+    """Average over the photos, by scale and network; with several scales also over all of them."""
+    return {
         (scale, name): mean_row(
             [r for r in rows if r["net"] == name and scale in (None, r["scale"])], keys
         )
-        for scale in ([*scales, None] if several else scales)
+        for scale in ([*scales, None] if len(scales) > 1 else scales)
         for name in names
     }
-    shown = rows if cfg.rows is None or len(rows) <= cfg.rows else []
-    listed = [(r["image"], f"x{r['scale']}", r["net"], r) for r in shown]
+
+
+def enhancer_table(
+    title: str, rows: list[Row], means: Means, keys: list[str], *, several: bool
+) -> str:
+    """Format the rows of the photos and below them the means.
+
+    Args:
+        title: the line above the table.
+        rows: measurements of single photos; may be empty.
+        means: see `mean_rows`.
+        keys: the columns.
+        several: whether there are several scales, which then have a column.
+    """
+    listed = [(r["image"], f"x{r['scale']}", r["net"], r) for r in rows]
     listed += [
         ("mean", "all" if scale is None else f"x{scale}", name, values)
         for (scale, name), values in means.items()
     ]
-    lines = []
-    for label, at, name, values in listed:
-        lines.append([label, *[at] * several, name, *digits(values, keys)])
-    which = ", ".join(str(display_path(path)) for path in checkpoints(cfg))
-    which += " with self-ensemble" if cfg.self_ensemble else ""
-    title = f"{which} (x{', x'.join(map(str, scales))}) on {datamodule.description}"
+    lines = [
+        [label, *[at] * several, name, *digits(values, keys)] for label, at, name, values in listed
+    ]
     columns = ["photo", *["scale"] * several, "net", *(HEADINGS[key] for key in keys)]
-    text = format_table(title, columns, lines) + "\n"
-    if not shown:
-        text += f"means of {len(photos.hr)} photos; each is in per_image.csv (rows=null: here)\n"
-    metrics: dict[str, float] = {}
+    return format_table(title, columns, lines)
+
+
+def psnr_gains(
+    means: Means, own: list[str], baseline: str, *, several: bool
+) -> tuple[dict[str, float], list[str]]:
+    """Compute by how much PSNR each network exceeds the baseline.
+
+    Returns:
+        The gains in dB by metric name, and a line of text for each.
+    """
+    gains, lines = {}, []
     for (scale, name), mean in means.items():
-        suffix = f"/x{scale}" if several and scale is not None else ""
-        metrics |= {f"{key}/{name}{suffix}": value for key, value in mean.items()}
         if name in own:
+            suffix = scale_suffix(scale, several=several)
             gain = mean["psnr"] - means[scale, baseline]["psnr"]
-            metrics[f"psnr_gain/{name}{suffix}" if len(own) > 1 else f"psnr_gain{suffix}"] = gain
+            gains[f"psnr_gain/{name}{suffix}" if len(own) > 1 else f"psnr_gain{suffix}"] = gain
             where = f" at x{scale}" if suffix else ""
-            text += f"{name} over {baseline}{where}: {gain:+.2f} dB PSNR (DIV2K)\n"
-    note = "\n".join(filter(None, [note, *exact_remarks(rows, own, baseline)]))
-    return Result(f"{text}{PROTOCOLS}{note}\n", metrics, files, note)
+            lines.append(f"{name} over {baseline}{where}: {gain:+.2f} dB PSNR (DIV2K)")
+    return gains, lines
 
 
-def exact_remarks(rows: list[dict[str, Any]], own: Iterable[str], baseline: str) -> list[str]:
-    """Say how photos count that were restored exactly, and what networks gain on the others.
+def scale_suffix(scale: int | None, *, several: bool) -> str:
+    """Return the end of a metric's name: `/x2`, or nothing for a single scale or all of them."""
+    return f"/x{scale}" if several and scale is not None else ""
+
+
+def exact_remarks(rows: list[Row], own: Iterable[str], baseline: str) -> list[str]:
+    """Explain how exactly restored photos count, and state the gains on all others.
 
     Args:
         rows: the measurements, one for each photo, scale and network.
         own: names of the networks.
-        baseline: name of what they are compared with.
+        baseline: the network they are compared with.
     """
     exact = {(row["image"], row["scale"]) for row in rows if row.get("psnr") == MAX_PSNR}
     if not exact:
@@ -304,7 +368,7 @@ def save_images(
     scorer: NIMA | None,
     source: str,
 ) -> str:
-    """Writes LR, the networks' uint8 images and the picture of them all; returns its place."""
+    """Write LR, the networks' images and a comparison picture; return the path of the latter."""
     images = folder / "images"
     write_image(images / f"{stem}_lr.png", photo.lr, overwrite=True)
     for k, image in enumerate(sr.values(), 1):
@@ -326,7 +390,7 @@ def evaluate_scorer(
     folder: Path,
     device: torch.device,
 ) -> Result:
-    """EMD, correlations and accuracy beside the baselines, per photo too, and in pictures."""
+    """Measure a scorer beside its baselines: EMD, correlations and accuracy, with pictures."""
     net = net.to(device)
     batches = datamodule.val_dataloader()
     with torch.inference_mode():

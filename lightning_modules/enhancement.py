@@ -1,26 +1,25 @@
 """Trains enhancers: `L2 + gamma * (K - mean score)`, the scorer frozen (paper, section 2.3.1)."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from datamodules.batches import PairBatch
+from lightning_modules.base import TrainedModule
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.losses import EPSILON, Frozen, HybridLoss, LossTerms, gradient_squares
 from lightning_modules.metric_names import baseline_name, is_baseline
 from lightning_modules.metrics import MicroBatchMeans, drift, image_metrics
-from lightning_modules.schedules import OptimizerFactory, Schedule, apply_schedule, configure
+from lightning_modules.schedules import OptimizerFactory, Schedule
 from networks.bicubic import Bicubic
 from networks.nima import NIMA
 from networks.scales import scales_of
 
 
-class EnhancementModule(L.LightningModule):
+class EnhancementModule(TrainedModule):
     """Trains `net` to restore HR from LR.
 
     Args:
@@ -39,6 +38,8 @@ class EnhancementModule(L.LightningModule):
             `reduce-overhead`, which replays CUDA graphs. Whole photos, of any size, are not
             compiled for.
     """
+
+    kind = "enhancer"
 
     def __init__(
         self,
@@ -129,11 +130,6 @@ class EnhancementModule(L.LightningModule):
         logs = self.means.add(logs, self.trainer.accumulate_grad_batches)
         self.log_dict(logs, sync_dist=True, batch_size=len(batch.lr_BCHW))
         return total
-
-    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
-        """Drops gradients that CUDA graphs are about to overwrite: nobody may touch them then."""
-        if self.graphs:
-            self.net.zero_grad()
 
     def log_grad_ratio(self, sr_BCHW: Tensor, hr_BCHW: Tensor, batch_idx: int) -> None:
         """Every so many steps: how much of the gradient at the SR pixels is the scorer's."""
@@ -228,12 +224,3 @@ class EnhancementModule(L.LightningModule):
         if self.loss.aesthetic is not None and self.grad_ratio.update_called:
             self.log("val/grad_ratio", self.grad_ratio.compute(), sync_dist=True)
             self.grad_ratio.reset()
-
-    def on_train_start(self) -> None:
-        """Lets an extended run go on at the rate of its new length."""
-        apply_schedule(self.lr_schedulers())
-
-    def configure_optimizers(self) -> Any:  # noqa: ANN401
-        """The optimizer and its schedule over the whole training."""
-        num_steps = int(self.trainer.estimated_stepping_batches)
-        return configure([(self.net, 1.0)], self.optimizer, self.schedule, num_steps)

@@ -2,11 +2,11 @@
 
 from typing import Any, Self
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
 from datamodules.ratings_dataset import RatedBatch
+from lightning_modules.base import TrainedModule
 from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.losses import emd_per_sample, input_gradient
 from lightning_modules.metrics import (
@@ -16,11 +16,11 @@ from lightning_modules.metrics import (
     baselines,
     rating_metrics,
 )
-from lightning_modules.schedules import OptimizerFactory, Schedule, apply_schedule, configure
+from lightning_modules.schedules import OptimizerFactory, Schedule
 from networks.nima import NIMA, mean_score
 
 
-class NIMAModule(L.LightningModule):
+class NIMAModule(TrainedModule):
     """Trains `net` to predict rating distributions.
 
     Beside its own metrics it logs `baselines`: the constant predictor and the noise of the votes.
@@ -39,6 +39,9 @@ class NIMAModule(L.LightningModule):
             is harder to please by noise that no one sees. Costs two more backward passes.
         compile: compiles the network for training, in place; a word is a mode of `torch.compile`.
     """
+
+    kind = "scorer"
+    net: NIMA
 
     def __init__(
         self,
@@ -119,11 +122,6 @@ class NIMAModule(L.LightningModule):
         self.log_dict(logs, prog_bar=True, sync_dist=True, batch_size=len(images_BCHW))
         return loss
 
-    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
-        """As `EnhancementModule.on_train_batch_end`."""
-        if self.graphs:
-            self.net.zero_grad()
-
     def validation_step(self, batch: RatedBatch, batch_idx: int) -> None:
         """Collects predictions, in float32 whatever the training precision."""
         with torch.autocast(self.device.type, enabled=False):
@@ -151,12 +149,10 @@ class NIMAModule(L.LightningModule):
         p_NK = torch.eye(3)
         return {"loss", *rating_metrics(p_NK, p_NK)}
 
-    def on_train_start(self) -> None:
-        """Lets an extended run go on at the rate of its new length."""
-        apply_schedule(self.lr_schedulers())
+    def keep_weights(self) -> None:
+        """Do not start as the constant predictor: the loaded head knows more."""
+        self.constant_start = False
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401
-        """The optimizer and its schedule over the whole training."""
-        groups = [(self.net.features, self.backbone_lr), (self.net.head, 1.0)]
-        num_steps = int(self.trainer.estimated_stepping_batches)
-        return configure(groups, self.optimizer, self.schedule, num_steps)
+    def parameter_groups(self) -> list[tuple[nn.Module, float]]:
+        """Return backbone and head, of which the backbone may have a rate of its own."""
+        return [(self.net.features, self.backbone_lr), (self.net.head, 1.0)]

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
+from lightning_modules.kinds import Kind
 from lightning_modules.moved import present_names
 from networks.tensor_files import printable
 
@@ -100,7 +101,7 @@ class Record:
         version: of this format.
     """
 
-    kind: Literal["enhancer", "scorer"]
+    kind: Kind
     net: Annotated[dict[str, Any], shaped(NetConfig)]
     data: Text
     gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None

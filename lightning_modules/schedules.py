@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -105,8 +106,8 @@ def configure(
     optimizer: OptimizerFactory,
     schedule: Schedule,
     num_steps: int,
-) -> tuple[list[Optimizer], list[dict[str, object]]]:
-    """What `LightningModule.configure_optimizers` returns: the optimizer, scheduled per step.
+) -> OptimizerLRScheduler:
+    """Build an optimizer and its per-step schedule, as `configure_optimizers` returns them.
 
     Args:
         parts: whose trainable parameters are optimized, each with a factor on its learning rate.
@@ -120,7 +121,8 @@ def configure(
     for group, (_, factor) in zip(built.param_groups, parts, strict=True):
         group["lr"] *= factor
     scheduler = LambdaLR(built, lambda step: schedule(min(1.0, step / max(1, num_steps))))
-    return [built], [{"scheduler": scheduler, "interval": "step"}]
+    per_step: LRSchedulerConfigType = {"scheduler": scheduler, "interval": "step"}
+    return {"optimizer": built, "lr_scheduler": per_step}
 
 
 def apply_schedule(scheduler: Any) -> None:  # noqa: ANN401

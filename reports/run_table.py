@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from configuration.model_kind import stored_kind
 from configuration.parsing import flatten
+from lightning_modules.kinds import Kind
 
 LARGEST = float(np.finfo(np.float32).max)  # metrics are computed and logged in float32
 LARGEST_SCALE = 16  # twice the largest in common use
@@ -61,11 +63,11 @@ class Run:
         return "evaluate" if "checkpoint" in self.config else "train"
 
     @property
-    def kind(self) -> Literal["enhancer", "scorer"] | None:
+    def kind(self) -> Kind | None:
         """Return what was trained."""
         if not self.config:
             return None
-        return "scorer" if str(self.key("model._target_")).endswith(".NIMAModule") else "enhancer"
+        return stored_kind(self.about, self.config)
 
     @property
     def net(self) -> str:

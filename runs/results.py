@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from configuration.model_kind import stored_kind
 from runs.identity import Identity
 from runs.run_folder import BEST, read_json
 from system.json_files import write_json
@@ -32,8 +33,7 @@ def trained_scorer(folder: Path, backbone: str) -> str:
     for path in sorted(folder.glob("*/result.json")):
         result = read_json(path) or {}
         config = result.get("config", {})
-        is_scorer = str(config.get("model", {}).get("_target_")).endswith(".NIMAModule")
-        if is_scorer and config["scorer"]["backbone"] == backbone:
+        if stored_kind(result, config) == "scorer" and config["scorer"]["backbone"] == backbone:
             emd = result["metrics"].get("val/emd")
             found.append((math.inf if emd is None else emd, path.parent))
     if not found:

@@ -13,26 +13,32 @@ from runs.run_folder import BEST, read_json
 log = logging.getLogger(__name__)
 
 
-class Earlier(NamedTuple):
-    """Where an interrupted run resumes: the checkpoint, its optimizer steps, and seconds so far."""
+class ResumePoint(NamedTuple):
+    """The checkpoint that an interrupted run resumes from.
+
+    Attributes:
+        path: the checkpoint.
+        step: optimizer steps taken so far.
+        seconds: training time so far.
+    """
 
     path: Path
     step: int
     seconds: float
 
 
-def last_checkpoint(folder: Path, identity: Identity) -> Earlier | None:
-    """Find the checkpoint that a run resumes from: the last one, or the best if that is damaged.
+def last_checkpoint(folder: Path, identity: Identity) -> ResumePoint | None:
+    """Find the checkpoint to resume from: the last one, or the best one if that is damaged.
 
     Returns:
         None if the run has not finished an epoch.
 
     Raises:
-        ValueError: if there is no checkpoint to resume from, or it is of another run.
+        ValueError: if there is no checkpoint to resume from, or it belongs to another run.
     """
     last = folder / "checkpoints" / "last.ckpt"
     if not last.exists():
-        # Killed in the first epoch, a run may have best.ckpt, which is written first, and not this.
+        # best.ckpt is written first, so a run killed in its first epoch may have that alone.
         in_first = (read_json(folder / "progress.json") or {}).get("epoch") == 1
         if any(last.parent.glob("*.ckpt")) and not in_first:
             raise ValueError(
@@ -43,7 +49,7 @@ def last_checkpoint(folder: Path, identity: Identity) -> Earlier | None:
     for path in (last, folder / BEST):
         try:
             loaded = read_whole(path)
-            found = Earlier(path, loaded["global_step"], loaded["record"]["wall_time_s"])
+            found = ResumePoint(path, loaded["global_step"], loaded["record"]["wall_time_s"])
             if not ends_an_epoch(loaded):
                 raise ValueError(f"{path}: was saved within an epoch")
         except (ValueError, KeyError, TypeError) as error:
@@ -59,7 +65,7 @@ def last_checkpoint(folder: Path, identity: Identity) -> Earlier | None:
 
 
 def check_same_run(path: Path, record: dict[str, Any], identity: Identity) -> None:
-    """Raise a ValueError if a checkpoint's record is of a run with other settings than this one."""
+    """Raise a ValueError if a checkpoint belongs to a run with other settings."""
     theirs = {key: value for key, value in flatten(record["config"]).items() if is_setting(key)}
     files = [key for key, value in identity.settings.items() if value == "(file)"]
     same = {key: identity.settings[key] for key in ("epochs", *files)}  # may differ

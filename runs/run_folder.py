@@ -19,6 +19,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from configuration.model_kind import configured_kind
 from runs.code_identity import changed_code
 from runs.identity import Identity, is_setting, not_read
 from system.files import replacing, writing
@@ -140,7 +141,8 @@ def provenance(cfg: DictConfig) -> dict[str, Any]:
     """The command, the options that were chosen and are read, and the sweep if it is a job of one.
 
     Returns:
-        `command`; `choices`: an option by group, such as `net: edsr`; `sweep`: its name, or None.
+        `command`; `kind` of a training, `scorer` or `enhancer`; `choices`: an option by group, such
+        as `net: edsr`; `sweep`: its name, or None.
     """
     hydra = HydraConfig.get()
     left_out = {"hydra", "paths", "logger", "debug", *not_read(cfg)}
@@ -155,6 +157,7 @@ def provenance(cfg: DictConfig) -> dict[str, Any]:
     is_job = Path(hydra.runtime.output_dir).parent == sweep
     return {
         "command": hydra.job.config_name,
+        **({"kind": configured_kind(cfg)} if "model" in cfg else {}),
         "choices": choices,
         "sweep": sweep.name if is_job else None,
     }

@@ -18,8 +18,10 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from configuration.model_kind import configured_kind, trains_scorer
 from configuration.trust import rebuild_problems, targets
 from datamodules.base import ShardedDataModule
+from lightning_modules.base import TrainedModule
 from lightning_modules.building import NOT_ARGUMENTS, build_network
 from lightning_modules.callbacks import (
     AtOnce,
@@ -43,10 +45,10 @@ from runs.code_identity import code_files
 from runs.identity import Identity, derived_keys, not_read
 from runs.metrics_table import metrics_table
 from runs.results import finish
-from runs.resuming import Earlier, last_checkpoint
+from runs.resuming import ResumePoint, last_checkpoint
 from runs.run_folder import BEST, State, current, decide, locked, read_json, start
 from runs.run_loggers import build_loggers, close_loggers, log_best, staging
-from runs.training_checks import reads_scorer, trains_scorer
+from runs.training_checks import reads_scorer
 from system.device import keep_memory
 
 T = TypeVar("T")
@@ -54,7 +56,7 @@ log = logging.getLogger(__name__)
 
 
 def adopt_scorer(cfg: DictConfig) -> None:
-    """Let the file of the scorer in the loss say what the scorer is: backbone, buckets, view."""
+    """Copy the architecture of the scorer in the loss from its file into the configuration."""
     if not reads_scorer(cfg):
         return
     _, record = read_checkpoint(cfg.scorer.checkpoint)
@@ -64,7 +66,7 @@ def adopt_scorer(cfg: DictConfig) -> None:
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Trains, continues, or prints the result of a finished run.
+    """Train or continue a run, or print the result of a finished one.
 
     Returns:
         The best value of the monitored metric, for Hydra's sweepers.
@@ -74,22 +76,22 @@ def train(cfg: DictConfig) -> float | None:
     adopt_scorer(cfg)
     keep_memory()
     folder = current()
-    unplaced = copy.deepcopy(cfg)  # without run_dir: where a run lies does not count
+    unplaced = copy.deepcopy(cfg)  # without run_dir, which does not belong to the identity
     cfg.paths.run_dir = str(folder)
     trainer = build_trainer(cfg)
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
     datamodule.reread = cfg.overwrite
     with contextlib.ExitStack() as held:
 
-        def examine() -> tuple[Identity, State, Earlier | None]:
-            # The other ranks come to the same answer, but rank 0 alone holds the folder.
+        def examine() -> tuple[Identity, State, ResumePoint | None]:
+            # All ranks reach the same answer, but only rank 0 locks the folder.
             if trainer.is_global_zero:
                 held.enter_context(locked(folder))
             identity = identify(unplaced, datamodule.fingerprint())  # packs the data
             options = {"resume": cfg.resume, "overwrite": cfg.overwrite, "stale": cfg.stale}
             state = decide(folder, identity, **options)
-            goes_on = state is State.CONTINUE
-            return identity, state, last_checkpoint(folder, identity) if goes_on else None
+            resumes = state is State.CONTINUE
+            return identity, state, last_checkpoint(folder, identity) if resumes else None
 
         identity, state, last = on_rank_zero_first(trainer, examine)
         if state is State.FINISHED:
@@ -97,8 +99,8 @@ def train(cfg: DictConfig) -> float | None:
             return report(folder)
         try:
             with staging(folder.absolute() / "wandb"):
-                fit(cfg, trainer, datamodule, folder, state, identity, last)
-        except SystemExit as error:  # how Lightning ends after a signal
+                train_module(cfg, trainer, datamodule, folder, state, identity, last)
+        except SystemExit as error:  # raised by Lightning after a signal
             if not trainer.interrupted:
                 raise
             saved = (folder / "checkpoints" / "last.ckpt").exists()
@@ -110,20 +112,20 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def on_rank_zero_first(trainer: L.Trainer, function: Callable[[], T]) -> T:
-    """What rank 0 comes to, for all ranks.
+    """Run a function on rank 0 and return its result on all ranks.
 
-    Ranks that SLURM or torchrun has started, all at a time, are told it: else they would look while
-    rank 0 changes the folder or packs the data. Those that Lightning starts come when rank 0 has
-    done so, and look for themselves.
+    SLURM and torchrun start all ranks at once, so the result is broadcast: otherwise the other
+    ranks would read while rank 0 changes the folder or packs the data. Lightning starts the other
+    ranks only after rank 0 is done; each of those calls the function for itself.
 
     Raises:
-        ValueError: on the other ranks, where rank 0 fails.
+        ValueError: on the other ranks, if the function fails on rank 0.
     """
     if trainer.world_size == 1:
         return function()
     if isinstance(trainer.strategy.cluster_environment, LightningEnvironment):  # type: ignore[attr-defined]
         return function()
-    trainer.strategy.setup_environment()  # connects the ranks; `fit` finds them connected
+    trainer.strategy.setup_environment()  # connects the ranks; `trainer.fit` finds them connected
     if not trainer.is_global_zero:
         outcome: Any = trainer.strategy.broadcast((None, None))
         if outcome[1] is not None:
@@ -141,11 +143,11 @@ def on_rank_zero_first(trainer: L.Trainer, function: Callable[[], T]) -> T:
 
 
 def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
-    """What makes a run the one that it is.
+    """Compute a run's identity: its settings and the hashes of its inputs and code.
 
     Args:
-        cfg: as composed.
-        fingerprint: of its data.
+        cfg: the configuration as composed.
+        fingerprint: fingerprint of the data.
     """
     config, files = read_settings(cfg)
     names = ["commands.train", *targets(config)]
@@ -156,7 +158,7 @@ def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
 
 
 def build_trainer(cfg: DictConfig) -> L.Trainer:
-    """The Lightning trainer, without loggers, which come when the run is known to start."""
+    """Build the Lightning trainer. Loggers follow once it is clear that the run starts."""
     ranks, num_nodes = cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1)
     if HydraConfig.get().mode == RunMode.MULTIRUN and (ranks, num_nodes) != (1, 1):
         raise ValueError(
@@ -173,14 +175,14 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     )
     trainer.strategy.checkpoint_io = WholeFiles()
     if trainer.world_size > 1:
-        # Gloo's threads need the interpreter to put down their last work. One that asks for it when
-        # it is gone aborts the process, whatever that has come to (PyTorch issue 190489).
+        # Gloo's threads need the interpreter to finish their last work. A thread that asks for it
+        # during shutdown aborts the process, even a successful one (PyTorch issue 190489).
         atexit.register(time.sleep, 0.2)
     return trainer
 
 
 def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings that this run reads, and its input files by key."""
+    """Return the settings that this run reads, and its input files by key."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     files = {"init_from": config["init_from"]}
@@ -210,78 +212,109 @@ def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
     return {str(key): value for key, value in config.items()}, files
 
 
-def fit(
+def train_module(
     cfg: DictConfig,
     trainer: L.Trainer,
     datamodule: ShardedDataModule,
     folder: Path,
     state: State,
     identity: Identity,
-    earlier: Earlier | None,
+    resume_point: ResumePoint | None,
 ) -> None:
-    """Build the module, resume from a checkpoint if there is one, and write the result."""
+    """Build the module, train it, from a checkpoint on if there is one, and write the result."""
     L.seed_everything(cfg.seed, verbose=False)
+    spec = module_spec(cfg, has_weights=cfg.init_from is not None or resume_point is not None)
+    module = build_module(cfg, spec, identity)
+    record = describe_training(cfg, spec["net"], datamodule, identity)
+    monitor = checkpoint_of(trainer).monitor or ""
+    check_monitor(monitor, module.metric_names())
+    check_rebuilt(module.net, record, cfg.trusted)
+    if not trains_scorer(cfg) and "scales" not in cfg.net:
+        at_scale(module.net, cfg.scale)  # refuses a class whose own scale is another
+    if trainer.is_global_zero:  # nothing is touched before everything could be built
+        start(folder, state, identity, cfg)
+    writer = WriteRecord(record, resume_point.seconds if resume_point else 0.0)
+    progress = ProgressFile(folder / "progress.json", monitor)
+    trial = TrialCheckpoint(folder / "checkpoints")
+    mine = [FreshMetrics(), AtOnce(), LogEachEpoch(), progress, writer, trial]
+    trainer.callbacks += mine  # type: ignore[attr-defined]
+    first_step = resume_point.step if resume_point else 0
+    trainer.loggers = build_loggers(cfg, folder, identity, first_step)
+    verb = "continuing" if resume_point else "training"
+    log.info("%s in %s: %s", verb, folder, datamodule.description)
+    report_dependence(cfg)
+    checkpoint = resume_point.path if resume_point else None
+    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        write_result(trainer, folder, identity, writer)
+        log_best(trainer, folder)
+
+
+def module_spec(cfg: DictConfig, *, has_weights: bool) -> dict[str, Any]:
+    """Return `cfg.model` as plain data, without the files of weights that are not loaded.
+
+    Args:
+        cfg: the configuration.
+        has_weights: whether a checkpoint supplies all weights.
+    """
     spec = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(spec, dict)
     if trains_scorer(cfg):
         spec["net"].pop("checkpoint", None)
-    if cfg.init_from is not None or earlier is not None:
-        spec["net"].pop("pretrained", None)  # all weights come from there
-    module: L.LightningModule = instantiate(
-        spec, _convert_="all"
-    )  # no ListConfig may reach a checkpoint
+    if has_weights:
+        spec["net"].pop("pretrained", None)
+    return {str(key): value for key, value in spec.items()}
+
+
+def build_module(cfg: DictConfig, spec: dict[str, Any], identity: Identity) -> TrainedModule:
+    """Build the LightningModule, and load the weights of `init_from` if it is given."""
+    # _convert_: no ListConfig may reach a checkpoint
+    module: TrainedModule = instantiate(spec, _convert_="all")
     if cfg.init_from is not None:
         path = identity.files["init_from"]
         if cfg.init_from == "official":
             log.info("init_from=official: %s", path)
-        start_from(module.net, path)  # type: ignore[arg-type]
-        module.constant_start = False  # type: ignore[assignment]  # its head knows more
-    module.optimizer(list(module.net.parameters()))  # type: ignore[operator, union-attr]
+        start_from(module.net, path)
+        module.keep_weights()
+    module.optimizer(list(module.net.parameters()))  # refuses wrong arguments before training
+    return module
+
+
+def describe_training(
+    cfg: DictConfig, net: dict[str, Any], datamodule: ShardedDataModule, identity: Identity
+) -> Record:
+    """Return the record that every checkpoint of this training carries."""
+    arguments = {name: value for name, value in net.items() if name not in NOT_ARGUMENTS}
     about = {
-        "kind": "scorer" if trains_scorer(cfg) else "enhancer",
-        "net": {name: value for name, value in spec["net"].items() if name not in NOT_ARGUMENTS},
+        "kind": configured_kind(cfg),
+        "net": {**arguments, "_target_": net["_target_"]},
         "data": datamodule.description,
         "gamma": cfg.gamma,
         "config": identity.config,
         "config_hash": identity.config_hash,
         "version": VERSION,
     }
-    about["net"]["_target_"] = spec["net"]["_target_"]
-    record = Record.parse(about, "this training")
-    check_monitor(checkpoint_of(trainer).monitor or "", module.metric_names())  # type: ignore[operator]
-    check_rebuilt(module.net, record, cfg.trusted)  # type: ignore[arg-type]
-    if not trains_scorer(cfg) and "scales" not in cfg.net:
-        at_scale(module.net, cfg.scale)  # type: ignore[arg-type]  # a class may have one of its own
-    if trainer.is_global_zero:  # nothing is touched before everything could be built
-        start(folder, state, identity, cfg)
-    writer = WriteRecord(record, earlier.seconds if earlier else 0.0)
-    progress = ProgressFile(folder / "progress.json", checkpoint_of(trainer).monitor or "")
-    trial = TrialCheckpoint(folder / "checkpoints")
-    mine = [FreshMetrics(), AtOnce(), LogEachEpoch(), progress, writer, trial]
-    trainer.callbacks += mine  # type: ignore[attr-defined]
-    trainer.loggers = build_loggers(cfg, folder, identity, earlier.step if earlier else 0)
-    verb = "continuing" if earlier else "training"
-    log.info("%s in %s: %s", verb, folder, datamodule.description)
-    if not trains_scorer(cfg) and cfg.gamma and cfg.judge.checkpoint is not None:
-        paths = (cfg.scorer.checkpoint, cfg.judge.checkpoint)
-        scorer, judge = (read_checkpoint(path)[1] for path in paths)
-        assert scorer is not None  # they are loaded already
-        assert judge is not None
-        for line in dependence(scorer, judge):
-            log.info("%s", line)
-    resumed = earlier.path if earlier else None
-    trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
-    if trainer.is_global_zero:
-        write_result(trainer, folder, identity, writer)
-        log_best(trainer, folder)
+    return Record.parse(about, "this training")
+
+
+def report_dependence(cfg: DictConfig) -> None:
+    """Log what the judge has in common with the scorer in the loss."""
+    if trains_scorer(cfg) or not cfg.gamma or cfg.judge.checkpoint is None:
+        return
+    paths = (cfg.scorer.checkpoint, cfg.judge.checkpoint)
+    scorer, judge = (read_checkpoint(path)[1] for path in paths)
+    assert scorer is not None  # both have been loaded already
+    assert judge is not None
+    for line in dependence(scorer, judge):
+        log.info("%s", line)
 
 
 def check_monitor(monitor: str, known: Collection[str] | None) -> None:
-    """Raise a ValueError if the metric that chooses the best epoch will not be there.
+    """Raise a ValueError if the metric that selects the best epoch will not be logged.
 
     Args:
-        monitor: its name.
-        known: the metrics of validation, without `val/`; None where any may come.
+        monitor: name of the metric.
+        known: the metrics of validation, without `val/`; None if they are not known yet.
     """
     name = monitor.removeprefix("val/")
     if known is None or monitor.startswith("train/") or is_baseline(name):
@@ -294,10 +327,10 @@ def check_monitor(monitor: str, known: Collection[str] | None) -> None:
 
 
 def check_rebuilt(network: nn.Module, record: Record, trusted: Sequence[str]) -> None:
-    """Build the network a second time, as from a checkpoint, while nothing is lost yet.
+    """Rebuild the network from its record before training, as loading a checkpoint would.
 
     Raises:
-        ValueError: if that gives no such network.
+        ValueError: if the record does not rebuild this network.
     """
     try:
         with torch.random.fork_rng(devices=[]):
@@ -308,7 +341,7 @@ def check_rebuilt(network: nn.Module, record: Record, trusted: Sequence[str]) ->
 
 
 def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: WriteRecord) -> None:
-    """result.json: the metrics of the best checkpoint, and everything needed to make it again."""
+    """Write result.json: the metrics of the best checkpoint and all that reproduces it."""
     checkpoint = checkpoint_of(trainer)
     net = trainer.lightning_module.net
     assert isinstance(net, nn.Module)
@@ -323,6 +356,7 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
         folder,
         identity,
         record["metrics"],
+        kind=record["kind"],
         warnings=[w for c in trainer.callbacks if isinstance(c, Watch) for w in c.warnings],  # type: ignore[attr-defined]
         monitor=checkpoint.monitor,
         best_epoch=record["epoch"] + 1,
@@ -343,7 +377,7 @@ def checkpoint_of(trainer: L.Trainer) -> Checkpoints:
 
 
 def report(folder: Path) -> float | None:
-    """Prints the result of a finished run and returns its main metric."""
+    """Print the result of a finished run and return its monitored metric."""
     result = read_json(folder / "result.json")
     assert result is not None
     title = f"epoch {result['best_epoch']} of {result['epochs']}, the best by {result['monitor']}"

@@ -1,4 +1,4 @@
-"""Mistakes in the configuration of a training."""
+"""Check the configuration of a training before it starts."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from configuration.model_kind import trains_scorer
 from configuration.signatures import locate
 from configuration.trust import rebuild_problems
 from lightning_modules.checkpoint import read_checkpoint
@@ -20,7 +21,20 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights and metrics are fl
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that neither types nor signatures show."""
+    """Find the mistakes that neither types nor signatures reveal."""
+    yield from file_problems(cfg)
+    yield from rebuild_problems(cfg)
+    yield from data_problems(cfg)
+    yield from trainer_problems(cfg)
+    yield from callback_problems(cfg)
+    yield from check_name(cfg)
+    yield from length_problems(cfg)
+    yield from batch_problems(cfg)
+    yield from scorer_problems(cfg) if trains_scorer(cfg) else enhancer_problems(cfg)
+
+
+def file_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check the files of `init_from` and of the judge."""
     if cfg.init_from != "official":
         yield from require_file("init_from", cfg.init_from)
     elif trains_scorer(cfg):
@@ -30,7 +44,10 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from missing
     if judge is not None and not missing:
         yield from check_is_scorer("judge.checkpoint", judge)
-    yield from rebuild_problems(cfg)
+
+
+def data_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check that the data set suits the kind of network and has a training split."""
     wanted = "rated" if trains_scorer(cfg) else "pairs"
     yield from require_kind(cfg, wanted)
     data, _ = locate(cfg.data._target_)
@@ -38,6 +55,10 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield f"data: {data.__name__} has no photos to train on; it is for evaluate"
     if cfg.data.get("train_hr", "") is None:
         yield "data.train_hr=null: there are no photos to train on"
+
+
+def trainer_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check accelerator, precision and gradient clipping."""
     if cfg.trainer.accelerator not in ("cpu", "gpu"):
         yield f"trainer.accelerator={cfg.trainer.accelerator}: cpu or gpu"
     if cfg.trainer.precision not in PRECISIONS:
@@ -47,6 +68,10 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     clip = cfg.trainer.gradient_clip_val
     if isinstance(clip, int | float) and clip <= 0:
         yield f"trainer.gradient_clip_val={clip}: above 0, or null for none"
+
+
+def callback_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check that required callbacks are present and that none belongs to the other kind."""
     yield from check_callbacks(cfg)
     for name in ("checkpoint", "reseed"):
         if cfg.callbacks.get(name) is None:
@@ -54,9 +79,12 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from check_checkpoint(cfg.callbacks.get("checkpoint"))
     if cfg.optim.optimizer.get("_partial_") is False:
         yield "optim.optimizer._partial_=false: true, as it gets the network's parameters later"
+
+
+def length_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check the numbers of epochs and batches, and the interval between validations."""
     if cfg.trainer.max_epochs != cfg.epochs:
         yield f"trainer.max_epochs={cfg.trainer.max_epochs}: set epochs={cfg.trainer.max_epochs}"
-    yield from check_name(cfg)
     for name in ("limit_train_batches", "limit_val_batches"):
         if cfg.trainer[name] == 0:
             yield f"trainer.{name}=0: there would be nothing to train or to compare"
@@ -69,6 +97,10 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     interval = cfg.trainer.get("val_check_interval")
     if isinstance(interval, int | float) and interval <= 0:
         yield f"trainer.val_check_interval={interval}: above 0"
+
+
+def batch_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check that the global batch size can be divided among ranks and accumulated batches."""
     ranks = cfg.trainer.devices
     if ranks == -1:
         ranks = max(1, torch.cuda.device_count())
@@ -87,15 +119,22 @@ def problems(cfg: DictConfig) -> Iterator[str]:
             "with the next ones, so trainer.accumulate_grad_batches=1 goes with it, or "
             "model.compile=true"
         )
-    if trains_scorer(cfg):
-        for name in ("num_buckets", *VIEW_ARGUMENTS):
-            if name in cfg.data and cfg.data[name] != cfg.scorer[name]:
-                yield f"data.{name}={cfg.data[name]}: set scorer.{name}, which the data follow"
-        if cfg.scorer.pretrained not in (None, "imagenet"):
-            yield from require_file("scorer.pretrained", cfg.scorer.pretrained)
-        if cfg.scorer.checkpoint is not None:
-            yield "scorer.checkpoint is for the loss of enhancers; init_from= starts from a scorer"
-    elif cfg.net is None:
+
+
+def scorer_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check the settings that only the training of a scorer has."""
+    for name in ("num_buckets", *VIEW_ARGUMENTS):
+        if name in cfg.data and cfg.data[name] != cfg.scorer[name]:
+            yield f"data.{name}={cfg.data[name]}: set scorer.{name}, which the data follow"
+    if cfg.scorer.pretrained not in (None, "imagenet"):
+        yield from require_file("scorer.pretrained", cfg.scorer.pretrained)
+    if cfg.scorer.checkpoint is not None:
+        yield "scorer.checkpoint is for the loss of enhancers; init_from= starts from a scorer"
+
+
+def enhancer_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check the settings that only the training of an enhancer has."""
+    if cfg.net is None:
         yield "net=null: an enhancer needs a network"
     elif "scales" not in cfg.net and cfg.net.get("scale", cfg.scale) != cfg.scale:
         yield f"net.scale={cfg.net.scale}: set scale, which data and network follow"
@@ -212,8 +251,3 @@ def require_scorer(cfg: DictConfig) -> Iterator[str]:
     """One problem if the file of the scorer in the loss is missing or no scorer."""
     missing = list(require_file("scorer.checkpoint", cfg.scorer.checkpoint))
     yield from missing or check_is_scorer("scorer.checkpoint", cfg.scorer.checkpoint)
-
-
-def trains_scorer(cfg: DictConfig) -> bool:
-    """Whether the run trains a scorer, not an enhancer."""
-    return str(cfg.model._target_).endswith(".NIMAModule")

@@ -624,6 +624,7 @@ def test_scorers_alone(cli: Cli, folder: Path) -> None:
         record = json.loads((run / "run.json").read_text())
         record["config"] |= {
             "model": {"_target_": "lightning_modules.nima.NIMAModule"},
+            "net": None,
             "scorer": {"backbone": backbone},
             "gamma": None,
             "scale": None,

@@ -63,7 +63,11 @@ def test_the_experiment_counts_where_the_sweep_is_not_named_after_it() -> None:
 
 def test_the_scorer_that_a_sweep_has_trained(tmp_path: Path) -> None:
     def finished(name: str, module: str, backbone: str, emd: float) -> None:
-        config = {"model": {"_target_": f"m.{module}"}, "scorer": {"backbone": backbone}}
+        config = {
+            "model": {"_target_": f"m.{module}"},
+            "net": None if module == "NIMAModule" else {"_target_": "networks.edsr.EDSR"},
+            "scorer": {"backbone": backbone},
+        }
         content = {"config": config, "metrics": {"val/emd": emd}}
         write_json(tmp_path / name / "result.json", content)
 
