@@ -1,6 +1,6 @@
-"""What a user may have meant: the nearest valid name, or the name that other projects use for it.
+"""Guess what a user meant: a key under the name other projects use, or a misspelt one.
 
-No hint is better than a wrong one: names are near only if they differ by a slip of the fingers.
+No hint is better than a wrong one: only typing slips count as misspellings.
 """
 
 import re
@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 
 SHORT = 10  # characters; in longer names two slips count as near
-FEW = 12  # names that are listed where none is near
+FEW = 12  # names listed if none is near
 
-# Keys of ours, and what Lightning, BasicSR, timm and other projects call them. Where several of
-# ours have a word, the first that a command has is meant.
+# Our keys, and their names in Lightning, BasicSR, timm and other projects. If several of our keys
+# share a foreign name, the first that the command has is meant.
 CALLED_ELSEWHERE = {
     "optim.optimizer.lr": "lr learning_rate base_lr init_lr optim.lr optimizer.lr",
     "optim.optimizer.weight_decay": "wd weight_decay",
@@ -82,7 +82,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 @cache
 def slips(one: str, other: str) -> int:
-    """Letters left out, added, replaced, or swapped with their neighbour between two words."""
+    """Count the letters left out, added, replaced or swapped between two words."""
     above: list[int] = []
     row = list(range(len(other) + 1))
     for i, a in enumerate(one):
@@ -96,7 +96,7 @@ def slips(one: str, other: str) -> int:
 
 
 def near(name: str, names: Iterable[str]) -> str | None:
-    """The valid name that was probably meant, or None: the only one that is near enough."""
+    """Return the valid name that was probably meant; None unless exactly one is near enough."""
     if len(name) < 4:  # one letter of three is no slip, but the end may be missing
         longer = [other for other in set(names) if other[:-1] == name]
         return longer[0] if len(longer) == 1 and len(name) == 3 else None
@@ -113,12 +113,12 @@ def near(name: str, names: Iterable[str]) -> str | None:
 
 
 def called_elsewhere(key: str) -> bool:
-    """Whether other projects call one of our keys so."""
+    """Return whether a name is what other projects call one of our keys."""
     return any(key in theirs.split() for theirs in CALLED_ELSEWHERE.values())
 
 
 def fitting(hint: str, key: str, value: str) -> str:
-    """A hint that fits the value, too: device=cpu means trainer=cpu."""
+    """Adapt a hint to the given value: device=cpu means trainer=cpu."""
     if key in ("gpu", "cuda", "use_gpu") and value.lower() in ("false", "0"):
         value = "cpu"
     if value.startswith("cpu"):
@@ -129,7 +129,7 @@ def fitting(hint: str, key: str, value: str) -> str:
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """Hint at the valid name that is near, or all of them if they are few."""
+    """Hint at the nearest valid name, or at all of them if they are few."""
     meant = near(name, names)
     if meant:
         return f"; did you mean {meant}?"
@@ -143,7 +143,7 @@ def key_meant(
     groups: Collection[str],
     elsewhere: Mapping[str, Collection[str]],
 ) -> str | None:
-    """What to give instead of a key that a command does not have, or None.
+    """Return the key to use instead of one that a command lacks, or None.
 
     Args:
         key: as given.
@@ -174,9 +174,9 @@ def key_meant(
 
 
 def with_files(command: str, words: list[str]) -> str:
-    """How a command is called with words that have no key: `enhance input=photo.jpg`.
+    """Complete a command whose arguments were given without keys: `enhance input=photo.jpg`.
 
-    Empty where it cannot be known what is meant.
+    Empty if the meaning cannot be inferred.
     """
     if command == "train":
         known = len(words) == 1 and (CONF / "experiment" / f"{words[0]}.yaml").is_file()
@@ -199,10 +199,10 @@ def with_files(command: str, words: list[str]) -> str:
 
 
 def quote(value: str) -> str:
-    """A value as it is typed into a shell; brackets and commas need no quotes in most."""
+    """Quote a value for a shell; most shells need no quotes for brackets and commas."""
     return value if re.fullmatch(r"[\w@%+:,./\[\]-]+", value) else shlex.quote(value)
 
 
 def looks_like_photo(word: str) -> bool:
-    """Whether a word is the name of a photo, or a glob of photos."""
+    """Return whether a word is the name of a photo, or a glob of photos."""
     return word.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"))

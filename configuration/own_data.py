@@ -1,7 +1,7 @@
-"""The photos that checkpoints were validated on, for commands that measure them again.
+"""Measure checkpoints on the photos that they were validated on.
 
-A checkpoint keeps the configuration of its training, with the data set. It is used where the
-command line does not choose another one by `data=`. Keys such as `data.limit=10` still count.
+A checkpoint keeps the configuration of its training, including the data set. That data set is used
+unless the command line chooses another one by `data=`. Keys such as `data.limit=10` still count.
 """
 
 import importlib
@@ -27,13 +27,13 @@ TRAINING = {
 def use_own_data(cfg: DictConfig, records: Sequence[Record], paths: Sequence[str]) -> None:
     """Replace `cfg.data` by the data set of the checkpoints, unless `data=` chooses one.
 
-    Checkpoints that do not say theirs, such as exported ones, are measured on that of the others;
-    where none says it, `cfg.data` stays.
+    Checkpoints without a data set, such as exported ones, are measured on that of the others. If
+    none has one, `cfg.data` stays.
 
     Args:
-        cfg: of a command that measures.
-        records: of the checkpoints.
-        paths: where they were read.
+        cfg: configuration of a command that measures.
+        records: records of the checkpoints.
+        paths: files of the checkpoints.
 
     Raises:
         ValueError: if they were validated on different photos, or their data set cannot be built.
@@ -63,11 +63,11 @@ def use_own_data(cfg: DictConfig, records: Sequence[Record], paths: Sequence[str
     for target in targets(own):
         check_target(target, path, cfg.trusted)
     if records[0].kind == "enhancer":
-        own.setdefault("scale", 2)  # any; it follows from the networks
+        own.setdefault("scale", 2)  # a placeholder for the check; the networks determine it
     for problem in check_node("data", OmegaConf.create(own)):
         raise ValueError(f"{path}: its data cannot be built: {printable(problem)}")
     if "scale" in own:
-        own["scale"] = None  # follows from the networks
+        own["scale"] = None  # the networks determine it
     data = OmegaConf.create(own)
     for key, override in typed.items():
         name = key.removeprefix("data.")
@@ -81,17 +81,17 @@ def use_own_data(cfg: DictConfig, records: Sequence[Record], paths: Sequence[str
 
 
 def task() -> list[str]:
-    """Return what was typed."""
+    """Return the overrides as typed."""
     return list(HydraConfig.get().overrides.task)
 
 
 def check_target(target: str, path: str, trusted: Sequence[str]) -> None:
-    """Refuse any class but those of `datamodules` and of modules that the user trusts.
+    """Refuse classes outside `datamodules` and the modules that the user trusts.
 
     A checkpoint must not be able to run code.
 
     Raises:
-        ValueError: if the class is another one.
+        ValueError: if the class may not be built.
     """
     module, _, name = target.rpartition(".")
     if in_modules(module, trusted):

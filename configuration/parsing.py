@@ -8,12 +8,12 @@ from hydra.core.override_parser.types import Override
 
 
 def parse_task(task: Iterable[str]) -> list[Override]:
-    """Overrides as Hydra parses them."""
+    """Parse overrides as Hydra does."""
     return OverridesParser.create().parse_overrides([str(text) for text in task])
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
-    """Leaves of nested dicts by dotted name; lists are leaves."""
+    """Return the leaves of nested dicts by dotted name; lists are leaves."""
     if not isinstance(node, dict) or not node:
         return {prefix: node}
     flat: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What classes take: arguments and their types, read off the signatures of `_target_`s."""
+"""Check the arguments of configured classes against the signatures of their `_target_`s."""
 
 import importlib
 import inspect
@@ -31,7 +31,7 @@ class Text:
 
 
 def text_type(annotation: Any) -> Text | None:  # noqa: ANN401
-    """What an annotation says of text; None where other values than text are allowed."""
+    """Return how an annotation allows text; None if it allows other values as well."""
     if typing.get_origin(annotation) is typing.Annotated:
         return text_type(typing.get_args(annotation)[0])
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -44,22 +44,22 @@ def text_type(annotation: Any) -> Text | None:  # noqa: ANN401
 
 
 def shown(value: Any) -> str:  # noqa: ANN401
-    """A value as the user would type it."""
+    """Format a value as the user would type it."""
     return (
         "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
 
 
 def reason(message: str) -> str:
-    """Pydantic's message as the second half of a sentence."""
+    """Turn a pydantic message into the second half of a sentence."""
     message = message.removeprefix("Input ").replace("a valid boolean", "true or false")
     return message[:1].lower() + message[1:]
 
 
 def check_node(path: str, node: Any, typed: Collection[str] = ()) -> Iterator[str]:  # noqa: ANN401
-    """Compares nodes that have a `_target_`, at any depth, with what their classes take.
+    """Check the arguments of all nodes with a `_target_`, at any depth, against their classes.
 
-    Interpolated values are passed over: they are checked where they come from. Arguments that the
+    The types of interpolated values are not checked here but at their source. Arguments that the
     class lacks are mistakes, interpolated or not.
 
     Args:
@@ -82,7 +82,7 @@ def check_node(path: str, node: Any, typed: Collection[str] = ()) -> Iterator[st
         return
     try:
         target, parameters = locate(node["_target_"])
-    except Exception as error:  # a module of the user's own may raise anything
+    except Exception as error:  # a user's module may raise anything
         reason = str(error).strip().partition("\n")[0]
         yield f"{prefix}_target_={node['_target_']}: cannot be imported ({reason})"
         return
@@ -111,18 +111,18 @@ def check_node(path: str, node: Any, typed: Collection[str] = ()) -> Iterator[st
 
 
 def has_node(value: Any) -> bool:  # noqa: ANN401
-    """Whether a value is built by Hydra, so that its type is not the argument's."""
+    """Return whether Hydra builds an object from a value, whose own type then does not count."""
     return isinstance(value, DictConfig) and "_target_" in value
 
 
 def locate(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:
-    """The class or function of a dotted name, and its parameters with their types resolved."""
+    """Import a class or function, and return it with its parameters, types resolved."""
     module, _, attribute = name.rpartition(".")
     target = getattr(importlib.import_module(module), attribute)
     if not inspect.isclass(target):
         return target, parameters_of(target)
     parameters: dict[str, inspect.Parameter] = {}
-    for base in target.__mro__:  # **kwargs hand over to the next class that has a constructor
+    for base in target.__mro__:  # **kwargs go to the next class that has a constructor
         if "__init__" not in vars(base):
             continue
         own = parameters_of(vars(base)["__init__"])
@@ -134,7 +134,7 @@ def locate(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:
 
 
 def parameters_of(function: Any) -> dict[str, inspect.Parameter]:  # noqa: ANN401
-    """A function's parameters with their types resolved."""
+    """Return a function's parameters with their types resolved."""
     try:
         parameters = dict(inspect.signature(function).parameters)
     except (TypeError, ValueError):
@@ -149,7 +149,7 @@ def parameters_of(function: Any) -> dict[str, inspect.Parameter]:  # noqa: ANN40
 
 
 def check_type(path: str, value: Any, annotation: Any) -> Iterator[str]:  # noqa: ANN401
-    """One problem if a value is not of the annotated type."""
+    """Yield a problem if a value is not of the annotated type."""
     adapter = type_adapter(annotation)
     if adapter is None:
         return
@@ -173,7 +173,7 @@ def check_type(path: str, value: Any, annotation: Any) -> Iterator[str]:  # noqa
 
 @cache
 def type_adapter(annotation: Any) -> TypeAdapter[Any] | None:  # noqa: ANN401
-    """Checker of a type, or None where there is nothing to check against."""
+    """Return the validator of a type, or None if pydantic cannot check it."""
     if annotation is inspect.Parameter.empty:
         return None
     try:
@@ -183,7 +183,7 @@ def type_adapter(annotation: Any) -> TypeAdapter[Any] | None:  # noqa: ANN401
 
 
 def text_arguments(path: str, node: Any) -> Iterator[tuple[str, Text]]:  # noqa: ANN401
-    """Dotted names of the arguments that are text, of all classes at or below a node."""
+    """Yield the dotted names of text arguments of all classes at or below a node."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
     prefix = f"{path}." if path else ""

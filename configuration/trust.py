@@ -1,6 +1,6 @@
-"""Modules of the user's own: importing them, and what a checkpoint needs to load their networks.
+"""Import modules of the user's own, and check that their networks can be loaded again.
 
-Only the user's configuration says what is trusted (`trusted=[mypackage]`); a checkpoint never does.
+Only the user's configuration (`trusted=[mypackage]`) decides what is trusted, never a checkpoint.
 """
 
 import importlib
@@ -16,11 +16,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from lightning_modules.building import is_trusted
 from lightning_modules.record import not_plain
 
-IGNORED = ("_target_", "_recursive_", "_convert_", "checkpoint")  # no arguments of the network
+IGNORED = ("_target_", "_recursive_", "_convert_", "checkpoint")  # not arguments of the network
 
 
 def targets(node: Any) -> Iterator[str]:  # noqa: ANN401
-    """Every `_target_` of a configuration."""
+    """Yield every `_target_` of a configuration."""
     if isinstance(node, DictConfig | ListConfig):
         node = OmegaConf.to_container(node)
     if isinstance(node, dict):
@@ -35,8 +35,8 @@ def targets(node: Any) -> Iterator[str]:  # noqa: ANN401
 def import_from_here(cfg: DictConfig) -> None:
     """Let Python find modules in the working directory that the configuration names.
 
-    The directory comes last, so that it hides neither our packages nor installed ones, and only
-    where a module is found nowhere else.
+    The directory comes last, so that it hides neither our packages nor installed ones, and is added
+    only if a module is found nowhere else.
     """
     trusted = cfg.get("trusted") or []
     names = [*targets(cfg), *(str(name) for name in trusted)]
@@ -48,12 +48,12 @@ def import_from_here(cfg: DictConfig) -> None:
 
 
 def is_found(top: str) -> bool:
-    """Whether a top-level module is there; it is not imported."""
+    """Return whether a top-level module exists, without importing it."""
     return top in sys.modules or importlib.util.find_spec(top) is not None
 
 
 def trusted_problems(cfg: DictConfig) -> Iterator[str]:
-    """Names in `trusted` that are no modules."""
+    """Find names in `trusted` that are not modules."""
     trusted = cfg.get("trusted")
     for name in trusted if isinstance(trusted, ListConfig) else []:
         if name == "__main__" or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(name)):
@@ -63,7 +63,7 @@ def trusted_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def rebuild_problems(cfg: DictConfig) -> Iterator[str]:
-    """Why the checkpoints of a training could not be loaded again."""
+    """Find reasons why the checkpoints of a training could not be loaded again."""
     spec = OmegaConf.to_container(cfg.model, resolve=True).get("net")  # type: ignore[union-attr]
     if not isinstance(spec, dict) or not isinstance(spec.get("_target_"), str):
         return

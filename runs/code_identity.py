@@ -1,7 +1,7 @@
-"""The code that a run depends on: its modules, found by following imports, and their hashes.
+"""Hash the code that a run depends on: the modules found by following imports.
 
-Followed are this project's modules and the user's own, wherever they lie; installed packages and
-Python's library are not, since result.json keeps their versions. Nothing is imported on the way.
+The search covers this project's modules and the user's own, wherever they are. It skips installed
+packages and the standard library, whose versions result.json keeps. It imports nothing.
 """
 
 import ast
@@ -29,14 +29,14 @@ OURS = (
     "web",
 )
 INSTALLED = ("site-packages", "dist-packages")
-SHOWN = 4  # names of files in a message
+SHOWN = 4  # file names listed in a message
 
 
 def code_files(names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 by relative file name of the modules behind some names and of all they import.
+    """Hash the modules behind some names and all that they import, by relative file name.
 
     Args:
-        names: modules, and classes and functions in them, by their full names.
+        names: full names of modules, or of classes and functions in them.
     """
     found: dict[str, str] = {}
     folders: dict[str, list[Path]] = {}
@@ -65,7 +65,7 @@ def code_files(names: Iterable[str]) -> dict[str, str]:
 
 
 def folders_of(top: str) -> list[Path]:
-    """The folders that hold a top-level module if it is ours or the user's; else none."""
+    """Return the folders of a top-level module if it is ours or the user's, otherwise none."""
     if top in OURS:
         return [ROOT]
     if top in sys.stdlib_module_names:
@@ -83,7 +83,7 @@ def folders_of(top: str) -> list[Path]:
 
 
 def module_file(folder: Path, name: str) -> Path | None:
-    """The Python file of a module below a folder; None if there is none."""
+    """Return the Python file of a module below a folder; None if there is none."""
     path = folder.joinpath(*name.split("."))
     for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
         if file.is_file():
@@ -93,11 +93,11 @@ def module_file(folder: Path, name: str) -> Path | None:
 
 @lru_cache(maxsize=1024)
 def imported(content: bytes, package: str) -> tuple[str, ...]:
-    """Names that a Python file imports, anywhere in it: modules, and what may be modules.
+    """Return all names that a Python file imports, which may be modules or members of modules.
 
     Args:
-        content: of the file.
-        package: that relative imports start from.
+        content: content of the file.
+        package: package that relative imports start from.
     """
     try:
         tree = ast.parse(content)
@@ -107,7 +107,7 @@ def imported(content: bytes, package: str) -> tuple[str, ...]:
 
 
 def names_in(node: ast.AST, package: str) -> Iterator[str]:
-    """Full names in an import statement; nothing in other nodes."""
+    """Return the full names in an import statement; nothing for other nodes."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -120,7 +120,7 @@ def names_in(node: ast.AST, package: str) -> Iterator[str]:
 
 
 def changed_code(before: object, now: Mapping[str, str]) -> str:
-    """`the code`, with the files that differ where an earlier run says what it was made of."""
+    """Describe changed code: `the code`, with the differing files if the earlier run lists them."""
     if not isinstance(before, dict):  # of version 0.1
         return "the code"
     names = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
@@ -129,7 +129,7 @@ def changed_code(before: object, now: Mapping[str, str]) -> str:
 
 
 def conflicting(codes: Iterable[Mapping[str, str]]) -> list[str]:
-    """Files that several runs depend on and that were not the same for all of them."""
+    """Return the files that several runs share but that differed between them."""
     hashes: dict[str, set[str]] = {}
     for code in codes:
         for name, sha256 in code.items():

@@ -19,10 +19,10 @@ NOT_IN_HASH = NOT_SETTINGS | {
     *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after", "callbacks.pictures"),
     *("callbacks.watch", "callbacks.photo_table", "model.grad_ratio_every"),
     *("model.trusted", "model.loss.scorer.trusted"),
-    # Of runs of version 0.1, which could set what is fixed now.
+    # Version 0.1 let runs set these; they are fixed now.
     *("callbacks.checkpoint.enable_version_counter", "callbacks.checkpoint.filename"),
     "callbacks.checkpoint.save_last",
-    # Where the data lie; their fingerprint counts instead.
+    # Locations of the data, whose fingerprint counts instead.
     *("data.root", "data.images", "data.ratings", "data.train_list", "data.val_list"),
     "data.test_list",
     *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
@@ -30,40 +30,40 @@ NOT_IN_HASH = NOT_SETTINGS | {
 
 
 def not_read(config: DictConfig) -> set[str]:
-    """Keys of a training's configuration that it does not read, as its other keys are."""
+    """Return the configuration keys that have no effect given the other settings."""
     keys = set()
-    if "scales" in (config.get("net") or {}):  # has its own
+    if "scales" in (config.get("net") or {}):  # MDSR has scales of its own
         keys.add("scale")
     if config.get("gamma") == 0:  # no scorer in the loss
         keys |= {"model.loss.mode", "model.loss.warmup"}
         if not scores_always(config):
             keys |= {"scorer", "model.loss.scorer"}
     else:
-        keys.add("model.loss.score_always")  # it does anyway
+        keys.add("model.loss.score_always")  # the scorer rates them anyway
     return keys
 
 
 def scores_always(config: DictConfig) -> bool:
-    """Whether the scorer rates validation photos at gamma 0, too."""
+    """Return whether the scorer rates validation photos even at gamma 0."""
     model = config.get("model") or {}
     return bool((model.get("loss") or {}).get("score_always"))
 
 
 def is_setting(key: str) -> bool:
-    """Whether a dotted key can change a result."""
+    """Return whether a dotted key can change a result."""
     return not within(key, NOT_IN_HASH)
 
 
 @dataclass
 class Identity:
-    """What makes two runs the same: settings, the content of input files, and code.
+    """A run's identity: its settings, the hashes of its inputs, and the fingerprint of its data.
 
     Args:
-        config: the resolved configuration that the run reads.
-        files: input files by key; their content counts, not where they lie.
+        config: the resolved configuration, without the keys that have no effect.
+        files: input files by key; their content counts, not their paths.
         code: SHA-256 of the Python files that the run depends on, see `code_files`.
-        data: fingerprint of the data; None where the settings and the code say it all.
-        derived: see `derived_keys`.
+        data: hash of the data set's content; None if settings and code determine it.
+        derived: keys computed from others, see `derived_keys`.
     """
 
     config: dict[str, Any]
@@ -86,18 +86,18 @@ class Identity:
 
     @property
     def config_hash(self) -> str:
-        """SHA-256 of the settings and of the content of the input files."""
+        """Hash the settings and the content of the input files."""
         return text_sha256(json.dumps([self.settings, self.inputs], sort_keys=True))
 
     @property
     def code_hash(self) -> str:
-        """SHA-256 of the code."""
+        """Hash the code."""
         return text_sha256(json.dumps(self.code, sort_keys=True))
 
     def changes(self, settings: dict[str, Any]) -> dict[str, str]:
         """Return `key=old (now new)` by key for each setting that differs from earlier ones.
 
-        A setting that follows another one that differs is left out.
+        A setting derived from another one that differs is left out.
         """
         settings = present_names(settings)
         changed = [
@@ -112,7 +112,7 @@ class Identity:
         }
 
     def sources(self, key: str) -> list[str]:
-        """Return the settings that a derived one is made from."""
+        """Return the settings that a derived one is computed from."""
         for parent, text in self.derived.items():
             if within(key, [parent]):
                 rest = key.removeprefix(parent)
@@ -120,7 +120,7 @@ class Identity:
         return []
 
     def record(self) -> dict[str, Any]:
-        """What run.json and result.json keep of it."""
+        """Return the entries of run.json and result.json that describe the identity."""
         return {
             "config": self.config,
             "config_hash": self.config_hash,
@@ -132,6 +132,6 @@ class Identity:
 
 
 def derived_keys(cfg: DictConfig) -> dict[str, str]:
-    """Return the keys that are made from others, and how: `{"net.scale": "${scale}"}`."""
+    """Return the keys computed from others, with the formula: `{"net.scale": "${scale}"}`."""
     config = flatten(OmegaConf.to_container(cfg, resolve=False))
     return {key: text for key, text in config.items() if isinstance(text, str) and "${" in text}

@@ -49,7 +49,7 @@ scale pixels ignored. Both on images rounded to 8 bits, averaged over images.
 
 
 class Measuring(BaseModel):
-    """Keys of the commands that measure on held-out photos."""
+    """Keys shared by the commands that measure on held-out photos."""
 
     model_config = ConfigDict(strict=True)
 
@@ -63,7 +63,7 @@ class Measuring(BaseModel):
 
 
 def measuring_problems(cfg: DictConfig, key: str, paths: list[str]) -> Iterator[str]:
-    """Mistakes in the keys of `Measuring`, and files that are not there."""
+    """Check the keys of `Measuring`, and that the files exist."""
     yield from check_name(cfg)
     for path in paths:
         yield from require_file(key, path)
@@ -72,7 +72,7 @@ def measuring_problems(cfg: DictConfig, key: str, paths: list[str]) -> Iterator[
 
 
 class Result(NamedTuple):
-    """What a measurement has come to: a table for people, metrics, and files of the run folder."""
+    """Outcome of a measurement: a table as text, metrics, and the files written, with a note."""
 
     text: str
     metrics: dict[str, float]
@@ -87,14 +87,14 @@ def run_measurement(
     work: Callable[[ShardedDataModule, Path, torch.device], Result],
     networks: Iterable[str],
 ) -> None:
-    """Measures in a run folder, or finds the result there, and prints it.
+    """Measure in a run folder unless its result exists already, and print the result.
 
     Args:
-        cfg: as in `Measuring`, with `data`; resolved when it comes here.
+        cfg: resolved configuration with the keys of `Measuring` and `data`.
         files: input files by key.
-        split: whose photos make it another run when they change; None is all.
-        work: measures; called only where there is no result.
-        networks: full names of their classes, whose code counts.
+        split: split whose photos belong to the run's identity; None means all.
+        work: does the measurement; called only if there is no result yet.
+        networks: full names of the network classes, whose code belongs to the identity.
     """
     folder = current()
     config = OmegaConf.to_container(cfg, resolve=True)
@@ -124,10 +124,10 @@ def run_measurement(
 
 
 def set_scale(cfg: DictConfig, nets: list[nn.Module], paths: list[str]) -> None:
-    """Sets the scale, or the scales, that networks are measured at: the one asked for, or all.
+    """Set the scale to measure at: the requested one, or all that the networks share.
 
     Raises:
-        ValueError: if the networks do not share it.
+        ValueError: if the networks have no scale in common, or lack the requested one.
     """
     shared = [s for s in scales_of(nets[0]) if all(s in scales_of(net) for net in nets)]
     each = ", ".join(
@@ -146,7 +146,7 @@ def set_scale(cfg: DictConfig, nets: list[nn.Module], paths: list[str]) -> None:
 
 
 def named(loaded: list[tuple[nn.Module, Record]], paths: list[str]) -> dict[str, nn.Module]:
-    """The networks by what tables call them: class and gamma, and the file where two share that."""
+    """Name the networks by class and gamma, and by file if two share these."""
     names = [record_name(record) for _, record in loaded]
     alike = [path for name, path in zip(names, paths, strict=True) if names.count(name) > 1]
     parts = {path: differing_part(path, alike) for path in alike}
@@ -160,7 +160,7 @@ def named(loaded: list[tuple[nn.Module, Record]], paths: list[str]) -> dict[str,
 
 
 def describe(raters: dict[str, Rater]) -> str:
-    """Who the scores are by, and whether the judge says anything that the scorer does not."""
+    """Describe scorer and judge, and what they have in common."""
     what = {"score": "scorer", "score_judge": "judge"}
     lines = [
         f"{what[name]}: {display_path(rater.path)}, trained on {rater.record.data}"
@@ -175,7 +175,7 @@ def describe(raters: dict[str, Rater]) -> str:
 def measure(
     image_CHW: Tensor, hr_CHW: Tensor | None, scale: int, raters: dict[str, Rater]
 ) -> dict[str, float]:
-    """Fidelity to HR, where there is one to compare with, and scores of one image in [0, 1]."""
+    """Measure the scores of one image in [0, 1], and its fidelity to HR if that is given."""
     values = {} if hr_CHW is None else image_metrics(image_CHW[None], hr_CHW[None], scale)
     for name, rater in raters.items():
         values[name] = rater.net.score(image_CHW[None])
@@ -183,18 +183,18 @@ def measure(
 
 
 def digits(values: dict[str, Any], keys: list[str]) -> list[str]:
-    """The cells of a table."""
+    """Format the values of a table row; a dash where one is missing."""
     return [f"{values[k]:.{4 if k == 'ssim' else 2}f}" if k in values else "-" for k in keys]
 
 
 def record_name(record: Record) -> str:
-    """What a table calls the network: its class and gamma."""
-    assert record.gamma is not None  # of an enhancer
+    """Return the name of a network in tables: its class and gamma."""
+    assert record.gamma is not None  # only scorers have none
     return f"{record.class_name} gamma={record.gamma:g}"
 
 
 def mean_row(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, float]:
-    """Means over images of the columns that all rows have."""
+    """Average the columns that all rows have."""
     return {
         key: sum(row[key] for row in rows) / len(rows)
         for key in keys
@@ -203,7 +203,7 @@ def mean_row(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, float]:
 
 
 def write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    """A table with a header; columns that a row lacks are empty."""
+    """Write a CSV file with a header; columns that a row lacks stay empty."""
     with writing(path), open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

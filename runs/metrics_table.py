@@ -1,4 +1,4 @@
-"""A table of metrics for the terminal."""
+"""Format metrics as a table for the terminal."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from system.terminal import format_table
 
 
 def metrics_table(title: str, metrics: Mapping[str, float | None]) -> str:
-    """Format metrics by name, each with its baselines beside it."""
+    """Format metrics, each with its baselines in the same row."""
     names = [name for name in metrics if not is_baseline(name)]
     used = [
         kind for kind in BASELINES if any(baseline_name(name, kind) in metrics for name in names)
@@ -25,5 +25,5 @@ def metrics_table(title: str, metrics: Mapping[str, float | None]) -> str:
 
 
 def digits(value: float | None) -> str:
-    """Four decimals; a dash for what is not there or not a number."""
+    """Format a value with four decimals, or as a dash if it is missing or NaN."""
     return "-" if value is None or math.isnan(value) else f"{value:.4f}"

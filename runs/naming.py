@@ -8,20 +8,26 @@ from pathlib import Path
 from configuration.parsing import parse_task
 from system.files import text_sha256
 
-# Where a run goes and what it runs on: part of neither its name nor its hash.
+# The place of a run and its hardware belong to neither its name nor its hash.
 NOT_SETTINGS = {
     *("experiment", "sweep", "paths", "hydra", "logger", "output", "device", "name"),
     *("resume", "overwrite", "stale", "data.num_workers", "trainer.devices", "trainer.num_nodes"),
     *("trainer.accelerator", "trainer.strategy", "trainer.deterministic", "trainer.plugins"),
     *("data.store", "data.on_device", "trusted"),
 }
-NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # the choice of a trainer is one of devices
+NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # choosing a trainer is choosing devices
 MAX_NAME = 120  # characters of a folder name
-FIRST = ("gamma", "net", "scale", "scorer", "seed")  # in names that are cut: what is often swept
+FIRST = (
+    "gamma",
+    "net",
+    "scale",
+    "scorer",
+    "seed",
+)  # come first in names that are cut: the keys swept most often
 
 
 def within(key: str, keys: Iterable[str]) -> bool:
-    """Whether a dotted key is one of these, or below one."""
+    """Return whether a dotted key is one of these, or below one."""
     return any(key == other or key.startswith(f"{other}.") for other in keys)
 
 
@@ -32,20 +38,19 @@ def run_name(
     unread: Iterable[str] = (),
     counted: Iterable[str] = (),
 ) -> str:
-    """Folder name of a run: `gamma-0.1_net-edsr`, or `default` without overrides.
+    """Make the folder name of a run: `gamma-0.1_net-edsr`, or `default` without overrides.
 
-    Sorted, and in a name that has to be cut what is often swept comes first; numbers normalised
-    (`.1` and `1e-1` are `0.1`); a path becomes its stem and six digits of its hash. Where the run
-    goes and what it runs on do not count. Nor do `epochs` in a single run: they say how far it has
-    gone, so that `resume=true epochs=40` finds it; in a sweep they do. `name=...` is taken as it
-    is.
+    Keys are sorted; in a name that has to be cut, those swept most often come first. Numbers are
+    normalised (`.1` and `1e-1` become `0.1`), and a path becomes its stem and six digits of its
+    hash. The place of the run and its hardware do not count. Neither does `epochs` in a single run,
+    so that `resume=true epochs=40` finds its folder; in a sweep it does. `name=...` is used as is.
 
     Args:
         task: the overrides, as typed.
         sweep: whether this is a job of a sweep.
-        unread: keys that the run does not read, which do not count either: jobs that differ in
-            nothing else are one.
-        counted: keys that count here and otherwise do not.
+        unread: keys that have no effect and do not count either: jobs that differ only in them
+            are the same job.
+        counted: keys that count although they are ignored otherwise.
     """
     given = {override.key_or_group: override for override in parse_task(task)}
     if "name" in given and given["name"].value() is not None:
@@ -66,8 +71,8 @@ def run_name(
 
 
 def name_value(value: str) -> str:
-    """An override's value as part of a folder name."""
-    is_text = value[:1] in ("'", '"')  # 007 is another file than 7
+    """Format an override's value as part of a folder name."""
+    is_text = value[:1] in ("'", '"')  # 007 and 7 are different files
     value = value.strip("'\"")
     if re.fullmatch(r"[+-]?\d+", value) and not is_text:
         return str(int(value))

@@ -1,4 +1,4 @@
-"""Scorers that rate results: the one in the loss and the judge."""
+"""Load the scorers that rate results: scorer and judge."""
 
 from typing import Any, NamedTuple
 
@@ -11,25 +11,25 @@ from networks.nima import NIMA, VIEW_ARGUMENTS
 
 
 def view_of(cfg: DictConfig, who: str) -> dict[str, Any]:
-    """How scorer or judge are to look at photos, as far as it was given."""
+    """Return the given settings of how a scorer or judge resizes and crops photos."""
     return {name: cfg[who][name] for name in VIEW_ARGUMENTS if cfg[who].get(name) is not None}
 
 
 def class_names(loaded: list[tuple[nn.Module, Record]], raters: dict[str, "Rater"]) -> list[str]:
-    """Full names of the classes of networks and raters."""
+    """Return the full class names of networks and raters."""
     records = [record for _, record in loaded] + [rater.record for rater in raters.values()]
     return [str(record.net["_target_"]) for record in records]
 
 
 def rater_files(cfg: DictConfig) -> dict[str, str]:
-    """The checkpoints of scorer and judge by their keys."""
+    """Return the checkpoints of scorer and judge by key."""
     keys = ("scorer.checkpoint", "judge.checkpoint")
     found = {key: OmegaConf.select(cfg, key) for key in keys}
     return {key: path for key, path in found.items() if path is not None}
 
 
 def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
-    """Scorer and judge, as far as there are any, by the names of their scores."""
+    """Load the scorer and the judge that are configured, by the names of their scores."""
     names = {"scorer.checkpoint": "score", "judge.checkpoint": "score_judge"}
     raters = {}
     for who in ("scorer", "judge"):
@@ -58,9 +58,9 @@ def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
 
 
 class Rater(NamedTuple):
-    """A scorer that rates the images, its record, where it comes from and how it sees them."""
+    """A scorer with its record, its file, and the view settings that replace the file's own."""
 
     net: NIMA
     record: Record
     path: str
-    view: dict[str, Any]  # what was asked for instead of the file's own
+    view: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Checks that several commands make of their configuration."""
+"""Check the parts of a configuration that several commands share."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from configuration.signatures import locate
 from runs.run_folder import BEST
 from system.places import expanded
 
-# Where a run folder stands for its best checkpoint.
+# Keys at which a run folder stands for its best checkpoint.
 CHECKPOINT_KEYS = (
     "checkpoint",
     "checkpoints",
@@ -24,12 +24,12 @@ CHECKPOINT_KEYS = (
 
 
 def use_best(cfg: DictConfig) -> None:
-    """Replace each run folder that is given for a checkpoint by the run's best checkpoint."""
+    """Replace each run folder given as a checkpoint by the run's best checkpoint."""
     for key in CHECKPOINT_KEYS:
         try:
             value = OmegaConf.select(cfg, key)
         except OmegaConfBaseException:
-            continue  # what cannot be resolved is a mistake of its own
+            continue  # reported by the check of the configuration
         if isinstance(value, str) and best_of(value) != value:
             OmegaConf.update(cfg, key, best_of(value))
         elif isinstance(value, ListConfig):
@@ -39,13 +39,13 @@ def use_best(cfg: DictConfig) -> None:
 
 
 def best_of(path: str) -> str:
-    """Return the best checkpoint of a run folder; any other path as it is."""
+    """Return the best checkpoint of a run folder, and any other path unchanged."""
     best = Path(path) / BEST
     return str(best) if os.path.isfile(expanded(best)) else path
 
 
 def require_file(key: str, path: str | None) -> Iterator[str]:
-    """One problem if a path is given and is no file."""
+    """Yield a problem if a path is given but is not a file."""
     found = expanded(path or ".")
     if path is None or os.path.isfile(found):  # which takes names that are too long
         return
@@ -66,7 +66,7 @@ def require_file(key: str, path: str | None) -> Iterator[str]:
 
 
 def require_folder(key: str, path: str) -> Iterator[str]:
-    """One problem if a folder is not there and cannot be made."""
+    """Yield a problem unless a folder exists or can be created."""
     folder = expanded(path).absolute()
     while not os.path.exists(folder):  # Path.exists() raises below a folder of another user
         folder = folder.parent
@@ -81,7 +81,7 @@ def require_folder(key: str, path: str) -> Iterator[str]:
 
 
 def require_kind(cfg: DictConfig, wanted: str) -> Iterator[str]:
-    """One problem if the data are not of the kind (`pairs` or `rated`) that is needed."""
+    """Yield a problem unless the data set is of the wanted kind, `pairs` or `rated`."""
     target, _ = locate(cfg.data._target_)
     if target.kind != wanted:
         what = "LR/HR pairs" if wanted == "pairs" else "rated photos"
@@ -89,13 +89,13 @@ def require_kind(cfg: DictConfig, wanted: str) -> Iterator[str]:
 
 
 def check_name(cfg: DictConfig) -> Iterator[str]:
-    """One problem if the name of the run folder is none."""
+    """Yield a problem if `name` cannot be the name of a folder."""
     if cfg.name is not None and not re.fullmatch(r"[\w.+,-]*\w[\w.+,-]*", str(cfg.name)):
         yield f"name={cfg.name}: letters, digits and . _ + , - only; paths.output_dir= is the place"
 
 
 def check_output(cfg: DictConfig, *suffixes: str, key: str = "output") -> Iterator[str]:
-    """Problems of the file that a command writes to `output`; none where that is null."""
+    """Check the file that a command writes; null means none."""
     if cfg[key] is None:
         return
     path = expanded(cfg[key])

@@ -18,13 +18,13 @@ VERSIONED = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", 
 
 
 def trained_scorer(folder: Path, backbone: str) -> str:
-    """The best checkpoint of the scorer with a backbone that a sweep has trained.
+    """Find the best checkpoint of a scorer that a sweep has trained.
 
-    Of several, such as those of several seeds, the one of the lowest `val/emd`.
+    If there are several, for example of several seeds, the one with the lowest `val/emd` is taken.
 
     Args:
-        folder: of the sweep.
-        backbone: of the scorer.
+        folder: folder of the sweep.
+        backbone: backbone of the scorer.
 
     Raises:
         ValueError: if there is none.
@@ -50,7 +50,7 @@ def finish(
     metrics: dict[str, float],
     **more: Any,  # noqa: ANN401
 ) -> None:
-    """Writes result.json, which is what says that a run is finished."""
+    """Write result.json, which marks a run as finished."""
     write_json(
         folder / "result.json",
         {
@@ -66,14 +66,16 @@ def finish(
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the code and whether files differ from it; None outside of git."""
+    """Return the commit and whether the working tree is dirty; None outside a repository."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "run.py")  # else it is the repository of a folder above
+        git(
+            "ls-files", "--error-unmatch", "run.py"
+        )  # fails if only a parent folder is a repository
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None

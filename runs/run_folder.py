@@ -1,8 +1,8 @@
-"""Run folders: their names, what makes two runs the same, and what to do with a folder found.
+"""Decide what to do with a run folder, mark it as started, and lock it.
 
 A folder's name is made from the overrides, without timestamps, so that the same command finds its
-own folder again. Then `run.json` in it tells whether that run is finished, half finished, or was
-made by other settings, other code or other input files.
+own folder again. Its `run.json` then shows whether that run is finished, interrupted, or was made
+with other settings, code or input files.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from system.json_files import write_json
 from system.places import display_path
 from system.regular_files import read_regular
 
-# What a run writes, and a new run in its place replaces; run.json goes last.
+# Everything a run writes and a new run replaces; run.json is removed last.
 FILES = ("result.json", "metrics.csv", "progress.json", "run.json")
 FOLDERS = ("checkpoints", "images", "wandb", "tensorboard")
 # Files that a run was writing when it was killed.
@@ -41,12 +41,12 @@ MAX_JSON = 8 * 2**20  # bytes of a JSON file in a run folder; run.json has 20 kB
 
 
 def current() -> Path:
-    """This run's folder, relative to the working directory where it lies below it."""
+    """Return this run's folder, relative to the working directory if it is below it."""
     return display_path(HydraConfig.get().runtime.output_dir)
 
 
 class State(Enum):
-    """What is to be done with a run folder."""
+    """Action to take on a run folder."""
 
     NEW = "new"
     CONTINUE = "continue"
@@ -54,7 +54,7 @@ class State(Enum):
 
 
 def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, stale: str) -> State:
-    """What to do with a run folder; reads only, so every rank comes to the same answer.
+    """Decide what to do with a run folder, without changing it: all ranks reach the same answer.
 
     Raises:
         ValueError: if the folder holds a run that this command must not touch.
@@ -109,7 +109,7 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
 
 
 def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> None:
-    """Marks a folder as holding this run: clears what is to be replaced, writes run.json, .hydra/.
+    """Mark a folder as holding this run: remove what it replaces, write run.json and .hydra/.
 
     Only rank 0 may call it.
     """
@@ -124,7 +124,7 @@ def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> No
             part.unlink()
     (folder / "result.json").unlink(missing_ok=True)
     earlier = read_json(folder / "run.json") or {"run_id": uuid.uuid4().hex[:12]}
-    # W&B knows the runs of its own sweeps by the IDs that it gives to its agents.
+    # In sweeps of its own, W&B assigns the run IDs.
     agents = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
     about = {"run_id": agents or earlier["run_id"], **provenance(cfg)}
     write_json(folder / "run.json", {**about, **identity.record()})
@@ -138,7 +138,7 @@ def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> No
 
 
 def provenance(cfg: DictConfig) -> dict[str, Any]:
-    """The command, the options that were chosen and are read, and the sweep if it is a job of one.
+    """Describe where a run comes from: its command, the chosen options, and its sweep if any.
 
     Returns:
         `command`; `kind` of a training, `scorer` or `enhancer`; `choices`: an option by group, such
@@ -152,7 +152,7 @@ def provenance(cfg: DictConfig) -> dict[str, Any]:
         if option not in (None, "null") and group.split("/")[0] not in left_out
     }
     if "scorer" in choices and cfg.scorer.checkpoint is not None:
-        choices["scorer"] = str(cfg.scorer.backbone)  # the file's, whichever option was chosen
+        choices["scorer"] = str(cfg.scorer.backbone)  # that of the file, not of the chosen option
     sweep = Path(hydra.sweep.dir).absolute()
     is_job = Path(hydra.runtime.output_dir).parent == sweep
     return {
@@ -165,7 +165,7 @@ def provenance(cfg: DictConfig) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder against a second process of the same run.
+    """Lock a folder against a second process of the same run.
 
     Raises:
         ValueError: if another process holds it.
@@ -182,7 +182,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file's content, or None if there is no such file.
+    """Read a JSON file; return None if it does not exist.
 
     Raises:
         ValueError: if it is damaged.

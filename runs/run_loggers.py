@@ -1,4 +1,4 @@
-"""Loggers of a run: metrics.csv, W&B, TensorBoard."""
+"""Build and close the loggers of a run: metrics.csv, W&B, TensorBoard."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from runs.run_folder import provenance, read_json
 
 
 def build_loggers(cfg: DictConfig, folder: Path, identity: Identity, first_step: int) -> list[Any]:
-    """metrics.csv, and the loggers that were asked for."""
+    """Build the logger of metrics.csv and the loggers that are configured."""
     loggers: list[Any] = [RunCSV(folder, first_step)]
     about = provenance(cfg)
     for name, node in (cfg.logger or {}).items():
@@ -36,18 +36,18 @@ def build_loggers(cfg: DictConfig, folder: Path, identity: Identity, first_step:
 
 
 def scales_tag(cfg: DictConfig) -> str | None:
-    """The scales of an enhancer: `x2`, or `x2-x3-x4` of MDSR; None of a scorer."""
+    """Format the scales of an enhancer: `x2`, or `x2-x3-x4` for MDSR; None for a scorer."""
     if not cfg.get("net"):
         return None
     return "-".join(f"x{scale}" for scale in cfg.net.get("scales", [cfg.scale]))
 
 
 def wandb_run(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """How a run is found in W&B, and found again when it goes on."""
+    """Return the W&B arguments by which a run is found, and found again when resumed."""
     choices = about["choices"]
     tags = [choices.get("net"), scales_tag(cfg), choices.get("scorer")]
     run = read_json(folder / "run.json") or {}
-    save_dir = folder.absolute()  # its service may have been started elsewhere
+    save_dir = folder.absolute()  # W&B's service may have another working directory
     return {
         "id": run.get("run_id"),
         "resume": "allow",
@@ -61,7 +61,7 @@ def wandb_run(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> dict[str,
 
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[None]:
-    """Where W&B keeps a table's pictures until `wandb sync`: here, not in the user's home."""
+    """Make W&B stage the pictures of tables in this folder instead of the user's home."""
     if "WANDB_DATA_DIR" in os.environ:
         yield
         return
@@ -74,16 +74,16 @@ def staging(folder: Path) -> Iterator[None]:
 
 @rank_zero_only
 def close_loggers(trainer: L.Trainer) -> None:
-    """Ends the W&B run, else the next run of the process would write into it."""
+    """Finish the W&B run, so that the next run in this process does not write into it."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
 
 
 def log_best(trainer: L.Trainer, folder: Path) -> None:
-    """Tells W&B and TensorBoard the metrics of the best checkpoint, as `best/val/psnr` and so on.
+    """Log the metrics of the best checkpoint to W&B and TensorBoard, as `best/val/psnr` and so on.
 
-    In W&B they are in the run's summary, where those without `best/` are of the last epoch.
+    In the summary of a W&B run, metrics without `best/` are those of the last epoch.
     """
     result = read_json(folder / "result.json")
     assert result is not None

@@ -160,7 +160,7 @@ def enhancer_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def machine_problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes only where the training runs on this machine, not somewhere in a cluster."""
+    """Find mistakes that matter only if the training runs on this machine, not on a cluster."""
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu runs without"
     if cfg.trainer.get("plugins") is not None and "SLURM_PROCID" not in os.environ:
@@ -168,7 +168,7 @@ def machine_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def undegraded(cfg: DictConfig) -> bool:
-    """Whether LR photos are made from HR, and nothing is done to them."""
+    """Return whether LR photos are made from HR without any degradation."""
     degradation = cfg.data.get("degradation")
     given = cfg.data.get("train_lr") or cfg.data.get("root")
     return (
@@ -179,7 +179,7 @@ def undegraded(cfg: DictConfig) -> bool:
 
 
 def check_callbacks(cfg: DictConfig) -> Iterator[str]:
-    """One problem if the callbacks are those of the other kind of training."""
+    """Yield a problem if the callbacks belong to the other kind of training."""
     other, choice = (
         ("BeforeAfter", "nima") if trains_scorer(cfg) else ("RatingPictures", "enhancement")
     )
@@ -205,7 +205,7 @@ def check_checkpoint(node: DictConfig | None) -> Iterator[str]:
 
 
 def check_is_scorer(key: str, path: str) -> Iterator[str]:
-    """One problem if a file is no scorer's checkpoint."""
+    """Yield a problem unless a file is the checkpoint of a scorer."""
     try:
         _, record = read_checkpoint(path)
     except ValueError as error:
@@ -216,23 +216,23 @@ def check_is_scorer(key: str, path: str) -> Iterator[str]:
 
 
 def reads_scorer(cfg: DictConfig) -> bool:
-    """Whether this is the training of an enhancer that needs a scorer's file."""
+    """Return whether this trains an enhancer that needs the file of a scorer."""
     return not trains_scorer(cfg) and (cfg.gamma != 0 or scores_always(cfg))
 
 
 def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
-    """Overrides that say another scorer than the file does, which knows all about itself.
+    """Find typed overrides of `scorer` that contradict the file of the scorer.
 
     Args:
         cfg: the configuration.
-        words: the overrides, as typed; what an experiment says gives way to the file.
+        words: the overrides as typed; settings of an experiment silently yield to the file.
     """
     typed = {word.partition("=")[0].lstrip("+") for word in words}
     if not reads_scorer(cfg) or not any(key.partition(".")[0] == "scorer" for key in typed):
         return
     path = cfg.scorer.checkpoint
     if not isinstance(path, str) or list(require_scorer(cfg)):
-        return  # which `problems` says
+        return  # reported by `problems`
     _, record = read_checkpoint(path)
     assert record is not None
     if "scorer" in typed and record.backbone != cfg.scorer.backbone:
@@ -248,6 +248,6 @@ def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
 
 
 def require_scorer(cfg: DictConfig) -> Iterator[str]:
-    """One problem if the file of the scorer in the loss is missing or no scorer."""
+    """Yield a problem if the file of the scorer in the loss is missing or not a scorer."""
     missing = list(require_file("scorer.checkpoint", cfg.scorer.checkpoint))
     yield from missing or check_is_scorer("scorer.checkpoint", cfg.scorer.checkpoint)
