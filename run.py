@@ -1,7 +1,7 @@
-"""The only entry point: python run.py [command] [key=value ...].
+"""Run a command: python run.py [command] [key=value ...].
 
-Picks the command, checks the configuration, hands over to Hydra. `python run.py --help` lists the
-commands; `python run.py COMMAND --help` says what can be set.
+Pick the command, check the configuration, and hand over to Hydra. `python run.py --help` lists the
+commands; `python run.py COMMAND --help` lists the keys of one.
 """
 
 import signal
@@ -12,7 +12,7 @@ from system.stopping import FastExit, InterruptHandler, exit_on_signals
 
 IS_COMMAND = __name__ == "__main__" or Path(sys.argv[0]).stem == "nima"
 if IS_COMMAND:
-    exit_on_signals()  # imports have nothing to tidy up
+    exit_on_signals()  # imports leave nothing to clean up
     ending = FastExit()
 
 from cli import command_line as cli

@@ -1,6 +1,6 @@
-"""How large a configuration may be: refused before anything of that size is built or allocated.
+"""Refuse configurations that are too large, before anything of that size is allocated.
 
-The limits are far above what training uses. They are there for slips: `net.num_features=64000`,
+The limits are far above what training uses. They catch slips: `net.num_features=64000`,
 `data.batch_size=16384` or a million workers would otherwise fill the memory of the machine first.
 """
 
@@ -55,7 +55,7 @@ MAX_FILES = 10_000  # configuration files in a folder
 
 
 def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values of a configuration by dotted name, but for those that follow others."""
+    """Yield the values of a configuration by dotted name, without interpolated ones."""
     if node._is_none() or node._is_missing() or node._is_interpolation():
         return
     for key in (key for key in node if isinstance(key, str)):  # others are refused elsewhere
@@ -68,7 +68,7 @@ def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def number_problems(cfg: DictConfig) -> Iterator[str]:
-    """Whole numbers that are too large."""
+    """Find whole numbers that are too large."""
     for key, value in leaves(cfg):
         values = value if OmegaConf.is_list(value) else [value]
         limit = LIMITS.get(key.rpartition(".")[2], LARGEST)
@@ -81,7 +81,7 @@ def number_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def path_problems(key: str, path: str) -> Iterator[str]:
-    """One problem if no file can have that name."""
+    """Yield a problem if a path is too long to be the name of a file."""
     parts = os.path.expanduser(path).split("/")
     longest = max(len(os.fsencode(part)) for part in parts)
     if longest > NAME_BYTES or len(os.fsencode(path)) > PATH_BYTES:
@@ -90,7 +90,7 @@ def path_problems(key: str, path: str) -> Iterator[str]:
 
 
 def batch_problems(cfg: DictConfig) -> Iterator[str]:
-    """One problem if a batch of training data does not fit into memory."""
+    """Yield a problem if a batch of training data does not fit into memory."""
     data = cfg.data
     size, batch_size = data.get("patch_size", data.get("crop")), data.get("batch_size")
     if not all(isinstance(number, int) for number in (size, batch_size)):
@@ -107,12 +107,12 @@ def batch_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def network_problems(key: str, node: DictConfig) -> Iterator[str]:
-    """One problem if a network of ours cannot be built, or is too large.
+    """Yield a problem if one of our networks cannot be built or is too large.
 
     Args:
-        key: where it stands, `net` or `scorer`.
-        node: its configuration. Networks of other modules are passed over: nothing is known of
-            what their constructors do.
+        key: its place in the configuration, `net` or `scorer`.
+        node: its configuration. Networks of other modules are skipped, because their constructors
+            may do anything.
     """
     if not str(node.get("_target_")).startswith("networks."):
         return
@@ -131,7 +131,7 @@ class TooLarge(Exception):
 
 @functools.cache
 def unbuildable(spec: str) -> str | None:
-    """Why a network cannot be built, or None: builds it without memory, and stops at the limit."""
+    """Build a network without memory, up to the limit; return why it fails, or None."""
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -161,7 +161,7 @@ def unbuildable(spec: str) -> str | None:
 
 
 def yaml_problems(folder: Path, given: str) -> Iterator[str]:
-    """Problems of all configuration files in a folder; `given` is how it was given."""
+    """Check all configuration files in a folder; `given` is how the user named it."""
     if not folder.is_dir():
         yield f"{given}: no such folder"
     walked = 0
@@ -176,7 +176,7 @@ def yaml_problems(folder: Path, given: str) -> Iterator[str]:
 
 
 def searchpath_problems(parsed: Iterable[Override]) -> Iterator[str]:
-    """Problems of the folders of `hydra.searchpath`, which Hydra reads configuration files from."""
+    """Check the folders of `hydra.searchpath`, from which Hydra reads configuration files."""
     for override in parsed:
         value = override.value() if override.key_or_group == "hydra.searchpath" else None
         for text in value if isinstance(value, list) else [value]:
@@ -186,7 +186,7 @@ def searchpath_problems(parsed: Iterable[Override]) -> Iterator[str]:
 
 
 def file_problems(path: Path) -> Iterator[str]:
-    """One problem if a configuration file is too large, damaged, or stands for too much."""
+    """Yield a problem if a configuration file is damaged or too large, aliases expanded."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_YAML:
             yield f"{path}: no file, or of more than {MAX_YAML // 1000:,} kB"
@@ -202,7 +202,7 @@ def file_problems(path: Path) -> Iterator[str]:
 
 
 def extent(node: yaml.Node | None, known: dict[int, float]) -> float:
-    """How many values a YAML node stands for, aliases written out; infinite if it holds itself."""
+    """Count the values of a YAML node with aliases expanded; infinite if it contains itself."""
     if node is None or isinstance(node, yaml.ScalarNode):
         return 1.0
     if id(node) not in known:

@@ -1,4 +1,4 @@
-"""Checks a command's configuration before any work starts, and finds all its mistakes at once.
+"""Check a command's configuration before any work starts, and report all mistakes at once.
 
 Three kinds: what Hydra would refuse (unknown keys, groups and options, with the nearest valid
 name), what a class under construction would refuse (arguments it does not have or of another type,
@@ -37,9 +37,9 @@ PLUGINS = ("hydra/launcher", "hydra/sweeper")
 
 
 def typed(command: str, words: list[str], *, folder: str | None, sweep: bool) -> list[str]:
-    """Quotes the values of keys whose type is text, as `overrides.as_text` does.
+    """Quote the values of keys whose type is text, as `overrides.as_text` does.
 
-    Which these are follows from the types in the command's `Options` and in the signatures of the
+    The keys are found by the types in the command's `Options` and in the signatures of the
     classes that the configuration names.
     """
     if all(overrides.is_plain(word) or "=" not in word for word in words):
@@ -63,13 +63,13 @@ def typed(command: str, words: list[str], *, folder: str | None, sweep: bool) ->
 def check(
     command: str, words: list[str], *, multirun: bool = True, folder: str | None = None
 ) -> None:
-    """Checks everything that can be checked before work starts.
+    """Check everything that can be checked before work starts.
 
     Args:
         command: name of the command.
         words: `key=value` words of the command line; sweeps (`a,b`) are checked per value.
-        multirun: whether there may be any.
-        folder: of the user's own configuration files (--config-dir).
+        multirun: whether sweeps are allowed.
+        folder: folder of the user's own configuration files (--config-dir).
 
     Raises:
         ValueError: listing all mistakes.
@@ -100,14 +100,14 @@ def check(
 def check_shown(
     command: str, words: list[str], *, folder: str | None, resolve: bool, package: str | None
 ) -> None:
-    """Checks a configuration that is shown (--cfg, --info): it may be incomplete, but not broken.
+    """Check a configuration that is only shown (--cfg, --info): it may be incomplete.
 
     Args:
         command: name of the command.
         words: `key=value` words of the command line.
-        folder: of the user's own configuration files (--config-dir).
-        resolve: whether interpolations are shown as what they stand for.
-        package: the part that is shown; None is all.
+        folder: folder of the user's own configuration files (--config-dir).
+        resolve: whether interpolations are resolved.
+        package: the part to show; None means all.
 
     Raises:
         ValueError: listing all mistakes.
@@ -129,7 +129,7 @@ def check_shown(
 
 
 def check_typed(command: str, words: list[str], *, folder: str | None) -> list[str]:
-    """Checks keys and choices, not values; returns the overrides, of a sweep those of one job.
+    """Check keys and choices, not values; return the overrides, for a sweep those of one job.
 
     Raises:
         ValueError: listing all mistakes.
@@ -159,20 +159,20 @@ def check_words(
 
 
 def swept(command: str, words: list[str]) -> list[str]:
-    """The overrides that a sweep's file stands for, less those that the command line gives."""
+    """Return the overrides in a sweep's file, without those given on the command line."""
     files = [word for word in words if word.partition("=")[0] == "sweep"]
     if not files:
         return []
     try:
         params = composed(command, files, with_hydra=True).hydra.sweeper.params or {}
     except ValueError:
-        return []  # `check_groups` says what there is
+        return []  # reported by `check_groups`
     given = {word.partition("=")[0] for word in words}
     return [f"{key}={value}" for key, value in params.items() if key not in given]
 
 
 def check_deleted(parsed: list[Override], problems: list[str]) -> list[Override]:
-    """Drops overrides that delete what commands read; callbacks and loggers may go."""
+    """Drop overrides that delete keys which commands need; callbacks and loggers may go."""
     wrong = [
         override
         for override in parsed
@@ -192,7 +192,7 @@ def check_deleted(parsed: list[Override], problems: list[str]) -> list[Override]
 def check_plugins(
     command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
 ) -> list[Override]:
-    """Checks the launcher and the sweeper; drops their overrides, which are not a job's."""
+    """Check launcher and sweeper, and drop their overrides, which do not concern jobs."""
     for override in parsed:
         allowed = options(loader, override.key_or_group) if override.key_or_group in PLUGINS else []
         if allowed and override.value() not in allowed:
@@ -230,7 +230,7 @@ def check_plugins(
 
 
 def on_cluster(command: str, words: list[str]) -> bool:
-    """Whether the jobs of a sweep run on other machines than this one."""
+    """Return whether the jobs of a sweep run on other machines."""
     words = [word for word in words if re.match("sweep=|hydra/launcher=", word)]
     if not words:
         return False
@@ -244,7 +244,7 @@ def on_cluster(command: str, words: list[str]) -> bool:
 def check_groups(
     loader: ConfigLoader, parsed: list[Override], problems: list[str]
 ) -> list[Override]:
-    """Drops overrides that choose an option which a group does not have."""
+    """Drop overrides that choose an option which a group does not have."""
     groups = [group for group in loader.list_groups("") if group != "hydra"]
     valid = []
     for override in parsed:
@@ -277,7 +277,7 @@ def check_groups(
 def check_keys(
     command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
 ) -> list[Override]:
-    """Drops overrides of keys that the configuration does not have."""
+    """Drop overrides of keys that the configuration does not have."""
     groups = loader.list_groups("")
     chosen = [o for o in parsed if o.key_or_group in groups and o.key_or_group != "hydra"]
     try:
@@ -308,13 +308,13 @@ def check_keys(
 
 
 def holder(cfg: DictConfig, key: str) -> tuple[Any, str]:
-    """The node that a dotted key lies in, and its last part."""
+    """Return the node that holds a dotted key, and the last part of the key."""
     parent, _, name = key.rpartition(".")
     return (OmegaConf.select(cfg, parent) if parent else cfg), name
 
 
 def takes_keys(cfg: DictConfig, key: str) -> bool:
-    """Whether a key can be added: below a class, which refuses what it lacks, or a callback."""
+    """Return whether a key can be added: an argument of a class, a callback or a logger."""
     parent, _, _ = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else None
     if node is None and parent:
@@ -328,7 +328,7 @@ def argument_of(cfg: DictConfig, key: str) -> str | None:
         parent, _, argument = name.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else None
         if isinstance(node, DictConfig) and "_target_" in node and argument not in node:
-            with contextlib.suppress(Exception):  # what cannot be imported is a mistake of its own
+            with contextlib.suppress(Exception):  # a failed import is reported elsewhere
                 if argument in locate(node["_target_"])[1]:
                     return name
     return None
@@ -337,7 +337,7 @@ def argument_of(cfg: DictConfig, key: str) -> str | None:
 def key_hint(
     command: str, key: str, loader: ConfigLoader, keys: list[str], groups: list[str]
 ) -> str:
-    """What may have been meant by a key that a command lacks, as the end of a message."""
+    """Hint at the key that was meant by one that a command lacks, as the end of a message."""
     meant = key_meant(key, command, keys, groups, {})
     if meant is None or near(key, [meant]) is not None:  # rather the very name in an option
         group, _, rest = key.rpartition(".")
@@ -355,7 +355,7 @@ def key_hint(
 
 
 def meant(command: str, key: str, folder: str | None) -> str | None:
-    """A key of a command as it is written here, given as a user wrote it; None if there is none."""
+    """Return the key of a command that a user meant; None if there is none."""
     with loaded(folder) as loader:
         try:
             cfg = composed(command, [])
@@ -367,7 +367,7 @@ def meant(command: str, key: str, folder: str | None) -> str | None:
 
 
 def option_keys(group: str, option: str) -> list[str]:
-    """Dotted names of the keys in the file of a group's option, and in those that it builds on."""
+    """Return the dotted keys in the file of a group's option and in the files it builds on."""
     path = CONF / group / f"{option}.yaml"
     content = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
     bases = [base for base in content.pop("defaults", []) if isinstance(base, str)]

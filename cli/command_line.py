@@ -1,4 +1,4 @@
-"""The command line around Hydra: which command, its help, and how errors are shown."""
+"""Parse the command line, print help, run Hydra, and show errors."""
 
 import logging
 import os
@@ -71,13 +71,13 @@ EXPERIMENTS = {"data=photos": "experiment=photos"}
 
 @dataclass(frozen=True)
 class Call:
-    """A command line taken apart.
+    """A parsed command line.
 
     Args:
-        command: its name.
+        command: name of the command.
         overrides: `key=value` words, with text quoted.
-        flags: Hydra's flags, a value given as `--flag=value`.
-        help: whether help is asked for.
+        flags: Hydra's flags, with values as `--flag=value`.
+        help: whether help is requested.
     """
 
     command: str
@@ -87,29 +87,29 @@ class Call:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it runs the command, rather than asking Hydra to print something."""
+        """Return whether the command runs, rather than Hydra printing something."""
         return not any(flag.partition("=")[0] in SHOWING for flag in self.flags)
 
     @property
     def is_multirun(self) -> bool:
-        """Whether it is a sweep."""
-        if "hydra.mode=RUN" in self.overrides:  # a job of one
+        """Return whether the command is a sweep."""
+        if "hydra.mode=RUN" in self.overrides:  # a job of a sweep
             return False
         files = [word for word in self.overrides if re.match("sweep=(?!null$)", word)]
         return bool(files) or bool(set(self.flags) & SWEEP_FLAGS)
 
     @property
     def folder(self) -> str | None:
-        """The user's own configuration files."""
+        """Return the folder of the user's own configuration files."""
         return self.value_of(*FOLDER_FLAGS)
 
     def value_of(self, *names: str) -> str | None:
-        """The value of a flag, if it is given."""
+        """Return the value of a flag, or None."""
         found = [flag.partition("=")[2] for flag in self.flags if flag.partition("=")[0] in names]
         return found[-1] if found else None
 
     def check(self) -> None:
-        """Checks the configuration.
+        """Check the configuration.
 
         Raises:
             ValueError: listing all mistakes.
@@ -126,13 +126,13 @@ class Call:
 
 
 def parse(arguments: list[str]) -> Call:
-    """Takes a command line apart.
+    """Parse a command line.
 
     Raises:
         ValueError: for an unknown command or flag, settings that are not of the form key=value, or
             a multirun with one name for all runs.
     """
-    words, flags, settings = take_apart(arguments)
+    words, flags, settings = split_arguments(arguments)
     if "help" in words[:2]:  # help, help enhance, enhance help
         words.remove("help")
         flags.append("--help")
@@ -162,8 +162,8 @@ def parse(arguments: list[str]) -> Call:
     return replace(call, overrides=typed)
 
 
-def take_apart(arguments: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
-    """Sorts a command line into words, flags, and settings that are written as elsewhere.
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Split a command line into words, flags, and settings written in another style.
 
     Returns:
         Words in their order; flags, with their values as `--flag=value`; keys and values of
@@ -201,12 +201,12 @@ def take_apart(arguments: list[str]) -> tuple[list[str], list[str], list[tuple[s
 
 
 def is_value(word: str) -> bool:
-    """Whether a word can only be the value of the one before: `gamma= 0.1`."""
+    """Return whether a word can only be the value of the one before: `gamma= 0.1`."""
     return "=" not in word and (not word.startswith("-") or word[1:2].isdigit())
 
 
 def unknown_command(command: str, settings: list[tuple[str, str]], bare: list[str]) -> str:
-    """What to say of a word that is no command."""
+    """Compose the message for a word that is not a command."""
     if config.meant("train", command, None) and bare:
         settings = [(command, bare[0]), *settings]
     meant = [as_setting("train", key, value, None) for key, value in settings]
@@ -221,11 +221,11 @@ def unknown_command(command: str, settings: list[tuple[str, str]], bare: list[st
 def misspelt(
     call: Call, settings: list[tuple[str, str]], bare: list[str], *, named_command: bool
 ) -> list[str]:
-    """Problems of settings that are not of the form key=value, with what they should be.
+    """Find settings that are not of the form key=value, and suggest the right form.
 
     Args:
         call: the command line.
-        settings: keys and values of settings that are written as elsewhere.
+        settings: keys and values of settings written in another style.
         bare: words without `=`.
         named_command: whether the command was typed.
     """
@@ -268,7 +268,7 @@ def misspelt(
 
 
 def as_setting(command: str, key: str, value: str, folder: str | None) -> str:
-    """A setting as it is written here; empty if the key is unknown."""
+    """Format a setting as key=value; empty if the key is unknown."""
     right = config.meant(command, key, folder)
     if right is None:
         return ""
@@ -276,7 +276,7 @@ def as_setting(command: str, key: str, value: str, folder: str | None) -> str:
 
 
 def wrong_flags(flags: list[str]) -> list[str]:
-    """Problems of Hydra's own flags."""
+    """Check Hydra's own flags."""
     problems = []
     for flag in flags:
         name, _, value = flag.partition("=")
@@ -298,7 +298,7 @@ def wrong_flags(flags: list[str]) -> list[str]:
 
 
 def help_text(call: Call) -> str:
-    """What `--help` prints: what can be set, with the values that would be used."""
+    """Compose the help of a command: its keys, with the values that would be used."""
     command = call.command
     words = config.check_typed(command, call.overrides, folder=call.folder)
     lines = ["python run.py [command] [key=value ...]", ""]
@@ -326,7 +326,7 @@ def help_text(call: Call) -> str:
 
 
 def versions() -> str:
-    """The version of this project, and of what its results depend on most."""
+    """Return the versions of this project and of the packages that affect results most."""
     project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
     others = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "hydra-core"))
     return f"{project['name']} {project['version']} ({others})"
@@ -338,7 +338,7 @@ def run(arguments: list[str], stop: InterruptHandler, script: Path) -> int:
     Args:
         arguments: what was typed behind the script.
         stop: see `job`.
-        script: run.py, which ranks that Lightning starts run again.
+        script: run.py, which Lightning runs again for the other ranks.
     """
     try:
         call = parse(arguments)
@@ -367,12 +367,12 @@ def job(command: str, stop: InterruptHandler) -> Callable[[DictConfig], Any]:
 
     Args:
         command: name of the command.
-        stop: knows the signal that ends it.
+        stop: records the signal that ends the process.
     """
 
     def run(cfg: DictConfig) -> Any:  # noqa: ANN401
         try:
-            import torch  # here, because help and most refusals do without it
+            import torch  # here, because help and most error messages do not need it
 
             quieten()
             # float32 means float32; bf16-mixed is the fast way
@@ -398,9 +398,9 @@ def job(command: str, stop: InterruptHandler) -> Callable[[DictConfig], Any]:
 
 
 def remove_empty(folder: Path) -> None:
-    """Removes a folder that a refused command left empty, and its empty parents below here.
+    """Remove a folder that a refused command left empty, and its empty parents below here.
 
-    A lock and a log alone are nothing: what a run has begun with is run.json.
+    A folder with only a lock and a log counts as empty: a run begins with run.json.
     """
     if folder == Path.cwd():
         return  # commands that work on files have no folder of their own
@@ -418,7 +418,7 @@ def remove_empty(folder: Path) -> None:
 
 
 def user_error(error: Exception) -> Exception | None:
-    """The error to show if it is one that the user can mend; None for a bug of ours."""
+    """Return the error to show if the user can fix it; None for a bug of ours."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
@@ -430,7 +430,7 @@ def user_error(error: Exception) -> Exception | None:
 
 
 def quieten() -> None:
-    """Silences what Lightning says in every run and nobody needs, and all ranks but the first."""
+    """Silence messages that Lightning repeats in every run, and all ranks but the first."""
     from lightning.pytorch.utilities import rank_zero_only
 
     if getattr(rank_zero_only, "rank", 0):

@@ -1,4 +1,4 @@
-"""Composes configurations from conf/ and from a folder of the user's own, without running Hydra."""
+"""Compose configurations from conf/ and a folder of the user's, without running Hydra."""
 
 import contextlib
 import re
@@ -39,27 +39,27 @@ OmegaConf.register_new_resolver("run_name", lambda task: run_name(task), replace
 
 
 def sweep_name(task: list[str], *, _root_: DictConfig) -> str:
-    """Name of a sweep's job, made from what it reads of the overrides.
+    """Make the name of a sweep's job from the overrides that have an effect on it.
 
-    The experiment counts where the sweep is not named after it.
+    The experiment counts unless the sweep is named after it.
     """
     counted = ["experiment"] if chosen_sweep(_root_) else []
     return run_name(task, sweep=True, unread=not_read(_root_), counted=counted)
 
 
 def chosen_sweep(root: DictConfig) -> str | None:
-    """The file that says what is swept."""
+    """Return the name of the file that defines the sweep."""
     name = root.hydra.runtime.choices.get("sweep")
     return None if name in (None, "null") else str(name)
 
 
 def sweep_group(*, _root_: DictConfig) -> str:
-    """Name of a sweep: that of its file, or of the experiment."""
+    """Return the name of a sweep: that of its file, or of the experiment."""
     return chosen_sweep(_root_) or str(_root_.hydra.runtime.choices.experiment)
 
 
 def scorer_of_sweep(sweep: str, *, _root_: DictConfig) -> str | None:
-    """The scorer of the chosen backbone that a sweep has trained; None where they are trained."""
+    """Find the scorer of the chosen backbone that a sweep trained; None when training scorers."""
     if trains_scorer(_root_):
         return None
     folder = expanded(str(_root_.paths.output_dir)) / "sweeps" / sweep
@@ -73,10 +73,10 @@ OmegaConf.register_new_resolver("scorer_of_sweep", scorer_of_sweep, replace=True
 
 @contextlib.contextmanager
 def loaded(folder: str | None = None) -> Iterator[ConfigLoader]:
-    """Makes `compose` read conf/, and in front of it a folder of the user's own (--config-dir).
+    """Make `compose` read conf/ and, with precedence, a folder of the user's (--config-dir).
 
     Raises:
-        ValueError: if that is no folder, or its files are damaged or too large.
+        ValueError: if that is not a folder, or its files are damaged or too large.
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if folder is not None:
@@ -91,10 +91,10 @@ def loaded(folder: str | None = None) -> Iterator[ConfigLoader]:
 
 
 def composed(command: str, words: list[str], *, with_hydra: bool = False) -> DictConfig:
-    """Composes a configuration.
+    """Compose a configuration.
 
     Raises:
-        ValueError: of one line, if that fails.
+        ValueError: in one line, if that fails.
     """
     try:
         cfg = compose(command, words, return_hydra_config=with_hydra)
@@ -105,7 +105,7 @@ def composed(command: str, words: list[str], *, with_hydra: bool = False) -> Dic
 
 
 def first_line(error: BaseException) -> str:
-    """An error's message as one line, without what OmegaConf puts in front."""
+    """Return an error's message as one line, without OmegaConf's prefix."""
     if isinstance(error, RecursionError):
         return "the configuration is nested too deeply"
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -115,7 +115,7 @@ def first_line(error: BaseException) -> str:
 
 
 def group_options(command: str, folder: str | None = None) -> dict[str, list[str]]:
-    """The groups that a command's configuration chooses from, with their options."""
+    """Return the groups that a command's configuration chooses from, with their options."""
     with loaded(folder) as loader:
         text = (CONF / f"{command}.yaml").read_text()
         names = re.findall(r"^  - (?:override )?/?(\w+):", text, flags=re.MULTILINE)
@@ -124,13 +124,13 @@ def group_options(command: str, folder: str | None = None) -> dict[str, list[str
 
 
 def options(loader: ConfigLoader, group: str) -> list[str]:
-    """What a group offers to users."""
+    """Return the options that a group offers to users."""
     names = loader.get_group_options(group, ObjectType.CONFIG)
     return [name for name in names if not name.startswith("_")]
 
 
 def flat_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all keys, inner nodes too."""
+    """Yield the dotted names of all keys, including inner nodes."""
     for key in cfg:
         name = f"{prefix}{key!s}"
         yield name

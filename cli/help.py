@@ -1,4 +1,4 @@
-"""What `--help` says can be set: the command's own file, with the values that would be used."""
+"""Format `--help`: the command's own file, with the values that would be used."""
 
 import re
 import shutil
@@ -26,10 +26,10 @@ FOLDERS = ("weights", "data_dir", "store", "output_dir")  # those of conf/paths 
 
 
 def effective(command: str, words: list[str], folder: str | None) -> list[str]:
-    """The lines of a command's file, with the values and choices of the composed configuration.
+    """Return the lines of a command's file, with the values of the composed configuration.
 
-    Comments stay. The file of `train` itself says little: an experiment sets most of its values.
-    What it sets beside these follows.
+    Comments stay. For `train`, an experiment sets most values, and those that are not in the file
+    follow below it.
 
     Args:
         command: name of the command.
@@ -87,7 +87,7 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
 
 
 def folders(cfg: DictConfig) -> list[str]:
-    """The lines of conf/paths/default.yaml that users may set."""
+    """Return the lines of conf/paths/default.yaml that users may set."""
     text = (CONF / "paths" / "default.yaml").read_text()
     found = [ENTRY.fullmatch(line) for line in text.splitlines()]
     lines = []
@@ -100,12 +100,12 @@ def folders(cfg: DictConfig) -> list[str]:
 
 
 def width() -> int:
-    """Characters in a line: as many as the terminal has, 80 where there is none."""
+    """Return the width of the terminal in characters, or 80 without a terminal."""
     return min(max(shutil.get_terminal_size().columns, 60), 120)
 
 
 def fitted(lines: Sequence[str]) -> Iterator[str]:
-    """Lines of YAML that fit the terminal, with comments wrapped below themselves."""
+    """Wrap lines of YAML to the width of the terminal, comments below comments."""
     for line in lines:
         start, mark, comment = line.partition("# ")
         if len(line) <= width():
@@ -121,7 +121,7 @@ def fitted(lines: Sequence[str]) -> Iterator[str]:
 
 
 def wrapped(first: str, text: str, width: int, others: str) -> list[str]:
-    """Lines of a text, each with what is put in front of it; long words stay whole."""
+    """Wrap a text into prefixed lines without breaking words."""
     return textwrap.wrap(
         text,
         width,
@@ -135,7 +135,7 @@ def wrapped(first: str, text: str, width: int, others: str) -> list[str]:
 def beside(
     command: str, choices: dict[str, Any], values: dict[str, Any], folder: str | None
 ) -> list[str]:
-    """Settings of groups that are not those of the files chosen from them."""
+    """Return the settings of groups that differ from those in the chosen files."""
     groups = [key for key in choices if key != "hydra" and isinstance(values.get(key), dict)]
     chosen = [f"{key}={choices[key]}" for key in groups]
     with loaded(folder):
@@ -145,7 +145,7 @@ def beside(
 
 
 def with_value(line: str, found: re.Match[str], value: str) -> str:
-    """A line with another value, its comment where it was if there is room."""
+    """Replace the value in a line, and keep the column of its comment if possible."""
     start, comment = line[: found.start("value")], found["comment"] or ""
     gap = found.end("gap") - found.start("value") - len(value)
     return f"{start}{value}{' ' * max(gap, 2)}{comment}".rstrip()

@@ -1,4 +1,4 @@
-"""Arguments left over from an option whose class was replaced on the command line.
+"""Drop arguments left over from an option whose class was replaced on the command line.
 
 `net._target_=mynet.MyNet` alone replaces the class of the chosen network. The settings of that
 network which the new class does not have would stop it; typed ones and those that follow others

@@ -1,4 +1,4 @@
-"""The list of mistakes that a user sees: one line for each, none that only follows from another."""
+"""List mistakes for users: one line each, without consequences of other mistakes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def without_consequences(problems: Sequence[str]) -> list[str]:
 
 
 def names(problem: str, key: str) -> bool:
-    """Whether a problem is about a key, or suggests it."""
+    """Return whether a problem is about a key, or suggests it."""
     return re.search(rf"(?<![\w.]){re.escape(key)}(?![.]?\w)", problem) is not None
 
 

@@ -1,4 +1,4 @@
-"""The words `key=value` of a command line: which values are text, and what a sweep stands for.
+"""Parse `key=value` words: quote values that are text, and expand sweeps.
 
 Hydra reads `input=2024` as a number and `input=a,b` as a sweep. Where a key is text by its type
 (`signatures.text_type`), its value is taken as typed: the word is quoted before Hydra sees it.
@@ -33,17 +33,17 @@ INTERPOLATION = re.compile(r"\$\{[a-z_]+[.:]")  # ${paths.weights}; ${5} is part
 
 
 def is_plain(word: str) -> bool:
-    """Whether a word reads the same as text and as one of Hydra's values."""
+    """Return whether Hydra reads the value of a word as the text it is."""
     value = word.partition("=")[2]
     return PLAIN.fullmatch(value) is not None and value.lower() not in NOT_TEXT
 
 
 def as_text(word: str, kinds: Mapping[str, Text], *, sweep: bool) -> str:
-    """Quotes the value of a key whose type is text, so that no part of it is syntax.
+    """Quote the value of a key whose type is text, so that Hydra finds no syntax in it.
 
-    Quotes, Hydra's functions and interpolations keep their meaning, unless there is a file of that
-    very name; so do commas in a sweep, and brackets where lists are allowed. In a list a comma is
-    part of a name where such a file exists.
+    Quotes, Hydra's functions and interpolations keep their meaning unless a file has that exact
+    name; so do commas in a sweep, and brackets if lists are allowed. In a list, a comma belongs to
+    a name if such a file exists.
 
     Args:
         word: `key=value`.
@@ -61,14 +61,14 @@ def as_text(word: str, kinds: Mapping[str, Text], *, sweep: bool) -> str:
     several = "," in value and (
         sweep or (kind.depth > 0 and not brackets)
     )  # without -m refused, with a hint
-    items = pieces(value) if several else [value]
+    items = split_list(value) if several else [value]
     return f"{key}={','.join(item_text(item, kind, kind.depth) for item in items)}"
 
 
 def item_text(text: str, kind: Text, depth: int) -> str:
-    """A value, or an item of a list, as Hydra reads it as text."""
+    """Quote a value, or an item of a list, so that Hydra reads it as text."""
     if depth and bracketed(text) and not exists(text):
-        items = pieces(text[1:-1]) if text[1:-1].strip() else []
+        items = split_list(text[1:-1]) if text[1:-1].strip() else []
         return f"[{','.join(item_text(item, kind, depth - 1) for item in items)}]"
     if text.lower() == "null" and kind.optional and depth == kind.depth:
         return "null"
@@ -80,12 +80,12 @@ def item_text(text: str, kind: Text, depth: int) -> str:
 
 
 def bracketed(text: str) -> bool:
-    """Whether a value has the form of a list."""
+    """Return whether a value has the form of a list."""
     return text.startswith("[") and text.endswith("]")
 
 
-def pieces(text: str) -> list[str]:
-    """Splits at commas outside of brackets, but not within the names of files that exist."""
+def split_list(text: str) -> list[str]:
+    """Split at commas outside brackets, but not within the names of existing files."""
     parts, depth = [""], 0
     balanced = text.count("[") == text.count("]")
     for char in text:
@@ -105,7 +105,7 @@ def pieces(text: str) -> list[str]:
 
 
 def exists(name: str) -> bool:
-    """Whether a file of that name exists, or one that matches it as a pattern."""
+    """Return whether a file of that name exists, or one that matches it as a pattern."""
     name = os.path.expanduser(name)
     if exists_here(name):
         return True
@@ -113,7 +113,7 @@ def exists(name: str) -> bool:
 
 
 def exists_here(name: str) -> bool:
-    """Whether a file of that very name exists; names that no file can have are no error."""
+    """Return whether a file of exactly that name exists; impossible names do not."""
     try:
         return os.path.lexists(name)
     except ValueError:
@@ -121,14 +121,14 @@ def exists_here(name: str) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Text as the value of an override, whatever its characters."""
+    """Quote any text as the value of an override."""
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
     text = re.sub(r'(\\*)"', r'\1\1\\"', text)
     return '"{}"'.format(re.sub(r"(\\+)$", r"\1\1", text))
 
 
 def parses(text: str) -> bool:
-    """Whether Hydra can parse an override."""
+    """Return whether Hydra can parse an override."""
     try:
         OverridesParser.create().parse_override(text)
     except HydraException:
@@ -137,7 +137,7 @@ def parses(text: str) -> bool:
 
 
 def parse_overrides(overrides: list[str], problems: list[str]) -> list[Override]:
-    """Parses each word; what cannot be parsed becomes a problem."""
+    """Parse each word, and add a problem for each that cannot be parsed."""
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
@@ -161,13 +161,13 @@ def parse_overrides(overrides: list[str], problems: list[str]) -> list[Override]
 
 
 def nesting(text: str) -> int:
-    """How many brackets stand within brackets, quoted ones included."""
+    """Return the depth of nested brackets, including quoted ones."""
     steps = ((char in "[({") - (char in "])}") for char in text)
     return max(itertools.accumulate(steps), default=0)
 
 
 def num_values(override: Override) -> float:
-    """How many values an override stands for; infinite for a range without end."""
+    """Count the values of an override; infinite for an endless range."""
     value = override.value()
     if isinstance(value, ChoiceSweep):
         return len(value.list)
@@ -180,7 +180,7 @@ def num_values(override: Override) -> float:
 
 
 def check_sweep(parsed: list[Override], problems: list[str]) -> list[Override]:
-    """Drops sweeps that have no values, or more than can be run.
+    """Drop sweeps that have no values, or too many.
 
     A search, which chooses its values, may have any number of combinations.
     """
@@ -210,7 +210,7 @@ def check_sweep(parsed: list[Override], problems: list[str]) -> list[Override]:
 
 
 def values_of(override: Override) -> list[Any]:
-    """The values that an override gives, one if it is no sweep, the ends if it is an interval."""
+    """Return the values of an override: one unless it is a sweep, both ends of an interval."""
     if override.is_interval_sweep():
         interval = override.value()
         assert isinstance(interval, IntervalSweep)
@@ -222,12 +222,12 @@ def values_of(override: Override) -> list[Any]:
 
 
 def first_variant(override: Override) -> str:
-    """An override with the first value of its sweep, as text."""
+    """Format an override with the first value of its sweep."""
     return variants_of(override)[0]
 
 
 def variants_of(override: Override) -> list[str]:
-    """An override once for each value of its sweep, as text."""
+    """Format an override once for each value of its sweep."""
     if override.is_sweep_override():
         key = override.get_key_element()
         return [f"{key}={value}" for value in map(str, values_of(override))]
@@ -236,9 +236,9 @@ def variants_of(override: Override) -> list[str]:
 
 
 def variants(parsed: list[Override]) -> Iterator[list[str]]:
-    """Override lists in which the values of every sweep appear (a sum, not the product).
+    """Yield override lists in which every value of every sweep appears (a sum, not the product).
 
-    Of a key of many values some, the ends included.
+    If a key has many values, only some of them appear, including both ends.
     """
     all_variants = [spread(variants_of(override)) for override in parsed]
     first = [words[0] for words in all_variants]
@@ -249,7 +249,7 @@ def variants(parsed: list[Override]) -> Iterator[list[str]]:
 
 
 def spread(values: list[str]) -> list[str]:
-    """Values at equal distances, the first and the last included."""
+    """Return evenly spaced values, including the first and the last."""
     last = len(values) - 1
     if last < FULLY_CHECKED:
         return values

@@ -1,4 +1,4 @@
-"""Resume a run by its name: the options that it was started with are read from its folder."""
+"""Resume a run by name, with the options stored in its folder."""
 
 from pathlib import Path
 

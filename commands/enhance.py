@@ -1,4 +1,4 @@
-"""python run.py enhance: enhances image files."""
+"""python run.py enhance: enhance image files."""
 
 import logging
 import sys
@@ -48,7 +48,7 @@ class Options(BaseModel):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that types do not show."""
+    """Find the mistakes that types do not reveal."""
     yield from require_file("checkpoint", cfg.checkpoint)
     if f".{cfg.format}" not in SUFFIXES:
         yield f"format={cfg.format}: allowed are {', '.join(s[1:] for s in SUFFIXES)}"
@@ -62,7 +62,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def find(cfg: DictConfig) -> SearchResult:
-    """The photos that are meant, without what earlier runs have written.
+    """Find the input photos, without the output of earlier runs.
 
     Raises:
         ValueError: if there are none.
@@ -72,7 +72,7 @@ def find(cfg: DictConfig) -> SearchResult:
 
 
 def run(cfg: DictConfig) -> None:
-    """Enhances every file; bad ones are named at the end, with exit code 1."""
+    """Enhance every file; list bad ones at the end and exit with 1."""
     device = pick_device(cfg.device)
     net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
     scale, kind = int(net.scale), type(getattr(net, "net", net)).__name__  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ def run(cfg: DictConfig) -> None:
                     on_tile=partial(move, bar, task, number),
                 )
                 written[target] = path
-            except Exception as error:  # whatever is wrong with one photo, the others go on
+            except Exception as error:  # one bad photo does not stop the others
                 log.debug("%s", name, exc_info=True)
                 reason = told(error).partition("\n")[0] or type(error).__name__
                 named = name in reason or result in reason
@@ -130,7 +130,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def move(bar: Progress, task: TaskID, number: int, done: int, total: int) -> None:
-    """Show that so many tiles of a photo are done."""
+    """Move the progress bar to the finished share of a photo's tiles."""
     bar.update(task, completed=number - 1 + done / total)
 
 
@@ -144,7 +144,7 @@ def enhance_file(
     device: torch.device,
     on_tile: Callable[[int, int], None],
 ) -> None:
-    """Enhance one file, and say so when the work begins.
+    """Enhance one file, and log its name, size and target first.
 
     Raises:
         ValueError: if it cannot be read, or its result cannot be written.

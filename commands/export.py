@@ -1,4 +1,4 @@
-"""python run.py export: a checkpoint's network alone, as safetensors or ONNX."""
+"""python run.py export: write a checkpoint's network as safetensors or ONNX."""
 
 import logging
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from system.places import expanded
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # of images in [0, 1]: a fortieth of a grey level
-SIZES = ((24, 32), (37, 21))  # that the exported network is tried on
+SIZES = ((24, 32), (37, 21))  # images that the exported network is tested on
 
 
 class Options(BaseModel):
@@ -38,7 +38,7 @@ class Options(BaseModel):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that types do not show."""
+    """Find the mistakes that types do not reveal."""
     yield from require_file("checkpoint", cfg.checkpoint)
     if cfg.format == "safetensors" and Path(cfg.output).suffix == ".onnx":
         yield f"output={cfg.output}: an .onnx file needs format=onnx"
@@ -51,7 +51,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes the file."""
+    """Write the file."""
     path = expanded(cfg.output)
     if cfg.format == "onnx":
         net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
@@ -72,10 +72,10 @@ def run(cfg: DictConfig) -> None:
 
 
 def export_onnx(net: nn.Module, path: Path) -> None:
-    """Writes an enhancer of one scale as ONNX: `lr` B x 3 x H x W in [0, 1] to `sr`, any H and W.
+    """Write an enhancer of one scale as ONNX: `lr` B x 3 x H x W in [0, 1] to `sr`, any H and W.
 
     Raises:
-        ValueError: if a package is missing, or ONNX Runtime computes something else than PyTorch.
+        ValueError: if a package is missing, or the outputs of ONNX Runtime and PyTorch differ.
     """
     try:
         import onnx  # noqa: F401
@@ -85,7 +85,7 @@ def export_onnx(net: nn.Module, path: Path) -> None:
         raise ValueError(
             f"format=onnx needs {error.name}: pip install onnx onnxscript onnxruntime"
         ) from error
-    for name in ("onnxscript", "onnx_ir"):  # they tell of every pass
+    for name in ("onnxscript", "onnx_ir"):  # they log every pass
         logging.getLogger(name).setLevel(logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")

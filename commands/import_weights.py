@@ -1,4 +1,4 @@
-"""python run.py import_weights: a scorer that others trained, as a checkpoint of this project."""
+"""python run.py import_weights: convert a published scorer to a checkpoint of this project."""
 
 import logging
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class Options(BaseModel):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that types do not show."""
+    """Find the mistakes that types do not reveal."""
     yield from require_file("input", cfg.input)
     if Path(cfg.input).suffix.lower() not in KERAS_SUFFIXES:
         yield f"input={cfg.input}: a name that ends in {' or '.join(KERAS_SUFFIXES)} is needed"
@@ -38,7 +38,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes the file, in single precision: the weights are those that came in."""
+    """Write the file in single precision, which keeps the weights exactly."""
     source = expanded(cfg.input)
     scorer = load_keras_nima(source)
     record = Record(

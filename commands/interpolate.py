@@ -1,4 +1,4 @@
-"""python run.py interpolate: measures networks between two, for a curve of fidelity and score.
+"""python run.py interpolate: measure mixtures of two networks, for a fidelity-score curve.
 
 Weights of two trainings of the same network are mixed, `(1 - share) * first + share * second`,
 for example those with gamma = 0 and with a gamma above it (Wang et al., "ESRGAN", ECCV workshops
@@ -52,7 +52,7 @@ class Options(Measuring):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that neither types nor signatures show."""
+    """Find the mistakes that neither types nor signatures reveal."""
     yield from require_kind(cfg, "pairs")
     # A single file, which is no list, is `Options`' to refuse.
     paths = [] if isinstance(cfg.checkpoints, str) else list(cfg.checkpoints)
@@ -60,7 +60,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes curve.csv, curve.png and result.json, and prints a table."""
+    """Write curve.csv, curve.png and result.json, and print a table."""
     paths = list(cfg.checkpoints)
     loaded = [load_network(path, "enhancer", cfg.trusted) for path in paths]
     (first, one), (second, two) = loaded
@@ -74,7 +74,7 @@ def run(cfg: DictConfig) -> None:
 
     def work(data: ShardedDataModule, folder: Path, device: torch.device) -> Result:
         photos: Any = data.val  # type: ignore[attr-defined]
-        rows = measured(first, second, cfg.steps, photos, raters, device)
+        rows = measure_mixtures(first, second, cfg.steps, photos, raters, device)
         keys = [key for key in HEADINGS if key in rows[0]]
         write_csv(folder / "curve.csv", ["share", *keys], rows)
         save_figure(curve(rows, names, raters), folder / "curve.png")
@@ -91,7 +91,7 @@ def run(cfg: DictConfig) -> None:
     run_measurement(cfg, files, "val", work, class_names(loaded, raters))
 
 
-def measured(
+def measure_mixtures(
     first: nn.Module,
     second: nn.Module,
     steps: int,
@@ -99,7 +99,7 @@ def measured(
     raters: dict[str, Rater],
     device: torch.device,
 ) -> list[dict[str, float]]:
-    """Means over the photos at each of `steps` shares of the second network."""
+    """Measure the means over the photos at each of `steps` shares of the second network."""
     start, end = ({k: v.clone() for k, v in net.state_dict().items()} for net in (first, second))
     net = first.to(device)
     for rater in raters.values():
@@ -122,7 +122,7 @@ def measured(
 
 
 def curve(rows: list[dict[str, float]], names: list[str], raters: dict[str, Rater]) -> Figure:
-    """PSNR against each score, from the first network to the second; by share without a scorer."""
+    """Plot each score over PSNR, or PSNR over the share if there is no scorer."""
     figure = Figure(figsize=(6.5, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     psnr = [row["psnr"] for row in rows]

@@ -1,4 +1,4 @@
-"""python run.py prepare: fetches, verifies and packs data sets."""
+"""python run.py prepare: fetch, verify and pack data sets."""
 
 import logging
 import sys
@@ -78,7 +78,7 @@ class Options(BaseModel):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that types do not show."""
+    """Find the mistakes that types do not reveal."""
     if cfg.dataset in ("photos", "rated") and cfg.root is None:
         yield f"root=null: dataset={cfg.dataset} needs root=FOLDER, where the photos are"
     elif cfg.dataset == "photos" or (cfg.dataset == "rated" and not is_one_folder(cfg.root)):
@@ -95,7 +95,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Does it; exits with 1 where files are bad."""
+    """Prepare the data set; exit with 1 if files are bad."""
     steps = {"div2k": prepare_div2k, "ava": prepare_ava}
     try:
         if cfg.dataset == "photos":
@@ -111,7 +111,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def prepare_div2k(cfg: DictConfig, root: Path) -> None:
-    """Fetches what is missing, checks names and sizes, decodes every file."""
+    """Fetch missing archives, check names and sizes, and decode every file."""
     data = DIV2K(str(root), **pair_options(cfg))  # refuses wrong settings before any download
     folders = [name for name in DIV2K_ARCHIVES if "/" not in name or int(name[-1]) in cfg.scales]
     for name in folders if cfg.download else []:
@@ -133,7 +133,7 @@ def prepare_div2k(cfg: DictConfig, root: Path) -> None:
 
 
 def prepare_photos(cfg: DictConfig) -> None:
-    """Decodes every photo that is meant."""
+    """Decode every photo in the given folders."""
     data = PhotoFolders(None, cfg.root, **pair_options(cfg))
     if cfg.pack:
         pack_pairs(data, ("val",))
@@ -143,7 +143,7 @@ def prepare_photos(cfg: DictConfig) -> None:
 
 
 def prepare_ava(cfg: DictConfig, root: Path) -> None:
-    """Says where AVA is to be had, or checks and decodes what is there."""
+    """Verify and decode AVA, or explain how to obtain it."""
     no_images = cfg.images is None and not (root / "images").is_dir()
     if no_images or not (root / "AVA.txt").is_file():
         raise ValueError(f"{root}: AVA.txt or images/ is missing\n" + AVA_HELP.format(root=root))
@@ -183,7 +183,7 @@ def prepare_ava(cfg: DictConfig, root: Path) -> None:
 
 
 def prepare_rated(cfg: DictConfig) -> None:
-    """Reads the table and decodes every file that it names."""
+    """Read the table and decode every file that it names."""
     options = rated_options(cfg) | {"num_buckets": cfg.num_buckets}
     data = RatedFolder(cfg.ratings, cfg.root, **options)
     photos, left_out = data.found
@@ -215,25 +215,25 @@ def as_word(where: str | Sequence[str]) -> str:
 
 
 def ready(cfg: DictConfig, words: str) -> None:
-    """Prints a command that trains on these data."""
+    """Print a command that trains on these data."""
     store = f" data.store={cfg.store}" if cfg.store else ""
     log.info("ready: python run.py %s%s", words, store)
 
 
 def pair_options(cfg: DictConfig) -> dict[str, Any]:
-    """Arguments of the data modules of pairs."""
+    """Return the arguments of the data modules of pairs."""
     degradation = Degradation(blur=float(cfg.blur))
     return {"scale": list(cfg.scales), "degradation": degradation, "store": cfg.store}
 
 
 def rated_options(cfg: DictConfig) -> dict[str, Any]:
-    """Arguments of the data modules of rated photos."""
+    """Return the arguments of the data modules of rated photos."""
     sizes = {name: cfg[name] for name in VIEW_ARGUMENTS}
     return {"store": cfg.store, **sizes}
 
 
 def verified(sources: Sequence[Source], what: str) -> Sizes:
-    """Decodes every file; prints the bad ones and exits with 1 if there are any."""
+    """Decode every file; list the bad ones and exit with 1 if there are any."""
     paths = [source.path for source in sources]
     num_workers = num_workers_for(paths)
     probes = list(
@@ -248,13 +248,13 @@ def verified(sources: Sequence[Source], what: str) -> Sizes:
 
 
 def report(what: str, names: Sequence[str]) -> None:
-    """A line on files that are not as expected, if there are any."""
+    """Log unexpected files, if there are any."""
     if names:
         log.info("%d %s: %s", len(names), what, join_some(names))
 
 
 def pack_pairs(data: FolderPairs, splits: Sequence[str]) -> None:
-    """Packs, and compares what was packed earlier with its checksums."""
+    """Pack the images, and verify the checksums of those packed earlier."""
     for split in splits:
         data.fingerprint(split)
         photos = data.split(split)
@@ -264,14 +264,14 @@ def pack_pairs(data: FolderPairs, splits: Sequence[str]) -> None:
 
 
 def pack_ratings(data: StoredRatings) -> None:
-    """Packs, and compares what was packed earlier with its checksums."""
+    """Pack the images, and verify the checksums of those packed earlier."""
     data.fingerprint()
     assert isinstance(data.train.images, PackedImages)
     check_packed(data.train.images)
 
 
 def check_packed(images: PackedImages) -> None:
-    """Prints a store's place and size; removes files whose checksum is wrong.
+    """Print the place and size of a store; remove files whose checksum is wrong.
 
     Raises:
         ValueError: if there are such files.

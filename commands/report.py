@@ -1,8 +1,8 @@
-"""python run.py report: compares runs in one HTML page; figures and tables in Markdown beside it.
+"""python run.py report: compare runs in one HTML page, with figures and Markdown tables.
 
-The page has everything inside it. It reads run folders alone; what is unfinished or broken is
-listed with the reason. Only what was measured on the same validation photos at the same scale is
-drawn together, and scores only where the same scorer gave them.
+The page is self-contained. It reads nothing but run folders, and lists unfinished and broken runs
+with the reason. Runs share a plot only if they were measured on the same validation photos at the
+same scale, and scores only if they come from the same scorer.
 """
 
 import logging
@@ -36,7 +36,7 @@ class Options(BaseModel):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that types do not show."""
+    """Find the mistakes that types do not reveal."""
     try:
         find_folders(patterns_of(cfg))
     except ValueError as error:
@@ -49,12 +49,12 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def patterns_of(cfg: DictConfig) -> list[str]:
-    """Folders and globs that were given."""
+    """Return the given folders and globs."""
     return [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
 
 
 def output_of(cfg: DictConfig) -> Path:
-    """Where the report goes."""
+    """Return the folder of the report."""
     if cfg.output is not None:
         return expanded(cfg.output)
     patterns = patterns_of(cfg)

@@ -1,4 +1,4 @@
-"""python run.py score: rates image files."""
+"""python run.py score: rate image files."""
 
 import csv
 import io
@@ -51,7 +51,7 @@ class Options(BaseModel):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that types do not show."""
+    """Find the mistakes that types do not reveal."""
     yield from require_file("checkpoint", cfg.checkpoint)
     paths = []
     try:
@@ -75,7 +75,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def find(cfg: DictConfig) -> SearchResult:
-    """The photos that are meant, without the pictures of runs.
+    """Find the input photos, without the pictures of runs.
 
     Raises:
         ValueError: if there are none.
@@ -84,13 +84,13 @@ def find(cfg: DictConfig) -> SearchResult:
 
 
 def folders(where: str | Sequence[str]) -> list[Path]:
-    """The folders among what was given as `input`."""
+    """Return the folders among the paths given as `input`."""
     paths = [expanded(text) for text in ([where] if isinstance(where, str) else where)]
     return [Path(os.path.realpath(path)) for path in paths if path.is_dir()]
 
 
 def run(cfg: DictConfig) -> None:
-    """Prints a table, best first; bad files are named at the end, with exit code 1."""
+    """Print a table, best first; list bad files at the end and exit with 1."""
     keep_memory()
     device = pick_device(cfg.device)
     scorer, record = load_network(cfg.checkpoint, "scorer", cfg.trusted)
@@ -134,7 +134,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def ranking(rows: Sequence[Row], title: str, num_buckets: int, limit: int | None) -> str:
-    """A table of the images, or of the first and the last `limit / 2` of them."""
+    """Format a table of all images, or of the first and last `limit / 2` of them."""
     lines = [
         [str(place), printable_name(row["image"]), f"{row['mean']:.3f}", f"{row['std']:.3f}"]
         for place, row in enumerate(rows, 1)
@@ -147,7 +147,7 @@ def ranking(rows: Sequence[Row], title: str, num_buckets: int, limit: int | None
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Writes the file that was asked for; it is whole or absent."""
+    """Write the requested file, either completely or not at all."""
     text = WRITERS[path.suffix](rows)
     with replacing(path) as temporary:
         # A file's name need not be UTF-8; its bytes are written as they are.
@@ -156,7 +156,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A header and a line for each image."""
+    """Format as CSV: a header and a line for each image."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
@@ -165,12 +165,12 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Sequence[Row]) -> str:
-    """A list of objects."""
+    """Format as a JSON list of objects."""
     return json.dumps(rows, indent=1) + "\n"
 
 
 def as_jsonl(rows: Sequence[Row]) -> str:
-    """An object in each line."""
+    """Format as JSON Lines: one object per line."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 

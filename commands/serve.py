@@ -1,4 +1,4 @@
-"""python run.py serve: the web page on which photos are uploaded, enhanced, rated and compared."""
+"""python run.py serve: the web page to upload, enhance, rate and compare photos."""
 
 import errno
 import importlib.util
@@ -25,7 +25,7 @@ TITLE = "Neural Image Enhancement"
 
 
 class Scorer(BaseModel):
-    """The node `scorer`."""
+    """Keys of the node `scorer`."""
 
     model_config = ConfigDict(strict=True)
 
@@ -59,7 +59,7 @@ class Options(BaseModel):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Mistakes that types do not show."""
+    """Find the mistakes that types do not reveal."""
     for path in checkpoints(cfg):
         yield from require_file("checkpoint", path)
     for pair in cfg.pairs:
@@ -97,7 +97,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def check_address(host: str, port: int) -> Iterator[str]:
-    """Problems of an address to listen at."""
+    """Check that the server can bind to an address."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as trial:
@@ -109,12 +109,12 @@ def check_address(host: str, port: int) -> Iterator[str]:
 
 
 def checkpoints(cfg: DictConfig) -> list[str]:
-    """The files of enhancers."""
+    """Return the checkpoints of enhancers."""
     return [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
 
 
 def run(cfg: DictConfig) -> None:
-    """Serves until Ctrl-C."""
+    """Serve until Ctrl-C."""
     from web.app import Settings, build_app  # needs the extra `demo`
     from web.connections import Server
     from web.enhancers import load_enhancers

@@ -1,4 +1,4 @@
-"""python run.py [train]: trains what the experiment says, in a run folder that can be resumed."""
+"""python run.py [train]: train a network in a run folder that can be resumed."""
 
 from typing import Literal
 

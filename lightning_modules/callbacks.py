@@ -1,4 +1,4 @@
-"""What happens around the training loop: seeds, checkpoints, a line per epoch, pictures.
+"""Callbacks of the training loop: seeds, checkpoints, progress, warnings.
 
 A run may be interrupted anywhere and resumes at the start of an epoch. So what a callback keeps
 beyond the end of an epoch must be in its state, and an epoch may have no validation or several
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class ReseedEveryEpoch(Callback):
-    """Makes dropout a function of (seed, epoch, rank), so that a resumed epoch repeats exactly.
+    """Make dropout a function of (seed, epoch, rank), so that a resumed epoch repeats exactly.
 
     Args:
         seed: the run's seed.
@@ -39,7 +39,7 @@ class ReseedEveryEpoch(Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Seeds torch's global generators."""
+        """Seed torch's global generators."""
         stream = random_stream(
             self.seed,
             epoch=trainer.current_epoch,
@@ -96,18 +96,18 @@ class LogEachEpoch(Callback):
 
 
 class EpochLine(Callback):
-    """Prints one line per epoch, which stays when the progress bar is gone."""
+    """Print one line per epoch, which outlasts the progress bar."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self.start = time.monotonic()
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prints the line."""
+        """Print the line."""
         values = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -173,7 +173,7 @@ class Checkpoints(ModelCheckpoint):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the paths of the run that is continued for those of this folder."""
+        """Restore state on resume, with paths in the present folder."""
         assert self.dirpath is not None
         here = Path(self.dirpath)
 
@@ -190,9 +190,9 @@ class Checkpoints(ModelCheckpoint):
 
 
 class ProgressFile(Callback):
-    """Keeps a small file that says how far the training is, for who watches it from elsewhere.
+    """Write training progress to a JSON file for external monitors.
 
-    It holds `epoch`, `epochs`, `step`, `steps`, `left_s` (seconds that are left, None at first),
+    It holds `epoch`, `epochs`, `step`, `steps`, `left_s` (seconds left, None at first),
     `monitor` and `value` (the metric that is watched, None before the first validation).
 
     Args:
@@ -210,24 +210,24 @@ class ProgressFile(Callback):
         self.value: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self.began, self.first = time.monotonic(), trainer.global_step
 
     @rank_zero_only
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object
     ) -> None:
-        """Writes the file, if it is time."""
+        """Write the file if an update is due."""
         if time.monotonic() - self.written > self.every:
             self.write(trainer)
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the file with the validation's metric."""
+        """Write the file with the validation's metric."""
         self.write(trainer)
 
     def write(self, trainer: L.Trainer) -> None:
-        """Writes the file; it is whole or the one before."""
+        """Replace the file atomically."""
         self.written = time.monotonic()
         step, steps = trainer.global_step, int(trainer.estimated_stepping_batches)
         done, value = step - self.first, trainer.callback_metrics.get(self.monitor)
@@ -263,7 +263,7 @@ class AveragedWeights(EMAWeightAveraging):
         super().__init__(decay=decay)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Makes the copy."""
+        """Make the copy."""
         if stage == "fit" and any(
             isinstance(module, nn.BatchNorm2d) and module.training for module in pl_module.modules()
         ):
@@ -276,7 +276,7 @@ class AveragedWeights(EMAWeightAveraging):
 
 
 class Watch(Callback):
-    """Warns when the scorer gains while the photos lose: the enhancer may be gaming its scorer.
+    """Warn when the scorer gains while the photos lose: the enhancer may be gaming its scorer.
 
     Each validation is compared with the best PSNR and the best judge's score so far.
 
@@ -296,7 +296,7 @@ class Watch(Callback):
         self.warnings: list[str] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compares and says."""
+        """Compare with the best validations so far, and warn."""
         now = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if "val/score" not in now:
             return
@@ -317,14 +317,14 @@ class Watch(Callback):
                 self.best[name] = now | {"epoch": trainer.current_epoch + 1}
 
     def state_dict(self) -> dict[str, Any]:
-        """For a run that is continued."""
+        """Return the state to resume from."""
         return {"best": self.best, "warnings": self.warnings}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of the run that is continued."""
+        """Restore state on resume."""
         self.best, self.warnings = state_dict["best"], state_dict["warnings"]
 
 
 def last_step(trainer: L.Trainer) -> int:
-    """The number under which Lightning logs a validation: that of the last optimizer step."""
+    """Return the step at which Lightning logs a validation: that of the last optimizer step."""
     return max(0, trainer.global_step - 1)

@@ -100,11 +100,11 @@ def l1_loss(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
 
 
 class Frozen(nn.Module):
-    """Holds a scorer that is not trained.
+    """Hold a frozen scorer.
 
-    Not as a submodule: else its weights would be trained, averaged and saved with the enhancer. It
-    follows to other devices, stays in eval mode with its batch norms folded, and lets the gradient
-    through to the pixels.
+    It is not a submodule: its weights would be trained, averaged and saved with the enhancer. It
+    moves to other devices with the module, stays in eval mode with its batch norms folded, and lets
+    the gradient through to the pixels.
 
     Args:
         scorer: any NIMA; it is copied.
@@ -133,7 +133,7 @@ class Frozen(nn.Module):
 
 
 class AestheticLoss(Frozen):
-    """What a scorer finds wanting in images.
+    """Aesthetic loss computed by a frozen scorer.
 
     Modes:
 
@@ -198,7 +198,7 @@ class AestheticLoss(Frozen):
         return relative_distance(*features), score_B
 
     def view(self, images_BCHW: Tensor) -> Tensor:
-        """What the scorer sees of a batch of patches."""
+        """Prepare a batch of patches for the scorer: clamp, and enlarge small ones."""
         images_BCHW = images_BCHW.clamp(0, 1)
         side = min(images_BCHW.shape[-2:])
         if side >= MIN_SCORER_SIDE:
@@ -207,7 +207,7 @@ class AestheticLoss(Frozen):
         return F.interpolate(images_BCHW, size=size, mode="bilinear")
 
     def warn_of(self, images_BCHW: Tensor) -> None:
-        """Says once that patches are enlarged; not in `forward`, which may be compiled."""
+        """Warn once that patches are enlarged; not in `forward`, which may be compiled."""
         side = min(images_BCHW.shape[-2:])
         if side < MIN_SCORER_SIDE and not self._warned:
             self._warned = True
@@ -297,7 +297,7 @@ class HybridLoss(nn.Module):
             self.aesthetic = AestheticLoss(built, mode)
 
     def at(self, progress: float) -> None:
-        """Sets `weight` for a place in the training, 0..1."""
+        """Set `weight` for a point of the training, 0..1."""
         self.weight = self.gamma * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
 
     def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
