@@ -145,7 +145,7 @@ def check_typed(command: str, words: list[str], *, folder: str | None) -> list[s
 def check_words(
     command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
 ) -> list[Override]:
-    """Drops overrides that a configuration could not be composed with.
+    """Drop overrides that a configuration could not be composed with.
 
     Raises:
         ValueError: if the folders of `hydra.searchpath` must not even be looked into.

@@ -1,4 +1,4 @@
-"""Networks from the records of checkpoints: only trusted classes, and no larger than their weights.
+"""Build networks from checkpoint records: only trusted classes, no larger than their weights.
 
 Classes under `networks.` may be built, and those in modules that the user's own configuration
 trusts. What a file says never widens that.
@@ -28,17 +28,17 @@ NOT_ARGUMENTS = ("_target_", "_recursive_", "_convert_", "pretrained")
 
 
 class TooLargeError(Exception):
-    """More parts are built than a file has weights for."""
+    """A network under construction has more parts than its file has weights."""
 
 
 def is_trusted(target: str, trusted: Sequence[str]) -> bool:
-    """Whether a class may be built: one under `networks.` or in a trusted module or package."""
+    """Return whether a class may be built: under `networks.`, or in a trusted module or package."""
     module = target.rpartition(".")[0]
     return module.startswith("networks.") or in_modules(module, trusted)
 
 
 def in_modules(module: str, trusted: Sequence[str]) -> bool:
-    """Whether a module is one of these, or in a package of these."""
+    """Return whether a module is one of these, or in a package of these."""
     return any(module == name or module.startswith(f"{name}.") for name in trusted)
 
 
@@ -125,7 +125,7 @@ def check_arguments(network_class: type, arguments: Mapping[str, Any], *, strict
 
 @contextmanager
 def bounded(state: State) -> Iterator[None]:
-    """End the building of a network, in this thread, that has far more parts than weights."""
+    """Abort building a network in this thread if it has far more parts than weights."""
     thread, left = threading.get_ident(), 1000 + 10 * len(state)
 
     def count(*_: object) -> None:

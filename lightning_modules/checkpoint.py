@@ -45,7 +45,7 @@ PREFIX = "net."  # of the network's parameters in a Lightning state dict
 
 
 class WriteRecord(Callback):
-    """Puts the record, with the metrics of that moment, into every checkpoint.
+    """Put the record, with the metrics of that moment, into every checkpoint.
 
     Args:
         record: what is known before the training.
@@ -57,7 +57,7 @@ class WriteRecord(Callback):
         self.began = time.monotonic() - earlier
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ends a training that cannot be saved any more."""
+        """Stop a training whose loss is not finite any more."""
         loss = trainer.callback_metrics.get("train/loss")
         if loss is not None and not loss.isfinite():
             raise ValueError(
@@ -66,13 +66,13 @@ class WriteRecord(Callback):
             )
 
     def elapsed(self) -> float:
-        """Seconds of the run so far, over all interruptions."""
+        """Return the seconds of the run so far, including those before interruptions."""
         return time.monotonic() - self.began
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Lightning calls this while it collects a checkpoint."""
+        """Add the record to a checkpoint that Lightning is about to write."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         record = replace(
             self.record,
@@ -89,7 +89,7 @@ class WriteRecord(Callback):
 
 
 def sealed(record: Record, network: nn.Module, state: dict[str, Tensor]) -> Record:
-    """The record with what proves the file whole: a checksum, and of scorers a self-test.
+    """Add the proof that a file is intact to a record: a checksum, and for scorers a self-test.
 
     Args:
         record: see `WriteRecord`.
@@ -108,7 +108,7 @@ def sealed(record: Record, network: nn.Module, state: dict[str, Tensor]) -> Reco
 
 
 def checksum(raw: dict[str, Any], state: dict[str, Tensor]) -> str:
-    """SHA-256 of a record as plain data, but for the checksum itself, and of all weights."""
+    """Hash all weights and a record as plain data, without the checksum itself."""
     rest = {name: value for name, value in raw.items() if name != "sha256"}
     total = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(state):
@@ -119,7 +119,7 @@ def checksum(raw: dict[str, Any], state: dict[str, Tensor]) -> str:
 
 
 def self_test_image() -> str:
-    """A picture with slopes, edges and ever finer rings, as PNG in Base64 (some 35 kB).
+    """Draw a test picture of slopes, edges and ever finer rings, as PNG in Base64 (35 kB).
 
     It is larger than what scorers see, and its rings alias, so that another way of resizing shows.
     """
@@ -136,7 +136,7 @@ def self_test_image() -> str:
 
 
 def rate_png(scorer: NIMA, image: str) -> float:
-    """Mean score of a PNG in Base64, through the scorer's whole path."""
+    """Score a PNG in Base64 by the scorer's whole path from pixels to mean score."""
     with PIL.Image.open(io.BytesIO(base64.b64decode(image)), formats=["PNG"]) as file:
         if file.width * file.height > MAX_PIXELS:
             raise ValueError("the image is too large")
@@ -145,7 +145,7 @@ def rate_png(scorer: NIMA, image: str) -> float:
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]:
-    """Reads the network's weights and the record of a .ckpt, .pt or .safetensors file.
+    """Read the network's weights and the record of a .ckpt, .pt or .safetensors file.
 
     Returns:
         The network's state dict (float32) and the record; None for bare weights.
@@ -185,7 +185,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]
 
 
 def checked(raw: Any, state: dict[str, Tensor], path: Path) -> Record:  # noqa: ANN401
-    """The record of a file.
+    """Check and parse the record of a file.
 
     Raises:
         ValueError: if it is damaged, or not of these weights.
@@ -202,14 +202,14 @@ def checked(raw: Any, state: dict[str, Tensor], path: Path) -> Record:  # noqa: 
 
 
 def to_float(value: Tensor) -> Tensor:
-    """Half precision to float32; counters stay integers."""
+    """Convert half precision to float32; counters stay integers."""
     return value.float() if value.is_floating_point() else value
 
 
 def load_network(
     path: str | Path, kind: str | None = None, trusted: Sequence[str] = ()
 ) -> tuple[nn.Module, Record]:
-    """Builds the network of a checkpoint and loads its weights, in eval mode, on the CPU.
+    """Build the network of a checkpoint and loads its weights, in eval mode, on the CPU.
 
     Args:
         path: a .ckpt of this project, or a .safetensors file.
@@ -239,7 +239,7 @@ def load_network(
 
 
 def check_kind(network: nn.Module, record: Record) -> None:
-    """Raises a ValueError unless a network can be what its record says."""
+    """Raise a ValueError unless a network can be what its record says."""
     if (record.kind == "scorer") != isinstance(network, NIMA):
         raise ValueError(f"its {record.class_name} is no {record.kind}")
     if record.kind == "enhancer":
@@ -252,7 +252,7 @@ def check_kind(network: nn.Module, record: Record) -> None:
 
 
 def test_itself(scorer: NIMA, test: SelfTest | None, path: str | Path) -> None:
-    """Refuses a scorer that rates its own test image otherwise than when it was written."""
+    """Refuse a scorer whose rating of its own test image has changed since it was written."""
     if test is None:
         raise ValueError(f"{path}: carries no image to test itself with")
     try:
@@ -267,7 +267,7 @@ def test_itself(scorer: NIMA, test: SelfTest | None, path: str | Path) -> None:
 
 
 def load_scorer(path: str | Path, trusted: Sequence[str] = ()) -> NIMA:
-    """Loads a scorer: `load_scorer("file.ckpt").score("photo.jpg")` is a mean score.
+    """Load a scorer: `load_scorer("file.ckpt").score("photo.jpg")` is a mean score.
 
     Raises:
         ValueError: as `load_network`.
@@ -280,7 +280,7 @@ def load_scorer(path: str | Path, trusted: Sequence[str] = ()) -> NIMA:
 def save_safetensors(
     path: Path, network: nn.Module, record: Record, *, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Writes a network with its record, in half precision; the file is whole or absent.
+    """Write a network with its record, in half precision; the file is whole or absent.
 
     Args:
         path: a .safetensors file; replaced if it exists.
@@ -302,7 +302,7 @@ def save_safetensors(
 
 
 def dependence(scorer: Record, judge: Record) -> list[str]:
-    """One line where a judge has something in common with the scorer, whose faults it may share."""
+    """Warn if the judge shares backbone or ratings with the scorer, and so perhaps its faults."""
     shared = ["backbone"] * (scorer.backbone == judge.backbone)
     shared += ["ratings"] * (scorer.data == judge.data)
     return [f"the judge is not independent: it shares {' and '.join(shared)}"] if shared else []

@@ -1,4 +1,4 @@
-"""Checkpoints of trainings on disk: written whole or not at all, and protected by a checksum."""
+"""Write the checkpoints of trainings atomically, protected by a checksum."""
 
 import contextlib
 import hashlib
@@ -48,7 +48,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder outlive a power failure, where the file system can."""
+    """Make the names in a folder survive a power failure, if the file system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -58,7 +58,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def content_sha256(content: Any) -> str:  # noqa: ANN401
-    """SHA-256 of nested dicts and lists of plain values and tensors, wherever these lie."""
+    """Hash nested dicts and lists of plain values and tensors, on any device."""
     total = hashlib.sha256()
 
     def add(value: Any) -> None:  # noqa: ANN401
@@ -109,6 +109,6 @@ def read_whole(path: Path) -> dict[str, Any]:
 
 
 def ends_an_epoch(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint was saved at the end of an epoch, so that a run can resume from it."""
+    """Return whether a checkpoint was saved at the end of an epoch, where runs can resume."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     return bool(progress["started"] == progress["processed"])

@@ -1,4 +1,4 @@
-"""Trains enhancers: `L2 + gamma * (K - mean score)`, the scorer frozen (paper, section 2.3.1)."""
+"""Train enhancers: `L2 + gamma * (K - mean score)`, the scorer frozen (paper, section 2.3.1)."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,7 +20,7 @@ from networks.scales import scales_of
 
 
 class EnhancementModule(TrainedModule):
-    """Trains `net` to restore HR from LR.
+    """Train `net` to restore HR from LR.
 
     Args:
         net: maps LR B x 3 x H x W in [0, 1] to SR, `net.scale` times larger; or has several
@@ -87,7 +87,7 @@ class EnhancementModule(TrainedModule):
 
     @property
     def several(self) -> bool:
-        """Whether the network has several scales, of which a batch has one."""
+        """Return whether the network has several scales, of which a batch has one."""
         return not hasattr(self.net, "scale")
 
     def metric_names(self) -> set[str] | None:
@@ -106,7 +106,7 @@ class EnhancementModule(TrainedModule):
 
     @property
     def scorers(self) -> dict[str, NIMA]:
-        """The scorer in the loss and the judge, as far as there are any, by their scores' names."""
+        """Return the scorer in the loss and the judge, if any, by the names of their scores."""
         frozen = {"score": self.loss.aesthetic, "score_judge": self.judge}
         return {name: part.scorer for name, part in frozen.items() if part is not None}
 
@@ -115,12 +115,12 @@ class EnhancementModule(TrainedModule):
         self.baselines = {}
 
     def forward(self, lr_BCHW: Tensor, scale: int) -> Tensor:
-        """SR images, not clamped."""
+        """Compute SR images, not clamped."""
         net = self.net if self.training else self.net.forward  # the latter is never compiled
         return net(lr_BCHW, scale) if self.several else net(lr_BCHW)  # type: ignore[no-any-return]
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        """Loss of one batch of patches."""
+        """Compute the loss of one batch of patches."""
         self.loss.at(self.trainer.global_step / self.trainer.estimated_stepping_batches)
         sr_BCHW = self(batch.lr_BCHW, batch.scale)
         total, terms, _ = self.compare(sr_BCHW, batch.hr_BCHW)
@@ -132,7 +132,7 @@ class EnhancementModule(TrainedModule):
         return total
 
     def log_grad_ratio(self, sr_BCHW: Tensor, hr_BCHW: Tensor, batch_idx: int) -> None:
-        """Every so many steps: how much of the gradient at the SR pixels is the scorer's."""
+        """Log at intervals the scorer's share of the gradient at the SR pixels."""
         part = batch_idx % self.trainer.accumulate_grad_batches
         if self.trainer.global_step % self.grad_ratio_every:
             return

@@ -15,7 +15,7 @@ from networks.tiling import restore
 
 
 def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> nn.Module:
-    """The enhancer of a checkpoint for one scale; None is its only one, or the smallest.
+    """Load the enhancer of a checkpoint for one scale; None means its smallest.
 
     Raises:
         ValueError: if it is no enhancer, or lacks the scale.
@@ -28,7 +28,7 @@ def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> 
 
 
 def enhanced(net: nn.Module, photo: Photo, **how: Any) -> Photo:  # noqa: ANN401
-    """The photo as a network makes it, with its alpha channel, 16 bits and information.
+    """Enhance a photo, and keep its alpha channel, 16 bits and metadata.
 
     The network does not see colours that are hidden under transparency: they would bleed.
 
@@ -43,7 +43,7 @@ def enhanced(net: nn.Module, photo: Photo, **how: Any) -> Photo:  # noqa: ANN401
 
 
 def enlarged_alpha(photo: Photo, scale: int) -> torch.Tensor | None:
-    """The alpha channel, enlarged bicubically: the networks know colours only."""
+    """Enlarge the alpha channel bicubically, because networks know only colours."""
     if photo.alpha is None:
         return None
     return restore(Upscale(scale), photo.alpha, device=torch.device("cpu"), levels=photo.levels)

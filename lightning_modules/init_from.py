@@ -18,7 +18,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def official_file(cfg: DictConfig) -> Path:
-    """The published weights of the network that is configured."""
+    """Return the file of the published weights of the configured network."""
     net = cfg.net
     scale = tuple(net.scales) if "scales" in net else cfg.scale
     name = net._target_.rpartition(".")[2]
@@ -26,7 +26,7 @@ def official_file(cfg: DictConfig) -> Path:
 
 
 def start_from(network: nn.Module, path: str) -> None:
-    """Loads the weights of `init_from`.
+    """Load the weights of `init_from`.
 
     An EDSR of another scale gives all but the upsampler, as x3 and x4 start in its paper.
 
@@ -49,11 +49,11 @@ def start_from(network: nn.Module, path: str) -> None:
 
 
 def split_upsampler(state: Weights) -> tuple[Weights, Weights]:
-    """The upsampler of an EDSR, and the rest."""
+    """Split an EDSR's weights into those of the upsampler and the rest."""
     upsampler = {name: value for name, value in state.items() if name.startswith("tail.0.")}
     return upsampler, {name: value for name, value in state.items() if name not in upsampler}
 
 
 def shapes(state: Weights) -> dict[str, torch.Size]:
-    """The shape of every tensor."""
+    """Return the shape of every tensor."""
     return {name: value.shape for name, value in state.items()}

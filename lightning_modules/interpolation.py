@@ -10,7 +10,7 @@ from networks.tensor_files import printable
 
 
 def same_network(one: Record, two: Record) -> None:
-    """Refuses trainings of different networks, whose weights cannot be mixed."""
+    """Refuse trainings of different networks, whose weights cannot be mixed."""
     nets: list[dict[str, Any]] = [dict(record.net) for record in (one, two)]
     if nets[0] == nets[1]:
         return
@@ -24,7 +24,7 @@ def same_network(one: Record, two: Record) -> None:
 
 
 def mixed(first: dict[str, Tensor], second: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Weights between two state dicts; 0 is the first, 1 the second. Counters are the first's."""
+    """Interpolate two state dicts: share 0 is the first, 1 the second. Counters are the first's."""
     return {
         name: torch.lerp(value, second[name], share) if value.is_floating_point() else value
         for name, value in first.items()

@@ -11,7 +11,7 @@ from system.files import replacing, writing
 
 
 class RunCSV(Logger):
-    """Writes metrics.csv: one row per logging, columns `epoch`, `step` and the metrics.
+    """Write metrics.csv: one row per logging, columns `epoch`, `step` and the metrics.
 
     Lightning's own CSVLogger deletes the file when a run is resumed. This one keeps the rows before
     the step that is resumed from, so that an interrupted run ends with the rows of an uninterrupted
@@ -47,7 +47,7 @@ class RunCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Adds a row."""
+        """Add a row."""
         row: dict[str, Any] = {"step": step, **metrics}
         if "epoch" in row:
             row["epoch"] = int(row["epoch"])
@@ -61,7 +61,7 @@ class RunCSV(Logger):
             csv.DictWriter(file, self.columns).writerow(row)
 
     def rewrite(self) -> None:
-        """Writes the whole file, to a temporary name first."""
+        """Write the whole file, to a temporary name first."""
         with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()

@@ -58,7 +58,7 @@ def luma(levels_BCHW: Tensor) -> Tensor:
 
 
 def crop_border(image_BCHW: Tensor, border: int) -> Tensor:
-    """Cuts `border` pixels from each side.
+    """Cut `border` pixels from each side.
 
     Raises:
         ValueError: if nothing would be left.
@@ -150,7 +150,7 @@ class MicroBatchMeans:
         self.count = 0
 
     def add(self, values: dict[str, Tensor], accumulate: int) -> dict[str, Tensor]:
-        """Adds a micro-batch's values; returns the means so far, and starts over after the last."""
+        """Add a micro-batch's values; returns the means so far, and starts over after the last."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.count += 1
@@ -184,7 +184,7 @@ class RatingMetrics(Metric):
         self.add_state("item", [], dist_reduce_fx="cat")
 
     def update(self, p_BK: Tensor, q_BK: Tensor, item_B: Tensor) -> None:
-        """Adds predicted and true distributions, and the photos' positions in their data set."""
+        """Add predicted and true distributions, and the photos' positions in their data set."""
         self.p.append(p_BK.detach().float())
         self.q.append(q_BK.float())
         self.item.append(item_B)
@@ -264,7 +264,7 @@ class NIMAScore(Metric):
         return super()._apply(fn, *args, **kwargs)
 
     def update(self, images: Tensor) -> None:
-        """Adds images: B x 3 x H x W, float in [0, 1] or uint8."""
+        """Add images: B x 3 x H x W, float in [0, 1] or uint8."""
         unit = to_unit(images) if images.dtype == torch.uint8 else images
         check_images(unit)
         unit = unit.float().clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Trains scorers: the distribution of ratings of a photo, by the EMD loss (NIMA, equation 1)."""
+"""Train scorers: the distribution of ratings of a photo, by the EMD loss (NIMA, equation 1)."""
 
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from networks.nima import NIMA, mean_score
 
 
 class NIMAModule(TrainedModule):
-    """Trains `net` to predict rating distributions.
+    """Train `net` to predict rating distributions.
 
     Beside its own metrics it logs `baselines`: the constant predictor and the noise of the votes.
 
@@ -83,12 +83,12 @@ class NIMAModule(TrainedModule):
         self.train()
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Predicted distributions p_BK."""
+        """Predict distributions p_BK."""
         net = self.net if self.training else self.net.forward  # the latter is never compiled
         return net(images_BCHW)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but for batch norms that are frozen."""
+        """Set training mode, except for frozen batch norms."""
         super().train(mode)
         if self.freeze_batch_norms:
             for module in self.net.modules():
@@ -97,7 +97,7 @@ class NIMAModule(TrainedModule):
         return self
 
     def setup(self, stage: str) -> None:
-        """Sets the head; weights of a checkpoint that is continued are loaded after this."""
+        """Set the head to the constant predictor; a resumed checkpoint is loaded after this."""
         if not (self.constant_start and stage == "fit"):
             return
         p_NK: Tensor = self.trainer.datamodule.train.p_NK  # type: ignore[attr-defined]
@@ -106,7 +106,7 @@ class NIMAModule(TrainedModule):
             self.net.head.bias.copy_(p_NK.mean(dim=0).clamp_min(1e-4).log())
 
     def training_step(self, batch: RatedBatch, batch_idx: int) -> Tensor:
-        """EMD of one batch, and the penalty."""
+        """Compute the EMD of one batch, plus the gradient penalty."""
         images_BCHW = batch.images_BCHW
         if self.gradient_penalty:
             images_BCHW.requires_grad_()
@@ -123,12 +123,12 @@ class NIMAModule(TrainedModule):
         return loss
 
     def validation_step(self, batch: RatedBatch, batch_idx: int) -> None:
-        """Collects predictions, in float32 whatever the training precision."""
+        """Collect predictions, in float32 whatever the training precision."""
         with torch.autocast(self.device.type, enabled=False):
             self.val_metrics.update(self(batch.images_BCHW), batch.p_BK, batch.item_B)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the metrics of all ranks together, and what they are to be compared with."""
+        """Log the metrics of all ranks together, and what they are to be compared with."""
         with self.val_metrics.sync_context():
             p_NK, q_NK, item_N = self.val_metrics.everything()
         self.val_metrics.reset()

@@ -47,7 +47,7 @@ class Pictures(Callback):
         self.num_photos = num_photos
 
     def due(self, trainer: L.Trainer) -> bool:
-        """Whether this epoch's pictures are to be drawn, by this process."""
+        """Return whether this epoch's pictures are to be drawn, by this process."""
         epoch, interval = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
         is_last = epoch + interval > (trainer.max_epochs or 0)
         on_time = epoch % self.every < interval or is_last
@@ -58,7 +58,7 @@ class BeforeAfter(Pictures):
     """LR, bicubic, SR and HR of the first `num_photos` validation photos, always the same."""
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes and logs `<photo>.png`, or `<photo>_x3.png` for each of several scales.
+        """Write and logs `<photo>.png`, or `<photo>_x3.png` for each of several scales.
 
         Now, while the network has the weights that are validated, which may be averaged ones.
         """
@@ -108,7 +108,7 @@ class PhotoTable(Callback):
     @rank_zero_only
     @torch.no_grad()
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the files and logs them."""
+        """Write the files and logs them."""
         assert isinstance(pl_module, EnhancementModule)
         assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
         best = trainer.checkpoint_callback.best_model_path
@@ -127,7 +127,7 @@ class PhotoTable(Callback):
             log_photos(logger, rows, self.folder, last_step(trainer))
 
     def row(self, photo: Pair, net: nn.Module, module: EnhancementModule) -> dict[str, Any]:
-        """Measures one photo and writes its crops."""
+        """Measure one photo and writes its crops."""
         baseline = Bicubic(photo.scale)
         images = {
             "lr": photo.lr,
@@ -158,7 +158,7 @@ class RatingPictures(Pictures):
     """The last validation's predictions, with the best and the worst `num_photos` of them."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes and logs `ratings_*.png`."""
+        """Write and logs `ratings_*.png`."""
         if not self.due(trainer):
             return
         assert isinstance(pl_module, NIMAModule)
@@ -173,7 +173,7 @@ class RatingPictures(Pictures):
 
 
 def log_photos(logger: Logger, rows: list[dict[str, Any]], folder: Path, step: int) -> None:
-    """Sends the rows of `PhotoTable` to a logger that shows pictures."""
+    """Send the rows of `PhotoTable` to a logger that shows pictures."""
     if isinstance(logger, WandbLogger):
         import wandb  # here, because it takes half a second that most runs do without
 
@@ -194,7 +194,7 @@ def log_photos(logger: Logger, rows: list[dict[str, Any]], folder: Path, step: i
 
 
 def log_image(trainer: L.Trainer, name: str, path: Path) -> None:
-    """Sends a picture to every logger that shows pictures."""
+    """Send a picture to every logger that shows pictures."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [str(path)], step=last_step(trainer))

@@ -1,4 +1,4 @@
-"""What people look at: before/after pictures, contact sheets, plots of predicted ratings."""
+"""Draw before/after pictures, contact sheets and plots of predicted ratings."""
 
 import math
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def comparison(
 
 
 def detail(image: NDArray[np.uint8]) -> tuple[int, int, int]:
-    """Where most happens: top, left and side of the square with the strongest edges, in pixels."""
+    """Find the square with the strongest edges: top, left and side in pixels."""
     height, width = image.shape[:2]
     side = max(1, min(height, width) // ZOOM)
     gray = image.astype(np.int64).sum(axis=2)
@@ -108,7 +108,7 @@ def crop_box(image: NDArray[np.uint8]) -> tuple[int, int, int, int]:
 
 
 def save_before_after(panels: list[Panel], path: Path, note: str = "") -> None:
-    """Writes the picture: each panel whole, its detail enlarged, its caption below.
+    """Write the picture: each panel whole, its detail enlarged, its caption below.
 
     Args:
         panels: the columns; the last one is the reference that the detail is chosen on.
@@ -155,7 +155,7 @@ def save_before_after(panels: list[Panel], path: Path, note: str = "") -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a .png file, which is whole or absent; replaces it if it exists."""
+    """Write a .png file, replacing it atomically if it exists."""
     with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)  # type: ignore[no-untyped-call]
 
@@ -163,7 +163,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 def save_contact_sheet(
     ranked: Sequence[tuple[str | Path, float]], path: Path, title: str, *, limit: int = 200
 ) -> None:
-    """Writes small pictures with their scores, in the order given.
+    """Write small pictures with their scores, in the order given.
 
     Args:
         ranked: image files and scores, best first.

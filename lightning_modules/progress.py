@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, lines of text in a pipe or a file."""
+"""Show training progress: a bar on a terminal, lines of text in a pipe or a file."""
 
 import logging
 from typing import Any
@@ -73,7 +73,7 @@ class ProgressBarOrLines(RichProgressBar):
             say(trainer, f"validation {done}/{total}", self.validation.time_left(done, total))
 
     def speaks(self, trainer: L.Trainer) -> bool:
-        """Whether lines are this process's to write."""
+        """Return whether lines are this process's to write."""
         return self.lines and trainer.is_global_zero and not trainer.sanity_checking
 
 

@@ -21,7 +21,7 @@ class Constant:
     """The learning rate as given."""
 
     def __call__(self, progress: float) -> float:
-        """Factor on the learning rate at `progress` (0..1) of the training."""
+        """Return the factor on the learning rate at `progress` (0..1) of the training."""
         return 1.0
 
 
@@ -36,7 +36,7 @@ class Cosine:
         self.final = final
 
     def __call__(self, progress: float) -> float:
-        """Factor on the learning rate at `progress` (0..1) of the training."""
+        """Return the factor on the learning rate at `progress` (0..1) of the training."""
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -53,7 +53,7 @@ class Exponential:
         self.final = final
 
     def __call__(self, progress: float) -> float:
-        """Factor on the learning rate at `progress` (0..1) of the training."""
+        """Return the factor on the learning rate at `progress` (0..1) of the training."""
         return float(self.final**progress)
 
 
@@ -74,7 +74,7 @@ class Steps:
         self.factor = factor
 
     def __call__(self, progress: float) -> float:
-        """Factor on the learning rate at `progress` (0..1) of the training."""
+        """Return the factor on the learning rate at `progress` (0..1) of the training."""
         return float(self.factor ** sum(progress >= place for place in self.places))
 
 
@@ -96,7 +96,7 @@ class WarmUp:
         self.share = share
 
     def __call__(self, progress: float) -> float:
-        """Factor on the learning rate at `progress` (0..1) of the training."""
+        """Return the factor on the learning rate at `progress` (0..1) of the training."""
         rise = min(1.0, (progress + FIRST) / self.share) if self.share else 1.0
         return rise * self.then(progress)
 
@@ -126,7 +126,7 @@ def configure(
 
 
 def apply_schedule(scheduler: Any) -> None:  # noqa: ANN401
-    """Sets the learning rate of the scheduler's present step.
+    """Set the learning rate for the scheduler's current step.
 
     A restored optimizer brings the rate of the schedule that it was trained with; when the run is
     extended, that of the new one is another. Without an extension nothing changes.

@@ -1,4 +1,4 @@
-"""Rates image files: each thread reads, resizes and rates a batch, on one core."""
+"""Rate image files: each thread reads, resizes and rates a batch, on one core."""
 
 import threading
 from collections import deque
@@ -19,7 +19,7 @@ BATCH_SIZE = 4  # large enough for a CPU: more make it no faster
 
 
 class Rating(NamedTuple):
-    """What became of an image file: its distribution, or what is wrong with it."""
+    """Rating of an image file: its distribution, or the reason why there is none."""
 
     path: Path
     p_K: Tensor | None
@@ -28,7 +28,7 @@ class Rating(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """What a scorer sees of a file, uint8 on the CPU; what is wrong with the file, if anything."""
+    """Scorer input made from a file, uint8 on the CPU, or the reason why there is none."""
 
     pixels: Tensor | None
     problem: str | None = None
@@ -44,7 +44,7 @@ def rate_files(
     batch_size: int = BATCH_SIZE,
     num_workers: int = 2,
 ) -> Iterator[Rating]:
-    """Rates image files in order, each by the scorer's own rule.
+    """Rate image files in order, each by the scorer's own rule.
 
     An image has the same numbers alone and among others, at any place, for any number of workers:
     batches that are not full are filled up, and each is computed by one core.
@@ -82,7 +82,7 @@ def rate_files(
 def rate_batch(
     scorer: NIMA, paths: Sequence[Path], batch_size: int, turn: AbstractContextManager[object]
 ) -> list[Rating]:
-    """Rates up to `batch_size` files, computing while it has its turn.
+    """Rate up to `batch_size` files, computing while it has its turn.
 
     The batch is filled up with copies, because another size may be computed in another order.
     """

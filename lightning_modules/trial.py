@@ -1,4 +1,4 @@
-"""A checkpoint before the first step: one that could not be read again costs no training."""
+"""Try a checkpoint before the first step, so that an unreadable one wastes no training."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class TrialCheckpoint(Callback):
         self.path = folder / ".trial.ckpt"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raises a ValueError on all ranks if the checkpoint cannot be read."""
+        """Raise a ValueError on all ranks if the checkpoint cannot be read."""
         parts = [pl_module, trainer.datamodule, *trainer.callbacks]  # type: ignore[attr-defined]
         names = [type(part).__name__ for part in parts if not is_ours(part)]
         if not names:
@@ -47,5 +47,5 @@ class TrialCheckpoint(Callback):
 
 
 def is_ours(part: object) -> bool:
-    """Whether an object's class is this project's or Lightning's."""
+    """Return whether an object's class is this project's or Lightning's."""
     return type(part).__module__.partition(".")[0] in OURS
