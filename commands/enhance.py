@@ -18,6 +18,7 @@ from images.finding import SearchResult, search
 from images.reading import SUFFIXES, read_photo
 from images.writing import check_side, remove_abandoned, write_photo
 from lightning_modules.enhancing import enhanced, load_enhancer
+from networks.scales import scales_of
 from networks.tiling import SelfEnsemble, num_tiles
 from runs.requirements import require_file, require_folder
 from system.device import pick_device
@@ -75,7 +76,7 @@ def run(cfg: DictConfig) -> None:
     """Enhance every file; list bad ones at the end and exit with 1."""
     device = pick_device(cfg.device)
     net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
-    scale, kind = int(net.scale), type(getattr(net, "net", net)).__name__  # type: ignore[arg-type]
+    scale, kind = scales_of(net)[0], type(getattr(net, "net", net)).__name__
     net = (SelfEnsemble(net) if cfg.self_ensemble else net).to(device)
     found = find(cfg)
     log.info("%s x%d of %s, on %s: %s", kind, scale, cfg.checkpoint, device, found.summary())
@@ -150,7 +151,7 @@ def enhance_file(
         ValueError: if it cannot be read, or its result cannot be written.
     """
     photo = read_photo(path)
-    scale = int(net.scale)  # type: ignore[arg-type]
+    scale = scales_of(net)[0]
     height, width = photo.pixels.shape[1:]
     check_side(target, height * scale, width * scale)
     tiles = num_tiles(net, height, width, cfg.tile)

@@ -14,6 +14,7 @@ from torch import nn
 from lightning_modules.checkpoint import load_network, save_safetensors
 from lightning_modules.enhancing import load_enhancer
 from lightning_modules.record import VERSION
+from networks.scales import scales_of
 from runs.requirements import check_output, require_file
 from system.places import expanded
 
@@ -56,7 +57,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.format == "onnx":
         net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
         export_onnx(net, path)
-        log.info("%s  x%d  %.2f MB", path, int(net.scale), path.stat().st_size / 1e6)  # type: ignore[arg-type]
+        log.info("%s  x%d  %.2f MB", path, scales_of(net)[0], path.stat().st_size / 1e6)
     else:
         network, record = load_network(cfg.checkpoint, trusted=cfg.trusted)
         kept = replace(

@@ -85,7 +85,8 @@ class WriteRecord(Callback):
             for name, value in checkpoint["state_dict"].items()  # of the average, if there is one
             if name.startswith(PREFIX)
         }
-        checkpoint["record"] = sealed(record, pl_module.net, state).plain()  # type: ignore[arg-type]
+        assert isinstance(pl_module.net, nn.Module)
+        checkpoint["record"] = sealed(record, pl_module.net, state).plain()
 
 
 def sealed(record: Record, network: nn.Module, state: dict[str, Tensor]) -> Record:

@@ -7,7 +7,7 @@ MODES = ("default", *WITH_GRAPHS, "max-autotune-no-cudagraphs")
 
 
 def compile_in_place(wanted: bool | str, *parts: nn.Module | None) -> None:
-    """Have `torch.compile` make faster calls of modules; their `forward` is left as it is.
+    """Compile calls of modules by `torch.compile`; their `forward` stays uncompiled.
 
     Compiled for each shape anew: meant for training, whose batches have one or a few shapes.
 

@@ -39,7 +39,7 @@ def enhanced(net: nn.Module, photo: Photo, **how: Any) -> Photo:  # noqa: ANN401
     """
     visible = photo.pixels if photo.alpha is None else fill_hidden(photo.pixels, photo.alpha)
     pixels = restore(net, visible, levels=photo.levels, **how)
-    return photo._replace(pixels=pixels, alpha=enlarged_alpha(photo, int(net.scale)))  # type: ignore[arg-type]
+    return photo._replace(pixels=pixels, alpha=enlarged_alpha(photo, scales_of(net)[0]))
 
 
 def enlarged_alpha(photo: Photo, scale: int) -> torch.Tensor | None:
