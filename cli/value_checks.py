@@ -149,7 +149,7 @@ def unresolved(error: OmegaConfBaseException, cfg: DictConfig, derived: Mapping[
 
 
 def resolves(cfg: DictConfig, key: str) -> bool:
-    """Whether the value of a key can be computed."""
+    """Return whether the value of a key can be computed."""
     try:
         OmegaConf.select(cfg, key)
     except OmegaConfBaseException:

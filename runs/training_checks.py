@@ -58,7 +58,7 @@ def data_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def trainer_problems(cfg: DictConfig) -> Iterator[str]:
-    """Check accelerator, precision and gradient clipping."""
+    """Check accelerator, precision, gradient clipping and optimizer."""
     if cfg.trainer.accelerator not in ("cpu", "gpu"):
         yield f"trainer.accelerator={cfg.trainer.accelerator}: cpu or gpu"
     if cfg.trainer.precision not in PRECISIONS:
@@ -68,6 +68,8 @@ def trainer_problems(cfg: DictConfig) -> Iterator[str]:
     clip = cfg.trainer.gradient_clip_val
     if isinstance(clip, int | float) and clip <= 0:
         yield f"trainer.gradient_clip_val={clip}: above 0, or null for none"
+    if cfg.optim.optimizer.get("_partial_") is False:
+        yield "optim.optimizer._partial_=false: true, as it gets the network's parameters later"
 
 
 def callback_problems(cfg: DictConfig) -> Iterator[str]:
@@ -77,8 +79,6 @@ def callback_problems(cfg: DictConfig) -> Iterator[str]:
         if cfg.callbacks.get(name) is None:
             yield f"callbacks.{name}=null: without it a run could not be continued exactly"
     yield from check_checkpoint(cfg.callbacks.get("checkpoint"))
-    if cfg.optim.optimizer.get("_partial_") is False:
-        yield "optim.optimizer._partial_=false: true, as it gets the network's parameters later"
 
 
 def length_problems(cfg: DictConfig) -> Iterator[str]:
