@@ -46,7 +46,7 @@ def test_commands_have_no_mistakes(
     if line.startswith("python run.py [command]") or "net=mynet" in line:
         return  # a pattern; and what another test runs
     if "--config-dir" in line:
-        return  # tests/commands/test_recipes.py makes the folder
+        return  # tests/cli/test_recipes.py makes the folder
     call = command_line.parse(shlex.split(line, comments=True)[2:])
     try:
         config.check(call.command, call.overrides, multirun=call.is_multirun)

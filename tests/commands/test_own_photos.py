@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.test_text_keys import read
+from tests.cli.test_text_keys import read
 from tests.conftest import TINY, Finished
 
 Cli = Callable[..., Finished]

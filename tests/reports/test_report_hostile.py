@@ -17,8 +17,8 @@ from PIL import Image
 from reports.album import fill_album
 from reports.run_reading import read_run, run_folders
 from runs.run_folder import read_json
-from tests.commands.test_report import make_run
 from tests.conftest import Finished
+from tests.reports.test_report import make_run
 
 Cli = Callable[..., Finished]
 Spoil = Callable[[Path], None]

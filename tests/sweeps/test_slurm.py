@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.commands.test_interruptions import epoch_of
 from tests.commands.test_train import assert_same_curve, on_two_ranks
 from tests.conftest import ROOT, TINY, Finished, kill_when, launch
+from tests.runs.test_interruptions import epoch_of
 
 Cli = Callable[..., Finished]
 

@@ -192,7 +192,7 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from tests.datamodules.test_packed import Black, Source, pack\n"
+        "from tests.datamodules.test_store import Black, Source, pack\n"
         "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))\n"
         "path = Path(sys.argv[1], 'one.png'); path.touch()\n"
@@ -239,7 +239,7 @@ def test_killed_packing_goes_on_where_it_was(tmp_path: Path, num_workers: int) -
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from tests.datamodules.test_packed import Slow, Source, packed\n"
+        "from tests.datamodules.test_store import Slow, Source, packed\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[1])\n"
         "    files = sorted((folder / 'photos').iterdir())\n"
