@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,14 @@ def as_nobody(action: Callable[[], bool]) -> bool:
     """Return whether an action succeeds without root's right to read everything."""
     pid = os.fork()
     if pid == 0:
-        if os.geteuid() == 0:
-            os.setgid(65534)
-            os.setuid(65534)
-        os._exit(0 if action() else 1)
+        code = 2
+        try:
+            if os.geteuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            code = 0 if action() else 1
+        finally:  # whatever is raised, no second pytest goes on
+            os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
@@ -81,17 +86,22 @@ def test_a_checkpoint_in_a_closed_folder_is_not_called_missing(tmp_path: Path) -
     assert missing.endswith("b.ckpt: no such file")
 
 
-def test_folders_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may read; those of pytest are private."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def test_folders_that_cannot_be_read_are_named(open_folder: Path) -> None:
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
-    one, two = tmp_path / "a", tmp_path / "b"
+        (open_folder / name).mkdir()
+    Image.new("RGB", (4, 4)).save(open_folder / "x.png")
+    one, two = open_folder / "a", open_folder / "b"
 
     def said(folders: str) -> bool:
-        return search(str(tmp_path)).summary() == f"1 photo; left out: {folders}"
+        return search(str(open_folder)).summary() == f"1 photo; left out: {folders}"
 
     one.chmod(0)
     assert as_nobody(lambda: said(f"1 folder that cannot be read ({one})"))

@@ -155,11 +155,16 @@ def test_unreadable_file_is_refused_by_name() -> None:
         if (
             pid == 0
         ):  # a child, because root reads everything and cannot come back from not being it
-            if os.geteuid() == 0:
-                os.setgid(65534)
-                os.setuid(65534)
-            found = str(probe_size(path))
-            os._exit(0 if "secret.png: cannot be read" in found and "Permission" in found else 1)
+            code = 2
+            try:
+                if os.geteuid() == 0:
+                    os.setgid(65534)
+                    os.setuid(65534)
+                found = str(probe_size(path))
+                named = "secret.png: cannot be read" in found and "Permission" in found
+                code = 0 if named else 1
+            finally:  # whatever is raised, no second pytest goes on
+                os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
