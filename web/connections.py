@@ -197,7 +197,13 @@ class Server(uvicorn.Server):
             yield
             return
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+        # What a script puts into the background ignores Ctrl-C, but `kill -INT` is how the script
+        # ends a server. SIGHUP stays ignored under nohup.
+        before = {
+            number: handler
+            for number, handler in handlers.items()
+            if handler != signal.SIG_IGN or number == signal.SIGINT
+        }
         for number in before:
             signal.signal(number, self.handle_exit)
         try:

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from networks.edsr import EDSR
-from tests.conftest import SAMPLE_SCORER, launch
+from tests.conftest import ROOT, SAMPLE_SCORER, launch
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
@@ -32,6 +33,20 @@ def process(folder: Path) -> Iterator[subprocess.Popen[str]]:
     yield running
     running.kill()
     running.communicate()
+
+
+@pytest.mark.slow
+def test_a_script_can_end_it_in_the_background(folder: Path) -> None:
+    """Shells have what a script puts there ignore Ctrl-C."""
+    file = save_enhancer(folder / "tiny.safetensors", EDSR(2, num_blocks=1, num_features=8), 0.0)
+    script = (
+        f"{sys.executable} {ROOT / 'run.py'} serve port=0 checkpoint={file} "
+        f"scorer.checkpoint={SAMPLE_SCORER} >said & server=$!; "
+        "until grep -q ^http said; do kill -0 $server && sleep 0.2; done; "
+        "kill -INT $server; wait $server"
+    )
+    done = subprocess.run(["bash", "-ec", script], cwd=folder, timeout=120)
+    assert done.returncode == 0
 
 
 @pytest.mark.slow
