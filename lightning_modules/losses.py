@@ -116,7 +116,7 @@ class Frozen(nn.Module):
 
     @property
     def scorer(self) -> NIMA:
-        """The frozen scorer."""
+        """Return the frozen scorer."""
         return self._unregistered[0]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -90,7 +90,7 @@ def image_metrics(sr_BCHW: Tensor, hr_BCHW: Tensor, scale: int) -> dict[str, Ten
 
 
 def drift(sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
-    """How much an enhancer changed what scorers are easily pleased by, relative to HR.
+    """Measure how far contrast and saturation, which scorers tend to reward, moved from HR.
 
     Args:
         sr_BCHW: restored images in [0, 1].
@@ -194,7 +194,7 @@ class RatingMetrics(Metric):
         return rating_metrics(*self.everything()[:2])
 
     def everything(self) -> "Predictions":
-        """What was added, by position; of all ranks within `sync_context`."""
+        """Return everything added, sorted by position; from all ranks within `sync_context`."""
         item_N, order_N = dim_zero_cat(self.item).sort()
         return Predictions(dim_zero_cat(self.p)[order_N], dim_zero_cat(self.q)[order_N], item_N)
 
@@ -250,7 +250,7 @@ class NIMAScore(Metric):
 
     @property
     def scorer(self) -> NIMA:
-        """The frozen scorer."""
+        """Return the frozen scorer."""
         return self._unregistered[0]
 
     @property
@@ -277,14 +277,14 @@ class NIMAScore(Metric):
             self.num_images += len(scores_B)
 
     def compute(self) -> Tensor:
-        """The mean score (not a number without images), or all scores."""
+        """Compute the mean score (NaN without images), or return all scores."""
         if self.reduction == "none":
             return dim_zero_cat(self.scores)
         return (self.total / self.num_images).float()
 
 
 def rating_metrics(p_BK: Tensor, q_BK: Tensor) -> dict[str, Tensor]:
-    """The metrics of `RatingMetrics` for all predictions `p` and true distributions `q`."""
+    """Compute the metrics of `RatingMetrics` from predictions `p` and true distributions `q`."""
     middle = (p_BK.shape[1] + 1) // 2
     mean_p, mean_q = mean_score(p_BK), mean_score(q_BK)
     std_p, std_q = std_score(p_BK), std_score(q_BK)
@@ -303,7 +303,7 @@ def rating_metrics(p_BK: Tensor, q_BK: Tensor) -> dict[str, Tensor]:
 def baselines(
     train_NK: Tensor, q_NK: Tensor, num_votes_N: NDArray[np.int64] | None, *, draws: int = 10
 ) -> dict[str, float]:
-    """What a scorer's metrics are to be compared with; functions of the ratings alone.
+    """Compute the baselines of a scorer's metrics, which depend on the ratings alone.
 
     - `<metric>_constant`: of the constant predictor, which answers every photo with the mean
       distribution of the training data: a scorer that is not better has learned nothing.
@@ -337,7 +337,7 @@ def baselines(
 
 
 def correlation(kind: Callable[[Tensor, Tensor], Tensor], x_B: Tensor, y_B: Tensor) -> Tensor:
-    """A correlation, or not a number where one side is constant up to rounding."""
+    """Compute a correlation; NaN if one side is constant up to rounding."""
     if len(x_B) < 2 or any(values.std() < 1e-6 for values in (x_B, y_B)):
         return torch.tensor(float("nan"), device=x_B.device)
     return kind(x_B.double(), y_B.double()).float()

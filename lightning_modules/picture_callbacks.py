@@ -72,7 +72,7 @@ class BeforeAfter(Pictures):
 
     @torch.no_grad()
     def picture(self, trainer: L.Trainer, module: EnhancementModule, photo: Any) -> None:  # noqa: ANN401
-        """One photo's picture."""
+        """Draw, save and log the picture of one photo."""
         device = module.device
         lr, hr = to_unit(photo.lr).to(device), to_unit(photo.hr).to(device)
         with torch.autocast(device.type, enabled=False):

@@ -294,7 +294,7 @@ def distribution_figure(predictions: Predictions) -> Figure:
 
 
 def extremes_figure(predictions: Predictions, data: RatedDataset, num_photos: int) -> Figure:
-    """The photos whose distributions are predicted best, above those predicted worst."""
+    """Plot the photos whose distributions are predicted best, above those predicted worst."""
     p_NK, q_NK, item_N = predictions
     emd_N = emd_per_sample(p_NK, q_NK)
     order = emd_N.argsort().tolist()

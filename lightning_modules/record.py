@@ -69,7 +69,7 @@ class NetConfig(TypedDict):
 
 
 def shaped(shape: Any) -> Any:  # noqa: ANN401
-    """The annotation of a dict that pydantic checks as another type."""
+    """Annotate a dict so that pydantic checks it as another type."""
     return GetPydanticSchema(lambda _, handler: handler(shape))
 
 
@@ -144,35 +144,35 @@ class Record:
         return replace(record, version=version)
 
     def plain(self) -> dict[str, Any]:
-        """The record as plain data, which is what a file holds; without fields that are unset."""
+        """Return the record as plain data, as files hold it, without unset fields."""
         needed = ("kind", "net", "data", "gamma")
         fields = asdict(self)
         return {name: v for name, v in fields.items() if v is not None or name in needed}
 
     @property
     def class_name(self) -> str:
-        """The class of the network, without its module."""
+        """Return the class name of the network, without its module."""
         return str(self.net["_target_"]).rpartition(".")[2]
 
     @property
     def backbone(self) -> str:
-        """The backbone of a scorer; the class of any other network."""
+        """Return the backbone of a scorer, or the class name of any other network."""
         return str(self.net.get("backbone", self.class_name))
 
     @property
     def data_config(self) -> dict[str, Any]:
-        """The data of the training, as configured; empty where the file does not say it."""
+        """Return the configuration of the training data; empty if the file lacks it."""
         return dict(present_names((self.config or {}).get("data", {})))
 
     @property
     def trained_degradation(self) -> dict[str, Any] | None:
-        """What LR went through besides the shrinking: `blur`, `noise`, `jpeg`; None if unknown."""
+        """Return `blur`, `noise` and `jpeg` of LR besides its downscaling; None if unknown."""
         found = self.degradation or self.data_config.get("degradation")
         return {name: found.get(name) for name in ("blur", "noise", "jpeg")} if found else None
 
 
 def as_json(raw: Any, where: object) -> str:  # noqa: ANN401
-    """A record as JSON with sorted keys, which its checksum is made of.
+    """Format a record as JSON with sorted keys, the input of its checksum.
 
     Raises:
         ValueError: if it is too large, too deep, or holds more than plain data.

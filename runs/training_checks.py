@@ -189,7 +189,7 @@ def check_callbacks(cfg: DictConfig) -> Iterator[str]:
 
 
 def check_checkpoint(node: DictConfig | None) -> Iterator[str]:
-    """Problems of the callback that writes best.ckpt and last.ckpt."""
+    """Check the callback that writes best.ckpt and last.ckpt."""
     if node is None:
         return
     plain = OmegaConf.to_container(node, resolve=False)
