@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from cli import bounds, overrides
 from cli.composing import (
-    CONF,
     INVALID,
     composed,
     first_line,
@@ -31,6 +30,7 @@ from configuration import signatures
 from configuration.hints import called_elsewhere, fitting, key_meant, near, nearest
 from configuration.parsing import flatten
 from configuration.signatures import locate, shown
+from system.places import CONF
 
 OURS = ("hydra_plugins.launchers.", "hydra_plugins.study_sweeper.")
 PLUGINS = ("hydra/launcher", "hydra/sweeper")

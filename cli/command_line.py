@@ -5,11 +5,9 @@ import os
 import re
 import shlex
 import sys
-import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cli import checks as config
 from cli import composing, help
-from cli.composing import CONF
+from cli.help import versions
 from cli.leftovers import drop_leftovers
 from cli.resume import stored_config_dir, with_stored_options
 from commands import load_command
 from configuration import hints
 from configuration.trust import import_from_here
 from runs.requirements import use_best
+from system.places import CONF
 from system.stopping import InterruptHandler
 from system.terminal import report_error
 
@@ -323,13 +322,6 @@ def help_text(call: Call) -> str:
         "python run.py -m gamma=0,0.1,0.4     one run for each value (or sweep=gamma)",
     ]
     return "\n".join(help.fitted(lines))
-
-
-def versions() -> str:
-    """Return the versions of this project and of the packages that affect results most."""
-    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
-    others = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "hydra-core"))
-    return f"{project['name']} {project['version']} ({others})"
 
 
 def run(arguments: list[str], stop: InterruptHandler, script: Path) -> int:

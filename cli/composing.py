@@ -3,7 +3,6 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -24,10 +23,8 @@ from configuration.model_kind import trains_scorer
 from runs.identity import not_read
 from runs.naming import run_name
 from runs.results import trained_scorer
-from system.places import expanded
+from system.places import CONF, ROOT, expanded
 
-ROOT = Path(__file__).resolve().parent.parent
-CONF = ROOT / "conf"
 RESOLVING = "raised while resolving interpolation: "  # how OmegaConf begins its message
 INVALID = (
     *(HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError),

@@ -3,18 +3,21 @@
 import re
 import shutil
 import textwrap
+import tomllib
 from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from cli.composing import CONF, composed, loaded
+from cli.composing import composed, loaded
 from configuration.parsing import flatten
 from configuration.signatures import shown
 from runs.identity import not_read
-from system.places import display_path
+from system.places import CONF, ROOT, display_path
 
+PROJECT = "neural-image-enhancement"
 CHOICE = re.compile(r"  - (?:override )?/?(?P<key>\w+): (?P<value>\S+)(?P<gap> *)(?P<comment>#.*)?")
 ENTRY = re.compile(
     r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>[^#\s].*?))?(?P<gap> *)(?P<comment>#.*)?"
@@ -149,3 +152,13 @@ def with_value(line: str, found: re.Match[str], value: str) -> str:
     start, comment = line[: found.start("value")], found["comment"] or ""
     gap = found.end("gap") - found.start("value") - len(value)
     return f"{start}{value}{' ' * max(gap, 2)}{comment}".rstrip()
+
+
+def versions() -> str:
+    """Return the versions of this project and of the packages that affect results most."""
+    try:
+        own = version(PROJECT)
+    except PackageNotFoundError:  # a copy that is not installed
+        own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    others = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "hydra-core"))
+    return f"{PROJECT} {own} ({others})"

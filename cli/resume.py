@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from configuration.parsing import parse_task
-from system.places import ROOT, display_path, expanded
+from system.places import CONF, display_path, expanded
 
 HYDRA = Path(".hydra") / "hydra.yaml"  # of a run folder: Hydra's own settings
 STORED = Path(".hydra") / "overrides.yaml"  # of a run folder: its options as they were typed
@@ -72,7 +72,7 @@ def named_run(words: list[str]) -> tuple[Path | None, dict[str, Override]]:
     if name is None or resume is None or resume.value() is not True:
         return None, given
     place = given.get("paths.output_dir")
-    output = OmegaConf.load(ROOT / "conf" / "paths" / "default.yaml").output_dir
+    output = OmegaConf.load(CONF / "paths" / "default.yaml").output_dir
     if place is not None:
         output = place.get_value_element_as_str().strip("'\"")
     experiment = given.get("experiment")

@@ -7,7 +7,8 @@ import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
-from pathlib import Path
+
+from system.places import CONF
 
 SHORT = 10  # characters; in longer names two slips count as near
 FEW = 12  # names listed if none is near
@@ -77,7 +78,6 @@ OUTPUTS = {  # suffixes of what commands write to `output`
     "score": (".csv", ".json", ".jsonl"),
 }
 DATASETS = ("div2k", "ava", "photos", "rated")  # of prepare
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @cache

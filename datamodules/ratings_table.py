@@ -72,13 +72,13 @@ def to_nfc(name: str) -> str:
 
 
 class FileNames:
-    """Names of files integers_below a folder, which a table may write in other ways.
+    """Names of files below a folder, which a table may write in other ways.
 
     Accents may be composed or decomposed, and folders may be left out where that is unambiguous:
     `a.png` or `2023/a.png` for `trips/2023/a.png`.
 
     Args:
-        names: paths of the files integers_below the folder.
+        names: paths of the files below the folder.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

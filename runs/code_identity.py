@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from system.places import ROOT
+
 OURS = (
     "cli",
     "commands",

@@ -1,9 +1,10 @@
-"""The project's root folder, and how to display paths."""
+"""Where the project's own files are, and how to display paths."""
 
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
 
 
 def expanded(path: str | Path) -> Path:
@@ -16,7 +17,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def display_path(path: str | Path) -> Path:
-    """A path relative to the working directory where it lies integers_below it.
+    """Return a path relative to the working directory if it lies below it.
 
     The bundled models are displayed as `weights/...` from any working directory.
     """
