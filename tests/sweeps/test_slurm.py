@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from runs.code_identity import OURS
 from tests.commands.test_train import assert_same_curve, on_two_ranks
 from tests.conftest import ROOT, TINY, Finished, kill_when, launch
 from tests.runs.test_interruptions import epoch_of
@@ -152,9 +153,8 @@ def test_a_job_that_an_urgent_one_preempts(folder: Path) -> None:
 
 def test_a_rank_that_fails_takes_the_job_along(folder: Path) -> None:
     """It is not taken for a preempted one, and another checkout's code is that of its jobs."""
-    for part in ("commands", "conf", "networks", "lightning_modules", "datamodules", "weights"):
+    for part in (*OURS, "conf", "weights"):
         shutil.copytree(ROOT / part, folder / "checkout" / part)
-    shutil.copytree(ROOT / "hydra_plugins", folder / "checkout" / "hydra_plugins")
     fails = "import os\nif os.environ.get('SLURM_PROCID') == '1':\n    sys.exit('rank 1 fails')\n"
     text = (ROOT / "run.py").read_text()
     (folder / "checkout" / "run.py").write_text(
