@@ -22,7 +22,7 @@ from networks.scales import scales_of
 from networks.tiling import SelfEnsemble, num_tiles
 from runs.requirements import require_file, require_folder
 from system.device import pick_device
-from system.places import expanded
+from system.places import display_path, expanded
 from system.progress import progress_bar
 from system.terminal import told
 
@@ -79,7 +79,14 @@ def run(cfg: DictConfig) -> None:
     scale, kind = scales_of(net)[0], type(getattr(net, "net", net)).__name__
     net = (SelfEnsemble(net) if cfg.self_ensemble else net).to(device)
     found = find(cfg)
-    log.info("%s x%d of %s, on %s: %s", kind, scale, cfg.checkpoint, device, found.summary())
+    log.info(
+        "%s x%d of %s, on %s: %s",
+        kind,
+        scale,
+        display_path(cfg.checkpoint),
+        device,
+        found.summary(),
+    )
     remove_abandoned(expanded(cfg.output))
     bad: list[str] = []
     kept: dict[Path, Path] = {}
