@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from cli import command_line as command_line
 from cli.checks import check
-from cli.composing import CONF
 from cli.overrides import as_text
 from configuration.signatures import Text
 from networks.scales import scales_of
+from system.places import CONF
 from tests.conftest import ROOT, Finished
 
 Cli = Callable[..., Finished]

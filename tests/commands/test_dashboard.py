@@ -20,7 +20,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_
 from wandb.wandb_agent import Agent
 
 from cli import checks as config
-from cli.composing import CONF
+from system.places import CONF
 from tests.conftest import ROOT, TINY, TINY_NIMA, Finished
 from tests.wandb_file import WandbRun, read_wandb
 

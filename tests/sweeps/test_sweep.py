@@ -14,7 +14,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from cli.composing import CONF
 from hydra_plugins.study_sweeper import study_name
 from runs.run_folder import locked
 from sweeps import jobs
@@ -23,6 +22,7 @@ from sweeps.job import Job, State
 from sweeps.jobs import Pool, Slots
 from sweeps.pool import Machine
 from sweeps.table import summary
+from system.places import CONF
 from tests.conftest import ROOT, TINY, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]
