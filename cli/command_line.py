@@ -1,31 +1,20 @@
-"""Parse the command line, print help, run Hydra, and show errors."""
+"""Parse the command line, print help, and run Hydra."""
 
-import logging
-import os
 import re
 import shlex
 import sys
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException
 
 from cli import checks as config
 from cli import composing, help
+from cli.execution import job
 from cli.help import versions
-from cli.leftovers import drop_leftovers
 from cli.resume import stored_config_dir, with_stored_options
-from commands import load_command
 from configuration import hints
-from configuration.trust import import_from_here
-from runs.requirements import use_best
 from system.places import CONF
 from system.stopping import InterruptHandler
 from system.terminal import report_error
@@ -155,10 +144,30 @@ def parse(arguments: list[str]) -> Call:
     named = [word for word in words if re.match(r"\+*name=", word)]
     if named and call.is_multirun:
         raise ValueError(f"{named[0]} in a multirun: the runs would share one folder")
-    typed = config.typed(command, call.overrides, folder=call.folder, sweep=call.is_multirun)
-    if command == "train" and not any(re.match(r"\+*experiment=", word) for word in typed):
+    return with_types(call)
+
+
+def with_types(call: Call) -> Call:
+    """Quote text among the overrides, and add the experiment that belongs to the chosen data."""
+    typed = config.typed(call.command, call.overrides, folder=call.folder, sweep=call.is_multirun)
+    if call.command == "train" and not any(re.match(r"\+*experiment=", word) for word in typed):
         typed = [*(EXPERIMENTS[word] for word in typed if word in EXPERIMENTS), *typed]
     return replace(call, overrides=typed)
+
+
+def with_stored(call: Call) -> Call:
+    """Add the options stored in the run folder that a training resumes."""
+    if call.command != "train" or call.is_multirun:
+        return call
+    own = stored_config_dir(call.overrides) if call.folder is None else None
+    flags = [*call.flags, *([] if own is None else [f"--config-dir={own}"])]
+    return replace(call, overrides=with_stored_options(call.overrides), flags=flags)
+
+
+def complete(command: str, words: list[str], *, folder: str | None) -> Call:
+    """Return the call of a command with these overrides, as if it had been parsed."""
+    flags = [] if folder is None else [f"--config-dir={folder}"]
+    return with_stored(with_types(Call(command, words, flags, help=False)))
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
@@ -340,10 +349,7 @@ def run(arguments: list[str], stop: InterruptHandler, script: Path) -> int:
         if "--version" in call.flags:
             print(versions())
             return 0
-        if call.command == "train" and not call.is_multirun:
-            own = stored_config_dir(call.overrides) if call.folder is None else None
-            flags = [*call.flags, *([] if own is None else [f"--config-dir={own}"])]
-            call = replace(call, overrides=with_stored_options(call.overrides), flags=flags)
+        call = with_stored(call)
         call.check()
     except (ValueError, HydraException) as error:
         return report_error(error)
@@ -352,91 +358,3 @@ def run(arguments: list[str], stop: InterruptHandler, script: Path) -> int:
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=call.command)
     main(job(call.command, stop))()
     return 0
-
-
-def job(command: str, stop: InterruptHandler) -> Callable[[DictConfig], Any]:
-    """Return the function that Hydra calls with the configuration.
-
-    Args:
-        command: name of the command.
-        stop: records the signal that ends the process.
-    """
-
-    def run(cfg: DictConfig) -> Any:  # noqa: ANN401
-        try:
-            import torch  # here, because help and most error messages do not need it
-
-            quieten()
-            # float32 means float32; bf16-mixed is the fast way
-            torch.backends.cudnn.allow_tf32 = False
-            drop_leftovers(cfg, HydraConfig.get().overrides.task)
-            use_best(cfg)
-            import_from_here(cfg)
-            return load_command(command).run(cfg)
-        except KeyboardInterrupt as error:
-            stop.report(*error.args)
-            sys.exit(stop.code)
-        except Exception as error:
-            if stop.number is not None:  # such as that of a worker, which the signal reached too
-                stop.report()
-                sys.exit(stop.code)
-            cause = user_error(error)
-            if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-                raise
-            remove_empty(Path(HydraConfig.get().runtime.output_dir))
-            sys.exit(report_error(cause))
-
-    return run
-
-
-def remove_empty(folder: Path) -> None:
-    """Remove a folder that a refused command left empty, and its empty parents below here.
-
-    A folder with only a lock and a log counts as empty: a run begins with run.json.
-    """
-    if folder == Path.cwd():
-        return  # commands that work on files have no folder of their own
-    held = list(folder.iterdir()) if folder.is_dir() else []
-    if {path.name for path in held} <= {".lock", "train.log", "evaluate.log", "interpolate.log"}:
-        for path in held:
-            path.unlink()
-    for path in (folder, *folder.parents):
-        if path == Path.cwd() or not path.is_relative_to(Path.cwd()):
-            return
-        try:
-            path.rmdir()
-        except OSError:
-            return
-
-
-def user_error(error: Exception) -> Exception | None:
-    """Return the error to show if the user can fix it; None for a bug of ours."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
-        return user_error(error.__cause__)
-    if type(error).__module__.startswith("wandb."):
-        return ValueError(f"W&B: {error}; logger.wandb.offline=true needs no account")
-    kinds = (ValueError, OSError, MisconfigurationException, HydraException, OmegaConfBaseException)
-    return error if isinstance(error, kinds) else None
-
-
-def quieten() -> None:
-    """Silence messages that Lightning repeats in every run, and all ranks but the first."""
-    from lightning.pytorch.utilities import rank_zero_only
-
-    if getattr(rank_zero_only, "rank", 0):
-        logging.getLogger().setLevel(logging.ERROR)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*smaller than the logging interval.*",  # an epoch of few steps is no mistake
-        ".*does not have many workers.*",  # the built-in data are in memory
-        ".*Checkpoint directory .* exists and is not empty.*",  # run folders are found again
-        ".*Found .* module.* in eval mode.*",
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*decompression bomb.*",  # large photos are no attack; truly huge ones are refused
-        ".*`srun` command is available.*",  # a login node; hydra/launcher=slurm is the way
-        ".*lr_scheduler.step.* before .*optimizer.step.*",  # after a resume; the order is right
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -10,6 +10,8 @@ from typing import Protocol, cast, runtime_checkable
 from omegaconf import DictConfig
 from pydantic import BaseModel
 
+from runs.invocation import Invocation
+
 
 class Command(Protocol):
     """What every module of this package provides."""
@@ -21,8 +23,12 @@ class Command(Protocol):
     def problems(self, cfg: DictConfig, /) -> Iterable[str]:
         """Find mistakes that types do not reveal, one line each, without changing anything."""
 
-    def run(self, cfg: DictConfig, /) -> object:
-        """Do the work; `train` returns the monitored metric, for Hydra's sweepers."""
+    def run(self, cfg: DictConfig, invocation: Invocation, /) -> object:
+        """Do the work and return what was made.
+
+        That is the `Result` of a run folder, or an item for each photo, whose `problem` says why it
+        failed. The configuration is not changed.
+        """
 
 
 @runtime_checkable

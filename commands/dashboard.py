@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict
 
+from runs.invocation import Invocation
 from runs.requirements import check_output
 from system.json_files import write_json
 from system.places import expanded
@@ -65,7 +66,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield f"name={cfg.name}: W&B takes no symbols in it, such as {min(symbols)}"
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, _: Invocation) -> None:
     """Save the workspace to W&B, or write it as JSON.
 
     Raises:

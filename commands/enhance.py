@@ -1,11 +1,10 @@
 """python run.py enhance: enhance image files."""
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -20,6 +19,7 @@ from images.writing import check_side, remove_abandoned, write_photo
 from lightning_modules.enhancing import enhanced, load_enhancer
 from networks.scales import scales_of
 from networks.tiling import SelfEnsemble, num_tiles
+from runs.invocation import Invocation
 from runs.requirements import require_file, require_folder
 from system.device import pick_device
 from system.places import display_path, expanded
@@ -72,8 +72,17 @@ def find(cfg: DictConfig) -> SearchResult:
     return search(cfg.input, exclude=written, results=False)
 
 
-def run(cfg: DictConfig) -> None:
-    """Enhance every file; list bad ones at the end and exit with 1."""
+class Enhanced(NamedTuple):
+    """What became of a photo: the file with its result, or the reason why there is none."""
+
+    path: Path
+    target: Path
+    problem: str | None = None
+    kept: bool = False  # the result existed before
+
+
+def run(cfg: DictConfig, invocation: Invocation) -> list[Enhanced]:
+    """Enhance every file, and list bad ones at the end."""
     device = pick_device(cfg.device)
     net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
     scale, kind = scales_of(net)[0], type(getattr(net, "net", net)).__name__
@@ -88,53 +97,65 @@ def run(cfg: DictConfig) -> None:
         found.summary(),
     )
     remove_abandoned(expanded(cfg.output))
-    bad: list[str] = []
-    kept: dict[Path, Path] = {}
-    written: dict[Path, Path] = {}
-    num = len(found.photos)
+    results: list[Enhanced] = []
+    done: dict[Path, Enhanced] = {}
     with progress_bar(TaskProgressColumn()) as bar:
-        task = bar.add_task("enhancing", total=num)
+        task = bar.add_task("enhancing", total=len(found.photos))
         for number, (path, below, _) in enumerate(found.photos, 1):
             target = expanded(cfg.output) / below.parent
             target /= f"{below.stem}_x{scale}.{cfg.format}"
-            name, result = printable_name(path), printable_name(target)
+            count, on_tile = f"[{number}/{len(found.photos)}]", partial(move, bar, task, number)
+            kept, problem = False, None
             try:
-                if target in written:
-                    raise ValueError(
-                        f"{name}: {printable_name(written[target])} has become {result} already"
+                kept = is_kept(path, target, done.get(target), cfg)
+                if not kept:
+                    enhance_file(
+                        net, path, target, cfg, count=count, device=device, on_tile=on_tile
                     )
-                if target in kept:
-                    raise ValueError(
-                        f"{name}: {result} may be the result of {printable_name(kept[target])}"
-                    )
-                if target.exists() and cfg.existing == "skip":
-                    kept[target] = path
-                    continue
-                if target.exists() and not cfg.overwrite:
-                    raise ValueError(
-                        f"{name}: {result} exists: overwrite=true replaces it, existing=skip "
-                        "keeps it"
-                    )
-                enhance_file(
-                    net,
-                    path,
-                    target,
-                    cfg,
-                    count=f"[{number}/{num}]",
-                    device=device,
-                    on_tile=partial(move, bar, task, number),
-                )
-                written[target] = path
             except Exception as error:  # one bad photo does not stop the others
-                log.debug("%s", name, exc_info=True)
-                reason = told(error).partition("\n")[0] or type(error).__name__
-                named = name in reason or result in reason
-                bad.append(reason if named else f"{name}: {reason}")
-    if kept:
-        log.info("%d skipped: their results exist", len(kept))
+                problem = reason(error, path, target)
+            results.append(Enhanced(path, target, problem, kept))
+            if problem is None:
+                done[target] = results[-1]
+    num_kept = sum(result.kept for result in results)
+    if num_kept:
+        log.info("%d skipped: their results exist", num_kept)
+    bad = [result.problem for result in results if result.problem is not None]
     if bad:
         log.error("%d not enhanced:\n  %s", len(bad), "\n  ".join(bad))
-        sys.exit(1)
+    return results
+
+
+def is_kept(path: Path, target: Path, earlier: Enhanced | None, cfg: DictConfig) -> bool:
+    """Return whether a photo is skipped because its result exists.
+
+    Args:
+        path: the photo.
+        target: the file of its result.
+        earlier: another photo with the same target, or None.
+        cfg: the configuration.
+
+    Raises:
+        ValueError: if its result cannot be written.
+    """
+    name, result = printable_name(path), printable_name(target)
+    if earlier is not None and earlier.kept:
+        raise ValueError(f"{name}: {result} may be the result of {printable_name(earlier.path)}")
+    if earlier is not None:
+        raise ValueError(f"{name}: {printable_name(earlier.path)} has become {result} already")
+    if target.exists() and cfg.existing == "refuse" and not cfg.overwrite:
+        raise ValueError(
+            f"{name}: {result} exists: overwrite=true replaces it, existing=skip keeps it"
+        )
+    return target.exists() and not cfg.overwrite
+
+
+def reason(error: Exception, path: Path, target: Path) -> str:
+    """Describe in one line why a photo was not enhanced."""
+    name = printable_name(path)
+    log.debug("%s", name, exc_info=error)
+    text = told(error).partition("\n")[0] or type(error).__name__
+    return text if name in text or printable_name(target) in text else f"{name}: {text}"
 
 
 def move(bar: Progress, task: TaskID, number: int, done: int, total: int) -> None:

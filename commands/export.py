@@ -15,6 +15,7 @@ from lightning_modules.checkpoint import load_network, save_safetensors
 from lightning_modules.enhancing import load_enhancer
 from lightning_modules.record import VERSION
 from networks.scales import scales_of
+from runs.invocation import Invocation
 from runs.requirements import check_output, require_file
 from system.places import expanded
 
@@ -51,7 +52,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield f"scale={cfg.scale}: is for format=onnx; a safetensors file holds all scales"
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, _: Invocation) -> None:
     """Write the file."""
     path = expanded(cfg.output)
     if cfg.format == "onnx":

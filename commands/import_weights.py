@@ -12,6 +12,7 @@ from lightning_modules.checkpoint import NIMA_TARGET, save_safetensors
 from lightning_modules.record import Record
 from networks.keras_files import KERAS_SUFFIXES
 from networks.nima import load_keras_nima
+from runs.invocation import Invocation
 from runs.requirements import check_output, require_file
 from system.places import expanded
 
@@ -37,7 +38,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from check_output(cfg, ".safetensors")
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, _: Invocation) -> None:
     """Write the file in single precision, which keeps the weights exactly."""
     source = expanded(cfg.input)
     scorer = load_keras_nima(source)

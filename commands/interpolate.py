@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 from pydantic import Field
 from torch import nn
 
-from configuration.own_data import use_own_data
+from configuration.own_data import own_data
+from configuration.parsing import changed
 from datamodules.base import ShardedDataModule
 from images.pixels import to_unit
 from lightning_modules.checkpoint import load_network
@@ -23,11 +24,12 @@ from lightning_modules.interpolation import mixed, same_network
 from lightning_modules.pictures import save_figure
 from networks.scales import at_scale
 from networks.tiling import restore
+from runs.invocation import Invocation
 from runs.measuring import (
     HEADINGS,
     PROTOCOLS,
+    Measurement,
     Measuring,
-    Result,
     describe,
     digits,
     mean_row,
@@ -35,11 +37,12 @@ from runs.measuring import (
     measuring_problems,
     named,
     run_measurement,
-    set_scale,
+    with_scale,
     write_csv,
 )
 from runs.raters import Rater, class_names, load_raters, rater_files
 from runs.requirements import require_kind
+from runs.results import Result
 from system.progress import progress
 from system.terminal import format_table
 
@@ -59,20 +62,20 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from measuring_problems(cfg, "checkpoints", paths)
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, invocation: Invocation) -> Result:
     """Write curve.csv, curve.png and result.json, and print a table."""
     paths = list(cfg.checkpoints)
     loaded = [load_network(path, "enhancer", cfg.trusted) for path in paths]
     (first, one), (second, two) = loaded
     same_network(one, two)
-    use_own_data(cfg, [one, two], paths)
-    set_scale(cfg, [first, second], paths)
+    data = own_data(cfg, invocation.overrides, [one, two], paths)
+    cfg = with_scale(changed(cfg, {"data": data}), [first, second], paths)
     files = {f"checkpoints.{k}": path for k, path in enumerate(paths)} | rater_files(cfg)
     names = list(named(loaded, paths))
 
     raters = load_raters(cfg)
 
-    def work(data: ShardedDataModule, folder: Path, device: torch.device) -> Result:
+    def work(data: ShardedDataModule, folder: Path, device: torch.device) -> Measurement:
         photos: Any = data.val  # type: ignore[attr-defined]
         rows = measure_mixtures(first, second, cfg.steps, photos, raters, device)
         keys = [key for key in HEADINGS if key in rows[0]]
@@ -86,9 +89,12 @@ def run(cfg: DictConfig) -> None:
         if any(isinstance(module, nn.BatchNorm2d) for module in first.modules()):
             note = f"batch norms are mixed too: points between the ends are approximate\n{note}"
         metrics = {f"{key}/{row['share']:.2f}": row[key] for row in rows for key in keys}
-        return Result(f"{text}\n{PROTOCOLS}{note}\n", metrics, ["curve.csv", "curve.png"], note)
+        return Measurement(
+            f"{text}\n{PROTOCOLS}{note}\n", metrics, ["curve.csv", "curve.png"], note
+        )
 
-    run_measurement(cfg, files, "val", work, class_names(loaded, raters))
+    classes = class_names(loaded, raters)
+    return run_measurement(cfg, invocation, files, "val", work, classes)
 
 
 def measure_mixtures(
@@ -105,7 +111,7 @@ def measure_mixtures(
     for rater in raters.values():
         rater.net.to(device)
     shares = [k / (steps - 1) for k in range(steps)]
-    rows: list[list[dict[str, Any]]] = [[] for _ in shares]
+    rows: list[list[dict[str, float]]] = [[] for _ in shares]
     places = [(s, k) for s in range(steps) for k in range(len(photos))]
     loaded = None
     for s, k in progress(places, "evaluating", len(places)):

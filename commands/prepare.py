@@ -24,6 +24,7 @@ from datamodules.store import PackedImages, Source, find_corrupt
 from images.finding import numbers, search
 from images.reading import probe_size
 from networks.nima import VIEW_ARGUMENTS, ResizeFilter, ResizeRule
+from runs.invocation import Invocation
 from system.places import display_path, expanded
 from system.workers import map_parallel, num_workers_for
 
@@ -94,7 +95,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield "ratings=null: dataset=rated needs ratings=FILE, the table"
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, _: Invocation) -> None:
     """Prepare the data set; exit with 1 if files are bad."""
     steps = {"div2k": prepare_div2k, "ava": prepare_ava}
     try:

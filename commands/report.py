@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from reports.comparison import OURS
 from reports.page import build, count_states
 from reports.run_reading import find_folders, read_runs
+from runs.invocation import Invocation
 from runs.requirements import require_folder
 from system.files import replacing
 from system.places import display_path, expanded
@@ -63,7 +64,7 @@ def output_of(cfg: DictConfig) -> Path:
     return Path(cfg.paths.output_dir) / "report"
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, _: Invocation) -> None:
     """Write report.html, report.md and figures/, and says what could not be read."""
     patterns = patterns_of(cfg)
     runs = read_runs(patterns, cfg.epoch)

@@ -5,10 +5,9 @@ import io
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, PositiveInt
@@ -17,8 +16,9 @@ from images.file_names import printable_name
 from images.finding import SearchResult, search
 from lightning_modules.checkpoint import load_network
 from lightning_modules.pictures import save_contact_sheet
-from lightning_modules.scoring import rate_files
-from networks.nima import NIMA, Precision, mean_score, std_score
+from lightning_modules.scoring import Rating, rate_files
+from networks.nima import NIMA, Precision
+from runs.invocation import Invocation
 from runs.requirements import check_output, require_file
 from system.device import keep_memory, pick_device
 from system.files import replacing
@@ -29,7 +29,19 @@ from system.workers import num_cores
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
+
+class Row(NamedTuple):
+    """A line of the table: a photo with its score."""
+
+    image: str
+    mean: float
+    std: float
+    p: list[float]
+
+    def cells(self) -> dict[str, object]:
+        """Return the columns of a file, with the distribution as p1, p2 and so on."""
+        moments: dict[str, object] = {"image": self.image, "mean": self.mean, "std": self.std}
+        return moments | {f"p{k}": p for k, p in enumerate(self.p, 1)}
 
 
 class Options(BaseModel):
@@ -89,8 +101,8 @@ def folders(where: str | Sequence[str]) -> list[Path]:
     return [Path(os.path.realpath(path)) for path in paths if path.is_dir()]
 
 
-def run(cfg: DictConfig) -> None:
-    """Print a table, best first; list bad files at the end and exit with 1."""
+def run(cfg: DictConfig, invocation: Invocation) -> list[Rating]:
+    """Rate every photo, print a table, best first, and list bad files at the end."""
     keep_memory()
     device = pick_device(cfg.device)
     scorer, record = load_network(cfg.checkpoint, "scorer", cfg.trusted)
@@ -98,7 +110,8 @@ def run(cfg: DictConfig) -> None:
     found = find(cfg)
     paths = found.paths
     log.info("%s", found.summary())
-    ratings = rate_files(
+    ratings = []
+    rated = rate_files(
         scorer,
         paths,
         device=device,
@@ -107,36 +120,33 @@ def run(cfg: DictConfig) -> None:
         num_workers=cfg.num_workers or num_cores(),
     )
     rows: list[Row] = []
-    bad = []
-    for rating in progress(ratings, "scoring", len(paths)):
+    for rating in progress(rated, "scoring", len(paths)):
+        ratings.append(rating)
         if rating.p_K is None:
-            bad.append(str(rating.problem))
             continue
         for note in rating.notes:
             log.warning("%s: %s", printable_name(rating.path), note)
-        p_1K = rating.p_K[None]
-        mean, std = mean_score(p_1K).item(), std_score(p_1K).item()
-        buckets = {f"p{k}": p for k, p in enumerate(rating.p_K.tolist(), 1)}
-        rows.append({"image": str(rating.path), "mean": mean, "std": std, **buckets})
+        rows.append(Row(str(rating.path), rating.mean, rating.std, rating.p_K.tolist()))
     if rows:
         title = f"scorer: {display_path(cfg.checkpoint)}, trained on {record.data}"
-        best_first = sorted(rows, key=lambda row: -row["mean"])
+        best_first = sorted(rows, key=lambda row: -row.mean)
         log.info("%s", ranking(best_first, title, scorer.num_buckets, cfg.rows))
         if cfg.output is not None:
             write(expanded(cfg.output), rows)
         if cfg.sheet is not None:
             sheet = expanded(cfg.sheet)
-            save_contact_sheet([(row["image"], row["mean"]) for row in best_first], sheet, title)
+            save_contact_sheet([(row.image, row.mean) for row in best_first], sheet, title)
             log.info("%s", sheet)
+    bad = [rating.problem for rating in ratings if rating.problem is not None]
     if bad:
         log.error("%d not scored:\n  %s", len(bad), "\n  ".join(bad))
-        sys.exit(1)
+    return ratings
 
 
 def ranking(rows: Sequence[Row], title: str, num_buckets: int, limit: int | None) -> str:
     """Format a table of all images, or of the first and last `limit / 2` of them."""
     lines = [
-        [str(place), printable_name(row["image"]), f"{row['mean']:.3f}", f"{row['std']:.3f}"]
+        [str(place), printable_name(row.image), f"{row.mean:.3f}", f"{row.std:.3f}"]
         for place, row in enumerate(rows, 1)
     ]
     if limit is not None and len(lines) > limit:
@@ -158,20 +168,20 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 def as_csv(rows: Sequence[Row]) -> str:
     """Format as CSV: a header and a line for each image."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
+    writer = csv.DictWriter(text, list(rows[0].cells()))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(row.cells() for row in rows)
     return text.getvalue()
 
 
 def as_json(rows: Sequence[Row]) -> str:
     """Format as a JSON list of objects."""
-    return json.dumps(rows, indent=1) + "\n"
+    return json.dumps([row.cells() for row in rows], indent=1) + "\n"
 
 
 def as_jsonl(rows: Sequence[Row]) -> str:
     """Format as JSON Lines: one object per line."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return "".join(json.dumps(row.cells()) + "\n" for row in rows)
 
 
 WRITERS = {".csv": as_csv, ".json": as_json, ".jsonl": as_jsonl}

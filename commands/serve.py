@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from lightning_modules.checkpoint import load_network
 from networks.nima import NIMA
+from runs.invocation import Invocation
 from runs.requirements import require_file, require_folder
 from runs.run_folder import locked
 from system.device import keep_memory, pick_device
@@ -113,7 +114,7 @@ def checkpoints(cfg: DictConfig) -> list[str]:
     return [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, _: Invocation) -> None:
     """Serve until Ctrl-C."""
     from web.app import Settings, build_app  # needs the extra `demo`
     from web.connections import Server

@@ -5,9 +5,8 @@ unless the command line chooses another one by `data=`. Keys such as `data.limit
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from configuration.parsing import flatten, parse_task
@@ -24,30 +23,34 @@ TRAINING = {
 }
 
 
-def use_own_data(cfg: DictConfig, records: Sequence[Record], paths: Sequence[str]) -> None:
-    """Replace `cfg.data` by the data set of the checkpoints, unless `data=` chooses one.
+def own_data(
+    cfg: DictConfig, overrides: Iterable[str], records: Sequence[Record], paths: Sequence[str]
+) -> DictConfig:
+    """Return the data set of the checkpoints, or `cfg.data` if `data=` chooses one.
 
     Checkpoints without a data set, such as exported ones, are measured on that of the others. If
-    none has one, `cfg.data` stays.
+    none has one, it is `cfg.data` too.
 
     Args:
         cfg: configuration of a command that measures.
+        overrides: its overrides, as typed.
         records: records of the checkpoints.
         paths: files of the checkpoints.
 
     Raises:
         ValueError: if they were validated on different photos, or their data set cannot be built.
     """
-    typed = {override.key_or_group: override for override in parse_task(task())}
+    chosen: DictConfig = cfg.data
+    typed = {override.key_or_group: override for override in parse_task(overrides)}
     if "data" in typed or "data._target_" in typed:
-        return
+        return chosen
     found = {
         path: record.data_config
         for path, record in zip(paths, records, strict=True)
         if "_target_" in record.data_config
     }
     if not found:
-        return
+        return chosen
     (path, own), *others = found.items()
     for other, theirs in others:
         keys = sorted((own.keys() | theirs.keys()) - TRAINING)
@@ -77,12 +80,7 @@ def use_own_data(cfg: DictConfig, records: Sequence[Record], paths: Sequence[str
                     f"{key}: the data of {path} have no such key; data=... chooses others"
                 )
             OmegaConf.update(data, name, override.value())
-    cfg.data = data
-
-
-def task() -> list[str]:
-    """Return the overrides as typed."""
-    return list(HydraConfig.get().overrides.task)
+    return data
 
 
 def check_target(target: str, path: str, trusted: Sequence[str]) -> None:

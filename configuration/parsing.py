@@ -1,10 +1,12 @@
-"""Parse overrides as Hydra does, and flatten nested settings."""
+"""Parse overrides as Hydra does, and flatten or change settings."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
 
 
 def parse_task(task: Iterable[str]) -> list[Override]:
@@ -20,3 +22,13 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def changed(cfg: DictConfig, values: Mapping[str, object]) -> DictConfig:
+    """Return a read-only copy of a configuration with other values at some dotted keys."""
+    result = copy.deepcopy(cfg)
+    OmegaConf.set_readonly(result, False)
+    for key, value in values.items():
+        OmegaConf.update(result, key, value, merge=False)
+    OmegaConf.set_readonly(result, True)
+    return result

@@ -1,5 +1,6 @@
 """Rate image files: each thread reads, resizes and rates a batch, on one core."""
 
+import math
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from images.pixels import to_bytes, to_unit
 from images.reading import read_image_with_notes
-from networks.nima import NIMA, Precision, inference_copy
+from networks.nima import NIMA, Precision, inference_copy, mean_score, std_score
 
 BATCH_SIZE = 4  # large enough for a CPU: more make it no faster
 
@@ -25,6 +26,16 @@ class Rating(NamedTuple):
     p_K: Tensor | None
     problem: str | None
     notes: tuple[str, ...] = ()  # what of the file was left out
+
+    @property
+    def mean(self) -> float:
+        """Return the mean score, from 1 to the number of buckets; NaN without a distribution."""
+        return math.nan if self.p_K is None else mean_score(self.p_K[None]).item()
+
+    @property
+    def std(self) -> float:
+        """Return the standard deviation of the scores; NaN without a distribution."""
+        return math.nan if self.p_K is None else std_score(self.p_K[None]).item()
 
 
 class Crop(NamedTuple):

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,6 +10,7 @@ from configuration.parsing import flatten
 from lightning_modules.moved import present_names
 from runs.naming import NOT_SETTINGS, within
 from system.files import file_sha256, text_sha256
+from system.json_files import JsonObject
 from system.places import expanded
 
 NOT_IN_HASH = NOT_SETTINGS | {
@@ -66,7 +66,7 @@ class Identity:
         derived: keys computed from others, see `derived_keys`.
     """
 
-    config: dict[str, Any]
+    config: JsonObject
     files: dict[str, str]
     code: dict[str, str]
     data: str | None = None
@@ -94,7 +94,7 @@ class Identity:
         """Hash the code."""
         return text_sha256(json.dumps(self.code, sort_keys=True))
 
-    def changes(self, settings: dict[str, Any]) -> dict[str, str]:
+    def changes(self, settings: JsonObject) -> dict[str, str]:
         """Return `key=old (now new)` by key for each setting that differs from earlier ones.
 
         A setting derived from another one that differs is left out.
@@ -119,7 +119,7 @@ class Identity:
                 return [f"{source}{rest}" for source in re.findall(r"\$\{([\w.]+)", text)]
         return []
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JsonObject:
         """Return the entries of run.json and result.json that describe the identity."""
         return {
             "config": self.config,

@@ -2,31 +2,30 @@
 
 import csv
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor, nn
 
+from configuration.parsing import changed
 from configuration.trust import targets
 from datamodules.base import ShardedDataModule
 from lightning_modules.checkpoint import dependence
-from lightning_modules.metrics import (
-    image_metrics,
-)
+from lightning_modules.metrics import image_metrics
 from lightning_modules.record import Record
 from networks.scales import scales_of
 from runs.code_identity import code_files
 from runs.identity import Identity
+from runs.invocation import Invocation
 from runs.raters import Rater
 from runs.requirements import check_name, require_file
-from runs.results import finish
-from runs.run_folder import State, current, decide, locked, read_json, start
+from runs.results import Result
+from runs.run_folder import State, decide, locked, start
 from system.device import pick_device
 from system.files import writing
 from system.places import display_path
@@ -71,7 +70,7 @@ def measuring_problems(cfg: DictConfig, key: str, paths: list[str]) -> Iterator[
     yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
 
 
-class Result(NamedTuple):
+class Measurement(NamedTuple):
     """Outcome of a measurement: a table as text, metrics, and the files written, with a note."""
 
     text: str
@@ -82,49 +81,52 @@ class Result(NamedTuple):
 
 def run_measurement(
     cfg: DictConfig,
+    invocation: Invocation,
     files: dict[str, str],
     split: str | None,
-    work: Callable[[ShardedDataModule, Path, torch.device], Result],
+    work: Callable[[ShardedDataModule, Path, torch.device], Measurement],
     networks: Iterable[str],
-) -> None:
-    """Measure in a run folder unless its result exists already, and print the result.
+) -> Result:
+    """Measure in a run folder unless its result exists already; print the result and return it.
 
     Args:
         cfg: resolved configuration with the keys of `Measuring` and `data`.
+        invocation: the command, with the run folder.
         files: input files by key.
         split: split whose photos belong to the run's identity; None means all.
         work: does the measurement; called only if there is no result yet.
         networks: full names of the network classes, whose code belongs to the identity.
     """
-    folder = current()
+    folder = invocation.folder
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
     datamodule.reread = cfg.overwrite
     data = datamodule.fingerprint(split)
-    command = f"commands.{HydraConfig.get().job.config_name}"
-    code = code_files([command, *targets(config), *networks])
+    code = code_files([f"commands.{invocation.command}", *targets(config), *networks])
     identity = Identity({str(key): value for key, value in config.items()}, files, code, data)
     state = decide(folder, identity, resume=False, overwrite=cfg.overwrite, stale=cfg.stale)
     if state is not State.FINISHED:
         device = pick_device(cfg.device)
         with locked(folder):
-            start(folder, state, identity, cfg)
+            start(invocation, state, identity, cfg)
             datamodule.setup("validate")
             text, metrics, written, note = work(datamodule, folder, device)
             with writing(folder / "table.txt"):
                 (folder / "table.txt").write_text(text)
-            more = {"files": [*written, "result.json"], "device": str(device), "note": note}
-            finish(folder, identity, metrics, **more, world_size=1)
-    result = read_json(folder / "result.json")
-    assert result is not None
+            results = [*written, "result.json"]
+            Result(folder, metrics, str(device), files=results, note=note).write(identity)
+    result = Result.read(folder)
     log.info("\n%s", (folder / "table.txt").read_text())
-    for path in result["files"]:
-        log.info("%s", folder / path)
+    for path in result.paths:
+        log.info("%s", path)
+    return result
 
 
-def set_scale(cfg: DictConfig, nets: list[nn.Module], paths: list[str]) -> None:
-    """Set the scale to measure at: the requested one, or all that the networks share.
+def with_scale(cfg: DictConfig, nets: list[nn.Module], paths: list[str]) -> DictConfig:
+    """Return the configuration with the scale to measure at.
+
+    That is the requested one, or all that the networks share.
 
     Raises:
         ValueError: if the networks have no scale in common, or lack the requested one.
@@ -139,10 +141,10 @@ def set_scale(cfg: DictConfig, nets: list[nn.Module], paths: list[str]) -> None:
     if cfg.scale not in (None, *shared):
         raise ValueError(f"scale={cfg.scale}, but {each}")
     scales = shared if cfg.scale is None else [cfg.scale]
-    cfg.scale = scales[0] if len(scales) == 1 else None
-    if "scale" in cfg.data and cfg.data.scale not in (None, cfg.scale):
+    scale = scales[0] if len(scales) == 1 else None
+    if "scale" in cfg.data and cfg.data.scale not in (None, scale):
         raise ValueError(f"data.scale={cfg.data.scale}: set scale, which the data follow")
-    cfg.data.scale = scales if cfg.scale is None else cfg.scale
+    return changed(cfg, {"scale": scale, "data.scale": scales if scale is None else scale})
 
 
 def named(loaded: list[tuple[nn.Module, Record]], paths: list[str]) -> dict[str, nn.Module]:
@@ -182,7 +184,7 @@ def measure(
     return {name: value.item() for name, value in values.items()}
 
 
-def digits(values: dict[str, Any], keys: list[str]) -> list[str]:
+def digits(values: Mapping[str, float], keys: list[str]) -> list[str]:
     """Format the values of a table row; a dash where one is missing."""
     return [f"{values[k]:.{4 if k == 'ssim' else 2}f}" if k in values else "-" for k in keys]
 
@@ -193,7 +195,7 @@ def record_name(record: Record) -> str:
     return f"{record.class_name} gamma={record.gamma:g}"
 
 
-def mean_row(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, float]:
+def mean_row(rows: list[dict[str, float]], keys: list[str]) -> dict[str, float]:
     """Average the columns that all rows have."""
     return {
         key: sum(row[key] for row in rows) / len(rows)
@@ -202,7 +204,7 @@ def mean_row(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, float]:
     }
 
 
-def write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+def write_csv(path: Path, columns: list[str], rows: Sequence[Mapping[str, object]]) -> None:
     """Write a CSV file with a header; columns that a row lacks stay empty."""
     with writing(path), open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)

@@ -2,13 +2,14 @@
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from configuration.parsing import flatten
 from lightning_modules.checkpoint_io import ends_an_epoch, read_whole
 from lightning_modules.loggers import read_rows
 from runs.identity import Identity, is_setting
 from runs.run_folder import BEST, read_json
+from system.json_files import JsonObject
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def last_checkpoint(folder: Path, identity: Identity) -> ResumePoint | None:
     raise ValueError(f"{'; '.join(damage)}; overwrite=true trains again")
 
 
-def check_same_run(path: Path, record: dict[str, Any], identity: Identity) -> None:
+def check_same_run(path: Path, record: JsonObject, identity: Identity) -> None:
     """Raise a ValueError if a checkpoint belongs to a run with other settings."""
     theirs = {key: value for key, value in flatten(record["config"]).items() if is_setting(key)}
     files = [key for key, value in identity.settings.items() if value == "(file)"]

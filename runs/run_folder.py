@@ -14,17 +14,14 @@ import uuid
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from configuration.model_kind import configured_kind
 from runs.code_identity import changed_code
 from runs.identity import Identity, is_setting, not_read
-from system.files import replacing, writing
-from system.json_files import write_json
-from system.places import display_path
+from runs.invocation import Invocation
+from system.json_files import JsonObject, write_json
 from system.regular_files import read_regular
 
 # Everything a run writes and a new run replaces; run.json is removed last.
@@ -38,11 +35,6 @@ BEST = Path("checkpoints") / "best.ckpt"  # of a run folder: its weights at the 
 ANEW = "without its folder, or by overwrite=true, it starts anew"
 
 MAX_JSON = 8 * 2**20  # bytes of a JSON file in a run folder; run.json has 20 kB
-
-
-def current() -> Path:
-    """Return this run's folder, relative to the working directory if it is below it."""
-    return display_path(HydraConfig.get().runtime.output_dir)
 
 
 class State(Enum):
@@ -108,11 +100,12 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
     return State.CONTINUE
 
 
-def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> None:
+def start(invocation: Invocation, state: State, identity: Identity, cfg: DictConfig) -> None:
     """Mark a folder as holding this run: remove what it replaces, write run.json and .hydra/.
 
     Only rank 0 may call it.
     """
+    folder = invocation.folder
     folder.mkdir(parents=True, exist_ok=True)
     if state is State.NEW:
         for name in FOLDERS:
@@ -126,40 +119,31 @@ def start(folder: Path, state: State, identity: Identity, cfg: DictConfig) -> No
     earlier = read_json(folder / "run.json") or {"run_id": uuid.uuid4().hex[:12]}
     # In sweeps of its own, W&B assigns the run IDs.
     agents = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-    about = {"run_id": agents or earlier["run_id"], **provenance(cfg)}
+    about = {"run_id": agents or earlier["run_id"], **provenance(invocation, cfg)}
     write_json(folder / "run.json", {**about, **identity.record()})
-    hydra = folder / ".hydra"
-    hydra.mkdir(exist_ok=True)
-    with writing(hydra):
-        OmegaConf.save(cfg, hydra / "config.yaml")
-        OmegaConf.save(HydraConfig.instance().cfg, hydra / "hydra.yaml")
-    with replacing(hydra / "overrides.yaml") as part:  # other ranks may read the file
-        OmegaConf.save(HydraConfig.get().overrides.task, part)
+    invocation.write(cfg)
 
 
-def provenance(cfg: DictConfig) -> dict[str, Any]:
+def provenance(invocation: Invocation, cfg: DictConfig) -> JsonObject:
     """Describe where a run comes from: its command, the chosen options, and its sweep if any.
 
     Returns:
         `command`; `kind` of a training, `scorer` or `enhancer`; `choices`: an option by group, such
         as `net: edsr`; `sweep`: its name, or None.
     """
-    hydra = HydraConfig.get()
     left_out = {"hydra", "paths", "logger", "debug", *not_read(cfg)}
     choices = {
         group: option
-        for group, option in sorted(hydra.runtime.choices.items())
-        if option not in (None, "null") and group.split("/")[0] not in left_out
+        for group, option in invocation.choices.items()
+        if group.split("/")[0] not in left_out
     }
     if "scorer" in choices and cfg.scorer.checkpoint is not None:
         choices["scorer"] = str(cfg.scorer.backbone)  # that of the file, not of the chosen option
-    sweep = Path(hydra.sweep.dir).absolute()
-    is_job = Path(hydra.runtime.output_dir).parent == sweep
     return {
-        "command": hydra.job.config_name,
+        "command": invocation.command,
         **({"kind": configured_kind(cfg)} if "model" in cfg else {}),
         "choices": choices,
-        "sweep": sweep.name if is_job else None,
+        "sweep": invocation.sweep,
     }
 
 
@@ -181,7 +165,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> JsonObject | None:
     """Read a JSON file; return None if it does not exist.
 
     Raises:

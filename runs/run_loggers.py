@@ -4,26 +4,29 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from lightning_modules.callbacks import (
-    last_step,
-)
+from lightning_modules.callbacks import last_step
 from lightning_modules.loggers import RunCSV
 from runs.identity import Identity
+from runs.invocation import Invocation
+from runs.results import Result
 from runs.run_folder import provenance, read_json
+from system.json_files import JsonObject
 
 
-def build_loggers(cfg: DictConfig, folder: Path, identity: Identity, first_step: int) -> list[Any]:
+def build_loggers(
+    cfg: DictConfig, invocation: Invocation, identity: Identity, first_step: int
+) -> list[Logger]:
     """Build the logger of metrics.csv and the loggers that are configured."""
-    loggers: list[Any] = [RunCSV(folder, first_step)]
-    about = provenance(cfg)
+    folder = invocation.folder
+    loggers: list[Logger] = [RunCSV(folder, first_step)]
+    about = provenance(invocation, cfg)
     for name, node in (cfg.logger or {}).items():
         if node is None:
             continue
@@ -42,7 +45,7 @@ def scales_tag(cfg: DictConfig) -> str | None:
     return "-".join(f"x{scale}" for scale in cfg.net.get("scales", [cfg.scale]))
 
 
-def wandb_run(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+def wandb_run(cfg: DictConfig, folder: Path, about: JsonObject) -> JsonObject:
     """Return the W&B arguments by which a run is found, and found again when resumed."""
     choices = about["choices"]
     tags = [choices.get("net"), scales_tag(cfg), choices.get("scorer")]
@@ -85,11 +88,10 @@ def log_best(trainer: L.Trainer, folder: Path) -> None:
 
     In the summary of a W&B run, metrics without `best/` are those of the last epoch.
     """
-    result = read_json(folder / "result.json")
-    assert result is not None
+    result = Result.read(folder)
     metrics = {
         f"best/{name}": value
-        for name, value in {**result["metrics"], "epoch": result["best_epoch"]}.items()
+        for name, value in {**result.metrics, "epoch": result.best_epoch}.items()
         if value is not None and (name.startswith("val/") or name == "epoch")
     }
     for logger in trainer.loggers:

@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import copy
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -11,14 +10,13 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from configuration.model_kind import configured_kind, trains_scorer
+from configuration.parsing import changed
 from configuration.trust import rebuild_problems, targets
 from datamodules.base import ShardedDataModule
 from lightning_modules.base import TrainedModule
@@ -43,42 +41,44 @@ from networks.tensor_files import load_plain
 from networks.weights import find_packaged_weights
 from runs.code_identity import code_files
 from runs.identity import Identity, derived_keys, not_read
+from runs.invocation import Invocation
 from runs.metrics_table import metrics_table
-from runs.results import finish
+from runs.results import Result
 from runs.resuming import ResumePoint, last_checkpoint
-from runs.run_folder import BEST, State, current, decide, locked, read_json, start
+from runs.run_folder import BEST, State, decide, locked, start
 from runs.run_loggers import build_loggers, close_loggers, log_best, staging
 from runs.training_checks import reads_scorer
 from system.device import keep_memory
+from system.json_files import JsonObject
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def adopt_scorer(cfg: DictConfig) -> None:
-    """Copy the architecture of the scorer in the loss from its file into the configuration."""
+def with_scorer(cfg: DictConfig) -> DictConfig:
+    """Return the configuration with the architecture that the file of the loss's scorer names."""
     if not reads_scorer(cfg):
-        return
+        return cfg
     _, record = read_checkpoint(cfg.scorer.checkpoint)
-    for name, value in record.net.items() if record is not None else ():
-        if name in cfg.scorer:
-            cfg.scorer[name] = value
+    arguments = record.net if record is not None else {}
+    return changed(
+        cfg, {f"scorer.{name}": value for name, value in arguments.items() if name in cfg.scorer}
+    )
 
 
-def train(cfg: DictConfig) -> float | None:
+def train(cfg: DictConfig, invocation: Invocation) -> Result | None:
     """Train or continue a run, or print the result of a finished one.
 
     Returns:
-        The best value of the monitored metric, for Hydra's sweepers.
+        The result; None on all ranks but the first.
     """
     for problem in rebuild_problems(cfg):
         raise ValueError(problem)
-    adopt_scorer(cfg)
     keep_memory()
-    folder = current()
-    unplaced = copy.deepcopy(cfg)  # without run_dir, which does not belong to the identity
-    cfg.paths.run_dir = str(folder)
-    trainer = build_trainer(cfg)
+    folder = invocation.folder
+    unplaced = with_scorer(cfg)  # without run_dir, which does not belong to the identity
+    cfg = changed(unplaced, {"paths.run_dir": str(folder)})
+    trainer = build_trainer(cfg, shares_process=invocation.shares_process)
     datamodule: ShardedDataModule = instantiate(cfg.data, _convert_="all")
     datamodule.reread = cfg.overwrite
     with contextlib.ExitStack() as held:
@@ -99,7 +99,7 @@ def train(cfg: DictConfig) -> float | None:
             return report(folder)
         try:
             with staging(folder.absolute() / "wandb"):
-                train_module(cfg, trainer, datamodule, folder, state, identity, last)
+                train_module(cfg, invocation, trainer, datamodule, state, identity, last)
         except SystemExit as error:  # raised by Lightning after a signal
             if not trainer.interrupted:
                 raise
@@ -157,22 +157,27 @@ def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
     return Identity(config, files, code_files(names), fingerprint, derived_keys(cfg))
 
 
-def build_trainer(cfg: DictConfig) -> L.Trainer:
-    """Build the Lightning trainer. Loggers follow once it is clear that the run starts."""
+def build_trainer(cfg: DictConfig, *, shares_process: bool) -> L.Trainer:
+    """Build the Lightning trainer. Loggers follow once it is clear that the run starts.
+
+    Args:
+        cfg: the configuration.
+        shares_process: whether the other jobs of a sweep run in this process too.
+    """
     ranks, num_nodes = cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1)
-    if HydraConfig.get().mode == RunMode.MULTIRUN and (ranks, num_nodes) != (1, 1):
+    if shares_process and (ranks, num_nodes) != (1, 1):
         raise ValueError(
             f"trainer.devices={ranks} in a multirun by this launcher: every rank would run the "
             "whole sweep; hydra/launcher=pool starts each job in a process of its own"
         )
-    if cfg.trainer.get("strategy") == "ddp" and "scales" in (cfg.get("net") or {}):
+    strategy = cfg.trainer.get("strategy", "auto")
+    if strategy == "ddp" and "scales" in (cfg.get("net") or {}):
         # A step trains one branch; DDP would wait for the gradients of the others.
-        cfg.trainer.strategy = "ddp_find_unused_parameters_true"
+        strategy = "ddp_find_unused_parameters_true"
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
     shown = cfg.callbacks.get("progress") is not None  # else Lightning adds one of its own
-    trainer: L.Trainer = instantiate(
-        cfg.trainer, callbacks=callbacks, logger=False, enable_progress_bar=shown
-    )
+    built = {"callbacks": callbacks, "logger": False, "enable_progress_bar": shown}
+    trainer: L.Trainer = instantiate(cfg.trainer, strategy=strategy, **built)
     trainer.strategy.checkpoint_io = WholeFiles()
     if trainer.world_size > 1:
         # Gloo's threads need the interpreter to finish their last work. A thread that asks for it
@@ -181,7 +186,7 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     return trainer
 
 
-def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
+def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str]]:
     """Return the settings that this run reads, and its input files by key."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
@@ -214,14 +219,15 @@ def read_settings(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
 
 def train_module(
     cfg: DictConfig,
+    invocation: Invocation,
     trainer: L.Trainer,
     datamodule: ShardedDataModule,
-    folder: Path,
     state: State,
     identity: Identity,
     resume_point: ResumePoint | None,
 ) -> None:
     """Build the module, train it, from a checkpoint on if there is one, and write the result."""
+    folder = invocation.folder
     L.seed_everything(cfg.seed, verbose=False)
     spec = module_spec(cfg, has_weights=cfg.init_from is not None or resume_point is not None)
     module = build_module(cfg, spec, identity)
@@ -232,14 +238,14 @@ def train_module(
     if not trains_scorer(cfg) and "scales" not in cfg.net:
         at_scale(module.net, cfg.scale)  # refuses a class whose own scale is another
     if trainer.is_global_zero:  # nothing is touched before everything could be built
-        start(folder, state, identity, cfg)
+        start(invocation, state, identity, cfg)
     writer = WriteRecord(record, resume_point.seconds if resume_point else 0.0)
     progress = ProgressFile(folder / "progress.json", monitor)
     trial = TrialCheckpoint(folder / "checkpoints")
     mine = [FreshMetrics(), AtOnce(), LogEachEpoch(), progress, writer, trial]
     trainer.callbacks += mine  # type: ignore[attr-defined]
     first_step = resume_point.step if resume_point else 0
-    trainer.loggers = build_loggers(cfg, folder, identity, first_step)
+    trainer.loggers = build_loggers(cfg, invocation, identity, first_step)
     verb = "continuing" if resume_point else "training"
     log.info("%s in %s: %s", verb, folder, datamodule.description)
     report_dependence(cfg)
@@ -250,7 +256,7 @@ def train_module(
         log_best(trainer, folder)
 
 
-def module_spec(cfg: DictConfig, *, has_weights: bool) -> dict[str, Any]:
+def module_spec(cfg: DictConfig, *, has_weights: bool) -> JsonObject:
     """Return `cfg.model` as plain data, without the files of weights that are not loaded.
 
     Args:
@@ -266,7 +272,7 @@ def module_spec(cfg: DictConfig, *, has_weights: bool) -> dict[str, Any]:
     return {str(key): value for key, value in spec.items()}
 
 
-def build_module(cfg: DictConfig, spec: dict[str, Any], identity: Identity) -> TrainedModule:
+def build_module(cfg: DictConfig, spec: JsonObject, identity: Identity) -> TrainedModule:
     """Build the LightningModule, and load the weights of `init_from` if it is given."""
     # _convert_: no ListConfig may reach a checkpoint
     module: TrainedModule = instantiate(spec, _convert_="all")
@@ -281,7 +287,7 @@ def build_module(cfg: DictConfig, spec: dict[str, Any], identity: Identity) -> T
 
 
 def describe_training(
-    cfg: DictConfig, net: dict[str, Any], datamodule: ShardedDataModule, identity: Identity
+    cfg: DictConfig, net: JsonObject, datamodule: ShardedDataModule, identity: Identity
 ) -> Record:
     """Return the record that every checkpoint of this training carries."""
     arguments = {name: value for name, value in net.items() if name not in NOT_ARGUMENTS}
@@ -352,10 +358,9 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
             "resume=true epochs=... trains on, trainer.val_check_interval says when it validates"
         )
     record = load_plain(best)["record"]
-    finish(
-        folder,
-        identity,
-        record["metrics"],
+    Result(
+        folder=folder,
+        metrics=record["metrics"],
         kind=record["kind"],
         warnings=[w for c in trainer.callbacks if isinstance(c, Watch) for w in c.warnings],  # type: ignore[attr-defined]
         monitor=checkpoint.monitor,
@@ -368,7 +373,7 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
         device=str(trainer.strategy.root_device),
         world_size=trainer.world_size,
         wall_time_s=round(writer.elapsed(), 1),
-    )
+    ).write(identity)
 
 
 def checkpoint_of(trainer: L.Trainer) -> Checkpoints:
@@ -376,19 +381,17 @@ def checkpoint_of(trainer: L.Trainer) -> Checkpoints:
     return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
 
 
-def report(folder: Path) -> float | None:
-    """Print the result of a finished run and return its monitored metric."""
-    result = read_json(folder / "result.json")
-    assert result is not None
-    title = f"epoch {result['best_epoch']} of {result['epochs']}, the best by {result['monitor']}"
+def report(folder: Path) -> Result:
+    """Print the result of a finished run and return it."""
+    result = Result.read(folder)
+    title = f"epoch {result.best_epoch} of {result.epochs}, the best by {result.monitor}"
     metrics = {
         name.removeprefix("val/"): value
-        for name, value in result["metrics"].items()
+        for name, value in result.metrics.items()
         if name.startswith("val/") and name != "val/loss"
     }
     log.info("\n%s", metrics_table(title, metrics))
-    log.info("data: %s", result["data"])
+    log.info("data: %s", result.data)
     log.info("%s", folder / "result.json")
-    log.info("%s", folder / result["checkpoint"])
-    value = result["metrics"].get(result["monitor"])
-    return None if value is None else float(value)
+    log.info("%s", result.best)
+    return result

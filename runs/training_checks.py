@@ -89,7 +89,7 @@ def length_problems(cfg: DictConfig) -> Iterator[str]:
         if cfg.trainer[name] == 0:
             yield f"trainer.{name}=0: there would be nothing to train or to compare"
     every = cfg.trainer.get("check_val_every_n_epoch", 1)
-    if isinstance(every, int) and not 1 <= every <= cfg.epochs:
+    if isinstance(every, int) and cfg.epochs >= 1 and not 1 <= every <= cfg.epochs:
         yield (
             f"trainer.check_val_every_n_epoch={every}: from 1 to epochs={cfg.epochs}, else nothing "
             "is validated"

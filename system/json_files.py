@@ -1,11 +1,14 @@
-"""Write JSON files atomically."""
+"""JSON objects, and writing them atomically."""
 
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from system.files import replacing
+
+JsonObject = dict[str, Any]  # as read from a file or written to one
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands.score import write
+from commands.score import Row, write
 from datamodules.rated import RatedFolder, match_list
 from datamodules.ratings_table import read_ratings, read_table
 
@@ -163,11 +163,7 @@ def test_what_score_writes_of_any_name_is_read_back(photos: Path) -> None:
     (photos / "M\u00fcller_3.png").rename(photos / odd)
     names = sorted(path.name for path in photos.iterdir())
     p = np.random.default_rng(0).dirichlet(np.ones(3), len(names))
-    rows = [
-        {"image": f"photos/{name}", "mean": 2.0, "std": 0.5}
-        | {f"p{k}": value for k, value in enumerate(row.tolist(), 1)}
-        for name, row in zip(names, p, strict=True)
-    ]
+    rows = [Row(f"photos/{name}", 2.0, 0.5, q.tolist()) for name, q in zip(names, p, strict=True)]
     table = photos.parent / "scores.csv"
     write(table, rows)
     (photos.parent / "val.txt").write_bytes(os.fsencode(odd) + b"\n")
