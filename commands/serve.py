@@ -116,7 +116,8 @@ def checkpoints(cfg: DictConfig) -> list[str]:
 
 def run(cfg: DictConfig, _: Invocation) -> None:
     """Serve until Ctrl-C."""
-    from web.app import Settings, build_app  # needs the extra `demo`
+    from web.api import Settings  # needs the extra `demo`
+    from web.app import build_app
     from web.connections import Server
     from web.enhancers import load_enhancers
     from web.jobs import Limits

@@ -1,13 +1,12 @@
 """Build the application: the pages, the HTTP API, and the guard around both."""
 
 import asyncio
+import functools
 import io
 import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,7 +18,8 @@ from datamodules.sample import photo as sample_photo
 from images.pixels import to_array
 from images.reading import SUFFIXES
 from networks.bicubic import imresize
-from web.api import GONE, api_routes, offered_tasks
+from web import api
+from web.api import GONE, Served, Settings, Site, offered_tasks
 from web.guard import Guard
 from web.pages import HERE, NOTHING, REVALIDATE, refuse, render
 from web.schema import Refusal
@@ -35,22 +35,7 @@ EXAMPLES = {"coffee": "coffee.png", "cat": "chelsea.png", "astronaut": "astronau
 CLEAN_SECONDS = 60  # between clean-ups of expired files
 OPENAPI = "/api/openapi.json"
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of the pages and the guard.
-
-    Attributes:
-        title: heading of the page.
-        host: the address that the server binds to.
-        login: user and password; None for no login.
-        hosts: names and addresses to answer to, besides this machine's own.
-    """
-
-    title: str
-    host: str
-    login: tuple[str, str] | None
-    hosts: tuple[str, ...] = ()
+pages = APIRouter()
 
 
 def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
@@ -72,7 +57,7 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        worker.start()
+        worker.thread.start()
         threading.Thread(target=tidy, name="clean-up", daemon=True).start()
         yield
         over.set()
@@ -89,11 +74,11 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
         responses={"4XX": {"model": Refusal}, "5XX": {"model": Refusal}, 422: {"model": Refusal}},
+        exception_handlers={RequestValidationError: invalid, AnyHTTPException: wrong},
     )
-    pages = page_routes(PageContent(store, worker, settings))
+    app.state.site = Site(store, worker, Uploads(store, worker), settings)
     app.include_router(pages, include_in_schema=False)
-    app.include_router(api_routes(store, worker, Uploads(store, worker)))
-    add_refusals(app)
+    app.include_router(api.router)
     return Guard(
         app,
         host=settings.host,
@@ -104,140 +89,114 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
     )
 
 
-def add_refusals(app: FastAPI) -> None:
-    """Answer errors as pages for people and as JSON for programs."""
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return refuse(request.scope, 422, f"{place or 'request'}: {first['msg']}"[:300])
-
-    @app.exception_handler(AnyHTTPException)
-    async def wrong(request: Request, error: AnyHTTPException) -> Response:
-        status, reason = error.status_code, str(error.detail)
-        # A browser shows "not found" for addresses that only accept POST or DELETE.
-        if reason == "Not Found" or (status == 405 and request.method == "GET"):
-            status, reason = 404, NOTHING
-        return refuse(request.scope, status, reason)
+async def invalid(request: Request, error: Exception) -> Response:
+    """Answer a request whose content has the wrong form."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    return refuse(request.scope, 422, f"{place or 'request'}: {first['msg']}"[:300])
 
 
-class PageContent:
-    """Content of the pages.
+async def wrong(request: Request, error: Exception) -> Response:
+    """Answer a request that was refused."""
+    assert isinstance(error, AnyHTTPException)
+    status, reason = error.status_code, str(error.detail)
+    # A browser shows "not found" for addresses that only accept POST or DELETE.
+    if reason == "Not Found" or (status == 405 and request.method == "GET"):
+        status, reason = 404, NOTHING
+    return refuse(request.scope, status, reason)
 
-    Args:
-        store: of uploads and results.
-        worker: does the jobs.
-        settings: of the server.
-    """
 
-    def __init__(self, store: Store, worker: Worker, settings: Settings) -> None:
-        self.store = store
-        self.worker = worker
-        self.settings = settings
-        self.examples = {name: example(file) for name, file in EXAMPLES.items()}
-
-    def limits(self) -> dict[str, Any]:
-        """Return the limits on a job, and the types of files."""
-        limits = self.worker.limits
-        return {
+def content_of(site: Site) -> dict[str, object]:
+    """Return what the pages about photos and the API show."""
+    limits = site.worker.limits
+    return {
+        "title": site.settings.title,
+        "tasks": [task.model_dump() for task in offered_tasks(site.worker)],
+        "limits": {
             "photos": limits.photos,
             "bytes": limits.bytes,
             "megapixels": limits.megapixels,
             "types": list(SUFFIXES),
-        }
-
-    def upload_page(self, notice: str | None = None) -> HTMLResponse:
-        """Return the page for choosing photos, as a 404 if there is a notice."""
-        content = {
-            "title": self.settings.title,
-            "tasks": offered_tasks(self.worker),
-            "limits": self.limits(),
-            "scorer": self.worker.scorer_facts,
-            "keep_hours": self.store.keep_seconds / 3600,
-            "device": self.worker.device_name,
-            "waiting": self.worker.num_unfinished(),
-            "examples": [
-                {"name": name, "url": f"/examples/{name}.png", "width": width, "height": height}
-                for name, (_, width, height) in self.examples.items()
-            ],
-            "notice": notice,
-        }
-        return render("upload.html", content, 404 if notice else 200)
-
-    def api_page(self, base: str) -> HTMLResponse:
-        """Return the page about the API.
-
-        Args:
-            base: address of the server.
-        """
-        content = {
-            "title": self.settings.title,
-            "base": base,
-            "openapi": OPENAPI,
-            "limits": self.limits(),
-            "tasks": offered_tasks(self.worker),
-            "login": self.settings.login is not None,
-        }
-        return render("api.html", content)
-
-    def results_page(self, token: str) -> HTMLResponse:
-        """Return the page of a job, or the first page if there is no such job."""
-        found = self.worker.state(token)
-        if found is None:
-            return self.upload_page(GONE)
-        return render("results.html", {"title": self.settings.title, **found})
+        },
+    }
 
 
-def page_routes(content: PageContent) -> APIRouter:
-    """Return the routes of the pages and their files."""
-    router = APIRouter()
-
-    @router.get("/")
-    def index() -> HTMLResponse:
-        """Show the page for choosing photos."""
-        page = content.upload_page()
-        page.headers.update(REVALIDATE)
-        return page
-
-    @router.get("/api")
-    def api(request: Request) -> HTMLResponse:
-        """Show how to use the API from Python and from a shell."""
-        page = content.api_page(str(request.base_url).rstrip("/"))
-        page.headers.update(REVALIDATE)
-        return page
-
-    @router.get("/results/{token}")
-    def results(token: str) -> HTMLResponse:
-        """Show a job's results."""
-        return content.results_page(token)
-
-    @router.get("/web/{name}")
-    def static(name: str) -> FileResponse:
-        """Send a style sheet or a script."""
-        if name not in STATIC:
-            raise HTTPException(404, NOTHING)
-        return FileResponse(HERE / name, media_type=STATIC[name], headers=REVALIDATE)
-
-    @router.get("/favicon.ico")
-    def favicon() -> Response:
-        """Send nothing: the pages have no icon."""
-        return Response(status_code=204)
-
-    @router.get("/examples/{name}.png")
-    def example_file(name: str) -> Response:
-        """Send an example photo."""
-        if name not in content.examples:
-            raise HTTPException(404, "There is no such example.")
-        png, _, _ = content.examples[name]
-        return Response(png, media_type="image/png", headers=REVALIDATE)
-
-    return router
+def upload_page(site: Site, notice: str | None = None) -> HTMLResponse:
+    """Return the page for choosing photos, as a 404 if there is a notice."""
+    content = {
+        "scorer": site.worker.scorer_facts.model_dump(),
+        "keep_hours": site.store.keep_seconds / 3600,
+        "device": site.worker.device_name,
+        "waiting": site.worker.num_unfinished(),
+        "examples": [
+            {"name": name, "url": f"/examples/{name}.png", "width": width, "height": height}
+            for name, (_, width, height) in examples().items()
+        ],
+        "notice": notice,
+    }
+    return render("upload.html", content_of(site) | content, 404 if notice else 200)
 
 
-def example(file: str) -> tuple[bytes, int, int]:
-    """Return a built-in photo at half its size, as PNG with its width and height."""
-    small = imresize(sample_photo(file), 0.5)
-    buffer = io.BytesIO()
-    Image.fromarray(to_array(small)).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue(), small.shape[2], small.shape[1]
+@pages.get("/")
+def index(site: Served) -> HTMLResponse:
+    """Show the page for choosing photos."""
+    page = upload_page(site)
+    page.headers.update(REVALIDATE)
+    return page
+
+
+@pages.get("/api")
+def guide(site: Served, request: Request) -> HTMLResponse:
+    """Show how to use the API from Python and from a shell."""
+    content = {
+        "base": str(request.base_url).rstrip("/"),
+        "openapi": OPENAPI,
+        "login": site.settings.login is not None,
+    }
+    page = render("api.html", content_of(site) | content)
+    page.headers.update(REVALIDATE)
+    return page
+
+
+@pages.get("/results/{token}")
+def results(site: Served, token: str) -> HTMLResponse:
+    """Show a job's results, or the first page if there is no such job."""
+    found = site.worker.state(token)
+    if found is None:
+        return upload_page(site, GONE)
+    return render("results.html", {"title": site.settings.title} | found.model_dump(mode="json"))
+
+
+@pages.get("/web/{name}")
+def static(name: str) -> FileResponse:
+    """Send a style sheet or a script."""
+    if name not in STATIC:
+        raise HTTPException(404, NOTHING)
+    return FileResponse(HERE / name, media_type=STATIC[name], headers=REVALIDATE)
+
+
+@pages.get("/favicon.ico", status_code=204)
+def favicon() -> None:
+    """Send nothing: the pages have no icon."""
+
+
+@pages.get("/examples/{name}.png")
+def example(name: str) -> Response:
+    """Send an example photo."""
+    if name not in examples():
+        raise HTTPException(404, "There is no such example.")
+    png, _, _ = examples()[name]
+    return Response(png, media_type="image/png", headers=REVALIDATE)
+
+
+@functools.cache
+def examples() -> dict[str, tuple[bytes, int, int]]:
+    """Return built-in photos at half their size, as PNG with width and height."""
+    made = {}
+    for name, file in EXAMPLES.items():
+        small = imresize(sample_photo(file), 0.5)
+        buffer = io.BytesIO()
+        Image.fromarray(to_array(small)).save(buffer, "PNG", optimize=True)
+        made[name] = buffer.getvalue(), small.shape[2], small.shape[1]
+    return made

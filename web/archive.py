@@ -1,28 +1,27 @@
 """Name the pictures of a job for downloads, and pack them into a ZIP archive."""
 
-import io
-import json
 import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+
+from web.schema import JobResult, PhotoResult
 
 CHUNK = 2**20
 
 
-def download_names(result: dict[str, Any]) -> dict[str, str]:
+def download_names(photos: Sequence[PhotoResult]) -> dict[str, str]:
     """Return the download names of a job's pictures, by file."""
     names: dict[str, str] = {}
     used: set[str] = set()
-    for number, photo in enumerate(result["photos"], 1):
-        stem = plain_name(Path(photo["name"]).stem) or f"photo_{number}"
+    for number, photo in enumerate(photos, 1):
+        stem = plain_name(Path(photo.name).stem) or f"photo_{number}"
         while stem.lower() in used:  # of another photo, ignoring case
             stem += f"_{number}"
         used.add(stem.lower())
-        for version in photo["versions"]:
-            name = f"{stem}_{version['id'].partition('-')[2]}.png"
-            names |= {version["view"]: name, version["file"]: name}
+        for version in photo.versions:
+            name = f"{stem}_{version.id.partition('-')[2]}.png"
+            names |= {version.view: name, version.file: name}
     return names
 
 
@@ -38,38 +37,38 @@ def plain_name(stem: str) -> str:
     return "_".join(words).strip("_").encode()[:120].decode(errors="ignore")
 
 
-def zipped(folder: Path, result: dict[str, Any]) -> Iterator[bytes]:
+class Parts(list[bytes]):
+    """A file that `zipfile` writes to, from which the written parts are taken."""
+
+    def write(self, part: bytes) -> int:
+        """Add a part."""
+        self.append(bytes(part))
+        return len(part)
+
+    def flush(self) -> None:
+        """Do nothing: parts are there at once."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+    def take(self) -> bytes:
+        """Return what was written since the last call."""
+        taken = b"".join(self)
+        self.clear()
+        return taken
+
+
+def zipped(folder: Path, result: JobResult) -> Iterator[bytes]:
     """Yield a ZIP archive of a job's pictures in parts, uncompressed because PNG files are."""
-
-    class Sink(io.RawIOBase):
-        """Buffer from which written bytes are taken."""
-
-        def __init__(self) -> None:
-            self.parts: list[bytes] = []
-
-        def writable(self) -> bool:
-            return True
-
-        def write(self, part: Any) -> int:  # noqa: ANN401
-            self.parts.append(bytes(part))
-            return len(part)
-
-        def take(self) -> bytes:
-            taken, self.parts = b"".join(self.parts), []
-            return taken
-
-    sink = Sink()
-    views = {v["view"] for photo in result["photos"] for v in photo["versions"]}
-    files = {v["file"] for photo in result["photos"] for v in photo["versions"]}
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("scores.json", json.dumps(result, indent=2) + "\n")
-        for file, name in download_names(result).items():
-            if file in views - files:
-                continue
-            if (folder / file).is_symlink():  # we never create links
+    parts = Parts()
+    files = {version.file for photo in result.photos for version in photo.versions}
+    with zipfile.ZipFile(parts, "w") as archive:
+        archive.writestr("scores.json", result.model_dump_json(indent=2) + "\n")
+        for file, name in download_names(result.photos).items():
+            if file not in files or (folder / file).is_symlink():  # we never create links
                 continue
             with open(folder / file, "rb") as source, archive.open(name, "w") as entry:
                 while part := source.read(CHUNK):
                     entry.write(part)
-                    yield sink.take()
-    yield sink.take()
+                    yield parts.take()
+    yield parts.take()

@@ -1,10 +1,10 @@
 """The enhancers on the page: single networks, and series of networks between two trainings."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lightning_modules.checkpoint import load_network
 from lightning_modules.interpolation import mixed, same_network
 from lightning_modules.record import Record
-from networks.nima import NIMA
 from networks.scales import at_scale, scales_of
 from runs.measuring import named
 
@@ -54,7 +53,7 @@ class Enhancer:
     name: str
     note: str
     net: nn.Module
-    degraded: dict[str, Any]
+    degraded: Mapping[str, object]
     ends: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
     gammas: list[float] = field(default_factory=list)
 
@@ -150,13 +149,12 @@ def load_series(pair: Sequence[str], steps: int, trusted: Sequence[str]) -> Enha
             f"pairs={list(pair)}: gamma has to rise from the first to the second, "
             f"not {low:g} to {high:g}"
         )
-    ends = tuple({k: v.clone() for k, v in net.state_dict().items()} for net, _ in loaded)
     return Enhancer(
         f"{one.class_name} gamma={low:g} to {high:g}",
         f"weights between the two trainings, {steps} steps; {note(second, two)}",
         first,
         two.trained_degradation or {},
-        ends,  # type: ignore[arg-type]
+        (weights(first), weights(second)),
         [round(low + (high - low) * k / (steps - 1), 4) for k in range(steps)],
     )
 
@@ -167,10 +165,6 @@ def note(net: nn.Module, record: Record) -> str:
     return f"{millions:.2f} M parameters, trained on {record.data}"
 
 
-def scorer_facts(scorer: NIMA, record: Record) -> dict[str, Any]:
-    """Return what pages and results show about the scorer, as `ScorerFacts` describes."""
-    return {
-        "name": record.backbone,
-        "trained_on": record.data,
-        "buckets": scorer.num_buckets,
-    }
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a network's weights."""
+    return {name: value.clone() for name, value in net.state_dict().items()}

@@ -38,5 +38,4 @@ def same_address(name: str, address: str) -> bool:
         one, other = ipaddress.ip_address(name), ipaddress.ip_address(address)
     except ValueError:
         return False
-    mapped = getattr(other, "ipv4_mapped", None)
-    return one in (other, mapped)
+    return one in (other, getattr(other, "ipv4_mapped", None))

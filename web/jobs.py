@@ -4,9 +4,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from system.json_files import write_json
 from web.enhancers import Enhancer, Task
+from web.schema import JobResult
 from web.speeds import Speeds
 
 FIXED_SECONDS = 0.15  # for writing and scoring a picture, in addition to the network's time
@@ -39,7 +41,7 @@ class Job:
         uploads: the photos.
         task: None if they are only to be scored.
         enhancers: the networks to apply.
-        result: the content of result.json, see docs/web.md.
+        result: the content of result.json.
         stop: set to cancel or interrupt the job.
         deleted: whether its results are to be deleted as well.
     """
@@ -48,7 +50,7 @@ class Job:
     uploads: list[Upload]
     task: Task | None
     enhancers: list[Enhancer]
-    result: dict[str, Any]
+    result: JobResult
     stop: threading.Event = field(default_factory=threading.Event)
     deleted: bool = False
 
@@ -56,6 +58,14 @@ class Job:
     def token(self) -> str:
         """Return the secret part of the address of the results."""
         return self.folder.name
+
+    def update(self, **facts: object) -> None:
+        """Change keys of the result; other threads see the old one or the new one."""
+        self.result = self.result.model_copy(update=facts)
+
+    def save(self) -> None:
+        """Write result.json."""
+        write_json(self.folder / "result.json", self.result.model_dump(mode="json"))
 
     def raise_if_stopped(self) -> None:
         """Raise `Stopped` if the job was cancelled or interrupted."""
@@ -106,10 +116,6 @@ class Progress:
         progress = min(0.99, done / total)
         left = took * (1 - progress) / progress if took > 2 and progress > 0.05 else total - done
         return round(progress, 3), round(left, 1)
-
-    def step_done(self) -> None:
-        """Continue with the next network."""
-        self.done += 1
 
     def photo_done(self, number: int) -> None:
         """Continue with the next photo, even if this one failed."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.datastructures import Headers
@@ -19,7 +18,7 @@ NOTHING = "There is nothing here."
 MAX_REASON = 600  # characters
 
 
-def render(template: str, content: Mapping[str, Any], status: int = 200) -> HTMLResponse:
+def render(template: str, content: Mapping[str, object], status: int = 200) -> HTMLResponse:
     """Fill in a page's template."""
     html = TEMPLATES.get_template(template).render(page=content)
     return HTMLResponse(html, status, NO_STORE)

@@ -1,11 +1,9 @@
 """Enhance and score the photos of a job, saving each picture as soon as it is made."""
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -18,8 +16,8 @@ from lightning_modules.enhancing import enhanced
 from lightning_modules.scoring import rate_files
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, mean_score, std_score
-from system.json_files import write_json
 from web.jobs import Job, Progress, photo_problem
+from web.schema import PhotoResult, Score, Version
 from web.speeds import Speeds
 from web.store import FullError, Store
 
@@ -34,7 +32,6 @@ class Processor:
         scorer: rates every picture; not modified.
         device: where the networks compute.
         tile: side in LR pixels of the tiles that are enhanced one at a time.
-        lock: held while the result of a job is changed.
         busy: returns the tokens and uploads of unfinished jobs, which must not be cleaned up.
     """
 
@@ -45,14 +42,12 @@ class Processor:
         *,
         device: torch.device,
         tile: int,
-        lock: threading.Condition,
         busy: Callable[[], set[str]],
     ) -> None:
         self.store = store
         self.scorer = scorer
         self.device = device
         self.tile = tile
-        self.lock = lock
         self.busy = busy
         self.speeds = Speeds(tile)
 
@@ -65,47 +60,36 @@ class Processor:
         """
         progress = Progress(job, self.speeds)
         for number, upload in enumerate(job.uploads, 1):
-            entry: dict[str, Any] = {
-                "name": upload.name, "error": None, "width": None, "height": None, "versions": [],
-            }  # fmt: skip
-            self.update(job, photos=[*job.result["photos"], entry])
+            entry = PhotoResult(name=upload.name)
+            job.update(photos=[*job.result.photos, entry])
             try:
                 photo = read_photo(upload.path)
             except Exception as error:  # decoders raise anything; the other photos go on
-                entry["error"] = photo_problem(error, upload.path)
+                entry.error = photo_problem(error, upload.path)
             else:
                 photo.info.pop("exif", None)  # a shared link must not reveal where it was taken
-                entry["height"], entry["width"] = photo.pixels.shape[1:]
+                entry.height, entry.width = photo.pixels.shape[1:]
                 try:
-                    self.process_photo(job, number, photo, entry, progress)
+                    self.process_photo(job, photo, progress)
                 except FullError:  # the other photos would not fit either
                     raise
                 except ValueError as error:
-                    entry["error"] = photo_problem(error, upload.path)
+                    entry.error = photo_problem(error, upload.path)
             progress.photo_done(number)
-            self.save(job)
+            job.save()
 
-    def process_photo(
-        self, job: Job, number: int, photo: Photo, entry: dict[str, Any], progress: Progress
-    ) -> None:
-        """Make all versions of one photo.
-
-        Args:
-            job: the job.
-            number: of the photo in the job, from 1.
-            photo: its pixels.
-            entry: of the photo in the job's result; gets the versions.
-            progress: of the job.
-        """
-        self.add(job, number, entry, "original", "original", photo)
+    def process_photo(self, job: Job, photo: Photo, progress: Progress) -> None:
+        """Make all versions of the last photo of a job's result."""
+        self.add(job, "original", "original", photo)
         if job.task is None:
             return
         if job.task.scale > 1:
             bicubic = self.enhance(
                 Bicubic(job.task.scale), photo, "cpu", lambda done, total: job.raise_if_stopped()
             )
-            self.add(job, number, entry, "bicubic", "bicubic", bicubic)
+            self.add(job, "bicubic", "bicubic", bicubic)
             del bicubic  # frees its memory before the next one is made
+        _, height, width = photo.pixels.shape
         for enhancer in job.enhancers:
             for gamma, net in enhancer.networks(job.task.scale):
                 name, word = enhancer.name, enhancer.id
@@ -114,15 +98,14 @@ class Processor:
                     word = f"{enhancer.id}-at-{gamma:g}"
                 enhancer.mix(gamma)
                 began = time.perf_counter()
-                what = f"{entry['name']}: {name}"
-                made = self.enhance(net, photo, self.device, self.on_tile(job, what, progress))
+                made = self.enhance(net, photo, self.device, on_tile(job, name, progress))
                 seconds = time.perf_counter() - began
                 series = enhancer.id if enhancer.gammas else None
                 facts = {"seconds": round(seconds, 3), "series": series, "gamma": gamma}
-                self.add(job, number, entry, name, word, made, **facts)
+                self.add(job, name, word, made, **facts)
                 del made
-                self.speeds.add(enhancer, job.task, (entry["height"], entry["width"]), seconds)
-                progress.step_done()
+                self.speeds.add(enhancer, job.task, (height, width), seconds)
+                progress.done += 1
 
     def enhance(
         self,
@@ -135,50 +118,20 @@ class Processor:
         tile = self.tile if getattr(net, "margin", None) is not None else None
         return enhanced(net, photo, device=torch.device(device), tile=tile, on_tile=on_tile)
 
-    def on_tile(self, job: Job, what: str, progress: Progress) -> Callable[[int, int], None]:
-        """Return a callback for each tile that publishes the progress and stops the job."""
-
-        def tick(done: int, total: int) -> None:
-            job.raise_if_stopped()
-            share, left = progress.estimate(done / total)
-            tiles = f", tile {done} of {total}" if total > 1 else ""
-            self.update(job, progress=share, seconds_left=left, now=f"{what}{tiles}")
-
-        return tick
-
-    def update(self, job: Job, **facts: Any) -> None:  # noqa: ANN401
-        """Change keys of a job's result."""
-        with self.lock:
-            job.result |= facts
-
-    def save(self, job: Job) -> None:
-        """Write result.json."""
-        write_json(job.folder / "result.json", job.result)
-
-    def add(
-        self,
-        job: Job,
-        number: int,
-        entry: dict[str, Any],
-        name: str,
-        word: str,
-        photo: Photo,
-        **facts: Any,  # noqa: ANN401
-    ) -> None:
-        """Write a version of a photo, score it and add it to the photo's entry.
+    def add(self, job: Job, name: str, word: str, photo: Photo, **facts: object) -> None:
+        """Write and score a version of the last photo of a job's result.
 
         Args:
             job: the job.
-            number: of the photo in the job, from 1.
-            entry: of the photo in the job's result.
-            name: of the version on the page.
+            name: name of the version on the page.
             word: the same in file names.
             photo: the pixels.
             **facts: further keys of the version.
         """
         job.raise_if_stopped()
-        path = job.folder / f"{number}-{word}.png"
-        self.update(job, now=f"{entry['name']}: {name}")
+        entry = job.result.photos[-1]
+        path = job.folder / f"{len(job.result.photos)}-{word}.png"
+        job.update(now=f"{entry.name}: {name}")
         write_photo(path, photo)
         view, size = write_view(path, photo)
         height, width = photo.pixels.shape[1:]
@@ -193,28 +146,34 @@ class Processor:
             "view_width": size[0],
             "view_height": size[1],
             "bytes": path.stat().st_size,
-            "seconds": None,
-            "series": None,
-            "gamma": None,
             "score": self.score(path),
-            **facts,
         }
         self.store.clean(self.busy())
-        with self.lock:
-            entry["versions"] = [*entry["versions"], version]
-        self.save(job)
+        entry.versions = [*entry.versions, Version.model_validate(version | facts)]
+        job.save()
 
-    def score(self, path: Path) -> dict[str, Any] | None:
-        """Rate a file as `python run.py score` does; return None if it cannot be rated."""
+    def score(self, path: Path) -> Score | None:
+        """Rate a file as the command `score` does; return None if it cannot be rated."""
         (rating,) = rate_files(self.scorer, [path], device=self.device)
         if rating.p_K is None or not rating.p_K.isfinite().all():  # too narrow, or a broken scorer
             return None
         p_1K = rating.p_K[None]
-        return {
-            "mean": mean_score(p_1K).item(),
-            "std": std_score(p_1K).item(),
-            "p": rating.p_K.tolist(),
-        }
+        return Score(
+            mean=mean_score(p_1K).item(), std=std_score(p_1K).item(), p=rating.p_K.tolist()
+        )
+
+
+def on_tile(job: Job, name: str, progress: Progress) -> Callable[[int, int], None]:
+    """Return a callback for each tile that publishes the progress and stops the job."""
+    what = f"{job.result.photos[-1].name}: {name}"
+
+    def tick(done: int, total: int) -> None:
+        job.raise_if_stopped()
+        share, left = progress.estimate(done / total)
+        tiles = f", tile {done} of {total}" if total > 1 else ""
+        job.update(progress=share, seconds_left=left, now=f"{what}{tiles}")
+
+    return tick
 
 
 def write_view(path: Path, photo: Photo) -> tuple[str, tuple[int, int]]:

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 State = Literal["waiting", "working", "done", "cancelled", "failed", "interrupted"]
+Ids = Annotated[list[Annotated[str, Field(max_length=300)]], Field(max_length=100)]
 
 
 class Exact(BaseModel):
@@ -47,15 +48,13 @@ class UploadedPhoto(Exact):
 class JobRequest(BaseModel):
     """Photos to enhance, or only to score."""
 
-    photos: Annotated[list[Annotated[str, Field(max_length=50)]], Field(max_length=100)] = Field(
-        description="ids of uploads"
-    )
-    task: Annotated[str, Field(max_length=50)] = Field(
-        "super-resolution", description="a task listed by GET /models, or score"
+    photos: Ids = Field(description="ids of uploads")
+    task: str = Field(
+        "super-resolution", max_length=50, description="a task listed by GET /models, or score"
     )
     scale: int = Field(2, ge=1, le=64, description="no effect with task=score")
-    models: Annotated[list[Annotated[str, Field(max_length=300)]], Field(max_length=100)] | None = (
-        Field(None, description="ids listed by GET /models; null: all for the task")
+    models: Ids | None = Field(
+        default=None, description="ids listed by GET /models; null: all for the task"
     )
 
 
@@ -87,9 +86,11 @@ class Version(Exact):
     view_width: int
     view_height: int
     bytes: int
-    seconds: float | None = Field(description="computing time of the network")
-    series: str | None = Field(description="id of the series of networks it belongs to")
-    gamma: float | None
+    seconds: float | None = Field(default=None, description="computing time of the network")
+    series: str | None = Field(
+        default=None, description="id of the series of networks it belongs to"
+    )
+    gamma: float | None = None
     score: Score | None = Field(description="null if the scorer cannot rate the picture")
 
 
@@ -97,10 +98,10 @@ class PhotoResult(Exact):
     """Photo, with all versions made from it so far."""
 
     name: str
-    error: str | None
-    width: int | None
-    height: int | None
-    versions: list[Version]
+    error: str | None = None
+    width: int | None = None
+    height: int | None = None
+    versions: list[Version] = []
 
 
 class ScorerFacts(Exact):
@@ -115,20 +116,20 @@ class JobResult(Exact):
     """State of a job, its files and its scores."""
 
     token: str
-    state: State
-    error: str | None
-    created: str
-    expires: str
-    progress: float = Field(description="0 to 1")
-    seconds_left: float | None
-    now: str = Field(description="what is being computed")
-    waiting: int | None = Field(None, description="number of jobs ahead, while waiting")
+    state: State = "waiting"
+    error: str | None = None
+    created: AwareDatetime
+    expires: AwareDatetime
+    progress: float = Field(default=0.0, description="0 to 1")
+    seconds_left: float | None = None
+    now: str = Field(default="", description="what is being computed")
+    waiting: int | None = Field(default=None, description="number of jobs ahead, while waiting")
     task: str | None = Field(description="null: score only")
     scale: int
     label: str
     device: str
     scorer: ScorerFacts
-    photos: list[PhotoResult]
+    photos: list[PhotoResult] = []
 
 
 class Refusal(Exact):

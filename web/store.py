@@ -5,8 +5,6 @@ never built from unchecked requests: tokens must have the right format, and file
 in result.json.
 """
 
-import datetime
-import os
 import re
 import secrets
 import shutil
@@ -14,10 +12,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from runs.run_folder import read_json
 from system.json_files import write_json
+from web.schema import JobResult
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 UPLOAD_SECONDS = 3600  # after which uploads that no job uses are deleted
@@ -58,9 +55,9 @@ class Store:
             result = self.result(job)
             if result is None:  # the job was never started
                 remove(job)
-            elif result["state"] in UNFINISHED:
+            elif result.state in UNFINISHED:
                 ended = {"state": "interrupted", "now": "", "seconds_left": None}
-                write_json(job / "result.json", result | ended)
+                write_json(job / "result.json", result.model_dump(mode="json") | ended)
 
     def remove_uploads(self) -> None:
         """Delete all uploads, when the server starts and when it ends."""
@@ -87,16 +84,12 @@ class Store:
             return None
         return job
 
-    def result(self, job: Path) -> dict[str, Any] | None:
+    def result(self, job: Path) -> JobResult | None:
         """Return the content of a job's result.json, or None if it is missing or damaged."""
         try:
-            found = read_json(job / "result.json")
-            if found is None or not {"state", "photos"} <= found.keys():
-                return None
-            datetime.datetime.fromisoformat(found["created"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return JobResult.model_validate_json((job / "result.json").read_bytes())
+        except (OSError, ValueError):
             return None
-        return found
 
     def expires(self, job: Path) -> float:
         """Return when a job expires, in seconds since 1970."""
@@ -105,9 +98,7 @@ class Store:
     def created(self, job: Path) -> float:
         """Return when a job was created; now, if it is just being created or deleted."""
         result = self.result(job)
-        if result is None:
-            return time.time()
-        return datetime.datetime.fromisoformat(result["created"]).timestamp()
+        return time.time() if result is None else result.created.timestamp()
 
     def remove_job(self, job: Path) -> None:
         """Delete a job's results."""
@@ -197,14 +188,7 @@ def changed(path: Path) -> float:
 
 def size_of(path: Path) -> int:
     """Return the total size in bytes of all files in a folder, without following links."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except FileNotFoundError:  # deleted meanwhile
-                continue
-    return total
+    return sum(length(file) for file in path.rglob("*") if not file.is_dir())
 
 
 def remove(path: Path) -> None:

@@ -51,18 +51,14 @@ class Uploads:
             with open(part, "xb") as file:
                 async for chunk in request.stream():
                     file.write(chunk)
-        except ClientDisconnect as error:
-            part.unlink(missing_ok=True)
-            raise HTTPException(400, "The connection was lost.") from error
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        part.rename(path)
-        try:
+            part.rename(path)
             async with self.decoding:
                 width, height = await asyncio.to_thread(self.inspect, path)
-        except BaseException:
+        except BaseException as error:
+            part.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
+            if isinstance(error, ClientDisconnect):
+                raise HTTPException(400, "The connection was lost.") from error
             raise
         upload = self.waiting[path.name] = Upload(path, name, width, height)
         return upload

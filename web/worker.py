@@ -6,16 +6,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from lightning_modules.record import Record
 from networks.nima import NIMA
 from system.device import release_memory
-from web.enhancers import Enhancer, Task, scorer_facts
+from web.enhancers import Enhancer, Task
 from web.jobs import Job, Limits, Stopped, Upload
 from web.processing import Processor
+from web.schema import JobResult, ScorerFacts, State
 from web.speeds import Speeds
 from web.store import FullError, Store
 
@@ -48,15 +48,15 @@ class Worker:
     ) -> None:
         self.store = store
         self.enhancers = {enhancer.id: enhancer for enhancer in enhancers}
-        self.scorer_facts = scorer_facts(scorer, scorer_record)
+        self.scorer_facts = ScorerFacts(
+            name=scorer_record.backbone, trained_on=scorer_record.data, buckets=scorer.num_buckets
+        )
         self.device = device
         self.limits = limits
         self.waiting: deque[Job] = deque()
         self.current: Job | None = None
         self.changed = threading.Condition()
-        self.processor = Processor(
-            store, scorer, device=device, tile=tile, lock=self.changed, busy=self.busy
-        )
+        self.processor = Processor(store, scorer, device=device, tile=tile, busy=self.busy)
         self.ending = False
         self.thread = threading.Thread(target=self.run, name="worker", daemon=True)
 
@@ -105,25 +105,18 @@ class Worker:
                 raise FullError("The queue is full; please try again later.")
             folder = self.store.create()
             now = datetime.datetime.now(datetime.UTC)  # with fractions: ages must not tie
-            kept = datetime.timedelta(seconds=self.store.keep_seconds)
-            result: dict[str, Any] = {
-                "token": folder.name,
-                "state": "waiting",
-                "error": None,
-                "created": now.isoformat(),
-                "expires": (now + kept).isoformat(),
-                "progress": 0.0,
-                "seconds_left": None,
-                "now": "",
-                "task": task.name if task else None,
-                "scale": task.scale if task else 1,
-                "label": task.label if task else "Score",
-                "device": self.device_name,
-                "scorer": self.scorer_facts,
-                "photos": [],
-            }
+            result = JobResult(
+                token=folder.name,
+                created=now,
+                expires=now + datetime.timedelta(seconds=self.store.keep_seconds),
+                task=task.name if task else None,
+                scale=task.scale if task else 1,
+                label=task.label if task else "Score",
+                device=self.device_name,
+                scorer=self.scorer_facts,
+            )
             job = Job(folder, list(uploads), task, enhancers, result)
-            self.processor.save(job)
+            job.save()
             self.waiting.append(job)
             self.changed.notify_all()
         return job
@@ -147,22 +140,25 @@ class Worker:
             raise ValueError(f"{what}; for this task there are {', '.join(allowed)}.")
         return [enhancer for enhancer in available if enhancer.id in ids]
 
-    def state(self, token: str) -> dict[str, Any] | None:
+    def state(self, token: str) -> JobResult | None:
         """Return a job's result, including the current progress of unfinished jobs."""
         with self.changed:
-            for place, job in enumerate(self.waiting):
+            for place, job in enumerate(self.unfinished()):
+                if job.token == token and job is self.current:
+                    return job.result
                 if job.token == token:
-                    before = place + (self.current is not None)
-                    return {**job.result, "waiting": before}
-            if self.current is not None and self.current.token == token:
-                return dict(self.current.result)
+                    return job.result.model_copy(update={"waiting": place})
         folder = self.store.find(token)
         return self.store.result(folder) if folder else None
+
+    def unfinished(self) -> list[Job]:
+        """Return the current job and those that wait, in order; needs the lock."""
+        return [*([self.current] if self.current else []), *self.waiting]
 
     def stop_job(self, token: str, *, delete: bool = False) -> bool:
         """Cancel a job and optionally delete its results; return False if there is no such job."""
         with self.changed:
-            for job in [*self.waiting, *([self.current] if self.current else [])]:
+            for job in self.unfinished():
                 if job.token == token:
                     job.deleted |= delete
                     job.stop.set()
@@ -178,23 +174,19 @@ class Worker:
     def busy(self) -> set[str]:
         """Return the tokens and uploads of unfinished jobs."""
         with self.changed:
-            jobs = [job for job in (*self.waiting, self.current) if job]
+            jobs = self.unfinished()
         return {name for job in jobs for name in (job.token, *(u.path.name for u in job.uploads))}
 
     def num_unfinished(self) -> int:
         """Return the number of jobs ahead of a new one."""
         with self.changed:
-            return len(self.waiting) + (self.current is not None)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self.thread.start()
+            return len(self.unfinished())
 
     def end(self) -> None:
         """Stop after the current tile and interrupt unfinished jobs."""
         with self.changed:
             self.ending = True
-            for job in [*self.waiting, *([self.current] if self.current else [])]:
+            for job in self.unfinished():
                 job.stop.set()
             self.changed.notify_all()
         self.thread.join(timeout=30)
@@ -214,7 +206,7 @@ class Worker:
                         self.close(self.waiting.popleft(), "interrupted")
                     return
                 job = self.current = self.waiting.popleft()
-                job.result["state"] = "working"
+                job.update(state="working")
             began = time.monotonic()
             state, error = self.attempt(job)
             with self.changed:
@@ -228,7 +220,7 @@ class Worker:
             took = time.monotonic() - began
             log.info("%s: %d photos, %.1f s", state, len(job.uploads), took)
 
-    def attempt(self, job: Job) -> tuple[str, str | None]:
+    def attempt(self, job: Job) -> tuple[State, str | None]:
         """Do a job; return its final state and, if it failed, the reason."""
         try:
             self.processor.process(job)
@@ -237,7 +229,7 @@ class Worker:
         except FullError as error:  # keeping its pictures would displace others' results
             for path in job.folder.glob("*.png"):
                 path.unlink()
-            self.processor.update(job, photos=[])
+            job.update(photos=[])
             return "failed", str(error)
         except Exception as error:  # the next job must still run
             if isinstance(error, OSError) and error.strerror:
@@ -248,14 +240,14 @@ class Worker:
             return "failed", f"The server could not go on: {what}."
         return "done", None
 
-    def close(self, job: Job, state: str, error: str | None = None) -> None:
+    def close(self, job: Job, state: State, error: str | None = None) -> None:
         """Write the final state of a job and delete its uploads."""
         for upload in job.uploads:
             upload.path.unlink(missing_ok=True)
-        job.result |= {"state": state, "error": error, "now": "", "seconds_left": None}
+        job.update(state=state, error=error, now="", seconds_left=None)
         if state == "done":
-            job.result["progress"] = 1.0
+            job.update(progress=1.0)
         if job.deleted:
             self.store.remove_job(job.folder)
         else:
-            self.processor.save(job)
+            job.save()

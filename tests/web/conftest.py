@@ -21,7 +21,8 @@ pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
 import httpx
 
-from web.app import Settings, build_app
+from web.api import Settings
+from web.app import build_app
 from web.connections import Server as Listening
 from web.enhancers import load_enhancers
 from web.guard import Guard

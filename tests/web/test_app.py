@@ -26,7 +26,7 @@ from networks.bicubic import imresize
 from tests.conftest import Finished
 from tests.web.conftest import Serve, Server
 from web.archive import download_names
-from web.schema import JobResult, OfferedTask
+from web.schema import JobResult, OfferedTask, PhotoResult, Version
 from web.uploads import clean_name
 
 Cli = Any
@@ -344,7 +344,10 @@ def test_names_are_cleaned_and_shown_as_text(server: Server) -> None:
     found = server.finished(token)
     assert found["photos"][0]["name"] == name
     assert "<img src=x" not in server.client.get(f"/results/{token}").text
-    assert download_names(found)["1-original.png"] == "img_src_x_onerror_alert_1_original.png"
+    assert (
+        download_names(JobResult.model_validate(found).photos)["1-original.png"]
+        == "img_src_x_onerror_alert_1_original.png"
+    )
     assert clean_name("..%2F..%2Fetc%2Fpasswd") == "passwd"
     assert clean_name("C:\\photos\\a.png") == "a.png"
     assert clean_name("a%00b%0a.png") == "a_b_.png"
@@ -803,13 +806,15 @@ def broken_close(*anything: Any) -> None:  # noqa: ANN401
 
 def test_names_in_the_archive_are_different_everywhere() -> None:
     photos = [
-        {
-            "name": name,
-            "versions": [{"id": f"{k}-original", "view": f"{k}.png", "file": f"{k}.png"}],
-        }
+        PhotoResult(
+            name=name,
+            versions=[
+                Version.model_construct(id=f"{k}-original", view=f"{k}.png", file=f"{k}.png")
+            ],
+        )
         for k, name in enumerate(("3_a.png", "a.png", "a.png", "A.png", "水" * 200, "水" * 199), 1)
     ]
-    names = list(download_names({"photos": photos}).values())
+    names = list(download_names(photos).values())
     assert len({name.lower() for name in names}) == 6
     assert all(len(name.encode()) < 255 for name in names)
 

@@ -17,6 +17,7 @@ from tests.web.test_app import picture, pixels
 from web.archive import download_names
 from web.enhancers import load_enhancers
 from web.hosts import is_name, same_address
+from web.schema import JobResult, PhotoResult, Version
 from web.speeds import Speeds
 from web.uploads import clean_name
 
@@ -47,18 +48,19 @@ def test_names_in_any_script_arrive_whole(server: Server, name: str) -> None:
     answer = server.client.post("/jobs", json={"photos": [answer.json()["id"]], "task": "score"})
     found = server.finished(answer.json()["token"])
     assert found["photos"][0]["name"] == name
+    names = download_names(JobResult.model_validate(found).photos)
     saved = server.client.get(f"/results/{found['token']}/1-original.png?download")
     disposition = saved.headers["content-disposition"]
     assert urllib.parse.unquote(disposition) in (
-        f"attachment; filename*=utf-8''{download_names(found)['1-original.png']}",
-        f'attachment; filename="{download_names(found)["1-original.png"]}"',
+        f"attachment; filename*=utf-8''{names['1-original.png']}",
+        f'attachment; filename="{names["1-original.png"]}"',
     )
 
 
 def test_names_of_downloads_keep_letters_of_all_scripts() -> None:
     def saved(name: str) -> str:
-        versions = [{"id": "1-original", "view": "1.png", "file": "1.png"}]
-        return download_names({"photos": [{"name": name, "versions": versions}]})["1.png"]
+        version = Version.model_construct(id="1-original", view="1.png", file="1.png")
+        return download_names([PhotoResult(name=name, versions=[version])])["1.png"]
 
     assert saved("नमस्ते.png") == "नमस्ते_original.png"
     assert saved("cafe\u0301.png") == "café_original.png"  # as macOS writes it

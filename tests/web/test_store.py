@@ -7,15 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from system.json_files import write_json
+from web.schema import JobResult, ScorerFacts, State
 from web.store import TOKEN, FullError, Store, size_of
 
 
-def filled(store: Store, num_bytes: int, *, age: float = 0.0, state: str = "done") -> Path:
+def filled(store: Store, num_bytes: int, *, age: float = 0.0, state: State = "done") -> Path:
     """A job's folder of some size and age."""
     job = store.create()
     created = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)
-    write_json(job / "result.json", {"state": state, "created": created.isoformat(), "photos": []})
+    result = JobResult(
+        token=job.name,
+        state=state,
+        created=created,
+        expires=created,
+        task=None,
+        scale=1,
+        label="Score",
+        device="CPU",
+        scorer=ScorerFacts(name="mnasnet_1_0", trained_on="photos", buckets=10),
+    )
+    (job / "result.json").write_text(result.model_dump_json())
     (job / "1-original.png").write_bytes(b"\0" * num_bytes)
     return job
 
@@ -100,8 +111,8 @@ def test_a_start_removes_left_overs(tmp_path: Path) -> None:
     again = Store(tmp_path / "store", max_bytes=1e6, keep_seconds=60)
     assert list(again.uploads.iterdir()) == []
     assert sorted(again.jobs()) == sorted([begun, done])
-    assert again.result(begun)["state"] == "interrupted"  # type: ignore[index]
-    assert again.result(done)["state"] == "done"  # type: ignore[index]
+    assert again.result(begun).state == "interrupted"  # type: ignore[union-attr]
+    assert again.result(done).state == "done"  # type: ignore[union-attr]
 
 
 def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
