@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from reports import figures, plots
 from reports.run_table import (
     Run,
     Setting,
     change,
+    joined,
     label_of,
     newest_of_equal,
     pareto,
@@ -20,18 +20,10 @@ from reports.run_table import (
     variant_keys,
     variant_of,
 )
-from reports.tables import (
-    SCORES,
-    column,
-    number_cell,
-    plural,
-    spread_cell,
-    text_cell,
-)
+from reports.tables import SCORES, Table, number_cell, plural, spread_cell, text_cell
 
-OURS = re.compile(
-    r"(data\d+_)?(gamma|epoch|plane_(score|judge)(_\d+)?|scorers)\.(png|svg)"
-)  # names of our figures
+# Names of figures that a report writes.
+OURS = re.compile(r"(data\d+_)?(gamma|epoch|plane_(score|judge)(_\d+)?|scorers)\.(png|svg)")
 SAME = 0.005  # dB or buckets: if a mean over photos is this near the run's, it covers all photos
 SCORER_METRICS = ("val/emd", "val/emd_r1", "val/srcc", "val/lcc", "val/accuracy")
 
@@ -43,7 +35,7 @@ class Block:
     title: str
     note: str
     panels: list[str] = field(default_factory=list)
-    table: dict[str, Any] | None = None
+    table: Table | None = None
     files: str = ""
     columns: int = 3
 
@@ -70,7 +62,7 @@ class Comparison:
         epoch: int | None,
     ) -> None:
         self.runs, self.folder, self.prefix = runs, folder, prefix
-        self.description = str(runs[0].result.get("data") or data_of(runs[0]))
+        self.description = runs[0].result.data or data_of(runs[0])
         own, validations = runs[0].validation, [group[0].validation for group in groups]
         self.difference = ", ".join(
             f"{key}={own.get(key, '')}"
@@ -98,8 +90,8 @@ class Comparison:
         ]
         self.num_unfinished = len(others)
         self.styles = figures.LineStyles(s for group in self.begun.values() for s in group)
-        monitors = sorted({str(run.result.get("monitor")) for run in runs})
-        which = f"the best epoch by {' or '.join(monitors)}"
+        monitors = {run.result.monitor for run in runs}
+        which = f"the best epoch by {' or '.join(sorted(monitors))}"
         if epoch is not None:
             which = f"epoch {epoch}, whether runs were finished or not"
         self.protocol = (
@@ -247,9 +239,9 @@ class Comparison:
                 cells = [
                     text_cell(setting.net),
                     text_cell(label),
-                    number_cell(scale, f"x{scale}"),
-                    number_cell(setting.gamma, f"{setting.gamma:g}"),
-                    number_cell(len(setting.runs), str(len(setting.runs))),
+                    number_cell(scale, text=f"x{scale}"),
+                    number_cell(setting.gamma, "g"),
+                    number_cell(len(setting.runs)),
                 ]
                 for metric in shown:
                     cells.append(spread_cell(setting.spread(metric), metrics[metric]))
@@ -263,17 +255,12 @@ class Comparison:
         for metric in shown:
             names += [metric, f"{metric} over gamma 0"] if metric in changes else [metric]
         names.append("Pareto front")
-        drop = [k for k in range(len(names)) if all(row[k]["text"] in ("", "-") for row in rows)]
-        keep = [k for k in range(len(names)) if k not in drop]
-        table = {
-            "columns": [column(names[k], rows, k) for k in keep],
-            "rows": [[row[k] for k in keep] for row in rows],
-        }
         note = (
             "Mean ± sample standard deviation of runs that differ only in the seed. Gains over "
             "gamma 0 are paired by seed, then averaged."
         )
-        return Block("Mean and spread over seeds", note, table=table)
+        title = "Mean and spread over seeds"
+        return Block(title, note, table=Table.of(title, names, rows))
 
     def on_front(self, scale: int) -> list[Setting]:
         """Return the settings on the Pareto front of PSNR and a score."""
@@ -303,10 +290,9 @@ class Comparison:
 
 def data_of(run: Run) -> str:
     """Describe the data of a run whose result does not."""
-    choices = run.about.get("choices") or {}
     given = run.key("data.val_hr") or []
     names = [Path(str(text)).name for text in (given if isinstance(given, list) else [given])]
-    return " ".join(str(part) for part in (choices.get("data"), *names) if part)
+    return " ".join(filter(None, [run.about.choices.get("data"), *names]))
 
 
 def scored_by(run: Run) -> set[str]:
@@ -333,14 +319,15 @@ def baseline(runs: Sequence[Run], metric: str, scale: int) -> float | None:
         for kind in ("bicubic", "input"):
             if (found := run.value(f"{metric}_{kind}", scale)) is not None:
                 return found
-        photos = [photo for photo in run.photos if photo["scale"] == scale]
+        photos = [photo.values for photo in run.photos if photo.scale == scale]
+        known = [
+            (v[name], v[f"{name}_bicubic"]) for v in photos if {name, f"{name}_bicubic"} <= v.keys()
+        ]
         whole = run.value(metric, scale)
-        try:
-            near = abs(statistics.fmean(photo[name] for photo in photos) - (whole or math.inf))
-            if near < SAME:
-                return statistics.fmean(photo[f"{name}_bicubic"] for photo in photos)
-        except (KeyError, TypeError, statistics.StatisticsError):
-            continue
+        if known and len(known) == len(photos) and whole is not None:
+            mean, base = map(statistics.fmean, zip(*known, strict=True))
+            if abs(mean - whole) < SAME:
+                return base
     return None
 
 
@@ -352,14 +339,11 @@ def scorer_section(scorers: Sequence[Run], folder: Path) -> Block | None:
     keys = variant_keys(with_rows)
     groups: dict[str, list[Run]] = {}
     for run in with_rows:
-        parts = [run.net, *(f"{key}={value}" for key, value in variant_of(run, keys))]
-        groups.setdefault(", ".join(parts), []).append(run)
+        groups.setdefault(joined(run.net, variant_of(run, keys)), []).append(run)
     panels: dict[str, figures.Panel] = {}
     for metric in ("val/emd", "val/srcc"):
         if any(metric in row for run in with_rows for row in run.rows):
-            panels[f"{metric} by epoch"] = plots.scorers_by_epoch(
-                {name: runs for name, runs in groups.items()}, metric
-            )
+            panels[f"{metric} by epoch"] = plots.scorers_by_epoch(groups, metric)
     if not panels:
         return None
     figures.save(figures.compose(list(panels.values())), folder, "scorers")
@@ -367,6 +351,6 @@ def scorer_section(scorers: Sequence[Run], folder: Path) -> Block | None:
         figures.for_page(figures.compose([panel]), f"scorers{k}", text)
         for k, (text, panel) in enumerate(panels.items())
     ]
-    data = sorted({str(run.result["data"]) for run in with_rows if run.result.get("data")})
+    data = sorted({run.result.data for run in with_rows if run.result.data})
     note = f"Means over seeds. Lower is better for val/emd, higher for val/srcc. {'; '.join(data)}"
     return Block("Scorers by epoch", note, shown, files="figures/scorers")

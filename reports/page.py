@@ -8,17 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from reports.album import fill_album
 from reports.comparison import SCORER_METRICS, Comparison, scorer_section
-from reports.run_table import (
-    Run,
-    label_of,
-    newest_of_equal,
-)
-from reports.tables import (
-    all_runs,
-    enhancer_columns,
-    markdown,
-    plural,
-)
+from reports.run_table import Run, label_of, newest_of_equal
+from reports.tables import Metric, all_runs, enhancer_columns, plural
 from runs.code_identity import conflicting
 from system.places import display_path
 
@@ -50,7 +41,7 @@ def build(
     album = fill_album(finished, num_photos)
     tables = [
         all_runs("Enhancers", enhancers, enhancer_columns(enhancers)),
-        all_runs("Scorers", scorers, [(name, name, None) for name in SCORER_METRICS]),
+        all_runs("Scorers", scorers, [Metric(name, name) for name in SCORER_METRICS]),
         all_runs("Unreadable", unknown, []),
     ]
     environment = Environment(
@@ -58,7 +49,6 @@ def build(
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
     )
-    environment.filters["markdown"] = markdown
     scorer_block = scorer_section(scorers, folder)
     blocks = [block for comparison in comparisons for block in comparison.blocks]
     blocks += [] if scorer_block is None else [scorer_block]
@@ -72,11 +62,11 @@ def build(
         comparisons=comparisons,
         scorers=scorer_block,
         album=album,
-        tables=[table for table in tables if table["rows"]],
+        tables=[table for table in tables if table.rows],
         warnings=[
-            (label_of(run), str(text))
+            (label_of(run), text)
             for run in enhancers
-            for text in [*(run.result.get("warnings") or []), *run.bad_pictures]
+            for text in [*run.result.warnings, *run.bad_pictures]
         ],
         others=[(run.command, str(display_path(run.folder))) for run in runs if run not in trained],
     )
@@ -114,8 +104,8 @@ def remarks(trained: Sequence[Run], enhancers: Sequence[Run], finished: Sequence
     if enhancers and not finished:
         lines.append("No enhancer has finished yet: figures and photos appear with the first.")
     abouts = [run.about for run in trained if run.state == "finished"]
-    codes = [about["code"] for about in abouts if about.get("code")]
-    earlier = {about.get("code_hash") for about in abouts if not about.get("code")}
+    codes = [about.code for about in abouts if about.code]
+    earlier = {about.code_hash for about in abouts if not about.code}
     if files := conflicting(codes):
         lines.append(
             f"The runs were made with different versions of the code ({', '.join(files[:5])})."

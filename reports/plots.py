@@ -3,7 +3,7 @@
 Lines are means over seeds; each scale has its own panel. `reports.figures` puts them together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -369,7 +369,7 @@ def overlap(one: Box, two: Box) -> float:
     return max(width, 0.0) * max(height, 0.0)
 
 
-def scorers_by_epoch(groups: dict[str, Sequence[Run]], metric: str) -> Panel:
+def scorers_by_epoch(groups: Mapping[str, Sequence[Run]], metric: str) -> Panel:
     """Plot a scorer metric by epoch: a line for each backbone or variant, averaged over seeds."""
 
     def draw(axes: Axes) -> None:

@@ -9,12 +9,13 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from lightning_modules.moved import present_names
-from reports.run_table import LARGEST, Run, is_scale, number
+from pydantic import JsonValue, ValidationError
+
+from reports.run_table import About, Photo, Result, Run, RunFile, is_scale, number
 from runs.run_folder import FILES, FOLDERS, MAX_JSON
 from system.places import expanded
 from system.regular_files import open_regular, read_regular
@@ -30,24 +31,7 @@ MAX_DEPTH = 50  # of nested objects and lists in JSON
 # Not displayable in pages and figures: control characters and halves of surrogate pairs.
 UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
-# Types of keys in run.json and result.json; null is always allowed.
-ABOUT = {
-    **{"config": dict, "settings": dict, "inputs": dict, "choices": dict, "code": dict},
-    **{"config_hash": str, "code_hash": str},
-}
-RESULT = {
-    **{"metrics": dict, "warnings": list, "git": dict, "wall_time_s": int | float},
-    **{"best_epoch": int, "epochs": int, "data": str, "monitor": str, "finished": str},
-    "num_parameters": int,
-}
-
-OF_ANY_EPOCH = (
-    "data",
-    "git",
-    "device",
-    "num_parameters",
-    "finished",
-)  # keys of a result that do not depend on the epoch
+File = TypeVar("File", bound=RunFile)
 
 
 def find_folders(patterns: Iterable[str]) -> list[Path]:
@@ -127,8 +111,8 @@ def cut_off(run: Run, epoch: int) -> None:
         if name.startswith("val/")
     }
     run.photos = []  # they are of the best epoch
-    kept = {k: v for k, v in run.result.items() if k in OF_ANY_EPOCH}
-    run.result = {**kept, "metrics": metrics, "best_epoch": epoch, "epochs": epoch}
+    own = {"metrics": metrics, "best_epoch": epoch, "epochs": epoch}
+    run.result = run.result.model_copy(update=own | {"warnings": [], "wall_time_s": None})
     if metrics:
         run.state, run.note = "finished", f"taken after epoch {epoch}"
     else:
@@ -139,12 +123,14 @@ def read_run(folder: Path) -> Run:
     """Read one run folder, without raising."""
     run = Run(folder)
     try:
-        run.about = present_names(read_object(folder / "run.json", ABOUT))
+        run.about = read_file(folder / "run.json", About)
         if not run.config:
             raise ValueError("run.json has no configuration")
         run.rows = read_rows(folder / "metrics.csv")
         if (folder / "result.json").exists():
-            run.result = read_result(folder / "result.json")
+            run.result = read_file(folder / "result.json", Result)
+            if "metrics" not in run.result.model_fields_set:
+                raise ValueError("result.json has no metrics")
             run.photos = read_photos(folder / "images" / "photos.json", run.bad_pictures)
         else:
             run.state, run.note = "unfinished", progress_of(run)
@@ -167,7 +153,7 @@ def reason(error: Exception) -> str:
     return str(error)
 
 
-def load_object(path: Path) -> dict[str, Any]:
+def load_object(path: Path) -> dict[str, JsonValue]:
     """Read a JSON file that contains an object.
 
     Raises:
@@ -183,29 +169,23 @@ def load_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_object(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a JSON file that contains an object, and replace unprintable characters.
-
-    Args:
-        path: the file.
-        types: of some of its values, unless they are null. Numbers must be finite.
+def read_file(path: Path, kind: type[File]) -> File:
+    """Read a JSON file of a kind, and replace unprintable characters.
 
     Raises:
-        ValueError: if it contains something else.
+        ValueError: naming the first field of another type.
     """
     try:
-        content: dict[str, Any] = printable(load_object(path))
+        return kind.model_validate(printable(load_object(path)))
     except RecursionError as error:
         raise ValueError(f"{path.name} is damaged (nested too deeply)") from error
-    for key, kind in types.items():
-        value = content.get(key)
-        infinite = isinstance(value, int | float) and abs(value) > LARGEST
-        if value is not None and (not isinstance(value, kind) or value != value or infinite):
-            raise ValueError(f"{path.name} is damaged ({key} is {brief(value)})")
-    return content
+    except ValidationError as error:
+        first = error.errors()[0]
+        found = repr(str(first["input"])[:40])
+        raise ValueError(f"{path.name} is damaged ({first['loc'][-1]} is {found})") from error
 
 
-def printable(node: Any, depth: int = 0) -> Any:  # noqa: ANN401
+def printable(node: JsonValue, depth: int = 0) -> JsonValue:
     """Copy data from JSON, shortening texts and replacing unprintable characters.
 
     Raises:
@@ -214,32 +194,19 @@ def printable(node: Any, depth: int = 0) -> Any:  # noqa: ANN401
     if depth > MAX_DEPTH:
         raise RecursionError
     if isinstance(node, str):
-        return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", node[:MAX_TEXT])
+        return printable_text(node[:MAX_TEXT])
     if isinstance(node, list):
         return [printable(item, depth + 1) for item in node]
     if isinstance(node, dict):
-        return {printable(key): printable(item, depth + 1) for key, item in node.items()}
+        return {
+            printable_text(key[:MAX_TEXT]): printable(item, depth + 1) for key, item in node.items()
+        }
     return node
 
 
-def brief(value: Any) -> str:  # noqa: ANN401
-    """Return the start of a value, for messages."""
-    return repr(str(value)[:40])
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    """Read a result.json and check that its metrics are numbers or null.
-
-    Raises:
-        ValueError: if it contains something else.
-    """
-    result = read_object(path, RESULT)
-    if result.get("metrics") is None:
-        raise ValueError("result.json has no metrics")
-    for name, value in result["metrics"].items():
-        if value is not None and number(value) is None:
-            raise ValueError(f"result.json is damaged ({name} is {brief(value)})")
-    return result
+def printable_text(text: str) -> str:
+    """Replace characters that pages and figures cannot display."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
@@ -275,15 +242,15 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def parse(text: Any) -> float | None:  # noqa: ANN401
+def parse(text: object) -> float | None:
     """Return a cell as a finite number, or None."""
     try:
-        return number(float(text))
-    except (TypeError, ValueError):
+        return number(float(str(text)))
+    except ValueError:
         return None
 
 
-def read_photos(path: Path, bad: list[str]) -> list[dict[str, Any]]:
+def read_photos(path: Path, bad: list[str]) -> list[Photo]:
     """Read the rows of photos.json that have an id and a scale; none if it is missing.
 
     Args:
@@ -291,38 +258,39 @@ def read_photos(path: Path, bad: list[str]) -> list[dict[str, Any]]:
         bad: to which problems are added; they do not affect the run's metrics.
     """
     try:
-        photos = load_object(path).get("photos")
+        rows = load_object(path).get("photos")
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
         bad.append(reason(error))
         return []
-    listed = photos if isinstance(photos, list) else []
-    kept = [
-        photo
-        for photo in listed
-        if isinstance(photo, dict)
-        and isinstance(photo.get("id"), str)
-        and is_scale(photo.get("scale"))
-    ]
-    if photos is not listed or len(kept) < len(listed):
+    listed = rows if isinstance(rows, list) else [rows]
+    photos = [photo for row in listed if (photo := parse_photo(row)) is not None]
+    if len(photos) < len(listed):
         bad.append("photos.json is damaged (not a list of photos with an id and a scale)")
-    return kept
+    return photos
+
+
+def parse_photo(row: JsonValue) -> Photo | None:
+    """Return a row of photos.json, or None if it is not one."""
+    if not isinstance(row, dict):
+        return None
+    name, scale = row.get("id"), row.get("scale")
+    if not (isinstance(name, str) and isinstance(scale, int) and is_scale(scale)):
+        return None
+    pictures = {key: value for key, value in row.items() if isinstance(value, str) and key != "id"}
+    values = {key: known for key, value in row.items() if (known := number(value)) is not None}
+    return Photo(name, scale, pictures, values)
 
 
 def progress_of(run: Run) -> str:
     """Describe the progress of an unfinished run."""
     total = run.key("epochs")
     try:
-        epoch = load_object(run.folder / "progress.json")["epoch"]
+        epoch: object = load_object(run.folder / "progress.json")["epoch"]
     except (OSError, ValueError, KeyError):
         epoch = max((int(row["epoch"]) + 1 for row in run.rows if "epoch" in row), default=0)
-    return f"epoch {brief_number(epoch)} of {brief_number(total)}"
-
-
-def brief_number(value: Any) -> str:  # noqa: ANN401
-    """Return a number of epochs as text, or the start of anything else."""
-    return str(value)[:20]
+    return f"epoch {str(epoch)[:20]} of {str(total)[:20]}"
 
 
 def last_line(path: Path) -> str:
@@ -334,4 +302,4 @@ def last_line(path: Path) -> str:
     except (OSError, ValueError):
         return ""
     found = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", found)
+    return printable_text(found)

@@ -10,13 +10,15 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from configuration.model_kind import stored_kind
 from configuration.parsing import flatten
 from lightning_modules.kinds import Kind
+from lightning_modules.moved import present_names
 
 LARGEST = float(np.finfo(np.float32).max)  # metrics are computed and logged in float32
 LARGEST_SCALE = 16  # twice the largest in common use
@@ -26,6 +28,86 @@ ONLY_TRAINS = {
     *("batch_size", "patch_size", "num_steps", "num_workers", "seed", "on_device", "store"),
     *("scale", "train_hr", "train_lr", "train_list", "num_train", "native_share"),
 }
+UNRECORDED = "?"  # the sweep of a run of version 0.1
+
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Variant = tuple[tuple[str, str], ...]  # dotted keys with their values
+
+
+class RunFile(BaseModel):
+    """A JSON file of a run folder, as far as reports read it; null is the same as absent."""
+
+    model_config = ConfigDict(strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def drop_nulls(cls, raw: object) -> object:
+        """Leave the defaults of fields that are null."""
+        if not isinstance(raw, dict):
+            return raw
+        return {key: value for key, value in raw.items() if value is not None or key == "sweep"}
+
+
+class About(RunFile):
+    """What run.json says: the identity of a run and where it comes from."""
+
+    config: dict[str, JsonValue] = {}
+    settings: dict[str, JsonValue] = {}
+    inputs: dict[str, str] = {}
+    choices: dict[str, str] = {}
+    code: dict[str, str] = {}
+    config_hash: str = ""
+    code_hash: str = ""
+    command: str = ""
+    kind: str = ""
+    sweep: str | None = UNRECORDED
+
+    @model_validator(mode="before")
+    @classmethod
+    def rename_classes(cls, raw: object) -> object:
+        """Give classes that have moved their present names."""
+        return present_names(raw)
+
+
+class Git(RunFile):
+    """The commit that a run was made with, and whether the working tree was changed."""
+
+    commit: str = ""
+    dirty: bool = False
+
+
+class Result(RunFile):
+    """What result.json says: the metrics of the best epoch and how they came about."""
+
+    metrics: dict[str, Number | None] = {}
+    warnings: list[str] = []
+    git: Git = Git()
+    wall_time_s: Number | None = None
+    best_epoch: Count | None = None
+    epochs: Count | None = None
+    num_parameters: Count | None = None
+    data: str = ""
+    device: str = ""
+    monitor: str = ""
+    finished: str = ""
+
+
+class Photo(NamedTuple):
+    """A validation photo of a run: its pictures by kind, such as `sr`, and its measurements."""
+
+    id: str
+    scale: int
+    pictures: dict[str, str]
+    values: dict[str, float]
+
+
+class Spread(NamedTuple):
+    """Mean, sample standard deviation (None for a single value) and number of values."""
+
+    mean: float
+    std: float | None
+    num: int
 
 
 @dataclass(eq=False)
@@ -35,20 +117,20 @@ class Run:
     folder: Path
     state: Literal["finished", "unfinished", "broken"] = "finished"
     note: str = ""  # its progress, or the problem
-    about: dict[str, Any] = field(default_factory=dict)  # run.json
-    result: dict[str, Any] = field(default_factory=dict)  # result.json
+    about: About = field(default_factory=About)
+    result: Result = field(default_factory=Result)
     rows: list[dict[str, float]] = field(default_factory=list)  # metrics.csv
-    photos: list[dict[str, Any]] = field(default_factory=list)  # images/photos.json
+    photos: list[Photo] = field(default_factory=list)  # images/photos.json
     bad_pictures: list[str] = field(default_factory=list)  # problems in images/
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, JsonValue]:
         """Return the resolved configuration, empty if unreadable."""
-        return self.about.get("config") or {}
+        return self.about.config
 
-    def key(self, dotted: str) -> Any:  # noqa: ANN401
+    def key(self, dotted: str) -> JsonValue:
         """Return a value of the configuration, or None."""
-        node: Any = self.config
+        node: JsonValue = self.config
         for part in dotted.split("."):
             node = node.get(part) if isinstance(node, dict) else None
         return node
@@ -56,8 +138,8 @@ class Run:
     @property
     def command(self) -> str:
         """Return the command that made the run; guessed for old runs, which do not record it."""
-        if self.about.get("command") is not None:
-            return str(self.about["command"])
+        if self.about.command:
+            return self.about.command
         if "checkpoints" in self.config:
             return "interpolate"
         return "evaluate" if "checkpoint" in self.config else "train"
@@ -65,26 +147,22 @@ class Run:
     @property
     def kind(self) -> Kind | None:
         """Return what was trained."""
-        if not self.config:
-            return None
-        return stored_kind(self.about, self.config)
+        return stored_kind({"kind": self.about.kind}, self.config) if self.config else None
 
     @property
     def net(self) -> str:
         """Return the chosen network, or the backbone of a scorer."""
         if self.kind == "scorer":
             return str(self.key("scorer.backbone"))
-        choices = self.about.get("choices") or {}
-        if choices.get("net"):
-            return str(choices["net"])
-        return str(self.key("net._target_")).rpartition(".")[2].lower()
+        target = str(self.key("net._target_"))
+        return self.about.choices.get("net") or target.rpartition(".")[2].lower()
 
     @property
     def scales(self) -> list[int]:
         """Return the scales in HR pixels per LR pixel: several for MDSR, none for a scorer."""
         scales = self.key("net.scales")
         listed = scales if isinstance(scales, list) else [self.key("scale")]
-        return list(dict.fromkeys(scale for scale in listed if is_scale(scale)))
+        return list(dict.fromkeys(s for s in listed if isinstance(s, int) and is_scale(s)))
 
     @property
     def gamma(self) -> float | None:
@@ -100,21 +178,19 @@ class Run:
     @property
     def sweep(self) -> str | None:
         """Return the sweep that the run belongs to, if any."""
-        if "sweep" in self.about:
-            return None if self.about["sweep"] is None else str(self.about["sweep"])
+        if self.about.sweep != UNRECORDED:
+            return self.about.sweep
         parent = self.folder.absolute().parent
         return parent.name if parent.parent.name == "sweeps" else None
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Return the numeric metrics of the best epoch; empty unless finished."""
-        metrics = self.result.get("metrics") if self.state == "finished" else None
-        found = {str(k): number(v) for k, v in metrics.items()} if metrics else {}
-        return {name: value for name, value in found.items() if value is not None}
+        """Return the metrics of the best epoch; empty unless finished."""
+        return {name: value for name, value in self.result.metrics.items() if value is not None}
 
     def value(self, metric: str, scale: int | None = None) -> float | None:
         """Return a metric of the best epoch at a scale, or None."""
-        return self.metrics.get(self.column(metric, scale))
+        return self.result.metrics.get(self.column(metric, scale))
 
     def column(self, metric: str, scale: int | None) -> str:
         """Return the name of a metric at a scale in this run."""
@@ -132,14 +208,14 @@ class Run:
         return sorted(epochs), [statistics.fmean(epochs[epoch]) for epoch in sorted(epochs)]
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, JsonValue]:
         """Return the settings that can change the result, by dotted key, with hashes of files."""
-        settings = dict(self.about.get("settings") or {})
-        for key, sha in (self.about.get("inputs") or {}).items():
+        settings = dict(self.about.settings)
+        for key, sha in self.about.inputs.items():
             if key == "data":
-                settings["data (SHA-256)"] = str(sha)[:8]
+                settings["data (SHA-256)"] = sha[:8]
             else:
-                settings[key] = f"{stem(str(self.key(key)))} ({str(sha)[:8]})"
+                settings[key] = f"{stem(str(self.key(key)))} ({sha[:8]})"
         return settings
 
     def rater(self, metric: str) -> str | None:
@@ -165,14 +241,14 @@ class Run:
         }
 
 
-def number(value: Any) -> float | None:  # noqa: ANN401
+def number(value: object) -> float | None:
     """Return a number in the range of float32 as a float, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) <= LARGEST else None  # false for NaN
 
 
-def is_scale(value: Any) -> bool:  # noqa: ANN401
+def is_scale(value: object) -> bool:
     """Return whether this is a valid scale of a network."""
     return type(value) is int and 1 <= value <= LARGEST_SCALE
 
@@ -205,24 +281,29 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 def variant_keys(runs: Sequence[Run]) -> list[str]:
     """Return the keys in which runs of the same network, scale and gamma differ."""
-    alike: dict[tuple[Any, ...], list[Run]] = {}
+    alike: dict[object, list[Run]] = {}
     for run in runs:
         alike.setdefault((run.net, tuple(run.scales), run.gamma), []).append(run)
     return sorted({key for group in alike.values() for key in differing(group)})
 
 
-def variant_of(run: Run, keys: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def variant_of(run: Run, keys: Iterable[str]) -> Variant:
     """Return a run's values of these keys as text."""
     settings = run.settings
     return tuple((key, cell(settings[key])) for key in keys if key in settings)
 
 
+def joined(name: str, variant: Variant) -> str:
+    """Return a name followed by the settings of a variant."""
+    return ", ".join([name, *(f"{key}={value}" for key, value in variant)])
+
+
 def label_of(run: Run, keys: Sequence[str] = ()) -> str:
     """Describe a run by network, scale, gamma, seed and the given keys."""
     scales = "-".join(f"x{scale}" for scale in run.scales)
-    parts = [run.net, scales, "" if run.gamma is None else f"gamma {run.gamma:g}"]
-    parts += [f"seed {run.seed}", *(f"{key}={value}" for key, value in variant_of(run, keys))]
-    return ", ".join(part for part in parts if part)
+    gamma = "" if run.gamma is None else f"gamma {run.gamma:g}"
+    name = ", ".join(filter(None, [run.net, scales, gamma, f"seed {run.seed}"]))
+    return joined(name, variant_of(run, keys))
 
 
 def copies_last(key: str) -> tuple[bool, bool, int, str]:
@@ -230,7 +311,7 @@ def copies_last(key: str) -> tuple[bool, bool, int, str]:
     return key.startswith(("model.", "callbacks.")), key.endswith("_target_"), key.count("."), key
 
 
-def cell(value: Any) -> str:  # noqa: ANN401
+def cell(value: object) -> str:
     """Return a setting as a user would type it."""
     if value is None or isinstance(value, bool | list | dict):
         return json.dumps(value)
@@ -250,7 +331,7 @@ class Setting:
     """
 
     net: str
-    variant: tuple[tuple[str, str], ...]
+    variant: Variant
     gamma: float
     scale: int
     runs: tuple[Run, ...]
@@ -258,21 +339,19 @@ class Setting:
     @property
     def line(self) -> str:
         """Return the name shared by the settings that differ only in gamma."""
-        return ", ".join([self.net, *(f"{key}={value}" for key, value in self.variant)])
+        return joined(self.net, self.variant)
 
     def values(self, metric: str) -> list[float]:
         """Return the values of a metric, of the runs that have it."""
         found = (run.value(metric, self.scale) for run in self.runs)
         return [value for value in found if value is not None]
 
-    def spread(self, metric: str) -> tuple[float, float | None, int] | None:
-        """Return mean, sample standard deviation (None for one run) and number of runs."""
+    def spread(self, metric: str) -> Spread | None:
+        """Return the spread of a metric over the runs that have it; None if none has."""
         return mean_and_std(self.values(metric))
 
 
-def change(
-    setting: Setting, settings: Iterable[Setting], metric: str
-) -> tuple[float, float | None, int] | None:
+def change(setting: Setting, settings: Iterable[Setting], metric: str) -> Spread | None:
     """Return the gain of a metric over the same training at gamma 0, paired by seed.
 
     Runs with the same seed start from the same weights and see the same patches, so their
@@ -284,8 +363,7 @@ def change(
         metric: such as `val/psnr`.
 
     Returns:
-        Mean, sample standard deviation (None for one seed) and number of common seeds; None if
-        there are none.
+        The spread over common seeds; None if there are none.
     """
     plain = {
         run.seed: run.value(metric, setting.scale)
@@ -303,12 +381,12 @@ def change(
     return mean_and_std(gained)
 
 
-def mean_and_std(values: Sequence[float]) -> tuple[float, float | None, int] | None:
-    """Return mean, sample standard deviation (None for one value) and count; None if empty."""
+def mean_and_std(values: Sequence[float]) -> Spread | None:
+    """Return the spread of values; None if there are none."""
     if not values:
         return None
     std = statistics.stdev(values) if len(values) > 1 else None
-    return statistics.fmean(values), std, len(values)
+    return Spread(statistics.fmean(values), std, len(values))
 
 
 def newest_of_equal(runs: Sequence[Run]) -> list[Run]:
@@ -316,9 +394,9 @@ def newest_of_equal(runs: Sequence[Run]) -> list[Run]:
 
     Repetitions give the same numbers and would make the spread over seeds too small.
     """
-    chosen: dict[Any, Run] = {}
-    for run in sorted(runs, key=lambda run: str(run.result.get("finished", ""))):
-        chosen[run.about.get("config_hash") or run.folder] = run
+    chosen: dict[object, Run] = {}
+    for run in sorted(runs, key=lambda run: run.result.finished):
+        chosen[run.about.config_hash or run.folder] = run
     return [run for run in runs if run in chosen.values()]
 
 
@@ -336,7 +414,7 @@ def settings_of(
     """
     runs = [run for run in runs if scale in run.scales and run.gamma is not None]
     keys = variant_keys(runs) if keys is None else keys
-    groups: dict[tuple[str, tuple[tuple[str, str], ...], float], list[Run]] = {}
+    groups: dict[tuple[str, Variant, float], list[Run]] = {}
     for run in runs:
         assert run.gamma is not None
         groups.setdefault((run.net, variant_of(run, keys), run.gamma), []).append(run)
