@@ -18,7 +18,7 @@ from reports.album import fill_album
 from reports.run_reading import read_run, run_folders
 from runs.run_folder import read_json
 from tests.conftest import Finished
-from tests.reports.test_report import make_run
+from tests.reports.conftest import EPOCHS, MakeRun
 
 Cli = Callable[..., Finished]
 Spoil = Callable[[Path], None]
@@ -101,7 +101,9 @@ ANY_FILE = {
 
 @pytest.mark.parametrize("name", ["run.json", "result.json", "metrics.csv"])
 @pytest.mark.parametrize("spoil", [*ANY_FILE, loop, huge, binary])
-def test_a_file_that_is_none_breaks_its_run(tmp_path: Path, name: str, spoil: Spoil) -> None:
+def test_a_file_that_is_none_breaks_its_run(
+    tmp_path: Path, name: str, spoil: Spoil, make_run: MakeRun
+) -> None:
     folder = make_run(tmp_path / "a")
     spoil(folder / name)
     began = time.monotonic()
@@ -123,7 +125,7 @@ def test_a_file_that_is_none_breaks_its_run(tmp_path: Path, name: str, spoil: Sp
 @pytest.mark.parametrize("name", ["progress.json", "console.log"])
 @pytest.mark.parametrize("spoil", [*ANY_FILE, huge, binary])
 def test_what_only_tells_the_progress_blocks_nothing(
-    tmp_path: Path, name: str, spoil: Spoil
+    tmp_path: Path, name: str, spoil: Spoil, make_run: MakeRun
 ) -> None:
     folder = make_run(tmp_path / "a", finished=False)
     (folder / name).touch()
@@ -172,6 +174,7 @@ def test_what_no_run_writes_breaks_the_run(
     name: str,
     content: Any,  # noqa: ANN401
     note: str,
+    make_run: MakeRun,
 ) -> None:
     folder = make_run(tmp_path / "a")
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
@@ -182,13 +185,15 @@ def test_what_no_run_writes_breaks_the_run(
     assert len(run.note) < 200
 
 
-def test_learning_rates_may_be_logged_before_the_first_epoch(tmp_path: Path) -> None:
+def test_learning_rates_may_be_logged_before_the_first_epoch(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
     folder = make_run(tmp_path / "a", finished=False)
     (folder / "metrics.csv").write_text("lr,step\n0.1,0\n")
-    assert read_run(folder).note == "epoch 0 of 8"
+    assert read_run(folder).note == f"epoch 0 of {EPOCHS}"
 
 
-def test_null_is_no_number_but_no_damage(tmp_path: Path) -> None:
+def test_null_is_no_number_but_no_damage(tmp_path: Path, make_run: MakeRun) -> None:
     folder = make_run(tmp_path / "a", result={"metrics": {"val/psnr": None, "val/ssim": 0.9}})
     run = read_run(folder)
     assert (run.state, run.metrics) == ("finished", {"val/ssim": 0.9})
@@ -206,12 +211,14 @@ def test_null_is_no_number_but_no_damage(tmp_path: Path) -> None:
         (no_picture, "cannot identify image file"),
     ],
 )
-def test_a_bad_picture_is_left_out_and_named(tmp_path: Path, spoil: Spoil, why: str) -> None:
+def test_a_bad_picture_is_left_out_and_named(
+    tmp_path: Path, spoil: Spoil, why: str, make_run: MakeRun
+) -> None:
     folder = make_run(tmp_path / "a")
     spoil(folder / HR)
     run = read_run(folder)
     album = fill_album([run], 2)
-    assert [photo["id"] for photo in album.photos] == ["chelsea"]
+    assert [photo.id for photo in album.photos] == ["chelsea"]
     assert len(album.pictures) == 4
     (problem,) = run.bad_pictures
     assert problem.startswith(f"{HR}: ")
@@ -219,7 +226,7 @@ def test_a_bad_picture_is_left_out_and_named(tmp_path: Path, spoil: Spoil, why: 
 
 
 @pytest.mark.parametrize("spoil", [*ANY_FILE, loop, huge, binary])
-def test_a_bad_list_of_pictures_is_named(tmp_path: Path, spoil: Spoil) -> None:
+def test_a_bad_list_of_pictures_is_named(tmp_path: Path, spoil: Spoil, make_run: MakeRun) -> None:
     folder = make_run(tmp_path / "a")
     spoil(folder / "images" / "photos.json")
     run = read_run(folder)
@@ -227,7 +234,7 @@ def test_a_bad_list_of_pictures_is_named(tmp_path: Path, spoil: Spoil) -> None:
     assert run.bad_pictures[0].startswith("photos.json")
 
 
-def test_report_names_everything_at_the_end(cli: Cli, folder: Path) -> None:
+def test_report_names_everything_at_the_end(cli: Cli, folder: Path, make_run: MakeRun) -> None:
     make_run(folder / "runs" / "sound", psnr=33.21)
     fifo(make_run(folder / "runs" / "pipe", seed=1) / "metrics.csv")
     a_socket(make_run(folder / "runs" / "socket", seed=2) / "result.json")
@@ -251,14 +258,14 @@ def test_report_names_everything_at_the_end(cli: Cli, folder: Path) -> None:
     assert "33.21" in (folder / "runs/report/report.md").read_text()
 
 
-def test_a_billion_photos_are_those_that_are_there(tmp_path: Path) -> None:
+def test_a_billion_photos_are_those_that_are_there(tmp_path: Path, make_run: MakeRun) -> None:
     run = read_run(make_run(tmp_path / "a"))
     began = time.monotonic()
     assert fill_album([run], 10**9).photos == fill_album([run], 2).photos
     assert time.monotonic() - began < 10
 
 
-def test_a_picture_that_many_photos_name_is_read_once(tmp_path: Path) -> None:
+def test_a_picture_that_many_photos_name_is_read_once(tmp_path: Path, make_run: MakeRun) -> None:
     folder = make_run(tmp_path / "a")
     rows = [{"id": f"{k}", "scale": 2, "hr": "big.png"} for k in range(50_000)]
     (folder / "images" / "photos.json").write_text(json.dumps({"photos": rows}))
@@ -270,7 +277,9 @@ def test_a_picture_that_many_photos_name_is_read_once(tmp_path: Path) -> None:
     assert len(run.bad_pictures) == 1
 
 
-def test_folders_within_folders_of_a_glob_are_looked_through_once(tmp_path: Path) -> None:
+def test_folders_within_folders_of_a_glob_are_looked_through_once(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
     folder = make_run(tmp_path / "a" / "b" / "c")
     seen: set[str] = set()
     assert list(run_folders(tmp_path, seen)) == [folder]
@@ -278,7 +287,9 @@ def test_folders_within_folders_of_a_glob_are_looked_through_once(tmp_path: Path
 
 
 @pytest.mark.parametrize("spoil", [*ANY_FILE, huge, binary])
-def test_a_run_json_that_is_none_is_an_error_of_every_command(tmp_path: Path, spoil: Spoil) -> None:
+def test_a_run_json_that_is_none_is_an_error_of_every_command(
+    tmp_path: Path, spoil: Spoil, make_run: MakeRun
+) -> None:
     path = make_run(tmp_path / "a") / "run.json"
     spoil(path)
     with pytest.raises(ValueError, match=r"run\.json is damaged"):
@@ -287,7 +298,7 @@ def test_a_run_json_that_is_none_is_an_error_of_every_command(tmp_path: Path, sp
     assert read_json(path) is None
 
 
-def test_endless_names_make_no_endless_figures(cli: Cli, folder: Path) -> None:
+def test_endless_names_make_no_endless_figures(cli: Cli, folder: Path, make_run: MakeRun) -> None:
     odd = {"choices": {"net": "n" * 10**6}}
     make_run(folder / "runs" / "a", about=odd)
     settings = {f"data.{k:0900}": "v" * 10**4 for k in range(20)}
