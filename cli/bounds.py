@@ -1,4 +1,4 @@
-"""Refuse configurations that are too large, before anything of that size is allocated.
+"""Refuse numbers and networks that are too large, before anything of that size is allocated.
 
 The limits are far above what training uses. They catch slips: `net.num_features=64000`,
 `data.batch_size=16384` or a million workers would otherwise fill the memory of the machine first.
@@ -6,18 +6,13 @@ The limits are far above what training uses. They catch slips: `net.num_features
 
 import functools
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import yaml
-from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from system.places import expanded
+from configuration.parsing import plain
 
 GB = 10**9
 MAX_PARAMETERS = 10**9  # of a network: 4 GB, four times as much while Adam trains it
@@ -49,12 +44,8 @@ LIMITS = {  # of whole numbers, by the last part of a key
 LARGEST = 2**63 - 1  # of any whole number: more has no place in a tensor
 NAME_BYTES, PATH_BYTES = 255, 4095  # what Linux takes
 
-MAX_YAML = 10**6  # bytes of a configuration file
-MAX_NODES = 10**5  # values in it, with what its aliases stand for
-MAX_FILES = 10_000  # configuration files in a folder
 
-
-def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield the values of a configuration by dotted name, without interpolated ones."""
     if node._is_none() or node._is_missing() or node._is_interpolation():
         return
@@ -70,7 +61,7 @@ def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def number_problems(cfg: DictConfig) -> Iterator[str]:
     """Find whole numbers that are too large."""
     for key, value in leaves(cfg):
-        values = value if OmegaConf.is_list(value) else [value]
+        values = value if isinstance(value, ListConfig) else [value]
         limit = LIMITS.get(key.rpartition(".")[2], LARGEST)
         if key.startswith("net."):
             limit = min(limit, MAX_NET_NUMBER)
@@ -116,12 +107,10 @@ def network_problems(key: str, node: DictConfig) -> Iterator[str]:
     """
     if not str(node.get("_target_")).startswith("networks."):
         return
-    spec = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(spec, dict)
+    spec = plain(node)
     for name in ("checkpoint", "pretrained"):  # no files, no downloads
         spec.pop(name, None)
-    reason = unbuildable(json.dumps(spec, sort_keys=True))
-    if reason:
+    if reason := unbuildable(json.dumps(spec, sort_keys=True)):
         yield f"{key}: {reason}"
 
 
@@ -135,12 +124,11 @@ def unbuildable(spec: str) -> str | None:
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    counts = [0, 0]
+    sizes = []
 
-    def count(module: Any, name: str, parameter: Any) -> None:  # noqa: ANN401
-        counts[0] += 1
-        counts[1] += 0 if parameter is None else parameter.numel()
-        if counts[0] > MAX_TENSORS or counts[1] > MAX_PARAMETERS:
+    def count(module: object, name: str, parameter: torch.Tensor | None) -> None:
+        sizes.append(0 if parameter is None else parameter.numel())
+        if len(sizes) > MAX_TENSORS or sum(sizes) > MAX_PARAMETERS:
             raise TooLarge
 
     hook = register_module_parameter_registration_hook(count)
@@ -158,57 +146,3 @@ def unbuildable(spec: str) -> str | None:
     finally:
         hook.remove()
     return None
-
-
-def yaml_problems(folder: Path, given: str) -> Iterator[str]:
-    """Check all configuration files in a folder; `given` is how the user named it."""
-    if not folder.is_dir():
-        yield f"{given}: no such folder"
-    walked = 0
-    for place, folders, names in os.walk(folder):
-        walked += len(folders) + len(names)
-        if walked > MAX_FILES:
-            yield f"{given}: more than {MAX_FILES:,} files; is it the right folder?"
-            return
-        for name in names:
-            if name.endswith(".yaml"):
-                yield from file_problems(Path(place) / name)
-
-
-def searchpath_problems(parsed: Iterable[Override]) -> Iterator[str]:
-    """Check the folders of `hydra.searchpath`, from which Hydra reads configuration files."""
-    for override in parsed:
-        value = override.value() if override.key_or_group == "hydra.searchpath" else None
-        for text in value if isinstance(value, list) else [value]:
-            if text is not None and not str(text).startswith("pkg://"):  # an installed package
-                place = expanded(str(text).removeprefix("file://"))
-                yield from yaml_problems(place, f"hydra.searchpath={text}")
-
-
-def file_problems(path: Path) -> Iterator[str]:
-    """Yield a problem if a configuration file is damaged or too large, aliases expanded."""
-    try:
-        if not path.is_file() or path.stat().st_size > MAX_YAML:
-            yield f"{path}: no file, or of more than {MAX_YAML // 1000:,} kB"
-            return
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        num_nodes = extent(root, {})
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        yield f"{path}: cannot be read as YAML ({' '.join(str(error).split())})"
-        return
-    if num_nodes > MAX_NODES:
-        shown = "values without end" if math.isinf(num_nodes) else f"{num_nodes:,.0f} values"
-        yield f"{path}: stands for {shown} where its aliases are written out; at most {MAX_NODES:,}"
-
-
-def extent(node: yaml.Node | None, known: dict[int, float]) -> float:
-    """Count the values of a YAML node with aliases expanded; infinite if it contains itself."""
-    if node is None or isinstance(node, yaml.ScalarNode):
-        return 1.0
-    if id(node) not in known:
-        known[id(node)] = math.inf  # until it is counted
-        children = node.value
-        if isinstance(node, yaml.MappingNode):
-            children = [child for pair in children for child in pair]
-        known[id(node)] = 1.0 + sum(extent(child, known) for child in children)
-    return known[id(node)]

@@ -7,7 +7,7 @@ read off its signature), and what the command itself refuses (its `Options` and 
 
 import contextlib
 import re
-from typing import Any
+from collections.abc import Iterator
 
 import yaml
 from hydra.core.config_loader import ConfigLoader
@@ -15,14 +15,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from cli import bounds, overrides
-from cli.composing import (
-    INVALID,
-    composed,
-    first_line,
-    flat_keys,
-    loaded,
-    options,
-)
+from cli.composing import INVALID, composed, first_line, flat_keys, loaded, options
 from cli.mistakes import key_of, raise_all
 from cli.value_checks import LISTS, TEXT_KEYS, check_composed, check_values
 from commands import load_command
@@ -30,7 +23,7 @@ from configuration import signatures
 from configuration.hints import called_elsewhere, fitting, key_meant, near, nearest
 from configuration.parsing import flatten
 from configuration.signatures import locate, shown
-from system.places import CONF
+from system.places import CONF, expanded
 
 OURS = ("hydra_plugins.launchers.", "hydra_plugins.study_sweeper.")
 PLUGINS = ("hydra/launcher", "hydra/sweeper")
@@ -148,14 +141,25 @@ def check_words(
     """Drop overrides that a configuration could not be composed with.
 
     Raises:
-        ValueError: if the folders of `hydra.searchpath` must not even be looked into.
+        ValueError: if a folder of `hydra.searchpath` is missing.
     """
-    if unsafe := list(bounds.searchpath_problems(parsed)):
-        raise_all([*problems, *unsafe])
+    if missing := list(searchpath_problems(parsed)):
+        raise_all([*problems, *missing])
     valid = overrides.check_sweep(parsed, problems)
     valid = check_deleted(valid, problems)
     valid = check_groups(loader, valid, problems)
     return check_keys(command, loader, valid, problems)
+
+
+def searchpath_problems(parsed: list[Override]) -> Iterator[str]:
+    """Check the folders of `hydra.searchpath`, from which Hydra reads configuration files."""
+    for override in parsed:
+        value = override.value() if override.key_or_group == "hydra.searchpath" else None
+        for text in value if isinstance(value, list) else [value]:
+            if text is None or str(text).startswith("pkg://"):  # an installed package
+                continue
+            if not expanded(str(text).removeprefix("file://")).is_dir():
+                yield f"hydra.searchpath={text}: no such folder"
 
 
 def swept(command: str, words: list[str]) -> list[str]:
@@ -281,7 +285,7 @@ def check_keys(
     groups = loader.list_groups("")
     chosen = [o for o in parsed if o.key_or_group in groups and o.key_or_group != "hydra"]
     try:
-        cfg = composed(command, [overrides.first_variant(o) for o in chosen])
+        cfg = composed(command, [overrides.variants_of(o)[0] for o in chosen])
     except ValueError as error:
         problems.append(str(error))
         return []
@@ -307,7 +311,7 @@ def check_keys(
     return valid
 
 
-def holder(cfg: DictConfig, key: str) -> tuple[Any, str]:
+def holder(cfg: DictConfig, key: str) -> tuple[object, str]:
     """Return the node that holds a dotted key, and the last part of the key."""
     parent, _, name = key.rpartition(".")
     return (OmegaConf.select(cfg, parent) if parent else cfg), name

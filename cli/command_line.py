@@ -15,7 +15,7 @@ from cli.execution import job
 from cli.help import versions
 from cli.resume import stored_config_dir, with_stored_options
 from configuration import hints
-from system.places import CONF
+from system.places import CONF, program
 from system.stopping import InterruptHandler
 from system.terminal import report_error
 
@@ -309,7 +309,8 @@ def help_text(call: Call) -> str:
     """Compose the help of a command: its keys, with the values that would be used."""
     command = call.command
     words = config.check_typed(command, call.overrides, folder=call.folder)
-    lines = ["python run.py [command] [key=value ...]", ""]
+    start = program()
+    lines = [f"{start} [command] [key=value ...]", ""]
     lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]
     lines += [
         "",
@@ -325,10 +326,10 @@ def help_text(call: Call) -> str:
             lines += help.wrapped(f"  {group:<12}", text, help.width(), " " * 14)
     lines += [
         "",
-        "python run.py COMMAND --help         the same for another command",
-        "python run.py experiment=X --help    the values of another experiment",
-        "python run.py COMMAND --cfg job      the whole configuration that would run",
-        "python run.py -m gamma=0,0.1,0.4     one run for each value (or sweep=gamma)",
+        f"{start} COMMAND --help         the same for another command",
+        f"{start} experiment=X --help    the values of another experiment",
+        f"{start} COMMAND --cfg job      the whole configuration that would run",
+        f"{start} -m gamma=0,0.1,0.4     one run for each value (or sweep=gamma)",
     ]
     return "\n".join(help.fitted(lines))
 

@@ -16,9 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from cli.bounds import yaml_problems
 from cli.leftovers import drop_leftovers
-from cli.mistakes import raise_all
 from configuration.model_kind import trains_scorer
 from runs.identity import not_read
 from runs.naming import run_name
@@ -73,12 +71,13 @@ def loaded(folder: str | None = None) -> Iterator[ConfigLoader]:
     """Make `compose` read conf/ and, with precedence, a folder of the user's (--config-dir).
 
     Raises:
-        ValueError: if that is not a folder, or its files are damaged or too large.
+        ValueError: if that is not a folder.
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if folder is not None:
             place = expanded(folder).absolute()
-            raise_all(list(yaml_problems(place, f"--config-dir={folder}")))
+            if not place.is_dir():
+                raise ValueError(f"--config-dir={folder}: no such folder")
             path = create_config_search_path(str(CONF))
             schema = SearchPathQuery(provider="schema")
             path.prepend(provider="command-line", path=f"file://{place}", anchor=schema)
@@ -105,6 +104,8 @@ def first_line(error: BaseException) -> str:
     """Return an error's message as one line, without OmegaConf's prefix."""
     if isinstance(error, RecursionError):
         return "the configuration is nested too deeply"
+    if isinstance(error, yaml.YAMLError):
+        return f"cannot be read as YAML: {' '.join(str(error).split())}"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     text = lines[0].removeprefix(f"ValueError {RESOLVING}")
     key = getattr(error, "full_key", None)

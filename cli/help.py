@@ -6,16 +6,15 @@ import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from cli.composing import composed, loaded
-from configuration.parsing import flatten
+from configuration.parsing import flatten, plain
 from configuration.signatures import shown
 from runs.identity import not_read
-from system.places import CONF, ROOT, display_path
+from system.places import CONF, ROOT, display_path, program
 
 PROJECT = "neural-image-enhancement"
 CHOICE = re.compile(r"  - (?:override )?/?(?P<key>\w+): (?P<value>\S+)(?P<gap> *)(?P<comment>#.*)?")
@@ -42,11 +41,11 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
     Raises:
         ValueError: if the configuration cannot be composed.
     """
-    text = (CONF / f"{command}.yaml").read_text().rstrip()
+    text = (CONF / f"{command}.yaml").read_text().rstrip().replace("python run.py", program())
     with loaded(folder):
         cfg = composed(command, words, with_hydra=True)
         choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if "/" not in key}
-        values: Any = OmegaConf.to_container(cfg, resolve=False)
+        values = plain(cfg, resolve=False)
         unread = not_read(cfg) if command == "train" else set()
     lines = []
     parents: list[str] = []
@@ -57,11 +56,12 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
         if found is None or found["key"] == "defaults":
             lines.append(line)
             continue
-        value: Any = choices.get(found["key"], found["value"])  # lists are not among the choices
+        value: object = choices.get(found["key"], found["value"])  # lists are not among these
         if "indent" in found.groupdict():
             parents = [*parents[: len(found["indent"]) // 2], found["key"]]
             value = values
             for key in parents:
+                assert isinstance(value, dict)
                 value = value[key]
         else:
             parents = []
@@ -136,14 +136,14 @@ def wrapped(first: str, text: str, width: int, others: str) -> list[str]:
 
 
 def beside(
-    command: str, choices: dict[str, Any], values: dict[str, Any], folder: str | None
+    command: str, choices: dict[str, object], values: dict[str, object], folder: str | None
 ) -> list[str]:
     """Return the settings of groups that differ from those in the chosen files."""
     groups = [key for key in choices if key != "hydra" and isinstance(values.get(key), dict)]
     chosen = [f"{key}={choices[key]}" for key in groups]
     with loaded(folder):
-        plain: Any = OmegaConf.to_container(composed(command, ["~experiment", *chosen]))
-    own, used = (flatten({key: tree[key] for key in groups}) for tree in (plain, values))
+        tree = plain(composed(command, ["~experiment", *chosen]), resolve=False)
+    own, used = (flatten({key: found[key] for key in groups}) for found in (tree, values))
     return [f"{key}={shown(value)}" for key, value in used.items() if own.get(key, ...) != value]
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import yaml
 from hydra.core.override_parser.types import Override
@@ -12,14 +11,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from cli import bounds, overrides
-from cli.composing import (
-    composed,
-    first_line,
-)
+from cli.composing import composed, first_line
 from cli.mistakes import essential, sources
 from commands import ReadsMachine, ReadsTyped, load_command
 from configuration import signatures
-from configuration.parsing import flatten
+from configuration.parsing import flatten, plain
 from configuration.signatures import Text, shown
 from configuration.trust import import_from_here, trusted_problems
 from runs.identity import derived_keys
@@ -51,16 +47,16 @@ def check_values(command: str, words: list[str], parsed: list[Override]) -> Iter
     long = [o for o in parsed if overrides.num_values(o) > overrides.FULLY_CHECKED]
     if not long:
         return
-    values: Any = OmegaConf.to_container(composed(command, words), resolve=True)
+    values = plain(composed(command, words))
     for override in long:
         key = override.key_or_group
         if key in values:
             for value in overrides.values_of(override):
-                number = yaml.safe_load(value)
+                number = yaml.safe_load(str(value))
                 yield from option_problems(command, {**values, key: number})
 
 
-def option_problems(command: str, values: dict[str, Any]) -> Iterator[str]:
+def option_problems(command: str, values: dict[str, object]) -> Iterator[str]:
     """Check a command's own keys against the types in its `Options`."""
     try:
         load_command(command).Options.model_validate(values)
@@ -75,16 +71,16 @@ def option_problems(command: str, values: dict[str, Any]) -> Iterator[str]:
             yield f"{setting}: {', or '.join(dict.fromkeys(why))}"
 
 
-def given_at(values: Any, place: tuple[int | str, ...]) -> tuple[str, Any]:  # noqa: ANN401
+def given_at(value: object, place: tuple[int | str, ...]) -> tuple[str, object]:
     """Convert a pydantic error location to a dotted key and its value, without names of types."""
     parts = []
     for part in place:
-        known = isinstance(values, dict) and part in values
-        if not known and not (isinstance(values, list) and isinstance(part, int)):
+        inner = dict(enumerate(value)) if isinstance(value, list) else value
+        if not isinstance(inner, dict) or part not in inner:
             break
+        value = inner[part]
         parts.append(str(part))
-        values = values[part]
-    return ".".join(parts), values
+    return ".".join(parts), value
 
 
 def check_composed(command: str, words: list[str], *, here: bool = True) -> list[str]:
@@ -108,7 +104,7 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
         problems += [f"{key}: is required; give {key}=..." for key in missing]
-        values: Any = OmegaConf.to_container(cfg, resolve=True)
+        values = plain(cfg)
     except OmegaConfBaseException as error:
         with contextlib.suppress(Exception):  # data of the wrong kind refer to missing keys
             problems += module.problems(cfg)
@@ -157,7 +153,7 @@ def resolves(cfg: DictConfig, key: str) -> bool:
     return True
 
 
-def scalar_problems(cfg: DictConfig, typed: dict[str, Any]) -> Iterator[str]:
+def scalar_problems(cfg: DictConfig, typed: dict[str, object]) -> Iterator[str]:
     """Check that numbers are finite, not too large, and that scales are whole numbers.
 
     Args:

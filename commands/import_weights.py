@@ -14,7 +14,7 @@ from networks.keras_files import KERAS_SUFFIXES
 from networks.nima import load_keras_nima
 from runs.invocation import Invocation
 from runs.requirements import check_output, require_file
-from system.places import expanded
+from system.places import expanded, program
 
 log = logging.getLogger(__name__)
 
@@ -51,4 +51,4 @@ def run(cfg: DictConfig, _: Invocation) -> None:
     path = expanded(cfg.output)
     save_safetensors(path, scorer, record, dtype=torch.float32)
     log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
-    log.info("rate photos with it: python run.py score checkpoint=%s input=photos", path)
+    log.info("rate photos with it: %s score checkpoint=%s input=photos", program(), path)

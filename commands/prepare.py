@@ -25,7 +25,7 @@ from images.finding import numbers, search
 from images.reading import probe_size
 from networks.nima import VIEW_ARGUMENTS, ResizeFilter, ResizeRule
 from runs.invocation import Invocation
-from system.places import display_path, expanded
+from system.places import display_path, expanded, program
 from system.workers import map_parallel, num_workers_for
 
 Sizes = NDArray[np.int64]  # N x 2: height, width
@@ -218,7 +218,7 @@ def as_word(where: str | Sequence[str]) -> str:
 def ready(cfg: DictConfig, words: str) -> None:
     """Print a command that trains on these data."""
     store = f" data.store={cfg.store}" if cfg.store else ""
-    log.info("ready: python run.py %s%s", words, store)
+    log.info("ready: %s %s%s", program(), words, store)
 
 
 def pair_options(cfg: DictConfig) -> dict[str, Any]:

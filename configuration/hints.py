@@ -6,11 +6,12 @@ No hint is better than a wrong one: only typing slips count as misspellings.
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
-from functools import cache
+from difflib import SequenceMatcher
 
 from system.places import CONF
 
-SHORT = 10  # characters; in longer names two slips count as near
+SHORT = 6  # characters
+NEAR_SHORT, NEAR = 0.75, 0.85  # similarity of a word with a slip, in short and in longer words
 FEW = 12  # names listed if none is near
 
 # Our keys, and their names in Lightning, BasicSR, timm and other projects. If several of our keys
@@ -80,36 +81,15 @@ OUTPUTS = {  # suffixes of what commands write to `output`
 DATASETS = ("div2k", "ava", "photos", "rated")  # of prepare
 
 
-@cache
-def slips(one: str, other: str) -> int:
-    """Count the letters left out, added, replaced or swapped between two words."""
-    above: list[int] = []
-    row = list(range(len(other) + 1))
-    for i, a in enumerate(one):
-        before, above, row = above, row, [i + 1]
-        for j, b in enumerate(other):
-            cost = min(row[j] + 1, above[j + 1] + 1, above[j] + (a != b))
-            if i and j and a == other[j - 1] and b == one[i - 1]:
-                cost = min(cost, before[j - 1] + 1)
-            row.append(cost)
-    return row[-1]
-
-
 def near(name: str, names: Iterable[str]) -> str | None:
-    """Return the valid name that was probably meant; None unless exactly one is near enough."""
-    if len(name) < 4:  # one letter of three is no slip, but the end may be missing
-        longer = [other for other in set(names) if other[:-1] == name]
-        return longer[0] if len(longer) == 1 and len(name) == 3 else None
-    allowed = 1 if len(name) < SHORT else 2
-    found = sorted(
-        (slips(name.lower(), other.lower()), other)
-        for other in set(names)
-        if abs(len(name) - len(other)) <= allowed
-    )
-    found = [(distance, other) for distance, other in found if distance <= allowed]
-    if not found or (len(found) > 1 and found[1][0] == found[0][0]):
+    """Return the valid name that was probably meant; None unless one is nearest, and near."""
+    likeness = {
+        other: SequenceMatcher(None, name.lower(), other.lower()).ratio() for other in set(names)
+    }
+    first, second, *_ = [*sorted(likeness.values(), reverse=True), 0, 0]
+    if first == second or first < (NEAR_SHORT if len(name) < SHORT else NEAR):
         return None
-    return found[0][1]
+    return max(likeness, key=likeness.__getitem__)
 
 
 def called_elsewhere(key: str) -> bool:

@@ -1,7 +1,6 @@
 """Tell the trainings of scorers from those of enhancers."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -28,7 +27,7 @@ def trains_scorer(cfg: DictConfig) -> bool:
     return configured_kind(cfg) == "scorer"
 
 
-def stored_kind(run: Mapping[str, Any], config: Mapping[str, Any]) -> Kind:
+def stored_kind(run: Mapping[str, object], config: Mapping[str, object]) -> Kind:
     """Read the kind of a training from its run folder, without importing the class it names.
 
     Args:
@@ -39,6 +38,6 @@ def stored_kind(run: Mapping[str, Any], config: Mapping[str, Any]) -> Kind:
     return kind if kind in ("enhancer", "scorer") else kind_of_settings(config)
 
 
-def kind_of_settings(config: Mapping[str, Any] | DictConfig) -> Kind:
+def kind_of_settings(config: Mapping[str, object] | DictConfig) -> Kind:
     """Infer the kind from the settings: only enhancers have a `net`."""
     return "enhancer" if config.get("net") or not config.get("model") else "scorer"

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -14,11 +13,18 @@ def parse_task(task: Iterable[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides([str(text) for text in task])
 
 
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
+def plain(cfg: DictConfig, *, resolve: bool = True) -> dict[str, object]:
+    """Convert a configuration to nested dicts and lists."""
+    content = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def flatten(node: object, prefix: str = "") -> dict[str, object]:
     """Return the leaves of nested dicts by dotted name; lists are leaves."""
     if not isinstance(node, dict) or not node:
         return {prefix: node}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat

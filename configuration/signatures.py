@@ -4,7 +4,7 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from configuration.hints import nearest
+from configuration.parsing import plain
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Text:
     depth: int = 0
 
 
-def text_type(annotation: Any) -> Text | None:  # noqa: ANN401
+def text_type(annotation: object) -> Text | None:
     """Return how an annotation allows text; None if it allows other values as well."""
     if typing.get_origin(annotation) is typing.Annotated:
         return text_type(typing.get_args(annotation)[0])
@@ -43,11 +44,11 @@ def text_type(annotation: Any) -> Text | None:  # noqa: ANN401
     return Text(optional=type(None) in members, depth=depth) if depth >= 0 else None
 
 
-def shown(value: Any) -> str:  # noqa: ANN401
+def shown(value: object) -> str:
     """Format a value as the user would type it."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def reason(message: str) -> str:
@@ -56,7 +57,7 @@ def reason(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def check_node(path: str, node: Any, typed: Collection[str] = ()) -> Iterator[str]:  # noqa: ANN401
+def check_node(path: str, node: object, typed: Collection[str] = ()) -> Iterator[str]:
     """Check the arguments of all nodes with a `_target_`, at any depth, against their classes.
 
     The types of interpolated values are not checked here but at their source. Arguments that the
@@ -106,11 +107,10 @@ def check_node(path: str, node: Any, typed: Collection[str] = ()) -> Iterator[st
                     hint += f"; ~net.{key} leaves it out"
                 yield f"{prefix}{key}: {target.__name__} has no such argument{hint}"
         elif key in keys and not has_node(node[key]):
-            value = OmegaConf.to_container(node, resolve=True)[key]  # type: ignore[index, call-overload]
-            yield from check_type(f"{prefix}{key}", value, parameters[key].annotation)
+            yield from check_type(f"{prefix}{key}", plain(node)[key], parameters[key].annotation)
 
 
-def has_node(value: Any) -> bool:  # noqa: ANN401
+def has_node(value: object) -> bool:
     """Return whether Hydra builds an object from a value, whose own type then does not count."""
     return isinstance(value, DictConfig) and "_target_" in value
 
@@ -133,7 +133,7 @@ def locate(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:
     return target, {}  # takes anything
 
 
-def parameters_of(function: Any) -> dict[str, inspect.Parameter]:  # noqa: ANN401
+def parameters_of(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
     """Return a function's parameters with their types resolved."""
     try:
         parameters = dict(inspect.signature(function).parameters)
@@ -148,7 +148,7 @@ def parameters_of(function: Any) -> dict[str, inspect.Parameter]:  # noqa: ANN40
     }
 
 
-def check_type(path: str, value: Any, annotation: Any) -> Iterator[str]:  # noqa: ANN401
+def check_type(path: str, value: object, annotation: object) -> Iterator[str]:
     """Yield a problem if a value is not of the annotated type."""
     adapter = type_adapter(annotation)
     if adapter is None:
@@ -172,7 +172,7 @@ def check_type(path: str, value: Any, annotation: Any) -> Iterator[str]:  # noqa
 
 
 @cache
-def type_adapter(annotation: Any) -> TypeAdapter[Any] | None:  # noqa: ANN401
+def type_adapter(annotation: Any) -> TypeAdapter[object] | None:  # noqa: ANN401
     """Return the validator of a type, or None if pydantic cannot check it."""
     if annotation is inspect.Parameter.empty:
         return None
@@ -182,7 +182,7 @@ def type_adapter(annotation: Any) -> TypeAdapter[Any] | None:  # noqa: ANN401
         return None
 
 
-def text_arguments(path: str, node: Any) -> Iterator[tuple[str, Text]]:  # noqa: ANN401
+def text_arguments(path: str, node: object) -> Iterator[tuple[str, Text]]:
     """Yield the dotted names of text arguments of all classes at or below a node."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return

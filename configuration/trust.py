@@ -9,17 +9,17 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from configuration.parsing import plain
 from lightning_modules.building import is_trusted
 from lightning_modules.record import not_plain
 
 IGNORED = ("_target_", "_recursive_", "_convert_", "checkpoint")  # not arguments of the network
 
 
-def targets(node: Any) -> Iterator[str]:  # noqa: ANN401
+def targets(node: object) -> Iterator[str]:
     """Yield every `_target_` of a configuration."""
     if isinstance(node, DictConfig | ListConfig):
         node = OmegaConf.to_container(node)
@@ -64,7 +64,7 @@ def trusted_problems(cfg: DictConfig) -> Iterator[str]:
 
 def rebuild_problems(cfg: DictConfig) -> Iterator[str]:
     """Find reasons why the checkpoints of a training could not be loaded again."""
-    spec = OmegaConf.to_container(cfg.model, resolve=True).get("net")  # type: ignore[union-attr]
+    spec = plain(cfg.model).get("net")
     if not isinstance(spec, dict) or not isinstance(spec.get("_target_"), str):
         return
     key = "net" if cfg.get("net") else "scorer"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from datamodules.listing import join_some
 from datamodules.rated import StoredRatings
 from datamodules.ratings_table import MAX_VOTES, FileNames, Ratings, read_text
-from system.places import expanded
+from system.places import expanded, program
 
 log = logging.getLogger(__name__)
 
@@ -160,8 +160,8 @@ def read_index(path: Path) -> Index:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"{path}: cannot be read ({reason}); python run.py prepare "
-            "dataset=ava says where AVA is to be had, data.root=FOLDER where it lies"
+            f"{path}: cannot be read ({reason}); {program()} prepare dataset=ava "
+            "tells you where to get AVA, data.root=FOLDER sets where it is"
         ) from error
     if not text.strip():
         raise ValueError(f"{path}: is empty")

@@ -11,7 +11,7 @@ from typing import Any
 
 from datamodules.folders import FolderPairs, check_names
 from datamodules.store import Source
-from system.places import expanded
+from system.places import expanded, program
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class DIV2K(FolderPairs):
         folder = self.hr_folder(split)
         if not folder.is_dir():
             raise ValueError(
-                f"{folder}: no such folder; python run.py prepare dataset=div2k root={self.root} "
-                "downloads DIV2K, data.root=FOLDER is where it lies"
+                f"{folder}: no such folder; {program()} prepare dataset=div2k root={self.root} "
+                "downloads DIV2K, data.root=FOLDER sets where it is"
             )
         names = [f"{number:04}.png" for number in self.numbers(split)]
         check_names(folder, names, complete=self.limit is None)

@@ -16,7 +16,7 @@ from configuration.model_kind import stored_kind
 from runs.identity import Identity
 from runs.run_folder import BEST, read_json
 from system.json_files import JsonObject, write_json
-from system.places import ROOT, expanded
+from system.places import ROOT, expanded, program
 
 VERSION = 1  # of the format of result.json; version 0.1 of the program wrote none
 VERSIONED = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
@@ -138,7 +138,7 @@ def trained_scorer(folder: Path, backbone: str) -> str:
     if not found:
         raise ValueError(
             f"no scorer with {backbone} in {folder}; "
-            "python run.py sweep=backbone experiment=nima_mnasnet trains them"
+            f"{program()} sweep=backbone experiment=nima_mnasnet trains them"
         )
     return str(min(found)[1] / BEST)
 

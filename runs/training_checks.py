@@ -15,6 +15,7 @@ from lightning_modules.compiling import WITH_GRAPHS
 from networks.nima import VIEW_ARGUMENTS
 from runs.identity import scores_always
 from runs.requirements import check_name, require_file, require_kind
+from system.places import program
 
 CHECKPOINTS = "${paths.run_dir}/checkpoints"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights and metrics are float32 in all
@@ -238,7 +239,7 @@ def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
     if "scorer" in typed and record.backbone != cfg.scorer.backbone:
         yield (
             f"scorer.checkpoint={path}: a {record.backbone}, but scorer={cfg.scorer.backbone} was "
-            "asked for; leave scorer= out, or train one by python run.py experiment=sample_nima "
+            f"asked for; omit scorer=, or train one: {program()} experiment=sample_nima "
             f"scorer={cfg.scorer.backbone}"
         )
     for name, value in record.net.items():

@@ -25,7 +25,7 @@ from runs.training import identify
 from sweeps.job import Job, State, failed
 from sweeps.jobs import Pool
 from sweeps.table import summary
-from system.places import display_path
+from system.places import display_path, program
 from system.workers import num_cores
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def run_sweep(
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that it could stop
     log.info("\n%s", summary(jobs))
     if command == "train" and any(job.state in (State.DONE, State.FOUND) for job in jobs):
-        log.info("to compare them: python run.py report %s", shlex.quote(f"runs={folder}"))
+        log.info("to compare them: %s report %s", program(), shlex.quote(f"runs={folder}"))
     if stopped_by is not None:
         log.info("interrupted; the same command goes on")
         sys.exit(128 + stopped_by)

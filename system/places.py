@@ -1,10 +1,20 @@
-"""Where the project's own files are, and how to display paths."""
+"""Where the project's own files are, and how to display paths and the program's name."""
 
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+
+
+def program() -> str:
+    """Return how the user started this program: `nima`, `python -m run` or `python run.py`."""
+    main = sys.modules["__main__"]
+    if Path(getattr(main, "__file__", None) or "").stem == "nima":
+        return "nima"
+    spec = main.__spec__  # None for a script
+    return "python -m run" if spec is not None and spec.name == "run" else "python run.py"
 
 
 def expanded(path: str | Path) -> Path:
