@@ -108,9 +108,9 @@ async def upload(
     except FullError as error:
         raise HTTPException(507, str(error)) from error
     except OSError as error:
-        log.warning("an upload could not be kept: %s", error)
+        log.warning("could not store an upload: %s", error)
         reason = error.strerror or "error"
-        raise HTTPException(507, f"The server could not keep the photo: {reason}.") from error
+        raise HTTPException(507, f"The server could not store the photo: {reason}.") from error
     return UploadedPhoto(
         id=received.path.name,
         name=received.name,

@@ -67,7 +67,7 @@ def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
 
     app = FastAPI(
         title=settings.title,
-        description="Photos in, enhanced and rated photos out. docs/web.md has examples.",
+        description="Enhance and score photos. See docs/web.md for examples.",
         openapi_url=OPENAPI,
         docs_url=None,  # it would load scripts from other servers
         redoc_url=None,

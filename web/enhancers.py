@@ -130,7 +130,7 @@ def load_enhancers(
     names = [enhancer.id for enhancer in enhancers]
     for enhancer in enhancers:
         if names.count(enhancer.id) > 1:
-            raise ValueError(f"two of the models would be called {enhancer.name}")
+            raise ValueError(f"two models would have the same name, {enhancer.name}")
     return enhancers
 
 
@@ -140,13 +140,13 @@ def load_series(pair: Sequence[str], steps: int, trusted: Sequence[str]) -> Enha
     (first, one), (second, two) = loaded
     same_network(one, two)
     if one.trained_degradation != two.trained_degradation:
-        raise ValueError(f"pairs={list(pair)}: were trained to undo different degradations")
+        raise ValueError(f"pairs={list(pair)}: the two were trained on different degradations")
     low, high = one.gamma, two.gamma
     assert low is not None  # they are enhancers
     assert high is not None
     if not low < high:
         raise ValueError(
-            f"pairs={list(pair)}: gamma has to rise from the first to the second, "
+            f"pairs={list(pair)}: gamma must increase from the first to the second, "
             f"not {low:g} to {high:g}"
         )
     return Enhancer(

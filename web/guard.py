@@ -117,7 +117,7 @@ class Guard:
         length = Headers(scope=scope).get("content-length")
         expected = self.max_upload if length is None else int(length)
         if len(self.arriving) >= MAX_UPLOADS or not self.has_room(*self.arriving, expected):
-            full = refuse(scope, 507, "Too many uploads are waiting here; please try again later.")
+            full = refuse(scope, 507, "Too many uploads are waiting; please try again later.")
             await full(scope, receive, send)
             return
         self.arriving.append(expected)
@@ -133,12 +133,12 @@ class Guard:
         name = host_name(host)
         if not self.serves(name, scope):
             hint = f" To allow {name}, start it with hosts=[{name}]." if name else ""
-            return refuse(scope, 403, f"This server does not answer to that name.{hint}")
+            return refuse(scope, 403, f"This server does not accept requests for that name.{hint}")
         origin = headers.get("origin")
         foreign = origin is not None and origin.partition("://")[2] != host
         cross = headers.get("sec-fetch-site") == "cross-site"
         if foreign or (cross and scope["method"] not in ("GET", "HEAD")):
-            return refuse(scope, 403, "Requests from other web pages are not answered.")
+            return refuse(scope, 403, "Requests from other web pages are refused.")
         if self.login and (answer := await self.login_refusal(scope)):
             return answer
         if not scope["path"].startswith("/"):  # OPTIONS *, for example
@@ -172,7 +172,7 @@ class Guard:
             finally:
                 self.wrong[client] -= 1
                 self.wrong += Counter()  # removes counts of 0
-        answer = refuse(scope, 401, "A user name and a password are needed.")
+        answer = refuse(scope, 401, "A user name and a password are required.")
         answer.headers["WWW-Authenticate"] = 'Basic realm="Neural Image Enhancement"'
         return answer
 

@@ -14,7 +14,7 @@ TEMPLATES = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefine
 NO_STORE = {"Cache-Control": "no-store"}
 # Revalidates with the server, but lets Back restore the page as it was left.
 REVALIDATE = {"Cache-Control": "private, no-cache"}
-NOTHING = "There is nothing here."
+NOTHING = "There is nothing at this address."
 MAX_REASON = 600  # characters
 
 

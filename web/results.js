@@ -187,7 +187,7 @@ class PhotoView {
 
   sizeText(some) {
     const { width, height, error } = this.photo;
-    if (!some && !error) return this.done ? "Nothing was made of this photo." : "Waiting for its turn.";
+    if (!some && !error) return this.done ? "This photo was not processed." : "Waiting for its turn.";
     if (!width) return "";
     const enlarged = `, enlarged to ${width * this.scale} x ${height * this.scale}`;
     return `${width} x ${height} pixels${this.scale === 1 ? "" : enlarged}`;
@@ -342,14 +342,14 @@ class PhotoView {
       if (!score || !original || version === original) return;
       const gain = hundredths(score) - hundredths(original.score);
       const sign = gain > 0 ? "+" : gain < 0 ? "\u2212" : "\u00b1";
-      setText(card.querySelector(".difference"), `${sign}${(Math.abs(gain) / 100).toFixed(2)} to the original`);
+      setText(card.querySelector(".difference"), `${sign}${(Math.abs(gain) / 100).toFixed(2)} compared with the original`);
     });
   }
 
   makeCard(version) {
     const card = part("card-template");
     setText(card.querySelector(".facts"), `${version.width} x ${version.height} pixels, ${bytes(version.bytes)}`);
-    if (version.seconds !== null) setText(card.querySelector(".time"), `network: ${duration(version.seconds)}`);
+    if (version.seconds !== null) setText(card.querySelector(".time"), `computed in ${duration(version.seconds)}`);
     for (const link of card.querySelectorAll("a")) link.href = address(version.file);
     card.querySelector(".save").href += "?download";
     return card;
@@ -379,9 +379,9 @@ class PhotoView {
   showHint(version) {
     const reduced = version.view_width < version.width;
     const percent = Math.round((100 * version.view_width) / version.width);
-    const size = reduced ? ` Shown at ${percent} % of its size; open it for every pixel.` : "";
-    const what = this.zoom === null ? "the divider" : "the picture, or the divider by its handle";
-    setText(this.find(".hint"), `Drag ${what}; arrow keys work, too. A click moves the close-ups there.${size}`);
+    const size = reduced ? ` Shown at ${percent} % of its size; open it to see every pixel.` : "";
+    const what = this.zoom === null ? "the divider" : "the picture (or the divider, by its handle)";
+    setText(this.find(".hint"), `Drag ${what} or use the arrow keys. Click anywhere to move the close-ups there.${size}`);
   }
 
   showGamma(node, index, version) {
@@ -520,10 +520,10 @@ let polling = false;
 let gone = false; // deleted or expired
 
 function stateText({ state, error, waiting, photos }) {
-  const rest = photos.some((photo) => photo.versions.length > 1) ? " What was finished before is below." : "";
+  const rest = photos.some((photo) => photo.versions.length > 1) ? " Finished results are below." : "";
   const reason = error ? `: ${error.replace(/[.\s]+$/, "")}` : "";
   return {
-    waiting: waiting ? `Waiting: ${plural(waiting, "job")} before this one.` : "Waiting: this one is next.",
+    waiting: waiting ? `Waiting: ${plural(waiting, "job")} ahead of this one.` : "Waiting: this one is next.",
     working: "Working. Results appear as they are made.",
     done: "Done.",
     cancelled: `Cancelled.${rest}`,
@@ -577,7 +577,7 @@ function showDates() {
     time.dateTime = text;
     return time;
   };
-  byId("dates").append("Made ", moment(result.created), ` on this ${result.device}, kept until `, moment(result.expires), ".");
+  byId("dates").append("Created ", moment(result.created), ` on this ${result.device}, kept until `, moment(result.expires), ".");
 }
 
 function addView(photo) {
@@ -669,8 +669,8 @@ async function copyLink() {
     field.remove();
     byId("copy").focus();
   }
-  setText(byId("copy"), copied ? "Copied" : "Not possible here");
-  setText(byId("live"), copied ? "The link is copied." : "The link could not be copied.");
+  setText(byId("copy"), copied ? "Copied" : "Copying failed");
+  setText(byId("live"), copied ? "Link copied." : "The link could not be copied.");
   setTimeout(() => setText(byId("copy"), "Copy link"), 2000);
 }
 

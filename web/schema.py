@@ -20,9 +20,7 @@ class Model(Exact):
     id: str
     name: str
     note: str = Field(description="size and training data")
-    seconds: float | None = Field(
-        description="estimate for a photo of one megapixel; null until measured"
-    )
+    seconds: float | None = Field(description="estimate for one megapixel; null until measured")
     gammas: list[float] | None = Field(description="of a series of networks; null for a single one")
 
 
@@ -70,7 +68,7 @@ class Score(Exact):
 
     mean: float
     std: float
-    p: list[float] = Field(description="share of each rating, from 1")
+    p: list[float] = Field(description="probability of each rating, from 1")
 
 
 class Version(Exact):
@@ -88,7 +86,7 @@ class Version(Exact):
     bytes: int
     seconds: float | None = Field(default=None, description="computing time of the network")
     series: str | None = Field(
-        default=None, description="id of the series of networks it belongs to"
+        default=None, description="id of the series of networks that it belongs to"
     )
     gamma: float | None = None
     score: Score | None = Field(description="null if the scorer cannot rate the picture")

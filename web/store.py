@@ -45,7 +45,7 @@ class Store:
         self.uploads = folder / "uploads"  # cannot be a token, since it is shorter
         self.lock = threading.RLock()
         if not is_ours(folder):
-            raise ValueError(f"{folder}: holds other files; serve needs a folder of its own")
+            raise ValueError(f"{folder}: contains other files; serve needs a folder to itself")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARK).touch()
         folder.chmod(0o700)
@@ -112,7 +112,7 @@ class Store:
             FullError: if waiting uploads take too much room.
         """
         if not self.has_room():
-            raise FullError("Too many uploads are waiting here; please try again later.")
+            raise FullError("Too many uploads are waiting; please try again later.")
         return self.uploads / secrets.token_urlsafe(16)
 
     def has_room(self, *sizes: int) -> bool:

@@ -183,8 +183,8 @@ function estimate() {
   const known = models().filter((model) => model.seconds !== null);
   const megapixels = ready().reduce((sum, entry) => sum + entry.megapixels, 0);
   const seconds = megapixels * known.reduce((sum, model) => sum + model.seconds, 0);
-  const before = page.waiting ? ` ${plural(page.waiting, "job")} before yours.` : "";
-  if (!known.length) return `How long it takes on this ${page.device} is not known yet.${before}`;
+  const before = page.waiting ? ` ${plural(page.waiting, "job")} ahead of yours.` : "";
+  if (!known.length) return `The time on this ${page.device} is not known yet.${before}`;
   const most = known.length < models().length ? "More than" : "About";
   return `${most} ${duration(Math.max(1, Math.round(seconds)))} on this ${page.device}.${before}`;
 }

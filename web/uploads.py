@@ -74,23 +74,26 @@ class Uploads:
         try:
             (width, height), tile = sizes(path)
         except Image.DecompressionBombError as error:  # over 179 million
-            raise HTTPException(413, "The photo has far more pixels than are accepted.") from error
+            raise HTTPException(413, "The photo has far too many pixels.") from error
         except Exception as error:  # decoders may raise anything
             size = png_size(path)
             if size is None:
                 raise HTTPException(
-                    415, "Not a photo that can be read: PNG, JPEG, WebP, BMP and TIFF can."
+                    415, "Not a supported photo: use PNG, JPEG, WebP, BMP or TIFF."
                 ) from error
             (width, height), tile = size, (0, 0)
         limit = self.worker.limits.megapixels
         if width * height > limit * 1e6:
             raise HTTPException(
                 413,
-                f"{width} x {height} pixels are {above(width * height / 1e6, limit)} megapixels; "
-                f"up to {limit:g} are accepted here.",
+                f"{width} x {height} pixels is {above(width * height / 1e6, limit)} megapixels; "
+                f"the limit is {limit:g}.",
             )
         if tile[0] * tile[1] > max(limit * 1e6, TILE_PIXELS):
-            raise HTTPException(413, f"The photo lies in tiles of {tile[0]} x {tile[1]} pixels.")
+            raise HTTPException(
+                413,
+                f"The photo is stored in tiles of {tile[0]} x {tile[1]} pixels: too large.",
+            )
         try:
             height, width = read_photo(path).pixels.shape[1:]
         except Exception as error:
@@ -104,9 +107,9 @@ class Uploads:
             ValueError: if one is named twice or no longer exists.
         """
         if len(set(names)) < len(names):
-            raise ValueError("A photo is named twice.")
+            raise ValueError("The same photo was given twice.")
         if any(name not in self.waiting or not self.store.find_upload(name) for name in names):
-            raise ValueError("A photo is not here any more; please choose it again.")
+            raise ValueError("A photo is no longer available; please choose it again.")
         return [self.waiting[name] for name in names]
 
     def hand_over(self, uploads: Sequence[Upload]) -> None:

@@ -97,9 +97,9 @@ class Worker:
         """
         enhancers = self.select(task, ids)
         if not uploads:
-            raise ValueError("No photo was given.")
+            raise ValueError("Give at least one photo.")
         if len(uploads) > self.limits.photos:
-            raise ValueError(f"{len(uploads)} photos: up to {self.limits.photos} at a time.")
+            raise ValueError(f"{len(uploads)} photos; the limit is {self.limits.photos} at a time.")
         with self.changed:
             if len(self.waiting) >= self.limits.waiting:
                 raise FullError("The queue is full; please try again later.")
@@ -132,12 +132,12 @@ class Worker:
         available = self.tasks().get(task)
         if available is None:
             known = ", ".join(f"{name} {scale}" for name, scale in self.tasks())
-            raise ValueError(f"{task.name} {task.scale} is not offered here; what is: {known}.")
+            raise ValueError(f"{task.name} {task.scale} is not available; choose from: {known}.")
         allowed = [enhancer.id for enhancer in available]
         unknown = [name for name in ids if name not in allowed]
         if unknown or not ids:
             what = f"No such model: {unknown[0][:80]}" if unknown else "No model was chosen"
-            raise ValueError(f"{what}; for this task there are {', '.join(allowed)}.")
+            raise ValueError(f"{what}; available for this task: {', '.join(allowed)}.")
         return [enhancer for enhancer in available if enhancer.id in ids]
 
     def state(self, token: str) -> JobResult | None:
@@ -196,7 +196,7 @@ class Worker:
         try:
             self.speeds.measure(list(self.enhancers.values()), self.device, lambda: self.ending)
         except Exception:  # the page works without estimates
-            log.exception("the speed of the models could not be measured")
+            log.exception("could not measure the speed of the models")
         while True:
             with self.changed:
                 while not self.waiting and not self.ending:
@@ -213,12 +213,13 @@ class Worker:
                 try:
                     self.close(job, state, error)
                 except OSError:  # the next job must still run
-                    log.exception("the result of a job could not be written")
+                    log.exception("could not write the result of a job")
                 finally:
                     self.current = None
             release_memory()
             took = time.monotonic() - began
-            log.info("%s: %d photos, %.1f s", state, len(job.uploads), took)
+            num = len(job.uploads)
+            log.info("%s: %d photo%s, %.1f s", state, num, "" if num == 1 else "s", took)
 
     def attempt(self, job: Job) -> tuple[State, str | None]:
         """Do a job; return its final state and, if it failed, the reason."""
@@ -233,11 +234,11 @@ class Worker:
             return "failed", str(error)
         except Exception as error:  # the next job must still run
             if isinstance(error, OSError) and error.strerror:
-                return "failed", f"The server could not go on: {error.strerror}."
+                return "failed", f"The server could not continue: {error.strerror}."
             log.exception("a job failed")
             memory = isinstance(error, MemoryError) or "memory" in str(error)
-            what = "the photo needs more memory than there is" if memory else "an error of its own"
-            return "failed", f"The server could not go on: {what}."
+            what = "not enough memory for this photo" if memory else "an internal error"
+            return "failed", f"The server could not continue: {what}."
         return "done", None
 
     def close(self, job: Job, state: State, error: str | None = None) -> None:

@@ -91,7 +91,7 @@ def test_rotated_photos_have_the_size_of_what_is_seen(
     refused = server.upload(picture(1300, 800, kind=kind, exif=exif))
     width, height = (800, 1300) if turned else (1300, 800)
     assert refused.status_code == 413
-    expected = f"{width} x {height} pixels are 1.04 megapixels; up to 1 are accepted here."
+    expected = f"{width} x {height} pixels is 1.04 megapixels; the limit is 1."
     assert refused.json()["error"] == expected
 
 
@@ -101,7 +101,7 @@ def test_a_rotated_tiff_is_measured_upright(server: Server, orientation: int) ->
     exif[0x0112] = orientation
     refused = server.upload(picture(1300, 800, mode="L", kind="TIFF", exif=exif))
     size = "800 x 1300" if orientation >= 5 else "1300 x 800"
-    assert refused.json()["error"].startswith(f"{size} pixels are 1.04 megapixels")
+    assert refused.json()["error"].startswith(f"{size} pixels is 1.04 megapixels")
 
 
 def test_hosts_of_a_server_for_others(serve: Serve, tmp_path: Path) -> None:

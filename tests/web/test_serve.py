@@ -26,22 +26,22 @@ WEIGHTS = ROOT / "weights"
     ("words", "reason"),
     [
         (["checkpoint=absent.ckpt"], "checkpoint=absent.ckpt: no such file"),
-        (["checkpoint=[]"], "checkpoint=[]: one or several files, or pairs="),
+        (["checkpoint=[]"], "checkpoint=[]: give one or more files, or pairs="),
         (["pairs=[[a.ckpt]]"], "two files each"),
         (["scorer.checkpoint=absent"], "scorer.checkpoint=absent: no such file"),
         (["port=70000"], "port=70000: should be less than or equal to 65535"),
         (["port=web"], "port=web: should be a valid integer"),
-        (["host=nowhere.invalid"], "host=nowhere.invalid port=0: cannot be listened at"),
+        (["host=nowhere.invalid"], "host=nowhere.invalid port=0: cannot bind to this address"),
         (["host=''"], "host="),
         (["user=ann"], "needs password=, or SERVE_PASSWORD"),
         (["password=secret"], "needs user="),
         (["user=''", "password=x"], "user=: string should have at least 1 character"),
         (["keep_hours=1e12"], "should be less than or equal to 87600"),
         (["pairs=[a.ckpt,b.ckpt]"], "should be a valid list"),
-        (["output=."], "output=.: holds other files"),
-        (["user='a:b'", "password=secret"], "without a colon"),
-        (["hosts=['photos.lan:80']"], "hosts: photos.lan:80: names or addresses without port"),
-        (["max_disk_gb=0.1"], "max_mb=50: at most 25, a quarter of max_disk_gb"),
+        (["output=."], "output=.: contains other files"),
+        (["user='a:b'", "password=secret"], "must not contain a colon"),
+        (["hosts=['photos.lan:80']"], "hosts: photos.lan:80: must be a name or address"),
+        (["max_disk_gb=0.1"], "max_mb=50: at most 25; uploads get a quarter"),
         (["steps=1"], "steps=1: should be greater than or equal to 2"),
         (["max_mb=0"], "max_mb=0: should be greater than or equal to 0.01"),
         (["tile=0"], "tile=0: should be greater than or equal to 16"),
@@ -67,7 +67,7 @@ def test_pairs_have_to_be_two_trainings_of_one_network(
     high, low = WEIGHTS / "edsr_x2_gamma_0.4.safetensors", WEIGHTS / "edsr_x2_gamma_0.safetensors"
     refused = cli("serve", "port=0", f"pairs=[[{high},{low}]]")
     assert refused.code == 2
-    assert "gamma has to rise from the first to the second, not 0.4 to 0" in refused.err
+    assert "gamma must increase from the first to the second, not 0.4 to 0" in refused.err
 
 
 def test_a_port_that_is_taken_is_refused(cli: Cli) -> None:
@@ -77,7 +77,7 @@ def test_a_port_that_is_taken_is_refused(cli: Cli) -> None:
         port = other.getsockname()[1]
         refused = cli("serve", f"port={port}")
     assert refused.code == 2
-    assert f"host=127.0.0.1 port={port}: cannot be listened at" in refused.err
+    assert f"host=127.0.0.1 port={port}: cannot bind to this address" in refused.err
     assert "port=0 takes any that is free" in refused.err
 
 
@@ -115,7 +115,7 @@ def test_it_serves_the_shipped_models_and_ends_in_order(
     folder: Path, started: Callable[..., Any], stop: signal.Signals
 ) -> None:
     process, address, lines = started()
-    assert lines == [f"{address}  (Ctrl-C ends it; results are kept in outputs/web)\n"]
+    assert lines == [f"{address}  (press Ctrl-C to stop; results are kept in outputs/web)\n"]
     tasks = get_json(f"{address}/models")
     edsr, mdsr = ([f"{net} gamma={gamma}" for gamma in (0, 0.4)] for net in ("EDSR", "MDSR"))
     assert {task["label"]: [model["name"] for model in task["models"]] for task in tasks} == {
@@ -151,7 +151,7 @@ def test_other_machines_are_let_in_with_a_warning_only(
     started: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, address, lines = started("host=0.0.0.0")
-    assert "host=0.0.0.0: other machines can use this page, WITHOUT A PASSWORD" in lines[0]
+    assert "host=0.0.0.0: other machines can reach this page, WITHOUT A PASSWORD" in lines[0]
     assert get_json(f"{address}/models")
     monkeypatch.setenv("SERVE_PASSWORD", "secret")
     _, address, lines = started("host=0.0.0.0", "user=ann", "output=other")

@@ -119,7 +119,7 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     for name in ("uploads", "api", "my_holiday_photos-2024"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("mine")
-    with pytest.raises(ValueError, match="holds other files"):
+    with pytest.raises(ValueError, match="contains other files"):
         Store(tmp_path, max_bytes=1e6, keep_seconds=60)
     assert len(list(tmp_path.rglob("file"))) == 3
 
