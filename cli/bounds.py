@@ -77,7 +77,7 @@ def path_problems(key: str, path: str) -> Iterator[str]:
     longest = max(len(os.fsencode(part)) for part in parts)
     if longest > NAME_BYTES or len(os.fsencode(path)) > PATH_BYTES:
         shown = path if len(path) <= 60 else f"{path[:40]}...{path[-15:]}"
-        yield f"{key}={shown}: too long for the name of a file ({NAME_BYTES} bytes at most)"
+        yield f"{key}={shown}: too long for a file name (at most {NAME_BYTES} bytes)"
 
 
 def batch_problems(cfg: DictConfig) -> Iterator[str]:
@@ -139,8 +139,8 @@ def unbuildable(spec: str) -> str | None:
         cause = error.__cause__ or error
         if isinstance(cause, TooLarge):
             return (
-                f"the network is too large: more than {MAX_PARAMETERS:,} parameters, or than "
-                f"{MAX_TENSORS:,} tensors of them"
+                f"the network is too large: more than {MAX_PARAMETERS:,} parameters or "
+                f"{MAX_TENSORS:,} parameter tensors"
             )
         return f"cannot be built: {cause}".partition("\n")[0]
     finally:

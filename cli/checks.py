@@ -72,8 +72,8 @@ def check(
         parsed = overrides.parse_overrides([*swept(command, words), *words], problems)
         if not multirun:
             problems += [
-                f"{override.input_line}: several values need -m, for one run each, or brackets, "
-                "for a list"
+                f"{override.input_line}: several values need -m (one run each) or brackets "
+                "(one list)"
                 for override in parsed
                 if override.is_sweep_override()
             ]
@@ -264,7 +264,8 @@ def check_groups(
         if isinstance(override.value(), list) and group not in LISTS:
             listing = ",".join(map(str, values))
             problems.append(
-                f"{override.input_line}: one {group} only; -m {group}={listing} runs each of them"
+                f"{override.input_line}: only one {group} is allowed; -m {group}={listing} runs "
+                "each of them"
             )
             continue
         wrong = [v for v in values if v is not None and str(v) not in allowed]
@@ -295,7 +296,7 @@ def check_keys(
         key = override.key_or_group
         added = (override.is_add() or override.is_force_add()) and takes_keys(cfg, key)
         if override.is_add() and key in keys and not OmegaConf.is_missing(*holder(cfg, key)):
-            problems.append(f"+{key}: is there already; {key}=... sets it")
+            problems.append(f"+{key}: already exists; {key}=... sets it")
             continue
         if override in chosen or added or re.match("hydra[./]", key) or key in keys:
             valid.append(override)
@@ -304,7 +305,7 @@ def check_keys(
             value = override.input_line.partition("=")[2] if override.input_line else ""
             argument = None if called_elsewhere(key) else argument_of(cfg, key)
             if argument is not None:
-                problems.append(f"{key}: is not set so far; +{argument}={value} adds it")
+                problems.append(f"{key}: is not set yet; +{argument}={value} adds it")
                 continue
             hint = fitting(key_hint(command, key, loader, keys, choices), key, value)
             problems.append(f"{key}: no such key in {command}{hint}")

@@ -25,12 +25,12 @@ COMMANDS = {
     "enhance": "enhances photos",
     "score": "rates photos",
     "report": "compares runs in one HTML page and figures",
-    "interpolate": "mixes two networks: the curve of fidelity against score",
-    "prepare": "fetches, verifies and packs data sets",
-    "import_weights": "reads a scorer that others trained",
+    "interpolate": "mixes two networks and plots fidelity against score",
+    "prepare": "downloads, verifies and packs data sets",
+    "import_weights": "imports a scorer trained by others",
     "export": "writes a network as half-precision safetensors or as ONNX",
     "dashboard": "writes the W&B workspace that compares runs",
-    "serve": "the web page: upload photos, enhance, rate and compare them",
+    "serve": "serves a web page to enhance, rate and compare photos",
 }
 # Hydra refuses a file of the same name as a plugin's; ours is the one whose studies go on.
 RENAMED = {"hydra/sweeper=optuna": "hydra/sweeper=study"}
@@ -47,10 +47,10 @@ OTHER_FLAGS = {"--resolve", "--run", "-r"}
 REFUSED = {
     **dict.fromkeys(
         ("--config-name", "-cn", "--config-path", "-cp"),
-        "the command chooses the configuration; a folder of your own is added by --config-dir "
+        "the command determines the configuration; --config-dir adds a folder of your own "
         "(docs/recipes.md)",
     ),
-    "--experimental-rerun": "is not supported; the same command finds its own run folder again",
+    "--experimental-rerun": "is not supported; the same command resumes its own run",
 }
 FOLDER_FLAGS = {"--config-dir", "-cd"}
 # Data that have an experiment of their own, which is the default with them.
@@ -219,7 +219,7 @@ def unknown_command(command: str, settings: list[tuple[str, str]], bare: list[st
         settings = [(command, bare[0]), *settings]
     meant = [as_setting("train", key, value, None) for key, value in settings]
     if meant:
-        return f"{command}: settings are given as KEY=VALUE: {' '.join(meant)}"
+        return f"{command}: write settings as KEY=VALUE: {' '.join(meant)}"
     near = hints.near(command, COMMANDS)
     hint = f" (did you mean {near}?)" if near else ""
     listing = "\n".join(f"  {name:<16}{what}" for name, what in COMMANDS.items())
@@ -248,7 +248,7 @@ def misspelt(
         elif words and config.meant(call.command, word, call.folder) == word:
             settings.append((word, words.pop(0)))
         elif word in COMMANDS:
-            problems.append(f"{word}: a command is the first word")
+            problems.append(f"{word}: a command must come first")
         else:
             files.append(word)
     rights = [as_setting(call.command, key, value, call.folder) for key, value in settings]
@@ -257,7 +257,7 @@ def misspelt(
             continue  # part of the command that is suggested
         written = "without dashes, spaces or colons"
         problems.append(
-            f"{key}: settings are given as KEY=VALUE, {written}: {right}"
+            f"{key}: write settings as KEY=VALUE, {written}: {right}"
             if right
             else f"{key}: no such flag or key in {call.command}"
         )
@@ -297,11 +297,11 @@ def wrong_flags(flags: list[str]) -> list[str]:
     names = {flag.partition("=")[0] for flag in flags}
     modes = sorted(names & (SWEEP_FLAGS | SHOWING.keys() | {"--run", "-r"}))
     if len(modes) > 1:
-        problems.append(f"{' and '.join(modes)}: only one of them at a time")
+        problems.append(f"{' and '.join(modes)}: use only one of them at a time")
     if names & {"--resolve", "--package", "-p"} and not names & {"--cfg", "-c"}:
-        problems.append("--resolve and --package go with --cfg")
+        problems.append("--resolve and --package need --cfg")
     elif "--resolve" in names and any(re.fullmatch("(--cfg|-c)=(hydra|all)", f) for f in flags):
-        problems.append("--resolve goes with --cfg job: Hydra fills in its own settings in a run")
+        problems.append("--resolve needs --cfg job: Hydra's own settings are known only in a run")
     return problems
 
 
@@ -314,7 +314,7 @@ def help_text(call: Call) -> str:
     lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]
     lines += [
         "",
-        f"{command}: what can be set, with the values of this call",
+        f"{command}: settings, with their values in this call",
         "",
     ]
     lines += help.effective(command, words, call.folder)
@@ -326,9 +326,9 @@ def help_text(call: Call) -> str:
             lines += help.wrapped(f"  {group:<12}", text, help.width(), " " * 14)
     lines += [
         "",
-        f"{start} COMMAND --help         the same for another command",
+        f"{start} COMMAND --help         help for another command",
         f"{start} experiment=X --help    the values of another experiment",
-        f"{start} COMMAND --cfg job      the whole configuration that would run",
+        f"{start} COMMAND --cfg job      the complete configuration",
         f"{start} -m gamma=0,0.1,0.4     one run for each value (or sweep=gamma)",
     ]
     return "\n".join(help.fitted(lines))

@@ -67,7 +67,7 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
             parents = []
         remark = "required: " if value == "???" else ""
         if ".".join(parents or [found["key"]]) in unread:
-            remark = "not used with these settings: "
+            remark = "no effect with these settings: "
         line = line.replace("# ", f"# {remark}", 1)
         found = CHOICE.fullmatch(line) or ENTRY.fullmatch(line)
         assert found is not None
@@ -81,7 +81,7 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
     if "experiment" in choices:
         lines += [
             "",
-            f"Set by experiment={choices['experiment']} or the command line beside these:",
+            f"Set by experiment={choices['experiment']} or the command line:",
             "",
         ]
         lines += [f"  {line}" for line in beside(command, choices, values, folder)]

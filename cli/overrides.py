@@ -173,9 +173,9 @@ def check_sweep(parsed: list[Override], problems: list[str]) -> list[Override]:
     for override in parsed:
         num = num_values(override)
         if num == 0:
-            problems.append(f"{override.input_line}: there is no value in this range")
+            problems.append(f"{override.input_line}: this range is empty")
         elif num > MAX_JOBS:
-            count = "endless many" if math.isinf(num) else f"{num:,.0f}"
+            count = "infinitely many" if math.isinf(num) else f"{num:,.0f}"
             problems.append(
                 f"{override.input_line}: {count} values; a sweep has at most {MAX_JOBS:,} jobs"
             )

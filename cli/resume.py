@@ -101,13 +101,13 @@ def find_run(output: Path, experiment: str, name: str) -> Path | None:
     found = [path for path in found if path.name == name]
     if len(found) > 1:
         folders = ", ".join(str(display_path(path)) for path in found)
-        raise ValueError(f"name={name}: {folders}; experiment=... says which")
+        raise ValueError(f"name={name}: {folders}; experiment=... chooses one")
     jobs = [path.parent for path in sorted(output.glob("sweeps/*/*/run.json"))]
     jobs = [path for path in jobs if path.name == name]
     if jobs and not found:
         raise ValueError(
-            f"name={name}: {display_path(jobs[0])} is a run of a sweep, which the command of that "
-            "sweep resumes"
+            f"name={name}: {display_path(jobs[0])} belongs to a sweep; resume it by the command "
+            "of that sweep"
         )
     return found[0] if found else None
 

@@ -162,7 +162,7 @@ def scalar_problems(cfg: DictConfig, typed: dict[str, object]) -> Iterator[str]:
     """
     for key, value in typed.items():
         if isinstance(value, float) and not math.isfinite(value):
-            yield f"{key}={value}: has to be finite"
+            yield f"{key}={value}: must be finite"
     for key in ("scale", "scales"):  # 2.0 and true equal a scale, but cannot index one
         given = cfg.get(key)
         if any(type(v) in (float, bool) for v in (given if OmegaConf.is_list(given) else [given])):
@@ -186,14 +186,14 @@ def place_problems(command: str, cfg: DictConfig) -> Iterator[str]:
     for key in TEXT_KEYS:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, str | None):
-            yield f"{key}={shown(value)}: the name of one file or folder is needed"
+            yield f"{key}={shown(value)}: must be the name of one file or folder"
     for key in ("paths.root", "paths.weights"):
         folder = OmegaConf.select(cfg, key)
         if not folder or not expanded(str(folder)).is_dir():
             yield f"{key}={folder}: no such folder"
     output = cfg.paths.output_dir
     if not output:
-        yield "paths.output_dir: has to be a folder's name"
+        yield "paths.output_dir: must be the name of a folder"
     elif command in FOLDER_COMMANDS:  # others write to `output`
         yield from require_folder("paths.output_dir", str(output))
 
@@ -208,11 +208,11 @@ def node_problems(cfg: DictConfig) -> Iterator[str]:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, DictConfig):
             group = key.partition(".")[0]
-            yield f"{key}={shown(value)}: holds settings, such as those in conf/{group}/"
+            yield f"{key}={shown(value)}: must hold settings, such as those in conf/{group}/"
     for group in LISTS:
         for key, value in (OmegaConf.select(cfg, group) or {}).items():
             if value is not None and not isinstance(value, DictConfig):
-                yield f"{group}.{key}={value}: null leaves it out; else it is a class with settings"
+                yield f"{group}.{key}={value}: must be null (none), or a class with its settings"
 
 
 def training_problems(cfg: DictConfig, *, sound: bool) -> Iterator[str]:
@@ -225,11 +225,11 @@ def training_problems(cfg: DictConfig, *, sound: bool) -> Iterator[str]:
     devices = cfg.trainer.get("devices")
     if not isinstance(devices, int) or devices < -1:
         yield (
-            f"trainer.devices={shown(devices)}: a number is needed, or -1 for all GPUs; "
-            "CUDA_VISIBLE_DEVICES=0,1 chooses which"
+            f"trainer.devices={shown(devices)}: must be a number, or -1 for all GPUs; "
+            "CUDA_VISIBLE_DEVICES=0,1 selects which"
         )
     if cfg.trainer.get("accelerator") == "cpu" and devices == -1:
-        yield "trainer.devices=-1: a number is needed, per machine: -1 stands for all GPUs"
+        yield "trainer.devices=-1: means all GPUs; for CPUs, give the processes per machine"
     yield from bounds.batch_problems(cfg)
     for key in ("net", "scorer"):
         if sound and isinstance(cfg.get(key), DictConfig):

@@ -75,7 +75,7 @@ def test_the_folder_is_found_in_any_experiment() -> None:
 def test_what_cannot_be_resumed_by_its_name() -> None:
     words = ["resume=true", "name=mine"]
     stored("outputs/sweeps/one/mine", "seed=1")
-    with pytest.raises(ValueError, match="outputs/sweeps/one/mine is a run of a sweep"):
+    with pytest.raises(ValueError, match="outputs/sweeps/one/mine belongs to a sweep"):
         with_stored_options(words)
     stored("outputs/a/mine", "seed=1")
     assert with_stored_options(words) == ["seed=1", *words]

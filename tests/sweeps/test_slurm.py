@@ -204,7 +204,7 @@ def test_what_slurm_refuses_is_said(cli: Cli) -> None:
     assert "invalid partition" in done.err.lower()
     done = cli(*SLURM, "trainer.devices=-1")
     assert done.code == 2
-    assert "trainer.devices=-1: a number is needed, per machine" in done.err
+    assert "trainer.devices=-1: means all GPUs" in done.err
 
 
 def test_an_older_result_is_not_that_of_a_job_that_was_cancelled(folder: Path) -> None:
