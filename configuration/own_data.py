@@ -58,17 +58,19 @@ def own_data(
             if own.get(key) != theirs.get(key):
                 raise ValueError(
                     f"checkpoint: {path} was validated with data.{key}={own.get(key)}, {other} "
-                    f"with {theirs.get(key)}; data=... says on which photos to measure"
+                    f"with {theirs.get(key)}; choose the photos to measure on by data=..."
                 )
     for key, value in flatten(own).items():
         if "${" in f"{key}{value}":  # resolvers read the environment and files
-            raise ValueError(f"{path}: its data cannot be built: data.{printable(key)} is no value")
+            raise ValueError(
+                f"{path}: its data set cannot be built: data.{printable(key)} is not a plain value"
+            )
     for target in targets(own):
         check_target(target, path, cfg.trusted)
     if records[0].kind == "enhancer":
         own.setdefault("scale", 2)  # a placeholder for the check; the networks determine it
     for problem in check_node("data", OmegaConf.create(own)):
-        raise ValueError(f"{path}: its data cannot be built: {printable(problem)}")
+        raise ValueError(f"{path}: its data set cannot be built: {printable(problem)}")
     if "scale" in own:
         own["scale"] = None  # the networks determine it
     data = OmegaConf.create(own)
@@ -77,7 +79,7 @@ def own_data(
         if name != key:
             if OmegaConf.select(data, name, default="???") == "???":
                 raise ValueError(
-                    f"{key}: the data of {path} have no such key; data=... chooses others"
+                    f"{key}: the data set of {path} has no such key; data=... chooses another"
                 )
             OmegaConf.update(data, name, override.value())
     return data
@@ -103,8 +105,8 @@ def check_target(target: str, path: str, trusted: Sequence[str]) -> None:
         foreign = bool(package) and not ours(module)
         hint = f"; trusted=[{package}] allows it, if you trust its code" if foreign else ""
         raise ValueError(
-            f"{path}: was validated on {printable(target)}{hint}; data=... says on what to "
-            "measure it instead"
+            f"{path}: was validated on {printable(target)}{hint}; data=... chooses another "
+            "data set to measure it on"
         )
 
 

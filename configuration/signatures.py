@@ -79,7 +79,7 @@ def check_node(path: str, node: object, typed: Collection[str] = ()) -> Iterator
     if "_target_" not in keys:
         return
     if not isinstance(node["_target_"], str):
-        yield f"{prefix}_target_={shown(node['_target_'])}: the dotted name of a class is needed"
+        yield f"{prefix}_target_={shown(node['_target_'])}: must be the dotted name of a class"
         return
     try:
         target, parameters = locate(node["_target_"])
@@ -104,7 +104,7 @@ def check_node(path: str, node: object, typed: Collection[str] = ()) -> Iterator
             if not takes_all:
                 hint = nearest(key, names)
                 if path == "net" and f"net.{key}" not in typed:
-                    hint += f"; ~net.{key} leaves it out"
+                    hint += f"; ~net.{key} removes it"
                 yield f"{prefix}{key}: {target.__name__} has no such argument{hint}"
         elif key in keys and not has_node(node[key]):
             yield from check_type(f"{prefix}{key}", plain(node)[key], parameters[key].annotation)
@@ -156,7 +156,7 @@ def check_type(path: str, value: object, annotation: object) -> Iterator[str]:
     kinds = (annotation, *typing.get_args(annotation))
     classes = [t for t in kinds if isinstance(t, type) and is_dataclass(t)]
     if isinstance(value, dict) and classes:  # pydantic would build it, Hydra does not
-        yield f"{path}: settings without _target_ are no {classes[0].__name__}"
+        yield f"{path}: settings without _target_ are not a {classes[0].__name__}"
         return
     try:
         read = adapter.validate_python(value)
@@ -166,9 +166,9 @@ def check_type(path: str, value: object, annotation: object) -> Iterator[str]:
     else:
         # Classes get the value as it is, not as pydantic reads it.
         if isinstance(read, int) and type(value) in (float, bool) and type(read) is not bool:
-            yield f"{path}={shown(value)}: should be a whole number, written as such: {read}"
+            yield f"{path}={shown(value)}: should be a whole number: {read}"
         elif isinstance(value, str) and type(read) in (int, float, bool):
-            yield f"{path}={value}: is text in quotes; {path}={shown(read)} is meant"
+            yield f"{path}={value}: is quoted text; write {path}={shown(read)}"
 
 
 @cache

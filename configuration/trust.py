@@ -57,7 +57,7 @@ def trusted_problems(cfg: DictConfig) -> Iterator[str]:
     trusted = cfg.get("trusted")
     for name in trusted if isinstance(trusted, ListConfig) else []:
         if name == "__main__" or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(name)):
-            yield f"trusted: {name} is not the name of a module; for example trusted=[mypackage]"
+            yield f"trusted: {name} is not the name of a module, such as trusted=[mypackage]"
         elif not is_found(str(name).partition(".")[0]):
             yield f"trusted: no module named {name}, neither installed nor in this folder"
 
@@ -81,14 +81,14 @@ def rebuild_problems(cfg: DictConfig) -> Iterator[str]:
         if name in IGNORED:
             continue
         if name.startswith("_") and name.endswith("_"):
-            yield f"{key}.{name}: a checkpoint could not build the network again with it"
+            yield f"{key}.{name}: not allowed; a checkpoint could not rebuild the network with it"
         elif next(targets({name: value}), None) is not None:
             yield (
-                f"{key}.{name}: is an object that Hydra builds, which a checkpoint cannot keep; "
-                "the network has to build it from plain arguments"
+                f"{key}.{name}: is an object that Hydra builds, which a checkpoint cannot store; "
+                "let the network build it from plain arguments"
             )
         elif (place := not_plain(value, f"{key}.{name}")) is not None:
             yield (
-                f"{place}: a checkpoint keeps null, true, false, finite numbers, text, and lists "
-                "and dicts of them by text"
+                f"{place}: a checkpoint can store only null, true, false, finite numbers, text, "
+                "and lists and dicts of them with text keys"
             )

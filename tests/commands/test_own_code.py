@@ -77,7 +77,7 @@ def test_a_class_alone_replaces_a_network(cli: Cli, package: str) -> None:
 def test_a_class_without_scale_is_told_what_to_leave_out(cli: Cli, package: str) -> None:
     words = [*WORDS, f"net._target_={package}.parts.Fixed", f"trusted=[{package}]"]
     refused = cli(*words, "name=a")
-    reason = "Fixed has no such argument; allowed are width; ~net.scale leaves it out"
+    reason = "Fixed has no such argument; allowed are width; ~net.scale removes it"
     assert refused.err == f"error: net.scale: {reason}\n"
     refused = cli(*words, "~net.scale", "scale=3", "name=a")
     assert refused.err.splitlines()[-1] == "error: scale=3: this Fixed is for x2"

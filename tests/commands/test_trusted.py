@@ -113,7 +113,7 @@ def test_a_sweep_takes_networks_of_ones_own(cli: Cli, module: str) -> None:
         (["trusted=[a/b.py]"], "a/b.py is not the name of a module"),
         (
             ["net._target_={module}.Net", "trusted=[{module}]", "+net.rates={{1:2}}"],
-            "net.rates: a checkpoint keeps",
+            "net.rates: a checkpoint can store only",
         ),
         (
             ["net._target_={module}.Net", "trusted=[{module}]", "+net.rates._target_=a.B"],

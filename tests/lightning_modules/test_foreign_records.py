@@ -209,7 +209,8 @@ def test_data_of_a_foreign_record_need_no_scale(
     data["limit"] = "${oc.env:HOME}"
     write(folder / "odd.ckpt", {**RAW, "config": {"data": data}}, state)
     done = cli("evaluate", "checkpoint=odd.ckpt", *words)
-    assert done.err == ("error: odd.ckpt: its data cannot be built: data.limit is no value\n")
+    reason = "its data set cannot be built: data.limit is not a plain value"
+    assert done.err == f"error: odd.ckpt: {reason}\n"
 
 
 @pytest.mark.parametrize(

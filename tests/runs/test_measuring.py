@@ -84,7 +84,7 @@ def test_a_run_folder_is_measured_on_its_own_photos(cli: Cli, folder: Path) -> N
     done = cli("evaluate", f"checkpoint=[{one},{two}]", "name=two", *QUIET)
     assert done.code == 2
     assert "was validated with data.val_hr=val, " in done.err
-    assert "data=... says on which photos to measure" in done.err
+    assert "choose the photos to measure on by data=..." in done.err
     done = cli("evaluate", f"checkpoint={one}", "data=sample_pairs", "name=sample", *QUIET)
     assert "built-in photos" in done.out
     done = cli("interpolate", f"checkpoints=[{one},{one}]", "steps=2", "name=mixed", *QUIET[:2])
