@@ -36,10 +36,10 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from check_output(cfg, ".json")
     for key in ("project", "entity", "name", "group"):
         if cfg[key] is not None and not cfg[key].strip():
-            yield f"{key}={cfg[key]}: a name is needed"
+            yield f"{key}={cfg[key]}: must not be empty"
     symbols = {c for c in cfg.name if unicodedata.category(c).startswith("S")}  # includes emoji
     if symbols:
-        yield f"name={cfg.name}: W&B takes no symbols in it, such as {min(symbols)}"
+        yield f"name={cfg.name}: W&B allows no symbols in names, such as {min(symbols)}"
 
 
 def run(cfg: DictConfig, _: Invocation) -> None:

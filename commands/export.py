@@ -47,9 +47,9 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     else:
         yield from check_output(cfg, f".{cfg.format}")
     if cfg.format == "onnx" and cfg.description is not None:
-        yield "description=: is for format=safetensors"
+        yield "description=: applies only to format=safetensors"
     if cfg.format != "onnx" and cfg.scale is not None:
-        yield f"scale={cfg.scale}: is for format=onnx; a safetensors file holds all scales"
+        yield f"scale={cfg.scale}: applies only to format=onnx; a safetensors file has all scales"
 
 
 def run(cfg: DictConfig, _: Invocation) -> None:
@@ -113,7 +113,7 @@ def export_onnx(net: nn.Module, path: Path) -> None:
             found = torch.from_numpy(session.run(["sr"], {"lr": lr_BCHW.numpy()})[0])
             off = (found - expected).abs().max().item()
             if not off <= TOLERANCE:
-                raise ValueError(f"{path}: ONNX Runtime computes something else, by {off:.2g}")
+                raise ValueError(f"{path}: the output of ONNX Runtime differs by {off:.2g}")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     """Find the mistakes that types do not reveal."""
     yield from require_file("input", cfg.input)
     if Path(cfg.input).suffix.lower() not in KERAS_SUFFIXES:
-        yield f"input={cfg.input}: a name that ends in {' or '.join(KERAS_SUFFIXES)} is needed"
+        yield f"input={cfg.input}: must end in {' or '.join(KERAS_SUFFIXES)}"
     yield from check_output(cfg, ".safetensors")
 
 

@@ -45,8 +45,8 @@ DIV2K_ARCHIVES = {
     "DIV2K_valid_LR_bicubic/X4": ("21962de700c8d368c6ff83314480eff0", None),
 }
 AVA_HELP = """\
-AVA cannot be downloaded by a program: its photos belong to their photographers, and its authors
-hand them out for research only. github.com/imfing/ava_downloader links to what people use: the
+AVA cannot be downloaded automatically: its photos belong to their photographers, and its authors
+share them for research only. github.com/imfing/ava_downloader links to the usual sources of the
 lists (AVA.txt, tags.txt, aesthetics_image_lists/) and the photos (64 archives, 32 GB).
 Put them into {root} as
   AVA.txt
@@ -81,16 +81,16 @@ class Options(BaseModel):
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Find the mistakes that types do not reveal."""
     if cfg.dataset in ("photos", "rated") and cfg.root is None:
-        yield f"root=null: dataset={cfg.dataset} needs root=FOLDER, where the photos are"
+        yield f"root=null: dataset={cfg.dataset} needs root=FOLDER, the folder of the photos"
     elif cfg.dataset == "photos" or (cfg.dataset == "rated" and not is_one_folder(cfg.root)):
         try:
             search(cfg.root, key="root", results=cfg.dataset == "rated")
         except ValueError as error:
             yield str(error).replace("\n", "\n  ")
     elif not isinstance(cfg.root, str | None):
-        yield f"root=[{','.join(cfg.root)}]: dataset={cfg.dataset} is in one folder"
+        yield f"root=[{','.join(cfg.root)}]: dataset={cfg.dataset} needs a single folder"
     if cfg.dataset != "ava" and cfg.images is not None:
-        yield f"images={cfg.images}: only dataset=ava reads it; root is where the photos are"
+        yield f"images={cfg.images}: only dataset=ava uses it; root= sets the folder of the photos"
     if cfg.dataset == "rated" and cfg.ratings is None:
         yield "ratings=null: dataset=rated needs ratings=FILE, the table"
 
@@ -119,7 +119,7 @@ def prepare_div2k(cfg: DictConfig, root: Path) -> None:
         md5, size = DIV2K_ARCHIVES[name]
         url = f"{DIV2K_URL}{'DIV2K_' + name[6:].replace('/', '_')}.zip"
         fetch(Archive(url, md5, name, size), root, keep=cfg.keep_archives)
-    log.info("HR of the 100 test photos of DIV2K was never published; 800 train, 100 validate")
+    log.info("DIV2K: 800 photos train, 100 validate; the 100 HR test photos were never published")
     if cfg.pack:
         pack_pairs(data, ("train", "val"))
     else:
@@ -165,7 +165,7 @@ def prepare_ava(cfg: DictConfig, root: Path) -> None:
         log.info("other files: %s", ", ".join(numbers(left_out)))
     too_few = len(wanted - names) > NUM_ABSENT
     if too_few:
-        log.error("more than the %d photos that the archive lacks are missing", NUM_ABSENT)
+        log.error("more photos are missing than the %d that the archive lacks", NUM_ABSENT)
     split = "official"
     try:
         data.find_test_list()
@@ -283,8 +283,8 @@ def check_packed(images: PackedImages) -> None:
         path.unlink()
     if bad:
         raise ValueError(
-            f"{folder}: {len(bad)} files had a wrong checksum and are removed; the same command "
+            f"{folder}: {len(bad)} files had a wrong checksum and were removed; the same command "
             "packs them again"
         )
     size = sum(path.stat().st_size for path in images.shards)
-    log.info("%s: %d images, %.2f GB, checksums are right", folder, len(images), size / 1e9)
+    log.info("%s: %d images, %.2f GB, checksums match", folder, len(images), size / 1e9)

@@ -46,7 +46,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     wrong = list(require_folder("output", str(folder)))
     yield from wrong
     if not wrong and (folder / "report.html").exists() and not cfg.overwrite:
-        yield f"output={folder}: holds a report.html; overwrite=true replaces it"
+        yield f"output={folder}: contains a report.html; overwrite=true replaces it"
 
 
 def patterns_of(cfg: DictConfig) -> list[str]:

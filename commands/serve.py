@@ -67,29 +67,29 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         if isinstance(pair, str):  # the inner brackets are missing, which `Options` says
             continue
         if len(pair) != 2:
-            yield f"pairs={list(pair)}: two files each, [[gamma0.ckpt,gamma04.ckpt]]"
+            yield f"pairs={list(pair)}: needs two files each, [[gamma0.ckpt,gamma04.ckpt]]"
         for path in pair:
             yield from require_file("pairs", path)
     if not checkpoints(cfg) and not cfg.pairs:
-        yield "checkpoint=[]: one or several files, or pairs="
+        yield "checkpoint=[]: give one or more files, or pairs="
     yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
     yield from require_folder("output", cfg.output)
     folder = expanded(cfg.output)
     if folder.is_dir() and not is_ours(folder):
-        yield f"output={cfg.output}: holds other files; serve needs a folder of its own"
+        yield f"output={cfg.output}: contains other files; serve needs a folder to itself"
     if cfg.user is not None and not cfg.password:
         yield "user=: needs password=, or SERVE_PASSWORD in the environment"
     if cfg.user is None and cfg.password:
         yield "password=: needs user="
     if cfg.user is not None and ":" in cfg.user:
-        yield f"user={cfg.user}: without a colon"
+        yield f"user={cfg.user}: must not contain a colon"
     for name in cfg.hosts if isinstance(cfg.hosts, ListConfig) else []:
         if not isinstance(name, str) or not is_name(name):
-            yield f"hosts: {name}: names or addresses without port, such as photos.example.org"
+            yield f"hosts: {name}: must be a name or address without port: photos.example.org"
     if isinstance(cfg.max_mb, int | float) and isinstance(cfg.max_disk_gb, int | float):
         room = cfg.max_disk_gb * 1e3 * UPLOAD_SHARE
         if cfg.max_mb > room:
-            yield f"max_mb={cfg.max_mb:g}: at most {room:g}, a quarter of max_disk_gb, for uploads"
+            yield f"max_mb={cfg.max_mb:g}: at most {room:g}; uploads get a quarter of max_disk_gb"
     for package in ("fastapi", "uvicorn"):
         if importlib.util.find_spec(package) is None:
             yield f"serve needs {package}: pip install '.[demo]'"
@@ -105,8 +105,8 @@ def check_address(host: str, port: int) -> Iterator[str]:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
     except OSError as error:
-        hint = "; port=0 takes any that is free" if error.errno == errno.EADDRINUSE else ""
-        yield f"host={host} port={port}: cannot be listened at ({error.strerror}{hint})"
+        hint = "; port=0 picks a free one" if error.errno == errno.EADDRINUSE else ""
+        yield f"host={host} port={port}: cannot bind to this address ({error.strerror}{hint})"
 
 
 def checkpoints(cfg: DictConfig) -> list[str]:
@@ -149,12 +149,12 @@ def run(cfg: DictConfig, _: Invocation) -> None:
             host = socket.gethostname() if cfg.host in ("0.0.0.0", "::") else cfg.host
             shown = f"[{host}]" if ":" in host else host
             where = f"http://{shown}:{server.port}"
-            log.info("%s  (Ctrl-C ends it; results are kept in %s)", where, folder)
+            log.info("%s  (press Ctrl-C to stop; results are kept in %s)", where, folder)
 
         server = Server(app, cfg.host, cfg.port, started)
         if not is_loopback(cfg.host):
-            who = "with the password" if login else "WITHOUT A PASSWORD (user= and password=)"
-            log.warning("host=%s: other machines can use this page, %s", cfg.host, who)
+            who = "with the password" if login else "WITHOUT A PASSWORD (set user= and password=)"
+            log.warning("host=%s: other machines can reach this page, %s", cfg.host, who)
         try:
             server.serve_until_stopped()
         except KeyboardInterrupt:

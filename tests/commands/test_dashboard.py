@@ -121,9 +121,9 @@ def test_only_the_runs_of_a_sweep(cli: Cli) -> None:
     [
         (["output=a.yaml"], "output=a.yaml: a name that ends in .json"),
         (["output=there.json"], "there.json exists: overwrite=true"),
-        (["project="], "project=: a name is needed"),
-        (['name="\U0001f600"'], "W&B takes no symbols in it, such as \U0001f600"),
-        (['name="gamma > 0"'], "name=gamma > 0: W&B takes no symbols in it, such as >"),
+        (["project="], "project=: must not be empty"),
+        (['name="\U0001f600"'], "W&B allows no symbols in names, such as \U0001f600"),
+        (['name="gamma > 0"'], "name=gamma > 0: W&B allows no symbols in names, such as >"),
         (["photos=chelsea"], "photos=chelsea: "),
         (["groups=gamma"], "groups: no such key in dashboard; did you mean group?"),
     ],

@@ -484,7 +484,7 @@ def test_export_says_what_a_network_was_trained_on(cli: Cli) -> None:
     assert record.config is None
     refused = cli("export", checkpoint, "output=a.onnx", "format=onnx", text)
     assert refused.code == 2
-    assert "is for format=safetensors" in refused.err
+    assert "applies only to format=safetensors" in refused.err
 
 
 def test_interpolate_measures_between_two_trainings(

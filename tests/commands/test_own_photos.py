@@ -103,4 +103,4 @@ def test_prepare_takes_what_training_takes(cli: Cli, folder: Path) -> None:
     assert "photos: 3 of 3 files are good" in done.out
     done = cli("prepare", "dataset=div2k", "root=[2024,1e3]")
     assert done.code == 2
-    assert "root=[2024,1e3]: dataset=div2k is in one folder" in done.err
+    assert "root=[2024,1e3]: dataset=div2k needs a single folder" in done.err

@@ -568,7 +568,7 @@ def test_a_report_is_not_overwritten(cli: Cli, folder: Path, make_run: MakeRun) 
     before = path.stat().st_mtime_ns
     done = cli("report", "runs=runs")
     assert done.code == 2
-    assert "holds a report.html; overwrite=true replaces it" in done.err
+    assert "contains a report.html; overwrite=true replaces it" in done.err
     assert path.stat().st_mtime_ns == before
     outdated = folder / "runs" / "report" / "figures" / "gamma.svg"
     outdated.touch()
