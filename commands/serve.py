@@ -14,8 +14,8 @@ from lightning_modules.checkpoint import load_network
 from networks.nima import NIMA
 from runs.invocation import Invocation
 from runs.requirements import require_file, require_folder
-from runs.run_folder import locked
 from system.device import keep_memory, pick_device
+from system.locks import locked
 from system.places import expanded
 from web.hosts import is_loopback, is_name
 from web.store import UPLOAD_SHARE, Store, is_ours

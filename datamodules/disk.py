@@ -1,26 +1,7 @@
-"""Disk space, and files that only one process may work on at a time."""
+"""Disk space: check that there is enough, and format amounts."""
 
-import fcntl
 import shutil
 from pathlib import Path
-from typing import IO
-
-
-def lock(file: IO[bytes], path: Path) -> None:
-    """Lock an open file against other processes until it is closed.
-
-    Raises:
-        ValueError: if another process holds it, or has just finished and removed it.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = path.exists()
-    except BlockingIOError:
-        held = False
-    except OSError:  # a file system without locks
-        held = True
-    if not held:
-        raise ValueError(f"{path}: another process is busy with it")
 
 
 def need_space(folder: Path, num_bytes: int, what: str | Path) -> None:

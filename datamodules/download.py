@@ -22,8 +22,9 @@ from urllib.parse import urlsplit
 
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
-from datamodules.disk import amount, lock, need_space
+from datamodules.disk import amount, need_space
 from datamodules.unpacking import is_taken, unpack
+from system.locks import lock
 from system.progress import progress_bar
 from system.regular_files import open_regular
 
@@ -224,7 +225,8 @@ def open_part(target: Path, total: int | None) -> Iterator[Part]:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise ValueError(f"{path} is not a plain file, or has a second name: remove it")
-        lock(file, path)
+        if not (lock(file) and path.exists()):  # held, or just finished and removed
+            raise ValueError(f"{path}: another process is busy with it")
         part = Part(path, file, total)
         try:
             yield part

@@ -1,7 +1,6 @@
 """Pack photos into a binary store, and check whether a store matches its source files."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -9,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from datamodules.store import (
     Source,
 )
 from system.files import file_sha256
+from system.locks import locked
 from system.workers import map_parallel, num_workers_for
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,14 @@ def pack(
     jobs = list(zip(shards, groups, strict=True))
     found = [load_current(*job, reread=reread) for job in jobs]
     if None in found:
-        with locked(folder):
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(folder, wait=True))
+            except OSError as error:
+                raise ValueError(
+                    f"{folder}: cannot be written ({error.strerror}); data.store=FOLDER puts the "
+                    "binary store elsewhere"
+                ) from error
             stale = [job for job in jobs if load_current(*job, reread=reread) is None]
             if stale:
                 write_shards(folder, stale, make, recipe, what, num_workers)
@@ -284,29 +291,3 @@ def build_header(
     text = json.dumps(entries).encode().ljust(HEADER - 8)
     assert len(text) == HEADER - 8, "the recipe is too long"
     return len(text).to_bytes(8, "little") + text
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Waits until no other process packs into a folder, and keeps others out.
-
-    Raises:
-        ValueError: if the folder cannot be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115  # closing it ends the lock
-    except OSError as error:
-        raise ValueError(
-            f"{folder}: cannot be written ({error.strerror}); data.store=FOLDER puts the binary "
-            "store elsewhere"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process that packs into %s", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks
-        yield

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from rich.progress import MofNCompleteColumn
 
-from datamodules.disk import lock, need_space
+from datamodules.disk import need_space
+from system.locks import lock
 from system.progress import progress_bar
 
 
@@ -33,7 +34,8 @@ def unpack(archive: Path, folder: str, root: Path) -> None:
     name = f".{folder.replace('/', '_')}."
     temporary = root / f"{name}{os.getpid()}"
     with open(archive, "rb") as file:
-        lock(file, archive)
+        if not (lock(file) and archive.exists()):  # held, or just unpacked and removed
+            raise ValueError(f"{archive}: another process is busy with it")
         for path in root.iterdir():  # the lock is ours, so these are leftovers of dead processes
             if re.fullmatch(re.escape(name) + r"\d+", path.name):
                 shutil.rmtree(path)

@@ -72,7 +72,7 @@ class StudySweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Runs the trials that the study lacks, and says which was the best."""
         # Here, because Hydra imports this file in every command.
-        from runs.run_folder import locked
+        from system.locks import locked
         from system.terminal import report_error, show_messages
 
         folder = Path(self.context["config"].hydra.sweep.dir)

@@ -25,9 +25,10 @@ from runs.invocation import Invocation
 from runs.raters import Rater
 from runs.requirements import check_name, require_file
 from runs.results import Result
-from runs.run_folder import State, decide, locked, start
+from runs.run_folder import State, decide, start
 from system.device import pick_device
 from system.files import writing
+from system.locks import locked
 from system.places import display_path
 from system.terminal import differing_part
 

@@ -5,13 +5,10 @@ own folder again. Its `run.json` then shows whether that run is finished, interr
 with other settings, code or input files.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
@@ -145,24 +142,6 @@ def provenance(invocation: Invocation, cfg: DictConfig) -> JsonObject:
         "choices": choices,
         "sweep": invocation.sweep,
     }
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder against a second process of the same run.
-
-    Raises:
-        ValueError: if another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{folder}: another process is running this") from error
-        except OSError:
-            pass  # a file system without locks
-        yield
 
 
 def read_json(path: Path) -> JsonObject | None:

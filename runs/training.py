@@ -45,11 +45,12 @@ from runs.invocation import Invocation
 from runs.metrics_table import metrics_table
 from runs.results import Result
 from runs.resuming import ResumePoint, last_checkpoint
-from runs.run_folder import BEST, State, decide, locked, start
+from runs.run_folder import BEST, State, decide, start
 from runs.run_loggers import build_loggers, close_loggers, log_best, staging
 from runs.training_checks import reads_scorer
 from system.device import keep_memory
 from system.json_files import JsonObject
+from system.locks import locked
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-from runs.run_folder import locked
 from sweeps.job import Job, State, failed, pending
 from sweeps.table import last_line, live_lines
+from system.locks import locked
 from system.places import ROOT
 from system.progress import format_seconds
 

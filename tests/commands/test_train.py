@@ -19,10 +19,10 @@ from images.pixels import to_unit
 from lightning_modules.checkpoint import load_network, load_scorer
 from lightning_modules.metrics import image_metrics
 from networks.tensor_files import load_plain
-from runs import run_folder
 from runs.identity import Identity
 from sweeps.jobs import free_port
 from system.json_files import write_json
+from system.locks import locked
 from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished, kill_when, launch
 
 Cli = Callable[..., Finished]
@@ -217,7 +217,7 @@ def test_killed_and_continued_run_ends_like_an_uninterrupted_one(
 def test_two_processes_do_not_share_a_folder(cli: Cli) -> None:
     run = train(cli, "a")
     (run / "result.json").unlink()
-    with run_folder.locked(run):
+    with locked(run):
         done = cli(*TINY, "paths.output_dir=a")
     assert done.code == 2
     assert "another process" in done.err

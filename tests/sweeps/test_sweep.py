@@ -15,13 +15,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from hydra_plugins.study_sweeper import study_name
-from runs.run_folder import locked
 from sweeps import jobs
 from sweeps import pool as sweep
 from sweeps.job import Job, State
 from sweeps.jobs import Pool, Slots
 from sweeps.pool import Machine
 from sweeps.table import summary
+from system.locks import locked
 from system.places import CONF
 from tests.conftest import ROOT, TINY, Finished, kill_when, launch
 
