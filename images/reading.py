@@ -122,9 +122,10 @@ def read_photo(path: str | Path) -> Photo:
         pixels = photo_tensor(found.rgb)
         alpha = None
         if found.alpha is not None:
-            # 257 if the colours have 16 bits and alpha has 8.
-            factor = levels // int(np.iinfo(found.alpha.dtype).max)
-            alpha = photo_tensor(found.alpha.astype(found.rgb.dtype) * factor)
+            # A palette has 8-bit colours, even if its indices and alpha have 16 bits.
+            most = int(np.iinfo(found.alpha.dtype).max)
+            scaled = (found.alpha.astype(np.uint32) * levels + most // 2) // most
+            alpha = photo_tensor(scaled.astype(found.rgb.dtype))
         info: dict[str, bytes] = {}
         notes = list(found.notes)
         if found.profile is not None and is_rgb_profile(found.profile):

@@ -193,6 +193,28 @@ def test_palettes(tmp_path: Path) -> None:
         assert np.array_equal(found, np.array(image.convert("RGB")))
 
 
+def test_alpha_of_a_16_bit_palette_is_scaled_to_the_8_bits_of_its_colours(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    index, colormap = (rng.integers(0, 65536, n).astype(np.uint16) for n in ((4, 2), (3, 65536)))
+    alpha = np.array([[0, 128], [129, 1000], [32768, 65407], [65534, 65535]], np.uint16)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.dstack([index, alpha]),
+        photometric="minisblack",
+        extrasamples=["unassalpha"],
+        planarconfig="contig",
+        extratags=[(320, 3, colormap.size, colormap.ravel(), True)],
+    )
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        page = file.pages.first
+        assert isinstance(page, tifffile.TiffPage)
+        page.tags[262].overwrite(3)  # tifffile does not write palettes with alpha
+    photo = read_photo(tmp_path / "a.tif")
+    assert photo.levels == 255
+    assert (pixels(photo) == colormap[:, index].transpose(1, 2, 0) // 256).all()
+    assert (alpha_of(photo).squeeze() == [[0, 0], [1, 4], [128, 255], [255, 255]]).all()
+
+
 def test_lab_is_converted_as_littlecms_does(tmp_path: Path) -> None:
     smooth = np.stack([X * 8, Y * 12, 255 - X * 8], -1).astype(np.uint8)
     srgb = Image.fromarray(smooth)
