@@ -15,13 +15,14 @@ from torch import nn
 from images.file_names import printable_name
 from images.finding import SearchResult, search
 from images.reading import SUFFIXES, read_photo
-from images.writing import check_side, remove_abandoned, write_photo
+from images.writing import check_side, write_photo
 from lightning_modules.enhancing import enhanced, load_enhancer
 from networks.scales import scales_of
 from networks.tiling import SelfEnsemble, num_tiles
 from runs.invocation import Invocation
 from runs.requirements import require_file, require_folder
 from system.device import pick_device
+from system.files import remove_abandoned
 from system.places import display_path, expanded
 from system.progress import progress_bar
 from system.terminal import told

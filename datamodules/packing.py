@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from datamodules.store import (
     Shard,
     Source,
 )
-from system.files import file_sha256
+from system.files import file_sha256, replacing
 from system.locks import locked
 from system.workers import map_parallel, num_workers_for
 
@@ -165,7 +164,7 @@ def write_shards(
         BadImages: listing every image that cannot be read.
         ValueError: if the disk is full.
     """
-    for path in folder.glob(".*.safetensors.*"):  # left behind by killed processes
+    for path in folder.glob(".part-*"):  # left behind by killed processes
         path.unlink()
     log.info("packing %d %s into %s", sum(len(group) for _, group in jobs), what, folder)
     if num_workers is None:
@@ -189,30 +188,29 @@ def write_shard(
         The problems with images; the file was written if there are none.
     """
     target, group = job
-    temporary = target.with_name(f".{target.name}.{platform.node()}.{os.getpid()}")
     # Taken before reading, so that a later change of a source makes the file out of date.
     began, stamps = time.time_ns(), stat_sources(group)
     try:
-        with open(temporary, "wb") as file:
-            file.seek(HEADER)
-            pixels = write_pixels(file, group, make)
-            if pixels.problems:
-                return pixels.problems
-            write_index(file, group, pixels, stamps, recipe)
-            file.flush()
-            os.fsync(file.fileno())
-        os.utime(temporary, ns=(began, began))  # the time of the stamps
-        for old in target.parent.glob(f"{target.stem}-*.stamps.npy"):
-            old.unlink(missing_ok=True)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            with open(temporary, "wb") as file:
+                file.seek(HEADER)
+                pixels = write_pixels(file, group, make)
+                if pixels.problems:
+                    raise BadImages(*pixels.problems)
+                write_index(file, group, pixels, stamps, recipe)
+                file.flush()
+                os.fsync(file.fileno())
+            os.utime(temporary, ns=(began, began))  # the time of the stamps
+            for old in target.parent.glob(f"{target.stem}-*.stamps.npy"):
+                old.unlink(missing_ok=True)
+    except BadImages as error:
+        return list(error.args)
     except OSError as error:
         free = shutil.disk_usage(target.parent).free / 1e9
         raise ValueError(
-            f"{target}: cannot be written ({error.strerror}; {free:.1f} GB are free); what is "
+            f"{target}: {error.strerror}; {free:.1f} GB are free; what is "
             "packed so far is kept, and data.store=FOLDER puts a store elsewhere"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return []
 
 

@@ -25,7 +25,6 @@ import json
 import logging
 import mmap
 import os
-import platform
 import resource
 from collections.abc import Sequence
 from functools import cached_property
@@ -37,6 +36,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from system.files import replacing
 from system.workers import map_parallel, num_workers_for
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Images(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the content."""
+        """Return the SHA-256 of the content."""
 
     def __len__(self) -> int: ...
 
@@ -91,7 +91,7 @@ class MemoryImages:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of names, sizes and pixels."""
+        """Return the SHA-256 of names, sizes and pixels."""
         total = hashlib.sha256("\0".join(self.names).encode(*NAME_ENCODING) + self.sizes.tobytes())
         for image in self.images:
             total.update(np.ascontiguousarray(image).data)
@@ -253,20 +253,21 @@ class Shard:
 
     def save_stamps(self, stamps: NDArray[np.int64], taken: int) -> None:
         """Save new stamps of sources whose content was compared, if the folder is writable."""
-        temporary = self.path.with_name(f".{self.path.name}.stamps.{platform.node()}.{os.getpid()}")
-        with contextlib.suppress(OSError):
-            with open(temporary, "wb") as file:
-                np.save(file, np.concatenate([[[taken, 0, 0, 0]], stamps]))
-            os.replace(temporary, self.stamps_path)
+        with (
+            contextlib.suppress(OSError),
+            replacing(self.stamps_path) as temporary,
+            open(temporary, "wb") as file,
+        ):
+            np.save(file, np.concatenate([[[taken, 0, 0, 0]], stamps]))
 
     @property
     def stamps_path(self) -> Path:
-        """Path of later stamps, which are valid only for this content of the file."""
+        """Return the path of later stamps, which are valid only for this content of the file."""
         return self.path.with_name(f"{self.path.stem}-{self.sha256[:16]}.stamps.npy")
 
     @cached_property
     def names(self) -> NDArray[np.str_]:
-        """Names of the images."""
+        """Decode the names of the images."""
         raw = self.arrays["names"]
         return np.char.decode(raw.view(f"S{raw.shape[1]}")[:, 0], *NAME_ENCODING)
 

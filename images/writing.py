@@ -1,9 +1,5 @@
 """Write image files atomically, without overwriting others unless asked."""
 
-import contextlib
-import glob
-import os
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -17,7 +13,7 @@ from images.file_names import printable_name
 from images.metadata import png_chunk, with_size
 from images.pixels import to_array
 from images.reading import SUFFIXES, Photo
-from system.files import current_umask, writing
+from system.files import replacing
 
 # Largest side in pixels that a format supports.
 MAX_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # libjpeg's JPEG_MAX_DIMENSION
@@ -73,58 +69,27 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> list[st
         except Exception:  # bad metadata must not lose the pixels
             del info["exif"]
             lost.append("EXIF data")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f"{temporary_prefix()}{os.getpid()}-", suffix=path.suffix
-        )
-        os.close(handle)
-        try:
-            for key, what in (("exif", "EXIF data"), ("icc_profile", "colour profile"), ("", "")):
-                try:
-                    encode(temporary, photo._replace(info=info))
-                    break
-                except Exception:
-                    if not info:
-                        raise
-                    if info.pop(key, None):
-                        lost.append(what)
-            os.chmod(temporary, 0o666 & ~current_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+    with replacing(path) as temporary:
+        for key, what in (("exif", "EXIF data"), ("icc_profile", "colour profile"), ("", "")):
+            try:
+                encode(temporary, suffix, photo._replace(info=info))
+                break
+            except Exception:
+                if not info:
+                    raise
+                if info.pop(key, None):
+                    lost.append(what)
     return [f"{what}: not kept, {suffix[1:]} files cannot hold what there is" for what in lost]
 
 
-def temporary_prefix() -> str:
-    """Return the start of the names of temporary files written on this machine."""
-    return f".part-{os.uname().nodename}-"
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files of killed processes from a folder and its subfolders."""
-    prefix = temporary_prefix()
-    for part in folder.rglob(f"{glob.escape(prefix)}*"):
-        pid = part.name.removeprefix(prefix).partition("-")[0]
-        try:
-            os.kill(int(pid), 0)
-        except (ProcessLookupError, ValueError):
-            part.unlink(missing_ok=True)
-        except PermissionError:
-            pass  # another user's process is still writing it
-
-
-def encode(path: str, photo: Photo) -> None:
-    """Write a photo in the format given by the file's suffix."""
-    suffix = Path(path).suffix.lower()
+def encode(path: Path, suffix: str, photo: Photo) -> None:
+    """Write a photo in the format given by a suffix."""
     parts = [photo.pixels]
     if photo.alpha is not None and suffix not in NO_ALPHA:
         parts.append(photo.alpha)
     image = torch.cat(parts) if len(parts) > 1 else photo.pixels  # avoids copying a large image
     if photo.levels > 255 and suffix == ".png":
-        Path(path).write_bytes(encode_png16(image, photo.info))
+        path.write_bytes(encode_png16(image, photo.info))
         return
     if photo.levels > 255:
         image = (image / (photo.levels / 255)).round().to(torch.uint8)
@@ -133,7 +98,7 @@ def encode(path: str, photo: Photo) -> None:
         options["quality"] = 95  # Pillow advises against more
     elif suffix == ".png":
         options["compress_level"] = 4  # takes half the time of 6 for files 5 % larger
-    Image.fromarray(to_array(image)).save(path, None, **options)
+    Image.fromarray(to_array(image)).save(path, Image.registered_extensions()[suffix], **options)
 
 
 def encode_png16(image: Tensor, info: dict[str, bytes]) -> bytes:

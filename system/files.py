@@ -1,6 +1,7 @@
 """Whole files under their final names, hashes of files and texts, permissions of new files."""
 
 import contextlib
+import glob
 import hashlib
 import os
 from collections.abc import Iterator
@@ -25,10 +26,14 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside a file; what is written there takes its place at the end.
 
+    Only two things are written in another way: a download, whose part is kept to be resumed
+    (`datamodules.download`), and a folder that is unpacked (`datamodules.unpacking`).
+
     Raises:
         OSError: naming the file, if it cannot be written; an earlier one stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A hash, because a name as long as file systems allow leaves no room for a prefix.
+    temporary = path.with_name(f"{temporary_prefix()}{os.getpid()}-{text_sha256(path.name)[:8]}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +42,24 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # such as of a folder that could not be made
             temporary.unlink()
+
+
+def temporary_prefix() -> str:
+    """Return the start of the names of temporary files written on this machine."""
+    return f".part-{os.uname().nodename}-"
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files of killed processes from a folder and its subfolders."""
+    prefix = temporary_prefix()
+    for part in folder.rglob(f"{glob.escape(prefix)}*"):
+        pid = part.name.removeprefix(prefix).partition("-")[0]
+        try:
+            os.kill(int(pid), 0)
+        except (ProcessLookupError, ValueError):
+            part.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # another user's process is still writing it
 
 
 def file_sha256(path: str | Path) -> str:
@@ -53,5 +76,5 @@ def current_umask() -> int:
 
 
 def text_sha256(text: str) -> str:
-    """Return the SHA-256 of a string in UTF-8, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the SHA-256 of a string in UTF-8 (or of a file name, in any bytes), in hexadecimal."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

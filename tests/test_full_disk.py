@@ -86,3 +86,9 @@ def test_a_message_keeps_its_words_without_a_file() -> None:
     assert told(ValueError("a: b")) == "a: b"
     assert told(OSError("a: b")) == "a: b"
     assert told(FileNotFoundError(errno.ENOENT, "No such file", "x")) == "x: No such file"
+
+
+def test_a_name_as_long_as_file_systems_allow(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 125 + ".png")
+    write_image(path, NOISE)
+    assert list(tmp_path.iterdir()) == [path]

@@ -16,8 +16,8 @@ from PIL import Image, ImageFile
 
 from images.alpha import fill_hidden
 from images.reading import read_image
-from images.writing import temporary_prefix
 from networks.edsr import EDSR
+from system.files import temporary_prefix
 from tests.conftest import ROOT, Finished
 
 Cli = Callable[..., Finished]
@@ -98,7 +98,7 @@ def test_half_written_results_of_killed_processes_go(cli: Cli, enhancer: Path) -
     save(Path("photos/a.png"))
     killed = (
         "import os; from images import writing\n"
-        "writing.encode = lambda *_: os.kill(os.getpid(), 9)\n"
+        "writing.encode = lambda path, *_: (path.touch(), os.kill(os.getpid(), 9))\n"
         "from pathlib import Path; from images.reading import read_photo\n"
         "writing.write_photo(Path('out/sub/a_x2.png'), read_photo(Path('photos/a.png')))\n"
     )

@@ -205,7 +205,7 @@ def test_alpha_of_a_16_bit_palette_is_scaled_to_the_8_bits_of_its_colours(tmp_pa
         planarconfig="contig",
         extratags=[(320, 3, colormap.size, colormap.ravel(), True)],
     )
-    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
         page = file.pages.first
         assert isinstance(page, tifffile.TiffPage)
         page.tags[262].overwrite(3)  # tifffile does not write palettes with alpha
