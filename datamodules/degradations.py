@@ -65,7 +65,7 @@ class Degradation:
 
     @property
     def is_identity(self) -> bool:
-        """Whether images stay unchanged."""
+        """Return whether images stay unchanged."""
         return self.blur == 0 and self.noise == 0 and self.jpeg is None
 
     @property

@@ -160,7 +160,7 @@ class Part:
 
     @property
     def extent(self) -> str:
-        """Progress in words, such as `1.05 MB of 2.00 MB`."""
+        """Describe the progress, such as `1.05 MB of 2.00 MB`."""
         return f"{amount(self.size)} of {'?' if self.total is None else amount(self.total)}"
 
     def write(self, chunk: bytes) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import logging
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -86,21 +87,21 @@ class FolderPairs(PairsDataModule):
         super().__init__(**pairs)
         self.store = None if store is None else expanded(store)
 
+    @abstractmethod
     def hr_folder(self, split: str) -> Path:
         """Return the folder of the HR photos."""
-        raise NotImplementedError
 
     def store_keys(self, split: str) -> tuple[str, str]:
         """Return keys that distinguish the HR and the LR store from others for `hr_folder`."""
         return "", ""
 
+    @abstractmethod
     def hr_sources(self, split: str) -> list[Source]:
         """List the HR photos."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
         """List the LR photo of each HR photo; None if LR photos have to be made."""
-        raise NotImplementedError
 
     def photos(self, split: str, degradation: Degradation) -> Photos:
         """Open the stores of a split, after packing what is missing.

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -65,7 +66,7 @@ class Photos(NamedTuple):
     lr: dict[int, Images]
 
 
-class PairsDataModule(ShardedDataModule):
+class PairsDataModule(ShardedDataModule, ABC):
     """Base of the data modules for enhancers. Subclasses provide the photos.
 
     Args:
@@ -116,6 +117,7 @@ class PairsDataModule(ShardedDataModule):
         self.opened: dict[str, Photos] = {}
         self.resident: Resident | None = None
 
+    @abstractmethod
     def photos(self, split: str, degradation: Degradation) -> Photos:
         """Load the photos of `train` or `val`.
 
@@ -123,7 +125,6 @@ class PairsDataModule(ShardedDataModule):
             split: `train` or `val`.
             degradation: to be applied to LR photos by `Degradation.apply_fixed`.
         """
-        raise NotImplementedError
 
     def in_memory(
         self, hr: Sequence[Tensor], names: Sequence[str], degradation: Degradation

@@ -79,7 +79,7 @@ def rated_photos(given: Sequence[str], key: str) -> tuple[dict[str, str], Counte
 
 
 def is_one_folder(given: Sequence[str]) -> bool:
-    """Whether a single folder was given."""
+    """Return whether a single folder was given."""
     return len(given) == 1 and expanded(given[0]).is_dir()
 
 

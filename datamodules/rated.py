@@ -9,6 +9,7 @@ Shape suffixes: B batch, C channels, H and W height and width, N images, K ratin
 import hashlib
 import itertools
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Resize:
         return to_array(to_bytes(resized_BCHW[0]))
 
 
-class StoredRatings(RatedDataModule):
+class StoredRatings(RatedDataModule, ABC):
     """Base of the data modules that read a table and a folder through a binary store.
 
     Args:
@@ -178,9 +179,9 @@ class StoredRatings(RatedDataModule):
         self.store = None if store is None else expanded(store)
         self.digest: str | None = None
 
+    @abstractmethod
     def ratings(self) -> Ratings:
         """Read the table of ratings."""
-        raise NotImplementedError
 
     def prepare_data(self) -> None:
         """Pack the photos; Lightning calls this on one rank per machine."""
@@ -257,7 +258,7 @@ class StoredRatings(RatedDataModule):
         self.digest = total.hexdigest()
 
     def pack_photos(self, names: NDArray[np.str_], rule: ResizeRule, side: int) -> PackedImages:
-        """The store of these photos, resized; makes what is missing of it."""
+        """Open the store of these photos, resized, after packing what is missing."""
         folder = min(map(base_folder, self.images))
         suffix = "" if self.resize_filter == "bilinear" else "_nearest"
         photos, _ = self.found
@@ -275,7 +276,7 @@ class StoredRatings(RatedDataModule):
 
     @cached_property
     def found(self) -> tuple[dict[str, str], Counter[str]]:
-        """Paths of the photos by name, and the other files by kind."""
+        """Find the photos: paths by name, and the number of other files by kind."""
         return rated_photos(self.images, "data.images")
 
     def others(self, rated: Iterable[str]) -> list[str]:
@@ -395,7 +396,7 @@ class RatedFolder(StoredRatings):
         self.description = f"rated photos of {self.where}"
 
     def ratings(self) -> Ratings:
-        """Reads the table."""
+        """Read the table."""
         photos, _ = self.found
         ratings = read_ratings(self.table, self.num_buckets, photos)
         return ratings._replace(notes=self.others(ratings.names.tolist()))

@@ -81,7 +81,7 @@ class RatedDataset(BatchDataset):
 
     @property
     def names(self) -> NDArray[np.str_]:
-        """Names of the photos."""
+        """Return the names of the photos."""
         return self.images.names[self.items]
 
     def __getitems__(self, batch: Draws | list[int]) -> RatedCrops:

@@ -89,7 +89,7 @@ class FileNames:
 
     @cached_property
     def by_last_part(self) -> dict[str, list[str]]:
-        """Names of files in subfolders by their last part, composed."""
+        """Group the files in subfolders by the last part of their names, composed."""
         files: dict[str, list[str]] = {}
         for name in filter(lambda name: "/" in name, self.names):
             files.setdefault(to_nfc(name).rpartition("/")[2], []).append(name)

@@ -7,6 +7,7 @@ results do not change with the number of workers, and an interrupted epoch can b
 Shape suffixes: B batch, C channels, H and W height and width.
 """
 
+from abc import abstractmethod
 from collections.abc import Sized
 from enum import IntEnum
 from functools import lru_cache
@@ -40,9 +41,9 @@ class BatchDataset(Dataset[object], Sized):
     PyTorch's loader calls `__getitems__` with the items of the batch sampler.
     """
 
+    @abstractmethod
     def __getitems__(self, batch: Draws | list[int]) -> object:
         """Return a batch."""
-        raise TypeError(f"{type(self).__name__} makes no batches")
 
 
 class Purpose(IntEnum):

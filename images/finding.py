@@ -41,7 +41,7 @@ class FoundPhoto(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Path relative to the folder searched, without suffix."""
+        """Return the path relative to the folder searched, without suffix."""
         return self.relative_path.with_suffix("").as_posix()
 
 
@@ -53,7 +53,7 @@ class SearchResult(NamedTuple):
 
     @property
     def paths(self) -> list[Path]:
-        """Paths of the photos."""
+        """Return the paths of the photos."""
         return [photo.path for photo in self.photos]
 
     def summary(self) -> str:
@@ -173,7 +173,7 @@ def find_photos(
 
 
 def base_folder(text: str) -> Path:
-    """The folder in which the photos of a file, a folder or a glob have their names."""
+    """Return the folder to which the names of an entry's photos are relative."""
     path = expanded(text)
     if path.is_dir():
         return path
@@ -196,7 +196,7 @@ def is_system(name: str) -> bool:
 
 
 def photos_by_name(folder: Path) -> tuple[dict[str, str], Counter[str]]:
-    """Paths of the photos of a folder and its subfolders by relative name, and other files by kind.
+    """List the photos of a folder by relative path, and count the other files by kind.
 
     Photos right in the folder count under each of their names, even if these link to one file.
     They are listed without building a `Path` each: for all of AVA that takes 0.4 seconds, not 8.

@@ -171,7 +171,7 @@ def told(error: Exception) -> str:
 
 
 def report_error(error: Exception) -> int:
-    """Prints what the user got wrong, without traceback; returns exit code 2."""
+    """Print what the user got wrong, without traceback, and return exit code 2."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     print(f"error: {told(error)}", file=sys.stderr)
