@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
-from rich.progress import Progress, TaskID, TaskProgressColumn
+from rich.progress import TaskProgressColumn
 from torch import nn
 
 from images.file_names import printable_name
@@ -24,7 +24,7 @@ from runs.requirements import require_file, require_folder
 from system.device import pick_device
 from system.files import remove_abandoned
 from system.places import display_path, expanded
-from system.progress import progress_bar
+from system.progress import Bar
 from system.terminal import told
 
 log = logging.getLogger(__name__)
@@ -100,12 +100,11 @@ def run(cfg: DictConfig, invocation: Invocation) -> list[Enhanced]:
     remove_abandoned(expanded(cfg.output))
     results: list[Enhanced] = []
     done: dict[Path, Enhanced] = {}
-    with progress_bar(TaskProgressColumn()) as bar:
-        task = bar.add_task("enhancing", total=len(found.photos))
+    with Bar("enhancing", len(found.photos), TaskProgressColumn()) as bar:
         for number, (path, below, _) in enumerate(found.photos, 1):
             target = expanded(cfg.output) / below.parent
             target /= f"{below.stem}_x{scale}.{cfg.format}"
-            count, on_tile = f"[{number}/{len(found.photos)}]", partial(move, bar, task, number)
+            count, on_tile = f"[{number}/{len(found.photos)}]", partial(move, bar, number)
             kept, problem = False, None
             try:
                 kept = is_kept(path, target, done.get(target), cfg)
@@ -159,9 +158,9 @@ def reason(error: Exception, path: Path, target: Path) -> str:
     return text if name in text or printable_name(target) in text else f"{name}: {text}"
 
 
-def move(bar: Progress, task: TaskID, number: int, done: int, total: int) -> None:
+def move(bar: Bar, number: int, done: int, total: int) -> None:
     """Move the progress bar to the finished share of a photo's tiles."""
-    bar.update(task, completed=number - 1 + done / total)
+    bar.update(number - 1 + done / total)
 
 
 def enhance_file(

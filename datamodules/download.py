@@ -25,7 +25,7 @@ from rich.progress import DownloadColumn, TransferSpeedColumn
 from datamodules.disk import amount, need_space
 from datamodules.unpacking import is_taken, unpack
 from system.locks import lock
-from system.progress import progress_bar
+from system.progress import Bar
 from system.regular_files import open_regular
 
 log = logging.getLogger(__name__)
@@ -239,15 +239,14 @@ def complete(
     url: str, target: Path, part: Part, *, retries: int, wait: float, timeout: float
 ) -> None:
     """Request the rest of a file, retrying as long as attempts make progress."""
-    bar = progress_bar(DownloadColumn(), TransferSpeedColumn())
     by_hand = f"or put the file at {target} by hand"
     failures, furthest, connected = 0, part.size, False
-    with bar:
-        task = bar.add_task(target.name, total=part.total, completed=part.size)
+    columns = DownloadColumn(), TransferSpeedColumn()
+    with Bar(target.name, part.total, *columns, done=part.size) as bar:
         while True:
             try:
                 for _ in receive(url, part, timeout):
-                    bar.update(task, total=part.total, completed=part.size)
+                    bar.update(part.size, part.total)
                 return
             except urllib.error.HTTPError as error:
                 error.close()

@@ -5,14 +5,13 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from rich.progress import MofNCompleteColumn
 
 from datamodules.disk import need_space
 from system.locks import lock
-from system.progress import progress_bar
+from system.progress import Bar
 
 
 def unpack(archive: Path, folder: str, root: Path) -> None:
@@ -43,11 +42,16 @@ def unpack(archive: Path, folder: str, root: Path) -> None:
             with zipfile.ZipFile(file) as zipped:
                 members = members_of(zipped, archive, folder)
                 need_space(root, sum(member.file_size for member in members), archive)
-                extract(zipped, archive, members, temporary)
+                with Bar(f"unpacking {archive.name}", len(members), MofNCompleteColumn()) as bar:
+                    for done, member in enumerate(members, 1):
+                        zipped.extract(member, temporary)
+                        bar.update(done)
             final.parent.mkdir(parents=True, exist_ok=True)
             os.rename(temporary / folder, final)
         except (zipfile.BadZipFile, NotImplementedError) as error:
             raise ValueError(f"{archive}: not a zip file, or damaged ({error})") from error
+        except (zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
+            raise ValueError(f"{archive}: cannot unpack {member.filename} ({error})") from error
         except OSError as error:
             reason = error.strerror or error
             raise ValueError(f"{root}: {reason} while unpacking {archive}") from error
@@ -78,24 +82,6 @@ def members_of(zipped: zipfile.ZipFile, archive: Path, folder: str) -> list[zipf
         more = f" and {len(held) - 5} more" if len(held) > 5 else ""
         raise ValueError(f"{archive}: has no folder {folder}; it holds {', '.join(held[:5])}{more}")
     return found
-
-
-def extract(
-    zipped: zipfile.ZipFile, archive: Path, members: Sequence[zipfile.ZipInfo], where: Path
-) -> None:
-    """Extract members, showing a progress bar.
-
-    Raises:
-        ValueError: naming a member that is damaged or of an unknown kind.
-        zipfile.BadZipFile: if the archive is damaged.
-        OSError: if the disk is full or fails.
-    """
-    with progress_bar(MofNCompleteColumn()) as bar:
-        for member in bar.track(members, description=f"unpacking {archive.name}"):
-            try:
-                zipped.extract(member, where)
-            except (zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
-                raise ValueError(f"{archive}: cannot unpack {member.filename} ({error})") from error
 
 
 def is_taken(folder: Path) -> bool:

@@ -3,16 +3,14 @@
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from rich import get_console
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -61,92 +59,58 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class BarOrLines(Progress):
-    """A progress bar on a terminal that becomes lines of text elsewhere.
+class Bar:
+    """A progress bar that disappears when done; without a terminal, it logs lines of text.
 
     Args:
+        what: description.
+        total: the whole task, in any unit; unknown if None.
         columns: shown between the description and the time left.
+        done: how much is done already.
     """
 
-    def __init__(self, *columns: ProgressColumn) -> None:
-        is_terminal = get_console().is_terminal
-        super().__init__(
+    def __init__(
+        self, what: str, total: float | None, *columns: ProgressColumn, done: float = 0
+    ) -> None:
+        self.columns = columns
+        self.timer = ProgressTimer(done)
+        self.on_terminal = get_console().is_terminal
+        self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             *columns,
             TimeRemainingColumn(),
             transient=True,
-            console=get_console() if is_terminal else Console(quiet=True),
-            disable=not is_terminal,
+            disable=not self.on_terminal,
         )
-        self.amount_columns = columns
-        self.timers: dict[TaskID, ProgressTimer] = {}
+        self.task = self.progress.add_task(what, total=total)
+        self.progress.update(self.task, completed=done)
 
-    def add_task(
-        self,
-        description: str,
-        start: bool = True,
-        total: float | None = 100.0,
-        completed: int = 0,
-        visible: bool = True,
-        **fields: object,
-    ) -> TaskID:
-        """Add a task and start its timer."""
-        task_id = super().add_task(description, start, total, completed, visible, **fields)
-        self.timers[task_id] = ProgressTimer(completed)
-        return task_id
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self.progress.start()
+        return self
 
-    def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """Advance a task by some steps."""
-        super().advance(task_id, advance)
-        self.log_if_due(task_id)
+    def __exit__(self, *error: object) -> None:
+        """Remove the bar."""
+        self.progress.stop()
 
-    def update(
-        self,
-        task_id: TaskID,
-        *,
-        total: float | None = None,
-        completed: float | None = None,
-        advance: float | None = None,
-        description: str | None = None,
-        visible: bool | None = None,
-        refresh: bool = False,
-        **fields: object,
-    ) -> None:
-        """Update the fields of a task."""
-        super().update(
-            task_id,
-            total=total,
-            completed=completed,
-            advance=advance,
-            description=description,
-            visible=visible,
-            refresh=refresh,
-            **fields,
-        )
-        self.log_if_due(task_id)
-
-    def log_if_due(self, task_id: TaskID) -> None:
-        """Log a line about a task if there is no terminal and a line is due."""
-        task = self._tasks[task_id]
-        if not self.disable or not task.visible or not task.total:
-            return
-        timer = self.timers[task_id]
-        if timer.is_due(task.completed, task.total):
-            amounts = (str(column.render(task)).strip() for column in self.amount_columns)
-            left = timer.time_left(task.completed, task.total)
+    def update(self, done: float, total: float | None = None) -> None:
+        """Show how much is done, and the total if it has become known."""
+        self.progress.update(self.task, completed=done, total=total)
+        (task,) = self.progress.tasks
+        if not self.on_terminal and task.total and self.timer.is_due(done, task.total):
+            amounts = (str(column.render(task)).strip() for column in self.columns)
+            left = self.timer.time_left(done, task.total)
             log.info("%s", "  ".join(filter(None, [task.description, *amounts, left])))
-
-
-def progress_bar(*columns: ProgressColumn) -> Progress:
-    """Return a progress bar that disappears when done; without a terminal, it logs lines."""
-    return BarOrLines(*columns)
 
 
 def progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
     """Iterate over `total` items under a progress bar; a single item gets no bar."""
-    with progress_bar(MofNCompleteColumn()) as bar:
-        task = bar.add_task(what, total=total, visible=total > 1)
-        for item in items:
+    if total <= 1:
+        yield from items
+        return
+    with Bar(what, total, MofNCompleteColumn()) as bar:
+        for done, item in enumerate(items, 1):
             yield item
-            bar.advance(task)
+            bar.update(done)
