@@ -26,7 +26,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from datamodules.degradations import gaussian_blur, gaussian_noise, jpeg
-from images.finding import find_images
+from images.finding import search
 from images.pixels import to_array, to_tensor
 from images.reading import read_image
 from system.progress import progress
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    photos = [path for folder in given.photos for path in find_images(folder)]
+    photos = [path for folder in given.photos for path in search(folder).paths]
     folder = given.output / "images"
     folder.mkdir(parents=True, exist_ok=True)
     held_out = []

@@ -50,7 +50,7 @@ from datamodules.pairs import PairsDataModule
 from datamodules.rated import RatedFolder
 from datamodules.ratings_dataset import RatedCrops, RatedDataset
 from datamodules.store import PackedImages, Source
-from images.finding import list_images
+from images.finding import search
 from lightning_modules.losses import l2_loss
 from networks.edsr import EDSR
 from system.workers import num_cores
@@ -276,7 +276,7 @@ def no_gpu() -> str:
 
 def rated_photos(folder: Path, seconds: float) -> str:
     """Rated photos from the store and from JPEG files."""
-    paths = list_images(folder / "rated")
+    paths = search(str(folder / "rated")).paths
     with open(folder / "ratings.csv", "w", newline="") as file:
         csv.writer(file).writerows([["image", "mean"], *([path.name, 5] for path in paths)])
     module = RatedFolder(str(folder / "ratings.csv"), str(folder / "rated"), batch_size=128)

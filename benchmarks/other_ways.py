@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.degradations import shrink
-from images.finding import list_images
+from images.finding import search
 from images.pixels import to_array, to_tensor, to_unit
 from images.reading import read_image
 from networks.nima import resize_images
@@ -89,7 +89,7 @@ def make_photos(folder: Path, photos: str | None) -> str:
     for name in ("HR", "LR", "sep/HR", "sep/LR", "rated"):
         (folder / name).mkdir(parents=True)
     given = []
-    for path in list_images(expanded(photos)) if photos else []:
+    for path in search(str(expanded(photos))).paths if photos else []:
         with Image.open(path) as image:
             if max(image.size) >= WIDTH and min(image.size) >= HEIGHT:
                 given.append(path)
@@ -134,7 +134,7 @@ class ReadSubImages:
             database = lmdb.open(str(folder / f"{side}.lmdb"), map_size=1 << 32, readahead=False)
             self.num = 0
             with database.begin(write=True) as transaction:
-                for path in list_images(folder / side):
+                for path in search(str(folder / side)).paths:
                     whole = Image.open(path)
                     for top in range(0, whole.height - size + 1, size):
                         for left in range(0, whole.width - size + 1, size):

@@ -5,6 +5,7 @@ Each file is found once, even if links lead to it. Hidden files and folders, bin
 not photos are counted by suffix, so that they can be reported.
 """
 
+import contextlib
 import fnmatch
 import glob
 import os
@@ -80,15 +81,6 @@ def numbers(left_out: Mapping[str, int]) -> list[str]:
         listed = ", ".join([*names[:MAX_NAMED], *more])
         counts.append(f"{len(names)} {folders} that cannot be read ({listed})")
     return counts
-
-
-def find_images(where: str | Sequence[str]) -> list[Path]:
-    """Return the paths of the photos found by `search`.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    return search(where).paths
 
 
 def search(
@@ -180,15 +172,6 @@ def base_folder(text: str) -> Path:
     return path.parent if path.exists() else split_glob(path)[0]
 
 
-def list_images(folder: Path) -> list[Path]:
-    """List the photos in a folder and its subfolders, sorted.
-
-    Raises:
-        ValueError: if there is no such folder, or it cannot be read.
-    """
-    return sorted(path for _, path in Walk(folder) if is_photo(path))
-
-
 def is_system(name: str) -> bool:
     """Return whether a file or folder is hidden or belongs to the operating system."""
     # macOS leaves ._0001.png beside 0001.png
@@ -217,7 +200,7 @@ def photos_by_name(folder: Path) -> tuple[dict[str, str], Counter[str]]:
         else:
             others[kind_of(folder / entry.name)] += 1
     if has_folders:
-        for _, path in Walk(folder):
+        for _, path in walk(folder):
             if path.parent == folder:
                 continue
             if is_photo(path):
@@ -250,7 +233,7 @@ def find_files(path: Path, given: str, skip: Collection[str]) -> Iterator[tuple[
         ValueError: if there is no such file or folder and nothing matches.
     """
     if path.is_dir():
-        for real, file in Walk(path, skip, given):
+        for real, file in walk(path, skip, given):
             yield real, FoundPhoto(file, file.relative_to(path))
         return
     if path.exists():
@@ -258,8 +241,8 @@ def find_files(path: Path, given: str, skip: Collection[str]) -> Iterator[tuple[
     base, parts = split_glob(path)
     if "**" in parts:
         pattern = re.compile(glob_regex(parts))
-        walk = Walk(base, skip, given) if base.is_dir() else ()
-        found = [(r, p) for r, p in walk if pattern.fullmatch(p.relative_to(base).as_posix())]
+        below = walk(base, skip, given) if base.is_dir() else ()
+        found = [(r, p) for r, p in below if pattern.fullmatch(p.relative_to(base).as_posix())]
     else:
         names = sorted(glob.glob(str(Path(*parts)), root_dir=base)) if parts else []
         paths = [base / name for name in names]
@@ -267,7 +250,7 @@ def find_files(path: Path, given: str, skip: Collection[str]) -> Iterator[tuple[
         found = [one for one in files if not os.path.isdir(one[0])]
         for folder in paths:
             if folder.is_dir() and os.path.realpath(folder) not in skip:
-                found += Walk(folder, skip, given)
+                found += walk(folder, skip, given)
     if not found:
         raise ValueError(f"{given}: no such file or folder, and no file matches it")
     for real, file in found:
@@ -298,8 +281,10 @@ def segment_regex(part: str) -> str:
     return fnmatch.translate(part).replace(".*", "[^/]*").removesuffix(r"\Z").removesuffix(r"\z")
 
 
-class Walk:
-    """Iterates over the files of a folder and its subfolders, each once, with their real paths.
+def walk(
+    folder: Path, skip: Collection[str] = (), given: str | None = None
+) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a folder and its subfolders, each once, with their real paths.
 
     Hidden files and folders, run folders and binary stores are skipped. Folders are visited before
     links to folders, so that a file is found by its own path if possible.
@@ -312,51 +297,40 @@ class Walk:
     Raises:
         ValueError: if the folder cannot be read or contains too many files.
     """
-
-    def __init__(self, folder: Path, skip: Collection[str] = (), given: str | None = None) -> None:
-        self.folder = folder
-        self.skip = skip
-        self.given = str(folder) if given is None else given
-
-    def __iter__(self) -> Iterator[tuple[str, Path]]:
-        folders, links = deque([self.folder]), deque[Path]()
-        seen = set(self.skip) - {os.path.realpath(self.folder)}
-        while folders or links:
-            folder = folders.popleft() if folders else links.popleft()
-            real = os.path.realpath(folder)
-            if real in seen:
+    folders, links = deque([folder]), deque[Path]()
+    seen = set(skip) - {os.path.realpath(folder)}
+    while folders or links:
+        current = folders.popleft() if folders else links.popleft()
+        real = os.path.realpath(current)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = scan_folder(current)
+        except ValueError:
+            if current == folder:
+                raise
+            yield real, current  # counted as a folder that cannot be read
+            continue
+        names = {entry.name for entry in entries}
+        if current != folder and (".hydra" in names or any(map(STORE_FILE.fullmatch, names))):
+            continue
+        for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
+            path = current / entry.name
+            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS:
                 continue
-            seen.add(real)
-            try:
-                entries = scan_folder(folder)
-            except ValueError:
-                if folder == self.folder:
-                    raise
-                yield real, folder  # counted as a folder that cannot be read
+            if is_folder(entry):
+                (links if entry.is_symlink() else folders).append(path)
                 continue
-            if folder != self.folder and is_generated(entries):
-                continue
-            for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
-                path = folder / entry.name
-                if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS:
-                    continue
-                if is_folder(entry):
-                    (links if entry.is_symlink() else folders).append(path)
-                    continue
-                file = real_path(path) if entry.is_symlink() else f"{real}/{entry.name}"
-                if len(seen) > MAX_FILES:
-                    raise ValueError(f"{self.given}: stands for more than {MAX_FILES:,} files")
-                if file not in seen:
-                    seen.add(file)
-                    yield file, path
-
-
-def real_path(path: Path) -> str:
-    """Resolve a link; return it unchanged if it cannot be read, as some links in /proc."""
-    try:
-        return os.path.realpath(path)
-    except OSError:
-        return str(path)
+            file = f"{real}/{entry.name}"
+            if entry.is_symlink():
+                with contextlib.suppress(OSError):  # some links in /proc cannot be read
+                    file = os.path.realpath(path)
+            if len(seen) > MAX_FILES:
+                raise ValueError(f"{given or folder}: stands for more than {MAX_FILES:,} files")
+            if file not in seen:
+                seen.add(file)
+                yield file, path
 
 
 def scan_folder(folder: Path) -> list[os.DirEntry[str]]:
@@ -379,11 +353,6 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
-
-
-def is_generated(entries: Collection[os.DirEntry[str]]) -> bool:
-    """Return whether a folder is a run folder or part of a binary store."""
-    return any(entry.name == ".hydra" or STORE_FILE.fullmatch(entry.name) for entry in entries)
 
 
 def is_photo(path: Path) -> bool:

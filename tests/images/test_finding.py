@@ -11,7 +11,7 @@ from PIL import Image
 
 from datamodules.div2k import DIV2K
 from datamodules.folders import PhotoFolders, check_names
-from images.finding import find_images, list_images, search
+from images.finding import search, walk
 
 Form = Literal["NFC", "NFD"]
 
@@ -66,8 +66,8 @@ def test_links_are_followed_once(folder: Path) -> None:
     found = below("p")
     assert len(found) == 2
     assert "q/c.png" in found
-    assert len(find_images("p/**/*.png")) == 2
-    assert len(find_images(["p", "q", "q/c.png"])) == 2
+    assert len(search("p/**/*.png").paths) == 2
+    assert len(search(["p", "q", "q/c.png"]).paths) == 2
 
 
 def test_globs_and_lists(folder: Path) -> None:
@@ -77,10 +77,10 @@ def test_globs_and_lists(folder: Path) -> None:
     touch(folder, "2 trip/z.png", "a/b/c.jpg", "a/d.png", "a/.h/e.png")
     for name in odd:
         if name != "*":
-            assert find_images(f"{name}/*.png") == [Path(name, "s [1].png")]
-        assert find_images(f"{name}/s [1].png")[0].name == "s [1].png"
-    assert Path("*/s [1].png") in find_images("*/*.png")
-    assert len(find_images("*/*.png")) == len(odd) + 2
+            assert search(f"{name}/*.png").paths == [Path(name, "s [1].png")]
+        assert search(f"{name}/s [1].png").paths[0].name == "s [1].png"
+    assert Path("*/s [1].png") in search("*/*.png").paths
+    assert len(search("*/*.png").paths) == len(odd) + 2
     assert below("a/**/*.jpg") == ["b/c.jpg"]
     assert below("a/**") == ["b/c.jpg", "d.png"]
     assert below("a/*") == ["b/c.jpg", "d.png"]
@@ -150,4 +150,4 @@ def test_what_systems_leave_behind_does_not_block_div2k(tmp_path: Path) -> None:
 
 def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read as a folder"):
-        list_images(tmp_path / "absent")
+        list(walk(tmp_path / "absent"))

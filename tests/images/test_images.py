@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from images.finding import find_images
+from images.finding import search
 from images.reading import Photo, probe_size, read_image, read_photo
 from images.writing import write_image, write_photo
 
@@ -171,21 +171,21 @@ def test_unreadable_file_is_refused_by_name() -> None:
 def test_finding_images(tmp_path: Path) -> None:
     for name in ("b.png", "a.jpg", "notes.txt"):
         (tmp_path / name).touch()
-    names = [p.name for p in find_images(str(tmp_path))]
+    names = [p.name for p in search(str(tmp_path)).paths]
     assert names == ["a.jpg", "b.png"]
-    assert [p.name for p in find_images(f"{tmp_path}/*.png")] == ["b.png"]
-    assert find_images(str(tmp_path / "notes.txt")) == [tmp_path / "notes.txt"]
+    assert [p.name for p in search(f"{tmp_path}/*.png").paths] == ["b.png"]
+    assert search(str(tmp_path / "notes.txt")).paths == [tmp_path / "notes.txt"]
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "folder.png").mkdir()
     (tmp_path / "links" / "broken.png").symlink_to("absent.png")
     (tmp_path / "links" / "loop.png").symlink_to("loop.png")
-    found = find_images(str(tmp_path / "links"))
+    found = search(str(tmp_path / "links")).paths
     assert [p.name for p in found] == ["broken.png", "loop.png"]  # reading them says what is wrong
     assert all(p.name in str(probe_size(p)) for p in found)
     (tmp_path / "empty").mkdir()
     for where in ("empty", "absent.png", "*.webp"):
         with pytest.raises(ValueError, match="no "):
-            find_images(str(tmp_path / where))
+            search(str(tmp_path / where))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
