@@ -157,10 +157,10 @@ def find_photos(
         else:
             left_out[real] = kind_of(one.path)
         if len(found) + len(left_out) > MAX_FILES:
-            raise ValueError(f"{given}: stands for more than {MAX_FILES:,} files")
+            raise ValueError(f"{given}: matches more than {MAX_FILES:,} files")
     if not found:
         others = SearchResult([], Counter(left_out.values())).describe_left_out()
-        raise ValueError(f"{given}: no photo there ({' '.join(READ_SUFFIXES)}){others}")
+        raise ValueError(f"{given}: no photos found ({' '.join(READ_SUFFIXES)}){others}")
     return found, left_out
 
 
@@ -237,7 +237,7 @@ def find_files(path: Path, given: str, skip: Collection[str]) -> Iterator[tuple[
             yield real, FoundPhoto(file, file.relative_to(path))
         return
     if path.exists():
-        raise ValueError(f"{given}: is no file, folder or glob")
+        raise ValueError(f"{given}: is not a file, a folder or a glob")
     base, parts = split_glob(path)
     if "**" in parts:
         pattern = re.compile(glob_regex(parts))
@@ -327,7 +327,7 @@ def walk(
                 with contextlib.suppress(OSError):  # some links in /proc cannot be read
                     file = os.path.realpath(path)
             if len(seen) > MAX_FILES:
-                raise ValueError(f"{given or folder}: stands for more than {MAX_FILES:,} files")
+                raise ValueError(f"{given or folder}: matches more than {MAX_FILES:,} files")
             if file not in seen:
                 seen.add(file)
                 yield file, path

@@ -30,7 +30,7 @@ def check_side(path: Path, height: int, width: int) -> None:
     if most is not None and max(height, width) > most:
         raise ValueError(
             f"{printable_name(path)}: would be {width} x {height}, and {path.suffix[1:]} files "
-            f"have up to {most} pixels a side; format=png has room for more"
+            f"have up to {most} pixels a side; format=png allows more"
         )
 
 
@@ -79,7 +79,7 @@ def write_photo(path: Path, photo: Photo, *, overwrite: bool = False) -> list[st
                     raise
                 if info.pop(key, None):
                     lost.append(what)
-    return [f"{what}: not kept, {suffix[1:]} files cannot hold what there is" for what in lost]
+    return [f"{what}: not kept; {suffix[1:]} files cannot store it" for what in lost]
 
 
 def encode(path: Path, suffix: str, photo: Photo) -> None:

@@ -44,7 +44,7 @@ def test_a_folder_is_searched_to_its_end(folder: Path) -> None:
     assert below("p/sub", exclude=[Path("p")]) == ["b.PNG", "deep/c.jfif"]
     assert below("p/.hidden") == ["d.png"]
     touch(folder, "only/readme.txt")
-    with pytest.raises(ValueError, match=r"no photo there .*left out: 1 \.txt"):
+    with pytest.raises(ValueError, match=r"no photos found .*left out: 1 \.txt"):
         search("only")
 
 

@@ -18,9 +18,9 @@ def test_the_limit_of_files(
         path.touch()
     assert finding.MAX_FILES == 1_000_000
     monkeypatch.setattr(finding, "MAX_FILES", 9)
-    with pytest.raises(ValueError, match=r"^input=p.*: stands for more than 9 files$"):
+    with pytest.raises(ValueError, match=r"^input=p.*: matches more than 9 files$"):
         finding.search(where)
-    with pytest.raises(ValueError, match=r"^data\.val_hr=p.*: stands for more than 9 files$"):
+    with pytest.raises(ValueError, match=r"^data\.val_hr=p.*: matches more than 9 files$"):
         PhotoFolders(None, where).hr_sources("val")
     monkeypatch.setattr(finding, "MAX_FILES", 100)
     assert len(finding.search("p").photos) == 6
