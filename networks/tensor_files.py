@@ -36,7 +36,7 @@ def load_plain(path: str | Path) -> dict[str, Any]:
         zipped = check_sizes(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch raises many kinds, with misleading messages
-        reason = "it is damaged, no PyTorch file, or holds more than plain data"
+        reason = "it is damaged, not a PyTorch file, or contains more than plain data"
         raise ValueError(f"{path}: cannot be read as a checkpoint: {reason}") from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint")
@@ -119,7 +119,7 @@ def check_state(state: object, path: str | Path) -> None:
         plain = value.layout == torch.strided and not (value.is_quantized or value.is_nested)
         if not plain or value.is_meta or value.is_complex():
             kind = "complex" if value.is_complex() else re.sub(r"\W", " ", str(value.layout))
-            raise ValueError(f"{path}: {printable(name)} is no plain tensor ({kind})")
+            raise ValueError(f"{path}: {printable(name)} is not a plain tensor ({kind})")
     size = Path(path).stat().st_size
     declared = sum(value.numel() * value.element_size() for value in state.values())
     if declared > MAX_SHARING * size:

@@ -145,7 +145,7 @@ def restore(
     """
     chosen = tile_side(net, tile)
     if chosen is not None and chosen < 1:
-        raise ValueError(f"tile={tile}: 1 or more, or null for the photo in one piece")
+        raise ValueError(f"tile={tile}: 1 or more, or null to process the photo in one piece")
     net.to(memory_format=torch.channels_last)
     scale = scale_of(net)
     height, width = lr_CHW.shape[1:]
@@ -154,7 +154,7 @@ def restore(
     if margin is None:
         if side < max(height, width):
             raise ValueError(
-                f"{type(net).__name__} does not say by its `margin` how far its pixels see; "
+                f"{type(net).__name__} has no `margin` (how far its pixels see); "
                 "tile=null enhances the photo in one piece"
             )
         margin = 0

@@ -154,8 +154,8 @@ def fetch_official(
     key = (name, num_blocks, num_features, scale)
     if name not in ("EDSR", "MDSR") or key not in OFFICIAL:  # other keys may not be hashable
         raise ValueError(
-            f"init_from=official: there are no published weights of this {name}; there are of "
-            "net=edsr, edsr_full (scale=2, 3, 4), mdsr and mdsr_full as they are"
+            f"init_from=official: there are no published weights of this {name}; they exist for "
+            "net=edsr, edsr_full (scale=2, 3, 4), mdsr and mdsr_full, unchanged"
         )
     file, twin = OFFICIAL[key]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
