@@ -69,7 +69,10 @@ class AVA(StoredRatings):
     ) -> None:
         self.root = expanded(root)
         if (split == "lists") != (val_list is not None):
-            raise ValueError(f"data.split={split}, data.val_list={val_list}: lists go with lists")
+            raise ValueError(
+                f"data.split={split}, data.val_list={val_list}: split=lists needs val_list, and "
+                "other splits take none"
+            )
         where = str(self.root / "images") if images is None else images
         super().__init__(where, val_list=val_list, max_missing=max_missing, **more)
         if self.num_buckets != 10:
@@ -194,7 +197,7 @@ def first_wrong_row(ids: NDArray[np.int64], votes: NDArray[np.int64]) -> tuple[i
         "has a negative number of votes": (votes < 0).any(axis=1),
         f"has more than {MAX_VOTES} votes for one rating": (votes > MAX_VOTES).any(axis=1),
         "has no valid votes": (votes == 0).all(axis=1),
-        "is there twice": repeated,
+        "appears twice": repeated,
     }
     found = [(int(bad.argmax()), reason) for reason, bad in reasons.items() if bad.any()]
     return min(found, default=None)

@@ -46,7 +46,7 @@ class TrainSampler(Sampler[Draws]):
     ) -> None:
         if batch_size % (world_size * accumulate):
             raise ValueError(
-                f"data.batch_size={batch_size} is the size over all ranks: it must divide by "
+                f"data.batch_size={batch_size} is for all ranks: it must be divisible by "
                 f"{world_size} ranks x {accumulate} accumulated batches"
             )
         if num_items < 1 or num_steps < 1:

@@ -69,6 +69,6 @@ class PatchLocations(NamedTuple):
             ValueError: always, explaining what to call in a plain loop.
         """
         raise ValueError(
-            "data.on_device=true leaves the cutting of patches to the data module: "
+            "data.on_device=true makes the data module cut the patches: "
             "use data.on_after_batch_transfer(batch.to(device), 0)"
         )

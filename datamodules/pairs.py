@@ -175,7 +175,7 @@ class PairsDataModule(ShardedDataModule, ABC):
             )
             if self.train.skipped:
                 log.info(
-                    "%d of %d photos are smaller than a patch and do not train: %s",
+                    "%d of %d photos are smaller than a patch and are not used: %s",
                     len(self.train.skipped),
                     len(self.train.hr),
                     join_some(self.train.skipped, 100),

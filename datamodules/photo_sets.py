@@ -111,12 +111,12 @@ def separate_splits(train: SearchResult, val: SearchResult) -> tuple[SearchResul
     train_paths, val_paths = real_paths(train), real_paths(val)
     both = train_paths & val_paths
     if train_paths == val_paths:
-        log.warning("the same %d photos train and validate", len(train_paths))
+        log.warning("the same %d photos are used for training and validation", len(train_paths))
     if not both or train_paths == val_paths:
         return train, val
     if train_paths < val_paths:
-        return train, exclude(val, both, "photos that train")
-    return exclude(train, both, "photos that validate"), val
+        return train, exclude(val, both, "training photos")
+    return exclude(train, both, "validation photos"), val
 
 
 def exclude_lr(hr: SearchResult, lr: SearchResult, num_entries: int) -> SearchResult:
@@ -216,5 +216,5 @@ def find_lr(
 
 def join_problems(problems: Sequence[str]) -> str:
     """Join problems into one message: a single one unchanged, several below a title."""
-    title = f"{len(problems)} mistakes in what was given as photos:"
+    title = f"{len(problems)} problems with the given photos:"
     return problems[0] if len(problems) == 1 else "\n  ".join([title, *problems])

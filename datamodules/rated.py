@@ -164,7 +164,7 @@ class StoredRatings(RatedDataModule, ABC):
         if not 0 < val_share < 1:
             raise ValueError(f"data.val_share={val_share}: more than 0 and less than 1")
         if train_list is not None and val_list is None:
-            raise ValueError("data.train_list needs data.val_list: which images validate?")
+            raise ValueError("data.train_list needs data.val_list, the validation images")
         if not 0 <= native_share <= 1:
             raise ValueError(f"data.native_share={native_share}: 0 to 1")
         self.images = as_list(images)
@@ -213,7 +213,7 @@ class StoredRatings(RatedDataModule, ABC):
         if len(missing) > self.max_missing and self.limit is None:
             raise ValueError(
                 f"{len(missing)} of {len(there)} rated images are not in {self.where}: "
-                f"{join_some(missing)}; data.max_missing={len(missing)} goes on without them"
+                f"{join_some(missing)}; data.max_missing={len(missing)} continues without them"
             )
         if missing:
             notes.append(f"{len(missing)} without a file ({join_some(missing)})")
@@ -325,7 +325,9 @@ class StoredRatings(RatedDataModule, ABC):
         train, val = train[: self.limit], val[: self.limit]
         for split, items in (("train", train), ("validate", val)):
             if len(items) == 0:
-                raise ValueError(f"of {len(names)} rated images in {self.where}, none {split}s")
+                raise ValueError(
+                    f"of {len(names)} rated images in {self.where}, none is left to {split} on"
+                )
         return train, val, unlisted
 
 

@@ -211,7 +211,7 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
             check_values(values[k], num_buckets, by_votes=by_votes)
             name = resolve_cell(row[0].strip(), known, by_path=by_path)
             if names.setdefault(name, k) != k:
-                raise ValueError("is there twice")
+                raise ValueError("appears twice")
         except ValueError as error:
             raise ValueError(f"{path}, '{join_cells(row[:1])}' in line {line}: {error}") from error
     if not rows:

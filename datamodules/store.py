@@ -154,7 +154,7 @@ class PackedImages:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__ |= state
         if [Shard(path).sha256 for path in self.shards] != self.checksums:
-            raise ValueError(f"{self.shards[0].parent}: was packed anew while it was in use")
+            raise ValueError(f"{self.shards[0].parent}: was repacked while in use")
         self.map()
 
     def map(self) -> None:
@@ -241,7 +241,7 @@ class Shard:
                 self.recipe: str = header["__metadata__"]["recipe"]
                 self.sha256: str = header["__metadata__"]["sha256"]
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: no file of a binary store ({error})") from error
+            raise ValueError(f"{path}: not a file of a binary store ({error})") from error
 
     def stamps(self) -> tuple[NDArray[np.int64], int]:
         """Return the latest stamps of the sources, and when they were taken, in ns."""

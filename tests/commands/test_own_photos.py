@@ -68,7 +68,7 @@ def test_all_that_stands_for_no_photo_is_listed(cli: Cli, folder: Path) -> None:
     done = cli(*WORDS, "data.train_hr=[2024,gone]", "data.val_hr=none/*.png", "data.val_lr=[a,b]")
     assert done.code == 2
     assert done.err.splitlines() == [
-        "error: 4 mistakes in what was given as photos:",
+        "error: 4 problems with the given photos:",
         "  data.train_hr=gone: no such file or folder, and no file matches it",
         "  data.val_hr=none/*.png: no such file or folder, and no file matches it",
         "  data.val_lr=a: no such file or folder, and no file matches it",

@@ -70,7 +70,7 @@ def test_own_lists(root: Path, tmp_path: Path) -> None:
     data.setup()
     assert data.val.names.tolist() == ["1030.jpg", "1031.jpg"]
     for options in ({"split": "lists"}, {"split": "official", "val_list": "a"}):
-        with pytest.raises(ValueError, match="lists go with lists"):
+        with pytest.raises(ValueError, match="split=lists needs val_list"):
             ava(root, **options)
 
 
@@ -129,7 +129,7 @@ def test_limit_asks_for_few_photos(root: Path) -> None:
         ("2 1001 " + "1 " * 9 + "x 0 0 5", "line 2 is not 15"),
         ("2 1001 " + "1 " * 9 + "0 0 5\n3 1002 " + "1 " * 11 + "0 0 5", "line 2 is not 15"),
         ("2 1001 " + "9" * 30 + " 1" * 9 + " 0 0 5", "line 2 is not 15"),
-        ("2 1000 " + "1 " * 10 + "0 0 5", "image 1000 is there twice"),
+        ("2 1000 " + "1 " * 10 + "0 0 5", "image 1000 appears twice"),
         ("2 1001 " + "0 " * 10 + "0 0 5", "image 1001 has no valid votes"),
     ],
 )

@@ -36,7 +36,7 @@ def index_of(tmp_path: Path, *lines: str, end: str = "\n") -> Any:  # noqa: ANN4
         (line(3, 953, " ".join([f"{10**18}"] * 10)), "line 4: image 953 has more than 1000000"),
         (line(3, 953, "1000001 1 5 17 38 36 15 6 5 1"), "line 4: image 953 has more than 1000000"),
         (line(3, 953, "0 0 0 0 0 0 0 0 0 0"), "line 4: image 953 has no valid votes"),
-        (line(3, 951), "line 4: image 951 is there twice"),
+        (line(3, 951), "line 4: image 951 appears twice"),
         (line(3, 953) + " 7", "line 4 is not 15 whole numbers"),
         (line(3, 953)[:-5], "line 4 is not 15 whole numbers"),
         (line(3, "0x3b9"), "line 4 is not 15 whole numbers"),

@@ -146,7 +146,7 @@ def test_small_photos_are_counted_and_named(
     caplog.clear()
     data = photo_folders(folders, scale=2, store=str(tmp_path))
     data.setup()
-    assert "1 of 8 photos are smaller than a patch and do not train: small" in caplog.text
+    assert "1 of 8 photos are smaller than a patch and are not used: small" in caplog.text
     names = {str(data.train.hr.names[k]) for k in data.train.items}
     assert names == {f"t{k}" for k in range(7)}
 
@@ -221,7 +221,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a.bmp and a.png share the name"):
         PhotoFolders(None, str(tmp_path / "val")).setup("validate")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"data.val_hr=.*empty: no photo there"):
+    with pytest.raises(ValueError, match=r"data.val_hr=.*empty: no photos found"):
         PhotoFolders(None, str(tmp_path / "empty")).setup("validate")
 
 
@@ -390,7 +390,7 @@ def test_store_that_was_packed_anew_is_noticed_by_new_processes(
     save(copy / "val" / "v0.png", 90, 90, 77)
     photo_folders(copy).setup()
     assert torch.equal(data.val[0].hr, before)  # what is open stays as it was
-    with pytest.raises(ValueError, match="was packed anew while it was in use"):
+    with pytest.raises(ValueError, match="was repacked while in use"):
         pickle.loads(pickle.dumps(data.val.hr))
 
 

@@ -130,10 +130,10 @@ def test_photos_that_validate_do_not_train(
 def test_how_many_are_kept_apart_is_said(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     split("photos/**", "photos/*/1.bmp")
-    assert "data.train_hr=photos/**: 2 photos; left out: 2 photos that validate" in caplog.text
+    assert "data.train_hr=photos/**: 2 photos; left out: 2 validation photos" in caplog.text
     caplog.clear()
     split("photos/a/*", ["photos/a"])
-    assert "the same 2 photos train and validate" in caplog.text
+    assert "the same 2 photos are used for training and validation" in caplog.text
 
 
 def test_lr_photos_of_lists() -> None:

@@ -150,7 +150,7 @@ def test_two_files_or_two_rows_of_the_same_look_are_named(photos: Path) -> None:
     (composed, decomposed) = (unicodedata.normalize(f, "M\u00fcller_0.png") for f in FORMS)
     path = photos.parent / "ratings.csv"
     path.write_text(f"image,mean\n{composed},3\n{decomposed},4\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="in line 3: is there twice"):
+    with pytest.raises(ValueError, match="in line 3: appears twice"):
         read_ratings(path, 10, [composed])
     assert read_ratings(path, 10, [composed, decomposed]).names.tolist() == [composed, decomposed]
     path.write_text("image,mean\n\u1e0b\u0323.png,3\n", encoding="utf-8")  # neither of the two

@@ -166,7 +166,7 @@ def test_damaged_file_is_made_again(tmp_path: Path) -> None:
     for content in (whole[:-1], b"", b"no header", whole[:5000], b"\xff" * 5000, b"\0" * 5000,
                     whole[:8] + b"[1]".ljust(4088) + whole[4096:]):  # fmt: skip
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="no file of a binary store"):
+        with pytest.raises(ValueError, match="not a file of a binary store"):
             Shard(path)
         store = packed(tmp_path / "store", sources)
         assert np.array_equal(store[5], to_array(read_image(sources[5].path)))
