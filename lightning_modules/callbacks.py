@@ -268,8 +268,8 @@ class AveragedWeights(EMAWeightAveraging):
             isinstance(module, nn.BatchNorm2d) and module.training for module in pl_module.modules()
         ):
             log.warning(
-                "the statistics of batch norms do not fit averaged weights while these move fast: "
-                "model.freeze_batch_norms=true, or callbacks.ema=null"
+                "averaged weights move too fast for the statistics of batch norms: set "
+                "model.freeze_batch_norms=true or callbacks.ema=null"
             )
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)

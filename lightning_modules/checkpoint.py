@@ -222,10 +222,10 @@ def load_network(
     """
     state, record = read_checkpoint(path)
     if record is None:
-        raise ValueError(f"{path}: bare weights; this needs a checkpoint that says its network")
+        raise ValueError(f"{path}: bare weights; a checkpoint that describes its network is needed")
     if kind is not None and record.kind != kind:
         raise ValueError(
-            f"{path}: a checkpoint of kind {record.kind}; needed is a checkpoint of kind {kind}"
+            f"{path}: is a checkpoint of kind {record.kind}; one of kind {kind} is needed"
         )
     try:
         network = build_network(record.net, trusted, state=state)
@@ -242,12 +242,12 @@ def load_network(
 def check_kind(network: nn.Module, record: Record) -> None:
     """Raise a ValueError unless a network can be what its record says."""
     if (record.kind == "scorer") != isinstance(network, NIMA):
-        raise ValueError(f"its {record.class_name} is no {record.kind}")
+        raise ValueError(f"its {record.class_name} is not a {record.kind}")
     if record.kind == "enhancer":
         try:
             known = set(scales_of(network)) <= set(SCALES)
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"its {record.class_name} is no enhancer") from error
+            raise ValueError(f"its {record.class_name} is not an enhancer") from error
         if not known:
             raise ValueError(f"its {record.class_name} has other scales than 1, 2, 3 and 4")
 
@@ -255,15 +255,15 @@ def check_kind(network: nn.Module, record: Record) -> None:
 def test_itself(scorer: NIMA, test: SelfTest | None, path: str | Path) -> None:
     """Refuse a scorer whose rating of its own test image has changed since it was written."""
     if test is None:
-        raise ValueError(f"{path}: carries no image to test itself with")
+        raise ValueError(f"{path}: contains no test image")
     try:
         score = rate_png(scorer, test.image)
     except Exception as error:  # whatever a decoder or a view makes of it
-        raise ValueError(f"{path}: carries no image to test itself with") from error
+        raise ValueError(f"{path}: contains no test image") from error
     if not abs(score - test.score) < TOLERANCE:
         raise ValueError(
             f"{path}: rates its test image {score:.4f}, but {test.score:.4f} when it was written: "
-            "this version of the code or of PyTorch computes something else"
+            "this version of the code or of PyTorch gives other results"
         )
 
 

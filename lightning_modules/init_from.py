@@ -38,7 +38,7 @@ def start_from(network: nn.Module, path: str) -> None:
         own, theirs = (split_upsampler(weights) for weights in (network.state_dict(), state))
         if shapes(own[0]) != shapes(theirs[0]) and shapes(own[1]) == shapes(theirs[1]):
             state = theirs[1] | own[0]
-            log.info("%s is of another scale: the upsampler starts anew", path)
+            log.info("%s has another scale: the upsampler is trained from scratch", path)
     try:
         load_weights(network, state, path)
     except ValueError as error:

@@ -212,8 +212,8 @@ class AestheticLoss(Frozen):
         if side < MIN_SCORER_SIDE and not self._warned:
             self._warned = True
             log.warning(
-                "the scorer sees patches of %d pixels enlarged to %d, which look blurred to it "
-                "(data.patch_size x scale >= %d avoids it)",
+                "the scorer sees patches of %d pixels enlarged to %d, and the blur changes its "
+                "scores (data.patch_size x scale >= %d avoids this)",
                 side,
                 MIN_SCORER_SIDE,
                 MIN_SCORER_SIDE,

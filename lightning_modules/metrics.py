@@ -65,7 +65,9 @@ def crop_border(image_BCHW: Tensor, border: int) -> Tensor:
     """
     height, width = image_BCHW.shape[-2:]
     if min(height, width) <= 2 * border:
-        raise ValueError(f"an image of {width}x{height} pixels has nothing within {border} of them")
+        raise ValueError(
+            f"an image of {width}x{height} pixels is too small for a border of {border}"
+        )
     return image_BCHW[..., border : height - border, border : width - border]
 
 

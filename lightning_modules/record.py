@@ -128,7 +128,7 @@ class Record:
         """
         text = as_json(raw, where)
         if not isinstance(raw, dict):
-            raise ValueError(f"{where}: its record is damaged: no dict")
+            raise ValueError(f"{where}: its record is damaged: not a dict")
         version = raw.get("version", 1)
         if isinstance(version, int) and version > VERSION:
             raise ValueError(f"{where}: was written by a newer version of this project")

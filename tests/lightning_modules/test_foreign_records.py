@@ -239,7 +239,7 @@ def test_a_scorer_needs_a_self_test(tmp_path: Path, test: Raw | None) -> None:
     net = {"_target_": "networks.nima.NIMA", **scorer.arguments}
     raw = {"kind": "scorer", "net": net, "data": "", "gamma": None, "self_test": test}
     path = write(tmp_path / "a.safetensors", raw, scorer.state_dict())
-    with pytest.raises(ValueError, match="no image to test itself with"):
+    with pytest.raises(ValueError, match="contains no test image"):
         load_network(path)
 
 
