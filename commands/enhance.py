@@ -142,7 +142,7 @@ def is_kept(path: Path, target: Path, earlier: Enhanced | None, cfg: DictConfig)
     if earlier is not None and earlier.kept:
         raise ValueError(f"{name}: {result} may be the result of {printable_name(earlier.path)}")
     if earlier is not None:
-        raise ValueError(f"{name}: {printable_name(earlier.path)} has become {result} already")
+        raise ValueError(f"{name}: {printable_name(earlier.path)} already became {result}")
     if target.exists() and cfg.existing == "refuse" and not cfg.overwrite:
         raise ValueError(
             f"{name}: {result} exists: overwrite=true replaces it, existing=skip keeps it"

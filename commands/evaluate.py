@@ -58,7 +58,7 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     paths = checkpoints(cfg)
     loaded = [load_network(path, trusted=cfg.trusted) for path in paths]
     if len({record.kind for _, record in loaded}) > 1:
-        raise ValueError("checkpoint: enhancers and scorers are measured apart")
+        raise ValueError("checkpoint: measure enhancers and scorers separately")
     records = [record for _, record in loaded]
     cfg = changed(cfg, {"data": own_data(cfg, invocation.overrides, records, paths)})
     for path, (_, record) in zip(paths, loaded, strict=True):
@@ -74,9 +74,9 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
         if len(paths) > 1:
             raise ValueError("checkpoint: scorers are measured one at a time")
         if cfg.self_ensemble:
-            raise ValueError("self_ensemble=true: is for enhancers")
+            raise ValueError("self_ensemble=true: applies only to enhancers")
         for name, value in view_of(cfg, "judge").items():
-            raise ValueError(f"judge.{name}={value}: is for enhancers; a scorer has no judge")
+            raise ValueError(f"judge.{name}={value}: a scorer has no judge")
         network = loaded[0][0]
         assert isinstance(network, NIMA)
         sizes = {name: getattr(network, name) for name in ("num_buckets", *VIEW_ARGUMENTS)}
@@ -122,7 +122,7 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
     given = node and {name: node[name] or 0 for name in names}  # null is none
     made = not (cfg.data.get("val_lr") or cfg.data.get("root"))
     if cfg.scale == 1 and made and given and not any(given.values()):
-        raise ValueError("scale 1: LR would be HR; give the data.degradation that is to be undone")
+        raise ValueError("scale 1: LR would equal HR; set the data.degradation to undo")
     remarks = []
     for record in records:
         trained = record.trained_degradation
@@ -131,7 +131,7 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
         differing = [name for name in names if (trained[name] or 0) != given[name]]
         if differing:
             shown = " ".join(f"data.degradation.{name}={trained[name]}" for name in differing)
-            remarks.append(f"{record_name(record)} was trained with {shown}, not measured so here")
+            remarks.append(f"{record_name(record)} was trained with {shown}, not used here")
     return remarks
 
 
@@ -156,6 +156,6 @@ def split_remark(cfg: DictConfig, record: Record) -> str:
         return ""
     shown = printable(" ".join(f"data.{key}={trained.get(key)}" for key in differing))
     return (
-        f"was trained with {shown}, which is not the split here: where the images are the same, "
-        "some that are measured have trained it (data.val_list=FILE names those that have not)"
+        f"was trained with {shown}, which is another split: if the images are the same, "
+        "it was trained on some of those measured (data.val_list=FILE names the others)"
     )

@@ -79,7 +79,7 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         elif any(sheet.is_relative_to(folder) for folder in folders(cfg.input)) and (
             not sheet.is_relative_to(os.path.realpath(expanded(cfg.paths.output_dir)))
         ):
-            yield f"sheet={cfg.sheet}: would be rated as a photo the next time; put it elsewhere"
+            yield f"sheet={cfg.sheet}: would be rated as a photo next time; choose another folder"
     if cfg.output is not None and (
         os.path.realpath(expanded(cfg.output)) in map(os.path.realpath, paths)
     ):

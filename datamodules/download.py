@@ -226,7 +226,7 @@ def open_part(target: Path, total: int | None) -> Iterator[Part]:
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise ValueError(f"{path} is not a plain file, or has a second name: remove it")
         if not (lock(file) and path.exists()):  # held, or just finished and removed
-            raise ValueError(f"{path}: another process is busy with it")
+            raise ValueError(f"{path}: in use by another process")
         part = Part(path, file, total)
         try:
             yield part

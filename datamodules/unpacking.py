@@ -34,7 +34,7 @@ def unpack(archive: Path, folder: str, root: Path) -> None:
     temporary = root / f"{name}{os.getpid()}"
     with open(archive, "rb") as file:
         if not (lock(file) and archive.exists()):  # held, or just unpacked and removed
-            raise ValueError(f"{archive}: another process is busy with it")
+            raise ValueError(f"{archive}: in use by another process")
         for path in root.iterdir():  # the lock is ours, so these are leftovers of dead processes
             if re.fullmatch(re.escape(name) + r"\d+", path.name):
                 shutil.rmtree(path)

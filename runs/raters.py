@@ -36,7 +36,7 @@ def load_raters(cfg: DictConfig) -> dict[str, "Rater"]:
         given = view_of(cfg, who)
         if given and cfg[who].checkpoint is None:
             words = " ".join(f"{who}.{name}={value}" for name, value in given.items())
-            raise ValueError(f"{words}: nobody looks, since {who}.checkpoint=null")
+            raise ValueError(f"{words}: has no effect: {who}.checkpoint is null")
     for key, path in rater_files(cfg).items():
         try:
             net, record = load_network(path, "scorer", cfg.trusted)

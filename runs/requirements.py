@@ -91,7 +91,7 @@ def require_kind(cfg: DictConfig, wanted: str) -> Iterator[str]:
 def check_name(cfg: DictConfig) -> Iterator[str]:
     """Yield a problem if `name` cannot be the name of a folder."""
     if cfg.name is not None and not re.fullmatch(r"[\w.+,-]*\w[\w.+,-]*", str(cfg.name)):
-        yield f"name={cfg.name}: letters, digits and . _ + , - only; paths.output_dir= is the place"
+        yield f"name={cfg.name}: letters, digits and . _ + , - only; paths.output_dir= is a folder"
 
 
 def check_output(cfg: DictConfig, *suffixes: str, key: str = "output") -> Iterator[str]:
@@ -100,7 +100,7 @@ def check_output(cfg: DictConfig, *suffixes: str, key: str = "output") -> Iterat
         return
     path = expanded(cfg[key])
     if path.suffix not in suffixes:
-        yield f"{key}={cfg[key]}: a name that ends in {' or '.join(suffixes)} is needed"
+        yield f"{key}={cfg[key]}: must end in {' or '.join(suffixes)}"
     if path.is_dir():
         yield f"{key}={cfg[key]}: is a folder"
     elif path.exists() and not cfg.overwrite:

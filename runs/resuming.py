@@ -43,7 +43,7 @@ def last_checkpoint(folder: Path, identity: Identity) -> ResumePoint | None:
         in_first = (read_json(folder / "progress.json") or {}).get("epoch") == 1
         if any(last.parent.glob("*.ckpt")) and not in_first:
             raise ValueError(
-                f"{last}: is gone, so the run cannot go on; overwrite=true trains again"
+                f"{last}: is missing, so the run cannot be resumed; overwrite=true trains again"
             )
         return None
     damage = []

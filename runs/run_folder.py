@@ -60,7 +60,7 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
         held = [name for name in (*FILES, *FOLDERS) if (folder / name).exists()]
         if held:
             raise ValueError(
-                f"{folder} is no run, but holds {', '.join(held)}; overwrite=true removes them"
+                f"{folder} is not a run, but has {', '.join(held)}; overwrite=true removes them"
             )
         return State.NEW
     kinds = {"settings": dict, "inputs": dict, "code_hash": str, "run_id": str}
@@ -88,7 +88,7 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
     if outdated and stale == "refuse":
         raise ValueError(
             f"{folder} holds a run, but {' and '.join(outdated)} changed since; "
-            "stale=rerun does it again, stale=accept takes it as it is"
+            "stale=rerun runs it again, stale=accept uses it as it is"
         )
     if outdated and stale == "rerun":
         return State.NEW

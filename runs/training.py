@@ -105,7 +105,7 @@ def train(cfg: DictConfig, invocation: Invocation) -> Result | None:
             if not trainer.interrupted:
                 raise
             saved = (folder / "checkpoints" / "last.ckpt").exists()
-            then = "goes on after the last full epoch" if saved else "begins again"
+            then = "resumes after the last full epoch" if saved else "starts over"
             raise KeyboardInterrupt(f"the same command {then}") from error
         finally:
             close_loggers(trainer)

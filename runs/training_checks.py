@@ -65,12 +65,12 @@ def trainer_problems(cfg: DictConfig) -> Iterator[str]:
     if cfg.trainer.precision not in PRECISIONS:
         yield f"trainer.precision={cfg.trainer.precision}: {', '.join(PRECISIONS)}"
     if cfg.trainer.precision == "16-mixed" and cfg.trainer.accelerator == "cpu":
-        yield "trainer.precision=16-mixed: is for GPUs; a CPU has bf16-mixed"
+        yield "trainer.precision=16-mixed: needs a GPU; a CPU has bf16-mixed"
     clip = cfg.trainer.gradient_clip_val
     if isinstance(clip, int | float) and clip <= 0:
         yield f"trainer.gradient_clip_val={clip}: above 0, or null for none"
     if cfg.optim.optimizer.get("_partial_") is False:
-        yield "optim.optimizer._partial_=false: true, as it gets the network's parameters later"
+        yield "optim.optimizer._partial_=false: true, because the network's parameters come later"
 
 
 def callback_problems(cfg: DictConfig) -> Iterator[str]:
@@ -111,7 +111,7 @@ def batch_problems(cfg: DictConfig) -> Iterator[str]:
         yield "trainer.devices, trainer.accumulate_grad_batches, data.batch_size: 1 or more each"
     elif cfg.data.batch_size % parts:
         yield (
-            f"data.batch_size={cfg.data.batch_size}: is the size over all ranks and must divide by "
+            f"data.batch_size={cfg.data.batch_size}: is for all ranks and must be divisible by "
             f"{parts} (trainer.devices x trainer.num_nodes x trainer.accumulate_grad_batches)"
         )
     if cfg.model.compile in WITH_GRAPHS and cfg.trainer.accumulate_grad_batches > 1:
@@ -142,11 +142,11 @@ def enhancer_problems(cfg: DictConfig) -> Iterator[str]:
     elif cfg.model.loss.get("gamma", cfg.gamma) != cfg.gamma:
         yield f"model.loss.gamma={cfg.model.loss.gamma}: set gamma, which the loss follows"
     elif cfg.scale == 1 and "scales" not in cfg.net and undegraded(cfg):
-        yield "scale=1: LR would be HR; data.degradation.blur, .noise or .jpeg makes it worth it"
+        yield "scale=1: set data.degradation.blur, .noise or .jpeg; otherwise LR equals HR"
     elif "scale" in cfg.data and cfg.data.scale != cfg.net.get("scales", cfg.scale):
         yield f"data.scale={cfg.data.scale}: set scale, which data and network follow"
     elif cfg.net._target_.endswith(".Bicubic"):
-        yield "net=bicubic has nothing to train; evaluate shows it beside every network"
+        yield "net=bicubic has nothing to train; evaluate compares every network with it"
     elif cfg.gamma is None or (cfg.scale is None and "scales" not in cfg.net):
         yield f"gamma={cfg.gamma} scale={cfg.scale}: an enhancer needs both"
     elif cfg.gamma == 0 and not scores_always(cfg):
@@ -163,7 +163,7 @@ def enhancer_problems(cfg: DictConfig) -> Iterator[str]:
 def machine_problems(cfg: DictConfig) -> Iterator[str]:
     """Find mistakes that matter only if the training runs on this machine, not on a cluster."""
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu runs without"
+        yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu needs none"
     if cfg.trainer.get("plugins") is not None and "SLURM_PROCID" not in os.environ:
         yield "trainer=slurm: is for ranks that SLURM starts, by -m hydra/launcher=slurm or by srun"
 

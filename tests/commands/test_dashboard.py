@@ -119,7 +119,7 @@ def test_only_the_runs_of_a_sweep(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["output=a.yaml"], "output=a.yaml: a name that ends in .json"),
+        (["output=a.yaml"], "output=a.yaml: must end in .json"),
         (["output=there.json"], "there.json exists: overwrite=true"),
         (["project="], "project=: must not be empty"),
         (['name="\U0001f600"'], "W&B allows no symbols in names, such as \U0001f600"),

@@ -129,7 +129,7 @@ def test_evaluating_on_a_benchmark_and_on_rated_photos(cli: Cli, folder: Path) -
     # Another split holds photos that have trained the scorer.
     done = cli("evaluate", f"checkpoint={scorer}", *table, "data.val_share=0.5")
     assert done.code == 0, done.err
-    assert "was trained with data.val_share=0.2, which is not the split here" in done.out
+    assert "was trained with data.val_share=0.2, which is another split" in done.out
     Path("test.txt").write_text("0.png\n")
     done = cli("evaluate", f"checkpoint={scorer}", *table, "data.val_list=test.txt")
     assert done.code == 0, done.err

@@ -50,7 +50,7 @@ def test_subfolders_lists_and_globs(cli: Cli, enhancer: Path, scorer_file: Path)
     assert lines[0] == begin
     done = cli("enhance", "input=[photos/a.png,photos/sub/*.jpg]", *words, "output=listed")
     assert done.code == 1, done.out  # both would be a_x2.png
-    assert "has become listed/a_x2.png already" in done.out
+    assert "already became listed/a_x2.png" in done.out
     done = cli("score", "input=[photos/a.png,photos/sub]", f"checkpoint={scorer_file}",
                "output=s.csv")  # fmt: skip
     assert done.code == 0, done.out
@@ -87,7 +87,7 @@ def test_skipping_names_the_twins_of_kept_results(cli: Cli, enhancer: Path) -> N
     for name in ("a.jpg", "a.png", "b.png"):
         save(Path("photos", name))
     words = ["enhance", "input=photos", f"checkpoint={enhancer}", "output=out", "existing=skip"]
-    assert "photos/a.jpg has become out/a_x2.png already" in cli(*words).out
+    assert "photos/a.jpg already became out/a_x2.png" in cli(*words).out
     done = cli(*words)
     assert done.code == 1
     assert "2 skipped" in done.out

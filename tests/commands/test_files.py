@@ -116,13 +116,13 @@ def test_evaluate_rates_as_the_scorer_is_told_to_look(cli: Cli, enhancer: Path) 
     assert "scorer.resize_rule=pad: allowed are squash, short_side, native" in refused.err
     assert "scorer.num_buckets=7, but " in cli(*words, "scorer.num_buckets=7").err
     blind = cli(*words, "judge.checkpoint=null", "judge.crop=64")
-    assert "judge.crop=64: nobody looks, since judge.checkpoint=null" in blind.err
+    assert "judge.crop=64: has no effect: judge.checkpoint is null" in blind.err
 
 
 def test_evaluate_a_scorer(cli: Cli, scorer_file: Path) -> None:
     words = ["data=sample_rated", "data.limit=8", "name=here"]
     judged = cli("evaluate", f"checkpoint={scorer_file}", *words, "judge.crop=64")
-    assert "judge.crop=64: is for enhancers; a scorer has no judge" in judged.err
+    assert "judge.crop=64: a scorer has no judge" in judged.err
     done = cli("evaluate", f"checkpoint={scorer_file}", *words)
     assert done.code == 0, done.err
     metrics = json.loads(Path("outputs/evaluate/here/result.json").read_text())["metrics"]
@@ -355,13 +355,13 @@ def test_evaluate_says_how_networks_were_trained_to_deblur(cli: Cli, folder: Pat
         assert cli(*words, f"scale={scale}", f"paths.output_dir=x{scale}").code == 0
     (x1,), (x2,) = (list(Path(f"x{scale}").rglob("best.ckpt")) for scale in (1, 2))
     own = cli("evaluate", f"checkpoint={x2}", "scorer.checkpoint=null", "data.limit=1", "name=own")
-    assert "not measured so" not in own.out  # on its own photos, blurred as in its training
+    assert "not used here" not in own.out  # on its own photos, blurred as in its training
     sample = ["scorer.checkpoint=null", "data=sample_pairs", "data.limit=1"]
     done = cli("evaluate", f"checkpoint={x2}", *sample)
-    assert "EDSR gamma=0 was trained with data.degradation.blur=1.6, not measured so" in done.out
+    assert "EDSR gamma=0 was trained with data.degradation.blur=1.6, not used here" in done.out
     done = cli("evaluate", f"checkpoint={x1}", *sample)
     assert done.code == 2
-    assert "LR would be HR; give the data.degradation" in done.err
+    assert "LR would equal HR; set the data.degradation" in done.err
     same = ["data.degradation.blur=1.6", "name=same"]
     done = cli("evaluate", f"checkpoint={x1}", "scorer.checkpoint=null", "data.limit=1", *same)
     assert done.code == 0, done.err
@@ -399,7 +399,7 @@ def test_evaluate_needs_a_scale_in_common(
     for words, message in (
         ([f"checkpoint={mdsr}", "scale=4"], "is for x2, x3"),
         ([f"checkpoint=[{scorer_file},{scorer_file}]", "data=sample_rated"], "one at a time"),
-        ([f"checkpoint=[{enhancer},{scorer_file}]"], "enhancers and scorers are measured apart"),
+        ([f"checkpoint=[{enhancer},{scorer_file}]"], "measure enhancers and scorers separately"),
         (["checkpoint=[]"], "one or several files"),
     ):
         done = cli("evaluate", *words)
@@ -419,7 +419,7 @@ def test_enhance_goes_on_past_bad_files_and_never_overwrites(
     assert sorted(p.name for p in Path("out").iterdir()) == ["a_x2.png", "b_x2.png"]
     Image.new("RGB", (8, 8)).save(photos / "a.png")  # would become a_x2.png, as a.jpg does
     twice = cli(*words, "overwrite=true")
-    assert "has become out/a_x2.png already" in twice.out
+    assert "already became out/a_x2.png" in twice.out
     (photos / "a.png").unlink()
     again = cli(*words)
     assert again.code == 1
@@ -557,7 +557,7 @@ def test_export_to_onnx_computes_the_same_at_any_size(
         assert np.abs(found - expected.numpy()).max() < 1e-4
     again = cli("export", f"checkpoint={path}", "format=onnx", "output=net.onnx", *words)
     assert "exists: overwrite=true" in again.err
-    assert "name that ends in .onnx" in cli(
+    assert "must end in .onnx" in cli(
         "export", f"checkpoint={path}", "format=onnx", "output=net.pt", *words
     ).err  # fmt: skip
 
@@ -570,5 +570,5 @@ def test_evaluate_takes_a_list_of_one(cli: Cli, scorer_file: Path) -> None:
 def test_a_wrong_scorer_leaves_no_folder_behind(cli: Cli, enhancer: Path) -> None:
     done = cli("evaluate", f"checkpoint={enhancer}", f"scorer.checkpoint={enhancer}", "name=x")
     assert done.code == 2
-    assert "needed is a checkpoint of kind scorer" in done.err
+    assert "one of kind scorer is needed" in done.err
     assert not Path("outputs").exists()

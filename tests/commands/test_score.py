@@ -59,7 +59,7 @@ def test_odd_names_are_written_as_they_are(cli: Cli, photos: Path) -> None:
     ("words", "message"),
     [
         (["sheet=photos/p0.png"], "sheet=photos/p0.png: is one of the photos"),
-        (["sheet=photos/sheet.png"], "would be rated as a photo the next time"),
+        (["sheet=photos/sheet.png"], "would be rated as a photo next time"),
         (["output=photos/q.jpg/x.csv"], "is a file; a folder is needed"),
     ],
 )
@@ -171,8 +171,8 @@ def test_the_contact_sheet_shows_every_photo(cli: Cli, photos: Path) -> None:
     assert Image.open("sheet.png").width > 600
     done = cli("score", "input=photos/p*", "sheet=sheet.pdf", "output=b.txt")
     assert done.code == 2
-    assert "sheet=sheet.pdf: a name that ends in .png or .jpg" in done.err
-    assert "output=b.txt: a name that ends in .csv or .json or .jsonl" in done.err
+    assert "sheet=sheet.pdf: must end in .png or .jpg" in done.err
+    assert "output=b.txt: must end in .csv or .json or .jsonl" in done.err
 
 
 def test_bfloat16_moves_scores_by_less_than_a_hundredth(cli: Cli, photos: Path) -> None:
@@ -223,7 +223,7 @@ def test_import_weights_gives_a_scorer_to_score_and_to_start_from(cli: Cli, fold
     assert done.code == 2
     assert "bad.h5: not a Keras file" in done.err
     done = cli("import_weights", "input=a.png", "output=b.pt")
-    assert "input=a.png: a name that ends in .h5 or .hdf5" in done.err
+    assert "input=a.png: must end in .h5 or .hdf5" in done.err
 
 
 @pytest.mark.gpu

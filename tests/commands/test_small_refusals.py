@@ -29,7 +29,7 @@ Cli = Callable[..., Finished]
         ("callbacks.checkpoint.dirpath=elsewhere", "=elsewhere: checkpoints are part of the run"),
         ("optim.optimizer._partial_=null", "=null: should be true or false"),
         ("optim.optimizer._partial_=3", "=3: should be true or false"),
-        ("optim.optimizer._partial_=false", "=false: true, as it gets the network's parameters"),
+        ("optim.optimizer._partial_=false", "=false: true, because the network's parameters"),
     ],
 )
 def test_values_that_fail_later_are_refused_at_once(

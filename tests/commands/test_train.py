@@ -169,7 +169,7 @@ def test_changed_code_is_refused_with_the_choice(cli: Cli, monkeypatch: pytest.M
     monkeypatch.setattr(Identity, "__post_init__", changed)
     done = cli(*TINY, "paths.output_dir=a")
     assert done.code == 2
-    assert "the code (networks/edsr.py) changed since; stale=rerun does it again" in done.err
+    assert "the code (networks/edsr.py) changed since; stale=rerun runs it again" in done.err
     assert "already finished" in cli(*TINY, "paths.output_dir=a", "stale=accept").out
     assert "training in" in cli(*TINY, "paths.output_dir=a", "stale=rerun").out
 
@@ -247,7 +247,7 @@ def test_a_run_without_its_last_checkpoint_is_not_begun_anew(cli: Cli) -> None:
     before = (run / "checkpoints" / "best.ckpt").read_bytes()
     done = cli(*TINY, "paths.output_dir=a", "resume=true", "epochs=3")
     assert done.code == 2
-    assert "last.ckpt: is gone, so the run cannot go on; overwrite=true" in done.err
+    assert "last.ckpt: is missing, so the run cannot be resumed; overwrite=true" in done.err
     (run / "progress.json").unlink()
     assert cli(*TINY, "paths.output_dir=a", "resume=true", "epochs=3").code == 2
     assert (run / "checkpoints" / "best.ckpt").read_bytes() == before
@@ -323,7 +323,7 @@ def test_files_of_others_are_not_removed(cli: Cli) -> None:
     notes.write_text("mine")
     done = cli(*TINY, "paths.output_dir=a", "name=mine")
     assert done.code == 2
-    assert "is no run, but holds checkpoints" in done.err
+    assert "is not a run, but has checkpoints" in done.err
     assert notes.exists()
 
 
@@ -357,7 +357,7 @@ def test_interrupt_says_how_to_go_on(cli: Cli, folder: Path) -> None:
     running.send_signal(signal.SIGINT)
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 130, output
-    assert "the same command goes on" in output
+    assert "the same command resumes" in output
 
 
 def measured(checkpoint: Path, scorers: dict[str, Path]) -> dict[str, float]:
@@ -503,7 +503,7 @@ def test_edsr_of_another_scale_starts_from_x2(cli: Cli, scale: int) -> None:
     options = ["gamma=0", "epochs=1", "data.num_steps=1", "optim.optimizer.lr=0"]
     done = cli(*TINY, first, f"scale={scale}", "paths.output_dir=b", *options)
     assert done.code == 0, done.err
-    assert "of another scale: the upsampler starts anew" in done.out + done.err
+    assert "another scale: the upsampler is trained from scratch" in done.out + done.err
     two, new = weights(run, "best"), weights(run_at("b"), "best")
     for name, value in new.items():
         if not name.startswith("net.tail.0."):

@@ -15,7 +15,7 @@ from system.stopping import InterruptHandler
 from tests.conftest import ROOT, TINY, Finished, launch
 
 Cli = Callable[..., Finished]
-FAREWELL = "interrupted; the same command goes on after the last full epoch"
+FAREWELL = "interrupted; the same command resumes after the last full epoch"
 
 
 def after_an_epoch(process: subprocess.Popen[str], folder: Path) -> Path:
