@@ -56,13 +56,7 @@ def typed(command: str, words: list[str], *, folder: str | None, sweep: bool) ->
 def check(
     command: str, words: list[str], *, multirun: bool = True, folder: str | None = None
 ) -> None:
-    """Check everything that can be checked before work starts.
-
-    Args:
-        command: name of the command.
-        words: `key=value` words of the command line; sweeps (`a,b`) are checked per value.
-        multirun: whether sweeps are allowed.
-        folder: folder of the user's own configuration files (--config-dir).
+    """Check everything that can be checked before work starts; sweeps (`a,b`) value by value.
 
     Raises:
         ValueError: listing all mistakes.
@@ -95,13 +89,6 @@ def check_shown(
 ) -> None:
     """Check a configuration that is only shown (--cfg, --info): it may be incomplete.
 
-    Args:
-        command: name of the command.
-        words: `key=value` words of the command line.
-        folder: folder of the user's own configuration files (--config-dir).
-        resolve: whether interpolations are resolved.
-        package: the part to show; None means all.
-
     Raises:
         ValueError: listing all mistakes.
     """
@@ -122,11 +109,7 @@ def check_shown(
 
 
 def check_typed(command: str, words: list[str], *, folder: str | None) -> list[str]:
-    """Check keys and choices, not values; return the overrides, for a sweep those of one job.
-
-    Raises:
-        ValueError: listing all mistakes.
-    """
+    """Check keys and choices, not values; return the overrides, for a sweep those of one job."""
     problems: list[str] = []
     with loaded(folder) as loader:
         parsed = overrides.parse_overrides(words, problems)
@@ -138,11 +121,7 @@ def check_typed(command: str, words: list[str], *, folder: str | None) -> list[s
 def check_words(
     command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
 ) -> list[Override]:
-    """Drop overrides that a configuration could not be composed with.
-
-    Raises:
-        ValueError: if a folder of `hydra.searchpath` is missing.
-    """
+    """Drop overrides that a configuration could not be composed with."""
     if missing := list(searchpath_problems(parsed)):
         raise_all([*problems, *missing])
     valid = overrides.check_sweep(parsed, problems)

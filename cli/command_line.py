@@ -62,10 +62,8 @@ class Call:
     """A parsed command line.
 
     Args:
-        command: name of the command.
         overrides: `key=value` words, with text quoted.
         flags: Hydra's flags, with values as `--flag=value`.
-        help: whether help is requested.
     """
 
     command: str
@@ -97,11 +95,7 @@ class Call:
         return found[-1] if found else None
 
     def check(self) -> None:
-        """Check the configuration.
-
-        Raises:
-            ValueError: listing all mistakes.
-        """
+        """Check the configuration."""
         if self.is_plain:
             config.check(
                 self.command, self.overrides, multirun=self.is_multirun, folder=self.folder
@@ -229,14 +223,7 @@ def unknown_command(command: str, settings: list[tuple[str, str]], bare: list[st
 def misspelt(
     call: Call, settings: list[tuple[str, str]], bare: list[str], *, named_command: bool
 ) -> list[str]:
-    """Find settings that are not of the form key=value, and suggest the right form.
-
-    Args:
-        call: the command line.
-        settings: keys and values of settings written in another style.
-        bare: words without `=`.
-        named_command: whether the command was typed.
-    """
+    """Find settings that are not of the form key=value, and suggest the right form."""
     problems = []
     words = list(bare)
     files = []
@@ -335,13 +322,7 @@ def help_text(call: Call) -> str:
 
 
 def run(arguments: list[str], stop: InterruptHandler, script: Path) -> int:
-    """Run one command line and return its exit code.
-
-    Args:
-        arguments: what was typed behind the script.
-        stop: see `job`.
-        script: run.py, which Lightning runs again for the other ranks.
-    """
+    """Run one command line and return its exit code."""
     try:
         call = parse(arguments)
         if call.help:

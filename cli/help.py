@@ -32,14 +32,6 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
 
     Comments stay. For `train`, an experiment sets most values, and those that are not in the file
     follow below it.
-
-    Args:
-        command: name of the command.
-        words: `key=value` words of the command line.
-        folder: of the user's own configuration files (--config-dir).
-
-    Raises:
-        ValueError: if the configuration cannot be composed.
     """
     text = (CONF / f"{command}.yaml").read_text().rstrip().replace("python run.py", program())
     with loaded(folder):

@@ -18,12 +18,7 @@ CLASS = "._target_"
 
 
 def drop_leftovers(cfg: DictConfig, words: Iterable[str]) -> None:
-    """Remove the arguments that no class typed as `KEY._target_=...` takes.
-
-    Args:
-        cfg: the configuration.
-        words: the overrides, as typed.
-    """
+    """Remove the arguments that no class typed as `KEY._target_=...` takes."""
     typed = [override.key_or_group for override in parse_task(words) if not override.is_delete()]
     for key in typed:
         if not key.endswith(CLASS):

@@ -40,11 +40,6 @@ def as_text(word: str, kinds: Mapping[str, Text], *, sweep: bool) -> str:
     Quotes, Hydra's functions and interpolations keep their meaning unless a file has that exact
     name; so do commas in a sweep, and brackets if lists are allowed. In a list, a comma belongs to
     a name if such a file exists.
-
-    Args:
-        word: `key=value`.
-        kinds: the keys whose type is text.
-        sweep: whether commas separate the values of a sweep.
     """
     key, equals, value = word.partition("=")
     kind = kinds.get(key.lstrip("+"))

@@ -19,9 +19,6 @@ NOT_KEPT = ("name", "resume", "overwrite", "stale", "paths.output_dir")
 def with_stored_options(words: list[str]) -> list[str]:
     """Add the options of the run that `resume=true name=NAME` names, except those given again.
 
-    Args:
-        words: the overrides of a training, as typed.
-
     Raises:
         ValueError: if several runs have this name, or its options cannot be read.
     """
@@ -41,11 +38,7 @@ def with_stored_options(words: list[str]) -> list[str]:
 
 
 def stored_config_dir(words: list[str]) -> str | None:
-    """Return the folder of the user's own configuration that the named run was started with.
-
-    Args:
-        words: the overrides of a training, as typed.
-    """
+    """Return the folder of the user's own configuration that the named run was started with."""
     folder, _ = named_run(words)
     if folder is None:
         return None
@@ -59,11 +52,7 @@ def stored_config_dir(words: list[str]) -> str | None:
 
 
 def named_run(words: list[str]) -> tuple[Path | None, dict[str, Override]]:
-    """Find the folder of the run that `resume=true name=NAME` names, and what was typed by key.
-
-    Raises:
-        ValueError: if several runs have this name.
-    """
+    """Find the folder of the run that `resume=true name=NAME` names, and what was typed by key."""
     try:
         given = {override.key_or_group: override for override in parse_task(words)}
     except HydraException:
@@ -86,11 +75,6 @@ def named_run(words: list[str]) -> tuple[Path | None, dict[str, Override]]:
 
 def find_run(output: Path, experiment: str, name: str) -> Path | None:
     """Find the folder of a run; None if there is none.
-
-    Args:
-        output: folder of all experiments.
-        experiment: name of one of them, or `*`.
-        name: of the run's folder.
 
     Raises:
         ValueError: if there are several, or it is a job of a sweep.

@@ -84,13 +84,7 @@ def given_at(value: object, place: tuple[int | str, ...]) -> tuple[str, object]:
 
 
 def check_composed(command: str, words: list[str], *, here: bool = True) -> list[str]:
-    """Find the mistakes in one complete configuration.
-
-    Args:
-        command: name of the command.
-        words: its overrides.
-        here: whether the command runs on this machine.
-    """
+    """Find the mistakes in one complete configuration."""
     try:
         cfg = composed(command, words)
     except ValueError as error:
@@ -154,12 +148,7 @@ def resolves(cfg: DictConfig, key: str) -> bool:
 
 
 def scalar_problems(cfg: DictConfig, typed: dict[str, object]) -> Iterator[str]:
-    """Check that numbers are finite, not too large, and that scales are whole numbers.
-
-    Args:
-        cfg: the configuration.
-        typed: its values by dotted key, without those derived from others.
-    """
+    """Check that numbers are finite, not too large, and that scales are whole numbers."""
     for key, value in typed.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{key}={value}: must be finite"
@@ -216,12 +205,7 @@ def node_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def training_problems(cfg: DictConfig, *, sound: bool) -> Iterator[str]:
-    """Check that a training has the devices and the memory it asks for.
-
-    Args:
-        cfg: the configuration.
-        sound: whether no mistake has been found so far, so that networks can be built.
-    """
+    """Check the devices and the memory of a training, and its networks if all else is sound."""
     devices = cfg.trainer.get("devices")
     if not isinstance(devices, int) or devices < -1:
         yield (

@@ -123,15 +123,7 @@ def key_meant(
     groups: Collection[str],
     elsewhere: Mapping[str, Collection[str]],
 ) -> str | None:
-    """Return the key to use instead of one that a command lacks, or None.
-
-    Args:
-        key: as given.
-        command: name of the command.
-        keys: those that the configuration has, dotted.
-        groups: those that are chosen from.
-        elsewhere: keys of the groups' other options, by `GROUP=OPTION`.
-    """
+    """Return the key to use instead of one that a command lacks, or None."""
     names = [*keys, *groups]
     if key.startswith(f"{command}."):
         rest = key.removeprefix(f"{command}.")

@@ -31,12 +31,6 @@ def own_data(
     Checkpoints without a data set, such as exported ones, are measured on that of the others. If
     none has one, it is `cfg.data` too.
 
-    Args:
-        cfg: configuration of a command that measures.
-        overrides: its overrides, as typed.
-        records: records of the checkpoints.
-        paths: files of the checkpoints.
-
     Raises:
         ValueError: if they were validated on different photos, or their data set cannot be built.
     """

@@ -62,11 +62,6 @@ def check_node(path: str, node: object, typed: Collection[str] = ()) -> Iterator
 
     The types of interpolated values are not checked here but at their source. Arguments that the
     class lacks are mistakes, interpolated or not.
-
-    Args:
-        path: dotted name of the node.
-        node: a part of a configuration.
-        typed: keys that the user has set.
     """
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return

@@ -31,15 +31,7 @@ Metrics under `best/` are those of the best checkpoint, all others those of the 
 def workspace(
     name: str, *, project: str, entity: str | None, group: str | None, photos: Sequence[str]
 ) -> ws.Workspace:
-    """Return the workspace.
-
-    Args:
-        name: of the workspace.
-        project: of the runs.
-        entity: owner of the project; None for the default one.
-        group: compares only the runs of this group.
-        photos: names of the validation photos to browse.
-    """
+    """Return the workspace."""
     return ws.Workspace(
         entity=entity or "",
         project=project,

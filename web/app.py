@@ -39,13 +39,7 @@ pages = APIRouter()
 
 
 def build_app(store: Store, worker: Worker, settings: Settings) -> Guard:
-    """Return the application behind its guard.
-
-    Args:
-        store: of uploads and results.
-        worker: does the jobs; started and ended with the application.
-        settings: of the pages and the guard.
-    """
+    """Return the application behind its guard."""
     over = threading.Event()
 
     def tidy() -> None:

@@ -135,14 +135,7 @@ class Quiet(logging.Filter):
 
 
 class Server(uvicorn.Server):
-    """Uvicorn server with these limits.
-
-    Args:
-        app: the application.
-        host: address to bind to.
-        port: 0 for any free port.
-        on_start: called once the server is listening.
-    """
+    """Uvicorn server with these limits; port 0 means any free port."""
 
     def __init__(
         self, app: ASGIApp, host: str, port: int, on_start: Callable[[], None] = lambda: None

@@ -104,14 +104,7 @@ def load_enhancers(
     device: torch.device,
     trusted: Sequence[str] = (),
 ) -> list[Enhancer]:
-    """Load the networks named in the configuration.
-
-    Args:
-        checkpoints: files of enhancers.
-        pairs: files of two trainings of one network each.
-        steps: networks of a series, including both ends.
-        device: where they compute.
-        trusted: see `load_network`.
+    """Load the checkpoints, and for each pair a series of so many steps, including both ends.
 
     Raises:
         ValueError: if a file is not an enhancer, the networks of a pair differ, or two enhancers

@@ -181,12 +181,9 @@ class Guard:
         return self.max_upload if is_upload(scope) else JSON_BYTES
 
     def limited(self, scope: Scope, receive: Receive, started: Callable[[], bool]) -> Receive:
-        """Wrap `receive` so that bodies that are too large or too slow are refused.
+        """Wrap `receive` so that it refuses bodies that are too large or too slow.
 
-        Args:
-            scope: of the request.
-            receive: the server's.
-            started: returns whether an answer has been started, so that no other can be sent.
+        Once an answer is `started`, no other can be sent.
         """
         limit, seen, whole = self.limit(scope), 0, False
         began = time.monotonic()

@@ -84,12 +84,7 @@ class Limits:
 
 
 class Progress:
-    """Progress of a job, estimated from the expected time of each network on each photo.
-
-    Args:
-        job: with its photos and enhancers.
-        speeds: what has been measured so far.
-    """
+    """Progress of a job, estimated from the expected time of each network on each photo."""
 
     def __init__(self, job: Job, speeds: Speeds) -> None:
         self.steps: list[float] = []  # expected seconds of each network on each photo
@@ -105,11 +100,7 @@ class Progress:
         self.began = time.monotonic()
 
     def estimate(self, share: float) -> tuple[float, float]:
-        """Return the fraction of the job that is done, and the seconds left.
-
-        Args:
-            share: fraction of the current step that is done.
-        """
+        """Return the fraction done and the seconds left, given the share of the current step."""
         total = sum(self.steps)
         done = sum(self.steps[: self.done]) + share * self.steps[self.done]
         took = time.monotonic() - self.began

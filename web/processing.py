@@ -28,9 +28,6 @@ class Processor:
     """Make all pictures of a job.
 
     Args:
-        store: where results are written.
-        scorer: rates every picture; not modified.
-        device: where the networks compute.
         tile: side in LR pixels of the tiles that are enhanced one at a time.
         busy: returns the tokens and uploads of unfinished jobs, which must not be cleaned up.
     """
@@ -119,15 +116,7 @@ class Processor:
         return enhanced(net, photo, device=torch.device(device), tile=tile, on_tile=on_tile)
 
     def add(self, job: Job, name: str, word: str, photo: Photo, **facts: object) -> None:
-        """Write and score a version of the last photo of a job's result.
-
-        Args:
-            job: the job.
-            name: name of the version on the page.
-            word: the same in file names.
-            photo: the pixels.
-            **facts: further keys of the version.
-        """
+        """Write and score a version of the job's last photo; `word` is its name in file names."""
         job.raise_if_stopped()
         entry = job.result.photos[-1]
         path = job.folder / f"{len(job.result.photos)}-{word}.png"

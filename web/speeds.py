@@ -20,9 +20,6 @@ class Speeds:
 
     Weights do not change the speed, so all networks of an architecture share their measurements.
     Pixels in the margins of tiles count as often as they are read.
-
-    Args:
-        tile: side in LR pixels of the tiles that are enhanced one at a time.
     """
 
     def __init__(self, tile: int) -> None:
@@ -33,12 +30,9 @@ class Speeds:
     def get(
         self, enhancer: Enhancer, task: Task, size: tuple[int, int] = (1000, 1000)
     ) -> float | None:
-        """Return the expected seconds for a photo, or None before the first measurement.
+        """Return the expected seconds for a photo of this height and width; None if not measured.
 
-        Args:
-            enhancer: one network, or a series, whose times are added up.
-            task: determines the scale.
-            size: height and width of the photo.
+        The times of a series are added up.
         """
         with self.lock:
             seconds, megapixels = self.seen.get((enhancer.architecture, task.scale), (0.0, 0.0))
@@ -74,13 +68,7 @@ class Speeds:
         device: torch.device,
         is_over: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Measure each architecture on a small picture, or on a whole tile to occupy a GPU.
-
-        Args:
-            enhancers: the enhancers.
-            device: where they compute.
-            is_over: returns whether to stop because the server is shutting down.
-        """
+        """Measure each architecture on a small picture, or on a whole tile to occupy a GPU."""
         side = self.tile if device.type == "cuda" else min(self.tile, TRIAL_SIDE)
         side = max(side, TRIAL_SIDE)
         picture = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)

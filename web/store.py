@@ -128,8 +128,7 @@ class Store:
     def clean(self, busy: set[str]) -> None:
         """Delete expired files, and the oldest results if they take too much room.
 
-        Args:
-            busy: tokens and uploads of unfinished jobs, which are kept.
+        Files of `busy` tokens and uploads are kept.
 
         Raises:
             FullError: if unfinished jobs alone take too much room.

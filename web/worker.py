@@ -23,17 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Do one job at a time in a separate thread, so that memory is bounded.
-
-    Args:
-        store: where results are written.
-        enhancers: the networks, on the device.
-        scorer: rates every picture; not modified.
-        scorer_record: the scorer's record.
-        device: where the networks compute.
-        tile: side in LR pixels of the tiles that are enhanced one at a time.
-        limits: of a job and of the queue.
-    """
+    """Do one job at a time in a separate thread, so that memory is bounded."""
 
     def __init__(
         self,
@@ -84,12 +74,7 @@ class Worker:
         }
 
     def submit(self, uploads: Sequence[Upload], task: Task | None, ids: Sequence[str]) -> Job:
-        """Append a job to the queue.
-
-        Args:
-            uploads: the photos; the job takes ownership of their files.
-            task: None if they are only to be scored.
-            ids: of the enhancers.
+        """Append a job to the queue, which takes ownership of the uploads; task None means scoring.
 
         Raises:
             ValueError: if the request is invalid, with a sentence for users.
@@ -122,11 +107,7 @@ class Worker:
         return job
 
     def select(self, task: Task | None, ids: Sequence[str]) -> list[Enhancer]:
-        """Return the enhancers that a request names.
-
-        Raises:
-            ValueError: if the task or one of the enhancers is not available.
-        """
+        """Return the enhancers that a request names."""
         if task is None:
             return []
         available = self.tasks().get(task)
