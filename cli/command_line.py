@@ -250,7 +250,7 @@ def misspelt(
         )
     if files:
         command = call.command
-        if not named_command and all(hints.looks_like_photo(word) for word in files):
+        if not named_command and all(word.lower().endswith(hints.PHOTOS) for word in files):
             command = "enhance"
         meant = hints.with_files(command, files)
         rest = [*call.overrides, *filter(None, rights), *call.flags]

@@ -79,6 +79,7 @@ OUTPUTS = {  # suffixes of what commands write to `output`
     "score": (".csv", ".json", ".jsonl"),
 }
 DATASETS = ("div2k", "ava", "photos", "rated")  # of prepare
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
 def near(name: str, names: Iterable[str]) -> str | None:
@@ -173,8 +174,3 @@ def with_files(command: str, words: list[str]) -> str:
 def quote(value: str) -> str:
     """Quote a value for a shell; most shells need no quotes for brackets and commas."""
     return value if re.fullmatch(r"[\w@%+:,./\[\]-]+", value) else shlex.quote(value)
-
-
-def looks_like_photo(word: str) -> bool:
-    """Return whether a word is the name of a photo, or a glob of photos."""
-    return word.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"))

@@ -101,13 +101,9 @@ def check_node(path: str, node: object, typed: Collection[str] = ()) -> Iterator
                 if path == "net" and f"net.{key}" not in typed:
                     hint += f"; ~net.{key} removes it"
                 yield f"{prefix}{key}: {target.__name__} has no such argument{hint}"
-        elif key in keys and not has_node(node[key]):
+        elif key in keys and not (isinstance(node[key], DictConfig) and "_target_" in node[key]):
+            # Hydra builds an object from others, whose own type does not count.
             yield from check_type(f"{prefix}{key}", plain(node)[key], parameters[key].annotation)
-
-
-def has_node(value: object) -> bool:
-    """Return whether Hydra builds an object from a value, whose own type then does not count."""
-    return isinstance(value, DictConfig) and "_target_" in value
 
 
 def locate(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:

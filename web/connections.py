@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 import h11
 import uvicorn
@@ -49,7 +48,8 @@ class Connection(H11Protocol):
         """Drop the connection that has been idle longest if there are too many."""
         super().connection_made(transport)
         self.since = time.monotonic()
-        held = [c for c in self.connections if isinstance(c, Connection) and c.is_open]
+        open_ones = (c for c in self.connections if not c.transport.is_closing())
+        held = [c for c in open_ones if isinstance(c, Connection)]
         if len(held) > max_connections():
             waiting = [c for c in held if c.waits and c is not self]
             min(waiting, key=lambda c: c.since, default=self).transport.abort()
@@ -77,11 +77,6 @@ class Connection(H11Protocol):
             self.transport.abort()
         else:
             super().shutdown()
-
-    @property
-    def is_open(self) -> bool:
-        """Return whether the connection is open."""
-        return not self.transport.is_closing()
 
     @property
     def waits_for_head(self) -> bool:
@@ -236,7 +231,6 @@ class Server(uvicorn.Server):
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             now = time.monotonic()
-            connections: list[Any] = list(self.server_state.connections)
-            for connection in connections:
+            for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection) and connection.is_overdue(now):
                     connection.transport.abort()

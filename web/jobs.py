@@ -108,10 +108,6 @@ class Progress:
         left = took * (1 - progress) / progress if took > 2 and progress > 0.05 else total - done
         return round(progress, 3), round(left, 1)
 
-    def photo_done(self, number: int) -> None:
-        """Continue with the next photo, even if this one failed."""
-        self.done = self.ends[number - 1]
-
 
 def photo_problem(error: Exception, path: Path) -> str:
     """Return a sentence about what is wrong with a photo, without the name of its file here."""

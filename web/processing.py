@@ -56,7 +56,7 @@ class Processor:
             FullError: if the results do not fit on the disk.
         """
         progress = Progress(job, self.speeds)
-        for number, upload in enumerate(job.uploads, 1):
+        for number, upload in enumerate(job.uploads):
             entry = PhotoResult(name=upload.name)
             job.update(photos=[*job.result.photos, entry])
             try:
@@ -72,7 +72,7 @@ class Processor:
                     raise
                 except ValueError as error:
                     entry.error = photo_problem(error, upload.path)
-            progress.photo_done(number)
+            progress.done = progress.ends[number]  # even if this one failed
             job.save()
 
     def process_photo(self, job: Job, photo: Photo, progress: Progress) -> None:

@@ -5,6 +5,7 @@ never built from unchecked requests: tokens must have the right format, and file
 in result.json.
 """
 
+import math
 import re
 import secrets
 import shutil
@@ -117,8 +118,9 @@ class Store:
 
     def has_room(self, *sizes: int) -> bool:
         """Return whether there is room for further uploads of these sizes in bytes."""
-        counted = [on_disk(size) for size in (*map(length, self.uploads.iterdir()), *sizes)]
-        return sum(counted) <= UPLOAD_SHARE * self.max_bytes and len(counted) <= MAX_WAITING
+        counted = [*map(length, self.uploads.iterdir()), *sizes]
+        blocks = sum(max(1, math.ceil(size / BLOCK)) for size in counted)
+        return blocks * BLOCK <= UPLOAD_SHARE * self.max_bytes and len(counted) <= MAX_WAITING
 
     def find_upload(self, name: str) -> Path | None:
         """Return the path of a complete upload, or None."""
@@ -162,11 +164,6 @@ def is_ours(folder: Path) -> bool:
         return True
     # The lock file is created before the store.
     return {path.name for path in folder.iterdir()} <= {".lock"} or (folder / MARK).is_file()
-
-
-def on_disk(size: int) -> int:
-    """Return the disk space in bytes that a file of this size takes."""
-    return max(1, -(-size // BLOCK)) * BLOCK
 
 
 def length(path: Path) -> int:

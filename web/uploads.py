@@ -173,13 +173,10 @@ def clean_name(header: str) -> str:
         charset, name = found[1], found[2]
     name = urllib.parse.unquote(name, encoding=charset, errors="replace")
     name = re.split(r"[/\\]", name)[-1]
-    name = "".join(c if is_shown(c) else "_" for c in name).strip()
+    # Without control and bidirectional codes.
+    shown = (c.isprintable() or c in JOINERS or unicodedata.category(c) == "Zs" for c in name)
+    name = "".join(c if ok else "_" for c, ok in zip(name, shown, strict=True)).strip()
     return name[:200] or "photo"
-
-
-def is_shown(c: str) -> bool:
-    """Return whether a name may contain this character: no control or bidirectional codes."""
-    return c.isprintable() or unicodedata.category(c) == "Zs" or c in JOINERS
 
 
 def above(megapixels: float, limit: float) -> str:
