@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from images.metadata import PNG_SIGNATURE, png_chunk
 from images.pixels import to_array
 from images.reading import FORMATS, read_image
 from lightning_modules.checkpoint import load_scorer
@@ -57,12 +58,9 @@ def pixels(content: bytes) -> Any:  # noqa: ANN401
 def png_of_size(width: int, height: int) -> bytes:
     """A PNG file that says it has a size and has next to no pixels: a decompression bomb."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
-    parts = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    pixels = zlib.compress(b"\0" * 100)
+    parts = png_chunk(b"IHDR", header), png_chunk(b"IDAT", pixels), png_chunk(b"IEND", b"")
+    return PNG_SIGNATURE + b"".join(parts)
 
 
 # What each was answered with: docs/web.md has the table.

@@ -9,18 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from images.metadata import png_chunk
 from tests.web.conftest import Server
 from tests.web.test_app import picture
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
 def test_png_files_with_megabytes_of_metadata_are_photos(server: Server, kind: bytes) -> None:
     plain = picture(20, 10)
-    metadata = chunk(kind, b"a\0\0" + zlib.compress(bytes(3_000_000)))
+    metadata = png_chunk(kind, b"a\0\0" + zlib.compress(bytes(3_000_000)))
     answer = server.upload(plain[:33] + metadata + plain[33:])
     assert answer.status_code == 201, answer.text
     with Image.open(io.BytesIO(plain)) as image:
@@ -30,8 +27,8 @@ def test_png_files_with_megabytes_of_metadata_are_photos(server: Server, kind: b
 
 def test_such_a_file_of_too_many_pixels_is_refused_by_its_header(server: Server) -> None:
     header = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
-    metadata = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3_000_000)))
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + metadata + chunk(b"IEND", b"")
+    metadata = png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3_000_000)))
+    bomb = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + metadata + png_chunk(b"IEND", b"")
     answer = server.upload(bomb)
     assert answer.status_code == 413
     assert "2147483647 x 2147483647 pixels" in answer.text
@@ -42,7 +39,7 @@ def test_decoders_do_not_write_to_the_terminal(
 ) -> None:
     deep = bytes(imagecodecs.png_encode(np.zeros((4, 4), np.uint16)))
     start = deep.index(b"IDAT") - 4
-    more = deep[:start] + chunk(b"IDAT", zlib.compress(bytes(2000))) + chunk(b"IEND", b"")
+    more = deep[:start] + png_chunk(b"IDAT", zlib.compress(bytes(2000))) + png_chunk(b"IEND", b"")
     assert server.upload(more).status_code in (201, 422)
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "TIFF")
