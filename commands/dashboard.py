@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from runs.invocation import Invocation
 from runs.requirements import check_output
@@ -16,10 +16,8 @@ from system.places import expanded
 log = logging.getLogger(__name__)
 
 
-class Options(BaseModel):
+class Options(BaseModel, strict=True):
     """Keys of conf/dashboard.yaml."""
-
-    model_config = ConfigDict(strict=True)
 
     project: str
     entity: str | None

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 from rich.progress import TaskProgressColumn
 from torch import nn
 
@@ -30,10 +30,8 @@ from system.terminal import told
 log = logging.getLogger(__name__)
 
 
-class Options(BaseModel):
+class Options(BaseModel, strict=True):
     """Keys of conf/enhance.yaml."""
-
-    model_config = ConfigDict(strict=True)
 
     input: str | list[str]
     checkpoint: str

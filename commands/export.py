@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import nn
 
 from lightning_modules.checkpoint import load_network, save_safetensors
@@ -25,10 +25,8 @@ TOLERANCE = 1e-4  # of images in [0, 1]: a fortieth of a grey level
 SIZES = ((24, 32), (37, 21))  # images that the exported network is tested on
 
 
-class Options(BaseModel):
+class Options(BaseModel, strict=True):
     """Keys of conf/export.yaml."""
-
-    model_config = ConfigDict(strict=True)
 
     checkpoint: str
     output: str

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from lightning_modules.checkpoint import NIMA_TARGET, save_safetensors
 from lightning_modules.record import Record
@@ -19,10 +19,8 @@ from system.places import expanded, program
 log = logging.getLogger(__name__)
 
 
-class Options(BaseModel):
+class Options(BaseModel, strict=True):
     """Keys of conf/import_weights.yaml."""
-
-    model_config = ConfigDict(strict=True)
 
     input: str
     output: str

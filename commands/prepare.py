@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 
 from datamodules.ava import AVA, CORRUPT, NUM_ABSENT, read_index
 from datamodules.degradations import Degradation
@@ -56,10 +56,8 @@ Put them into {root} as
 and run the same command again: it verifies every file."""
 
 
-class Options(BaseModel):
+class Options(BaseModel, strict=True):
     """Keys of conf/prepare.yaml."""
-
-    model_config = ConfigDict(strict=True)
 
     dataset: Literal["div2k", "ava", "photos", "rated"]
     root: str | list[str] | None

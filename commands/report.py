@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
 from reports.comparison import OURS
 from reports.page import build, count_states
@@ -23,10 +23,8 @@ from system.places import display_path, expanded
 log = logging.getLogger(__name__)
 
 
-class Options(BaseModel):
+class Options(BaseModel, strict=True):
     """Keys of conf/report.yaml."""
-
-    model_config = ConfigDict(strict=True)
 
     runs: str | list[str]
     output: str | None

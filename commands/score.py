@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, PositiveInt
 
 from images.file_names import printable_name
 from images.finding import SearchResult, search
@@ -44,10 +44,8 @@ class Row(NamedTuple):
         return moments | {f"p{k}": p for k, p in enumerate(self.p, 1)}
 
 
-class Options(BaseModel):
+class Options(BaseModel, strict=True):
     """Keys of conf/score.yaml."""
-
-    model_config = ConfigDict(strict=True)
 
     input: str | list[str]
     checkpoint: str

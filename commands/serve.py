@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 
 from omegaconf import DictConfig, ListConfig
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
 from lightning_modules.checkpoint import load_network
 from networks.nima import NIMA
@@ -25,18 +25,14 @@ log = logging.getLogger(__name__)
 TITLE = "Neural Image Enhancement"
 
 
-class Scorer(BaseModel):
+class Scorer(BaseModel, strict=True):
     """Keys of the node `scorer`."""
-
-    model_config = ConfigDict(strict=True)
 
     checkpoint: str
 
 
-class Options(BaseModel):
+class Options(BaseModel, strict=True):
     """Keys of conf/serve.yaml."""
-
-    model_config = ConfigDict(strict=True)
 
     checkpoint: str | list[str]
     pairs: list[list[str]]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
 from runs.training import train as run
 from runs.training_checks import machine_problems, problems, typed_problems
@@ -10,10 +10,8 @@ from runs.training_checks import machine_problems, problems, typed_problems
 __all__ = ["Options", "machine_problems", "problems", "run", "typed_problems"]
 
 
-class Options(BaseModel):
+class Options(BaseModel, strict=True):
     """Keys of conf/train.yaml that are not groups."""
-
-    model_config = ConfigDict(strict=True)
 
     seed: NonNegativeInt
     epochs: PositiveInt

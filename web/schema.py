@@ -2,16 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 State = Literal["waiting", "working", "done", "cancelled", "failed", "interrupted"]
 Ids = Annotated[list[Annotated[str, Field(max_length=300)]], Field(max_length=100)]
 
 
-class Exact(BaseModel):
+class Exact(BaseModel, extra="forbid"):
     """Base class of answers, which have exactly the declared keys."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Model(Exact):
