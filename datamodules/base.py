@@ -1,6 +1,7 @@
 """Base of the data modules: samplers and loaders for any number of ranks."""
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Self, TypeVar
 
 import lightning as L
@@ -12,6 +13,7 @@ from datamodules.sampling import BatchDataset, Draws, epoch_order
 Batch = TypeVar("Batch")
 
 
+@dataclass(eq=False)
 class TrainSampler(Sampler[Draws]):
     """Draws this rank's share of each global batch.
 
@@ -20,45 +22,30 @@ class TrainSampler(Sampler[Draws]):
 
     Each pass is a new epoch: the one set by `set_epoch`, or the one after the last.
 
-    Args:
-        num_items: size of the data set.
-        batch_size: global batch size.
-        num_steps: optimizer steps per epoch.
-        seed: the run's seed.
-        rank: this rank.
-        world_size: number of ranks.
-        accumulate: micro-batches per step.
-
     Raises:
         ValueError: if the batch cannot be divided evenly, or there is nothing to draw.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        *,
-        batch_size: int,
-        num_steps: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        accumulate: int = 1,
-    ) -> None:
-        if batch_size % (world_size * accumulate):
+    num_items: int
+    _: KW_ONLY
+    batch_size: int  # over all ranks and accumulated micro-batches
+    num_steps: int  # optimizer steps per epoch
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    accumulate: int = 1  # micro-batches per step
+    epoch: int = 0  # of the next pass
+
+    def __post_init__(self) -> None:
+        if self.batch_size % (self.world_size * self.accumulate):
             raise ValueError(
-                f"data.batch_size={batch_size} is for all ranks: it must be divisible by "
-                f"{world_size} ranks x {accumulate} accumulated batches"
+                f"data.batch_size={self.batch_size} is for all ranks: it must be divisible by "
+                f"{self.world_size} ranks x {self.accumulate} accumulated batches"
             )
-        if num_items < 1 or num_steps < 1:
-            raise ValueError(f"nothing to train on: {num_items} items, {num_steps} steps per epoch")
-        self.num_items = num_items
-        self.batch_size = batch_size
-        self.num_steps = num_steps
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.accumulate = accumulate
-        self.epoch = 0
+        if self.num_items < 1 or self.num_steps < 1:
+            raise ValueError(
+                f"nothing to train on: {self.num_items} items, {self.num_steps} steps per epoch"
+            )
 
     @property
     def sampler(self) -> Self:

@@ -283,12 +283,7 @@ class PhotoFolders(FolderPairs):
 
 
 def check_names(folder: Path, expected: Sequence[str], *, complete: bool) -> None:
-    """Check that a folder contains the expected files.
-
-    Args:
-        folder: the folder.
-        expected: file names.
-        complete: whether the folder must not contain other files.
+    """Check that a folder contains the expected files, and no others if they are complete.
 
     Raises:
         ValueError: naming missing and superfluous files.

@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.listing import list_problems
 from datamodules.store import (
     DTYPES,
     FORMAT,
     HEADER,
-    INDEX_ARRAYS,
     NAME_ENCODING,
     Image,
     PackedImages,
@@ -121,19 +121,14 @@ def load_current(shard: Path, group: Sequence[Source], *, reread: bool = False) 
     doubtful = reread | (now != stamps).any(axis=1) | (newest > taken - TIME_GRAIN)
     doubts = np.flatnonzero(doubtful)
     hashes = index.arrays["sha256"]
-    if not all(matches_sha256(group[k].path, hashes[k]) for k in doubts.tolist()):
+    try:
+        if any(file_sha256(group[k].path) != hashes[k].tobytes().hex() for k in doubts.tolist()):
+            return None
+    except OSError:  # a source that cannot be read
         return None
     if len(doubts) and num == len(index.names):
         index.save_stamps(now, began)
     return index
-
-
-def matches_sha256(path: str, sha256: NDArray[np.integer]) -> bool:
-    """Return whether a file has this SHA-256; False if it cannot be read."""
-    try:
-        return bytes.fromhex(file_sha256(path)) == sha256.tobytes()
-    except OSError:
-        return False
 
 
 def stat_sources(group: Sequence[Source]) -> NDArray[np.int64]:
@@ -176,7 +171,7 @@ def write_shards(
         for problem in problems
     ]
     if bad:
-        raise BadImages("\n  ".join([f"{len(bad)} of the {what} cannot be used:", *bad]))
+        raise BadImages(list_problems(f"of the {what} cannot be used", bad, len(bad)))
 
 
 def write_shard(
@@ -193,11 +188,7 @@ def write_shard(
     try:
         with replacing(target) as temporary:
             with open(temporary, "wb") as file:
-                file.seek(HEADER)
-                pixels = write_pixels(file, group, make)
-                if pixels.problems:
-                    raise BadImages(*pixels.problems)
-                write_index(file, group, pixels, stamps, recipe)
+                write_content(file, group, stamps, make, recipe)
                 file.flush()
                 os.fsync(file.fileno())
             os.utime(temporary, ns=(began, began))  # the time of the stamps
@@ -214,78 +205,58 @@ def write_shard(
     return []
 
 
-class WrittenPixels(NamedTuple):
-    """The pixels written to a file of a store, and the problems with images left out."""
+def write_content(
+    file: BinaryIO,
+    group: Sequence[Source],
+    stamps: NDArray[np.int64],
+    make: Callable[[Source], Image],
+    recipe: str,
+) -> None:
+    """Write the pixels of all images, the index after them, and the header before them.
 
-    problems: list[str]
-    offsets: list[int]
-    sizes: list[tuple[int, ...]]  # height, width
-    hashes: list[bytes]  # SHA-256 of the sources
-    num_bytes: int
-    checksum: "hashlib._Hash"  # of all bytes written
-
-
-def write_pixels(
-    file: BinaryIO, group: Sequence[Source], make: Callable[[Source], Image]
-) -> WrittenPixels:
-    """Write the pixels of all images that can be read, one image after the other."""
+    Raises:
+        BadImages: with a problem for each image that cannot be read.
+    """
     problems, offsets, sizes, hashes = [], [], [], []
     checksum = hashlib.sha256()
-    position = 0
+
+    def write(content: bytes | memoryview) -> None:
+        file.write(content)
+        checksum.update(content)
+
+    file.seek(HEADER)
     for source in group:
         try:
-            image = make(source)
+            image = np.ascontiguousarray(make(source))
             hashes.append(bytes.fromhex(file_sha256(source.path)))
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
-        content = np.ascontiguousarray(image).data
-        file.write(content)
-        checksum.update(content)
-        offsets.append(position)
+        offsets.append(file.tell() - HEADER)
         sizes.append(image.shape[:2])
-        position += content.nbytes
-    return WrittenPixels(problems, offsets, sizes, hashes, position, checksum)
-
-
-def write_index(
-    file: BinaryIO,
-    group: Sequence[Source],
-    pixels: WrittenPixels,
-    stamps: NDArray[np.int64],
-    recipe: str,
-) -> None:
-    """Write the index after the pixels, and the header before them."""
-    padding = bytes(-pixels.num_bytes % 8)  # aligns the index
-    names = [source.name.encode(*NAME_ENCODING) for source in group]
-    width = max(map(len, names))
-    arrays: dict[str, NDArray[np.integer]] = {
-        "offsets": np.array(pixels.offsets, np.int64),
+        write(image.data)
+    if problems:
+        raise BadImages(*problems)
+    write(bytes(-file.tell() % 8))  # aligns the index
+    num_pixels = file.tell() - HEADER
+    names = np.array([source.name.encode(*NAME_ENCODING) for source in group])
+    arrays: dict[str, NDArray[np.integer]] = {  # in the order of `INDEX_ARRAYS`
+        "offsets": np.array(offsets, np.int64),
+        "sizes": np.array(sizes, np.int32),
+        "names": names.view(np.uint8).reshape(len(names), -1),
         "sources": stamps,
-        "sizes": np.array(pixels.sizes, np.int32),
-        "names": np.array(names, f"S{width}").view(np.uint8).reshape(-1, width),
-        "sha256": np.frombuffer(b"".join(pixels.hashes), np.uint8).reshape(-1, 32),
+        "sha256": np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32),
     }
-    ordered = {name: arrays[name] for name in INDEX_ARRAYS}
-    for part in (padding, *(array.tobytes() for array in ordered.values())):
-        file.write(part)
-        pixels.checksum.update(part)
-    file.seek(0)
-    num_pixels = pixels.num_bytes + len(padding)
-    file.write(build_header(num_pixels, ordered, recipe, pixels.checksum.hexdigest()))
-
-
-def build_header(
-    num_pixels: int, arrays: dict[str, NDArray[np.integer]], recipe: str, sha256: str
-) -> bytes:
-    """Build the first `HEADER` bytes of a safetensors file: length, JSON, spaces."""
-    entries: dict[str, object] = {"__metadata__": {"recipe": recipe, "sha256": sha256}}
-    entries["pixels"] = {"dtype": "U8", "shape": [num_pixels], "data_offsets": [0, num_pixels]}
-    end = num_pixels
+    pixels = {"dtype": "U8", "shape": [num_pixels], "data_offsets": [0, num_pixels]}
+    header: dict[str, object] = {"__metadata__": {}, "pixels": pixels}
     for name, array in arrays.items():
-        start, end = end, end + array.nbytes
+        start = file.tell() - HEADER
+        write(array.tobytes())
+        ends = [start, file.tell() - HEADER]
         dtype = DTYPES[array.dtype.name]
-        entries[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [start, end]}
-    text = json.dumps(entries).encode().ljust(HEADER - 8)
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": ends}
+    header["__metadata__"] = {"recipe": recipe, "sha256": checksum.hexdigest()}
+    text = json.dumps(header).encode().ljust(HEADER - 8)  # safetensors allows spaces at the end
     assert len(text) == HEADER - 8, "the recipe is too long"
-    return len(text).to_bytes(8, "little") + text
+    file.seek(0)
+    file.write(len(text).to_bytes(8, "little") + text)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,17 +26,12 @@ from networks.scales import SCALES
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class PhotoDataset(BatchDataset):
-    """Whole photos in order, for validation; each appears once per scale.
+    """Whole photos in order, for validation; each appears once per scale."""
 
-    Args:
-        hr: HR photos.
-        lr: LR photos by scale.
-    """
-
-    def __init__(self, hr: Images, lr: dict[int, Images]) -> None:
-        self.hr = hr
-        self.lr = lr
+    hr: Images
+    lr: dict[int, Images]
 
     def __len__(self) -> int:
         return len(self.hr) * len(self.lr)
@@ -119,12 +114,7 @@ class PairsDataModule(ShardedDataModule, ABC):
 
     @abstractmethod
     def photos(self, split: str, degradation: Degradation) -> Photos:
-        """Load the photos of `train` or `val`.
-
-        Args:
-            split: `train` or `val`.
-            degradation: to be applied to LR photos by `Degradation.apply_fixed`.
-        """
+        """Load the photos of `train` or `val`, with LR degraded by `Degradation.apply_fixed`."""
 
     def in_memory(
         self, hr: Sequence[Tensor], names: Sequence[str], degradation: Degradation

@@ -27,11 +27,6 @@ def name_photos(found: SearchResult, given: Sequence[str], key: str) -> dict[str
     If there are several entries, paths are relative to their common parent folder, so that photos
     of the same name in two folders are distinguished and the order of entries does not matter.
 
-    Args:
-        found: the photos.
-        given: the entries that were searched for.
-        key: configuration key, for messages.
-
     Raises:
         ValueError: if two photos have the same name.
     """
@@ -60,10 +55,6 @@ def rated_photos(given: Sequence[str], key: str) -> tuple[dict[str, str], Counte
 
     The name is the path below the folder that was given, with suffix; where several were given, the
     path below the folder that holds all of them.
-
-    Args:
-        given: folders, files and globs.
-        key: of the configuration, for messages.
 
     Raises:
         ValueError: with a line for each entry that stands for no photo.
@@ -216,5 +207,5 @@ def find_lr(
 
 def join_problems(problems: Sequence[str]) -> str:
     """Join problems into one message: a single one unchanged, several below a title."""
-    title = f"{len(problems)} problems with the given photos:"
-    return problems[0] if len(problems) == 1 else "\n  ".join([title, *problems])
+    title = "problems with the given photos"
+    return problems[0] if len(problems) == 1 else list_problems(title, problems, len(problems))

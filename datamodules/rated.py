@@ -217,37 +217,38 @@ class StoredRatings(RatedDataModule, ABC):
             )
         if missing:
             notes.append(f"{len(missing)} without a file ({join_some(missing)})")
-        names, p_NK = ratings.names[there], ratings.p_NK[there]
-        num_votes_N = None if ratings.num_votes_N is None else ratings.num_votes_N[there]
-        if not len(names):
+        ratings = ratings.rows(there)
+        if not len(ratings.names):
             raise ValueError(f"{self.where}: none of the rated images is there")
-        train, val, unlisted = self.split(names)
+        train, val, unlisted = self.split(ratings.names)
         if unlisted:
             notes.append(f"{len(unlisted)} of the test list, which have no ratings")
         if notes:
-            log.info("%d rated photos; left out: %s", len(names), "; ".join(notes))
-        used = np.arange(len(names))
+            log.info("%d rated photos; left out: %s", len(ratings.names), "; ".join(notes))
         if self.limit is not None:
             used = np.union1d(train, val)
             train, val = np.searchsorted(used, train), np.searchsorted(used, val)
-            names, p_NK = names[used], p_NK[used]
-            num_votes_N = None if num_votes_N is None else num_votes_N[used]
+            ratings = ratings.rows(used)
         side = self.crop if self.resize_rule == "native" else self.resize
-        images = self.pack_photos(names, self.resize_rule, side)
-        native = self.pack_photos(names, "native", self.crop) if self.native_share else None
+        images = self.pack_photos(ratings.names, self.resize_rule, side)
+        native = None
+        if self.native_share:
+            native = self.pack_photos(ratings.names, "native", self.crop)
 
-        p, crop, seed = torch.from_numpy(p_NK), self.crop, self.seed
-        self.train = RatedDataset(
-            images,
-            p,
-            train,
-            crop=crop,
-            seed=seed,
-            num_votes_N=num_votes_N,
-            native=native,
-            native_share=self.native_share,
-        )
-        self.val = RatedDataset(images, p, val, crop=crop, seed=seed, num_votes_N=num_votes_N)
+        def select(items: NDArray[np.int64]) -> RatedDataset:
+            part = ratings.rows(items)
+            return RatedDataset(
+                images,
+                torch.from_numpy(part.p_NK),
+                items,
+                crop=self.crop,
+                seed=self.seed,
+                num_votes_N=part.num_votes_N,
+                native=native,
+                native_share=self.native_share,
+            )
+
+        self.train, self.val = select(train), select(val)
         total = hashlib.sha256(images.fingerprint.encode())
         if native is not None:
             total.update(native.fingerprint.encode())

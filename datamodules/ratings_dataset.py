@@ -1,5 +1,6 @@
 """Data set of rated photos, with random crops and flips."""
 
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -39,42 +40,19 @@ class RatedCrops(NamedTuple):
         return RatedBatch(to_unit(flipped_BCHW), self.p_BK, self.item_B)
 
 
+@dataclass(eq=False)
 class RatedDataset(BatchDataset):
-    """Crops of resized photos: random with random flips in training, central in validation.
+    """Crops of resized photos: random with random flips in training, central in validation."""
 
-    Args:
-        images: photos of all splits, resized by the scorer's rule.
-        p_NK: rating distributions of all photos; rows sum to 1.
-        items: indices of the photos in this split.
-        crop: side of the crop in pixels.
-        seed: the run's seed.
-        num_votes_N: number of votes of each photo; None if unknown.
-        native: all photos at full resolution.
-        native_share: probability that a training crop is taken from `native`.
-    """
-
-    def __init__(
-        self,
-        images: Images,
-        p_NK: Tensor,
-        items: NDArray[np.int64],
-        *,
-        crop: int,
-        seed: int,
-        num_votes_N: NDArray[np.int64] | None = None,
-        native: Images | None = None,
-        native_share: float = 0.0,
-    ) -> None:
-        assert len(images) == len(p_NK)
-        assert native is None or len(native) == len(images)
-        self.images = images
-        self.items = items
-        self.p_NK = p_NK[torch.from_numpy(items)]
-        self.num_votes_N = None if num_votes_N is None else num_votes_N[items]
-        self.crop = crop
-        self.seed = seed
-        self.native = native
-        self.native_share = native_share
+    images: Images  # of all splits, resized by the scorer's rule
+    p_NK: Tensor  # rating distributions of the photos in this split; rows sum to 1
+    items: NDArray[np.int64]  # indices of these photos
+    _: KW_ONLY
+    crop: int  # side in pixels
+    seed: int
+    num_votes_N: NDArray[np.int64] | None = None  # of these photos, if known
+    native: Images | None = None  # all photos at full resolution
+    native_share: float = 0.0  # probability that a training crop is taken from `native`
 
     def __len__(self) -> int:
         return len(self.items)

@@ -41,6 +41,11 @@ class Ratings(NamedTuple):
     num_votes_N: NDArray[np.int64] | None  # None if not in the table
     notes: list[str]  # on images left out
 
+    def rows(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Ratings":
+        """Select images."""
+        votes_N = None if self.num_votes_N is None else self.num_votes_N[rows]
+        return Ratings(self.names[rows], self.p_NK[rows], votes_N, self.notes)
+
 
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
@@ -174,7 +179,7 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
     writes them in many countries.
 
     Args:
-        path: path of the table.
+        path: the table.
         num_buckets: K.
         files: names of the photos, with which names in the table are matched up to Unicode form.
 
@@ -232,12 +237,7 @@ def join_cells(words: list[str]) -> str:
 
 
 def resolve_cell(text: str, known: FileNames, *, by_path: bool) -> str:
-    """Return the file named by a cell of a table.
-
-    Args:
-        text: content of the cell.
-        known: names of the photos.
-        by_path: whether the cell contains a path rather than a name.
+    """Return the file named by a cell of a table, which contains a path if `by_path` is set.
 
     Raises:
         ValueError: if it could be two files, or is not UTF-8 and matches none.
@@ -256,12 +256,7 @@ def resolve_cell(text: str, known: FileNames, *, by_path: bool) -> str:
 
 
 def parse_number(word: str, separator: str, *, is_vote: bool) -> float:
-    """Parse a cell as a number.
-
-    Args:
-        word: content of the cell.
-        separator: separator of the table; unless it is a comma, a comma may be a decimal comma.
-        is_vote: whether the cell is a number of votes.
+    """Parse a cell as a number; a comma may be a decimal comma unless it is the table's separator.
 
     Raises:
         ValueError: if it is not a number, or a point or comma may separate thousands.

@@ -8,14 +8,7 @@ from datamodules.store import Images
 
 
 class Resident:
-    """All photos on the training device, from which patches are gathered.
-
-    Args:
-        hr: HR photos.
-        lr: LR photos by scale.
-        patch_size: side of an LR patch in pixels.
-        device: the training device.
-    """
+    """Holds all photos (LR by scale) on the training device and crops LR patches of one size."""
 
     def __init__(
         self, hr: Images, lr: dict[int, Images], patch_size: int, device: torch.device

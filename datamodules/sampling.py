@@ -64,14 +64,7 @@ class Purpose(IntEnum):
 def random_stream(
     seed: int, *, epoch: int = 0, position: int = 0, purpose: Purpose
 ) -> np.random.Generator:
-    """Return an independent stream of random numbers.
-
-    Args:
-        seed: the run's seed, 0 or more.
-        epoch: epoch of the sample.
-        position: position of the sample in its epoch.
-        purpose: what the numbers are for.
-    """
+    """Return an independent stream of random numbers for the sample at a position of an epoch."""
     counter = [0, position, epoch, 0]
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=counter))
 
@@ -79,17 +72,10 @@ def random_stream(
 def random_words(
     seed: int, *, epoch: int, first: int, num: int, purpose: Purpose
 ) -> NDArray[np.uint64]:
-    """Draw four random words for each of `num` positions, B x 4.
+    """Draw four random words for each of `num` positions of an epoch from `first` on, B x 4.
 
     Philox makes four words per value of its counter, so one generator serves a whole batch, and
     the words at a position do not depend on where batches begin.
-
-    Args:
-        seed: the run's seed, 0 or more.
-        epoch: epoch of the samples.
-        first: position of the first sample in its epoch.
-        num: B, the number of samples.
-        purpose: what the words are for.
     """
     generator = np.random.Philox(key=[seed, purpose], counter=[first, 0, epoch, 0])
     return generator.random_raw(4 * num).reshape(num, 4)

@@ -378,9 +378,7 @@ def kind_of(path: Path) -> str:
 def is_result(path: Path, stems: Collection[tuple[str, ...]]) -> bool:
     """Return whether a file is named like the result of enhancing another photo.
 
-    Args:
-        path: path of the file relative to the folder searched.
-        stems: paths of all photos there without suffix, split into parts.
+    Paths are relative to the folder searched; `stems` are those of all photos, without suffix.
     """
     match = RESULT.fullmatch(path.stem)
     if match is None:

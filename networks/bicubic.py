@@ -134,14 +134,7 @@ def upscale(image_BCHW: Tensor, scale: int) -> Tensor:
 
 
 class Upscale(nn.Module):
-    """`upscale` as a network.
-
-    Args:
-        scale: integer factor.
-
-    Attributes:
-        margin: LR pixels on each side that an output pixel depends on.
-    """
+    """`upscale` as a network; `margin` is how many LR pixels an output pixel sees on each side."""
 
     def __init__(self, scale: int) -> None:
         super().__init__()

@@ -62,11 +62,7 @@ def read_keras(path: Path) -> State:
 
 
 def list_datasets(file: "h5py.File", num_bytes: int) -> dict[str, "h5py.Dataset"]:
-    """List the data sets of all weights by name, in order, without reading them.
-
-    Args:
-        file: the open file.
-        num_bytes: size of the file.
+    """List the data sets of all weights of a file of this size by name, in order, without reading.
 
     Raises:
         ValueError: if a data set is stored outside the file, or the file cannot contain as much

@@ -384,11 +384,7 @@ def gains_from_bf16(conv: nn.Conv2d) -> bool:
 
 
 class BFloat16Conv2d(nn.Module):
-    """Convolution computed in bfloat16 that returns float32.
-
-    Args:
-        conv: the convolution whose weights are copied.
-    """
+    """A copy of a convolution, computed in bfloat16, that returns float32."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()

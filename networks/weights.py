@@ -35,9 +35,7 @@ def load_weights(network: nn.Module, state: State, source: str | Path) -> None:
 def find_mismatch(network: nn.Module, state: State) -> str | None:
     """Describe how weights do not match a network: names, shapes, types; None if they match.
 
-    Args:
-        network: the network, which may be on the `meta` device, without memory.
-        state: the weights.
+    The network may be on the `meta` device, without memory.
     """
     own = network.state_dict()
     problems = [f"{name} is missing" for name in own if name not in state]
@@ -140,12 +138,6 @@ def fetch_official(
     name: str, num_blocks: int | None, num_features: int | None, scale: int | tuple[int, ...]
 ) -> Path:
     """Return the path of the published weights of an EDSR or MDSR, downloading if necessary.
-
-    Args:
-        name: `EDSR` or `MDSR`.
-        num_blocks: number of residual blocks.
-        num_features: number of channels.
-        scale: scale of an EDSR, or scales of an MDSR.
 
     Raises:
         ValueError: if no weights were published for this network; or if the download fails, saying

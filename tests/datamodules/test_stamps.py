@@ -12,6 +12,7 @@ from datamodules import packing
 from datamodules.folders import Decode
 from datamodules.packing import pack
 from datamodules.store import PackedImages, Source
+from system.files import file_sha256
 
 
 def draw(path: Path, seed: int) -> None:
@@ -96,13 +97,12 @@ def test_photos_that_moved_are_compared_once_and_not_packed_again(
     (photos / "copy").rename(photos / "photos")
     monkeypatch.setattr(packing, "TIME_GRAIN", -(10**18))  # as if all this had taken a while
     compared: list[str] = []
-    real = packing.matches_sha256
 
-    def matches(path: str, sha256: np.ndarray) -> bool:
+    def hashed(path: str) -> str:
         compared.append(path)
-        return real(path, sha256)
+        return file_sha256(path)
 
-    monkeypatch.setattr(packing, "matches_sha256", matches)
+    monkeypatch.setattr("datamodules.packing.file_sha256", hashed)
     assert shows(store(photos), photos)
     assert len(compared) == 3
     store(photos)
