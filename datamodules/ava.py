@@ -142,7 +142,7 @@ class AVA(StoredRatings):
     def check_test_list(self, index: Index) -> None:
         """Raise a ValueError if too many images of the official test list are not in AVA.txt."""
         path = self.find_test_list()
-        wanted = {word.partition(".")[0] for word in read_text(path).split()}
+        wanted = {word.partition(".")[0] for word in read_text(path, "a list of images").split()}
         lacking = sorted(wanted.difference(map(str, index.ids.tolist())))
         if len(lacking) > NUM_UNLISTED:
             raise ValueError(
@@ -159,12 +159,11 @@ def read_index(path: Path) -> Index:
         ValueError: naming the file and the line.
     """
     try:
-        text = read_text(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        text = read_text(path, "AVA's ratings")
+    except ValueError as error:
         raise ValueError(
-            f"{path}: cannot be read ({reason}); {program()} prepare dataset=ava "
-            "tells you where to get AVA, data.root=FOLDER sets where it is"
+            f"{error}; {program()} prepare dataset=ava tells you where to get AVA, "
+            "data.root=FOLDER sets where it is"
         ) from error
     if not text.strip():
         raise ValueError(f"{path}: is empty")
@@ -224,7 +223,7 @@ def tag_numbers(tags: Sequence[int | str], path: Path) -> list[int]:
     """
     names: dict[str, int] = {}
     if path.is_file():
-        for line in read_text(path).splitlines():
+        for line in read_text(path, "a list of tags").splitlines():
             number, _, name = line.strip().partition(" ")
             if number.isdecimal():
                 names[name.strip().lower()] = int(number)

@@ -352,10 +352,7 @@ def match_list(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], l
     Raises:
         ValueError: if the list cannot be read, or a name without suffix is ambiguous.
     """
-    try:
-        lines = read_text(expanded(file)).splitlines()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: cannot be read as a list of images ({error})") from error
+    lines = read_text(expanded(file), "a list of images").splitlines()
     by_name = {name: k for k, name in enumerate(names.tolist())}
     by_stem: dict[str, list[int]] = {}
     for name, k in by_name.items():

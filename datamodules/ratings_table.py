@@ -47,17 +47,28 @@ class Ratings(NamedTuple):
         return Ratings(self.names[rows], self.p_NK[rows], votes_N, self.notes)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, what: str) -> str:
     """Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     Bytes that are not UTF-8 become lone surrogates, as Python decodes file names, because a table
     may contain such names.
 
+    Args:
+        path: the file.
+        what: what it should contain, for messages.
+
     Raises:
-        ValueError: if it contains zero bytes (in another encoding), or is not a regular file.
-        OSError: if it cannot be read.
+        ValueError: naming the file, if it cannot be read or is in another encoding.
     """
-    content = read_regular(path, MAX_TABLE)
+    try:
+        return decode_text(read_regular(path, MAX_TABLE))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path}: cannot be read as {what} ({reason})") from error
+
+
+def decode_text(content: bytes) -> str:
+    """Decode a text file, whose zero bytes would mean another encoding."""
     marks = BYTE_ORDER_MARKS.items()
     encoding = next((name for mark, name in marks if content.startswith(mark)), None)
     if encoding is not None:
@@ -149,20 +160,18 @@ def read_table(path: Path) -> Table:
     Raises:
         ValueError: if it cannot be read.
     """
+    what = "a table of ratings"
+    text = read_text(path, what)
+    if re.match("sep=.\r?\n", text):  # states the separator for Excel
+        text = "\n" + text[text.index("\n") + 1 :]
+    header = next(filter(str.strip, text.splitlines()), "")
+    separator = max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
-        text = read_text(path)
-        if re.match("sep=.\r?\n", text):  # states the separator for Excel
-            text = "\n" + text[text.index("\n") + 1 :]
-        header = next(filter(str.strip, text.splitlines()), "")
-        separator = max(",;\t", key=header.count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        try:
-            lines = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
-        except csv.Error as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path}: cannot be read as a table of ratings ({reason})") from error
+        lines = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+    except csv.Error as error:
+        where = f"line {reader.line_num}: {error}"
+        raise ValueError(f"{path}: cannot be read as {what} ({where})") from error
     columns = [name.strip().lower() for name in lines[0][1]] if lines else []
     while columns and not columns[-1]:  # spreadsheets also save empty columns
         columns.pop()
