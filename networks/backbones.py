@@ -8,6 +8,7 @@ Shape suffixes: B batch, C channels, H and W height and width.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # mean and std that map pixels to -1..1, as in TensorFlow's models
 COUNTER = "num_batches_tracked"  # a buffer of batch norms that is not used here
 CAFFE_FIRST = "conv1_7x7_s2.weight"
-KERAS_EPSILON = 1e-3  # Keras' default for batch norms; PyTorch's is 1e-5
 
 State = dict[str, Tensor]
 
@@ -60,8 +60,9 @@ def conv_norm(
     bias: bool = False,
     epsilon: float = 1e-5,
     same: bool = False,
+    activation: type[nn.ReLU | nn.ReLU6] | None = None,
 ) -> list[nn.Module]:
-    """Return a convolution and a batch norm.
+    """Return a convolution, a batch norm and, if given, an activation.
 
     Strided convolutions are padded like TensorFlow's `SAME` if `same` is set; all others are padded
     equally on all sides.
@@ -69,16 +70,18 @@ def conv_norm(
     kind: type[nn.Conv2d] = nn.Conv2d
     if stride > 1:
         kind = SameConv2d if same else StridedConv2d
+    padding = 0 if kind is SameConv2d else kernel // 2
     conv = kind(
-        in_channels,
-        out_channels,
-        kernel,
-        stride=stride,
-        padding=0 if kind is SameConv2d else kernel // 2,
-        groups=groups,
-        bias=bias,
+        in_channels, out_channels, kernel, stride=stride, padding=padding, groups=groups, bias=bias
     )
-    return [conv, nn.BatchNorm2d(out_channels, eps=epsilon)]
+    norm = nn.BatchNorm2d(out_channels, eps=epsilon)
+    return [conv, norm] if activation is None else [conv, norm, activation(inplace=True)]
+
+
+keras_conv = partial(conv_norm, epsilon=1e-3)  # Keras' default for batch norms
+conv_relu6 = partial(keras_conv, activation=nn.ReLU6)
+# As in the Caffe model of Inception-v2.
+conv_relu = partial(conv_norm, bias=True, activation=nn.ReLU)
 
 
 class StridedConv2d(nn.Conv2d):
@@ -116,13 +119,12 @@ def mobilenet_v1() -> nn.Module:
     That is how Keras padded strided layers when idealo's NIMA was trained; later versions pad them
     on the right and at the bottom only.
     """
-    layers = [*conv_norm(3, 32, 3, stride=2, epsilon=KERAS_EPSILON), nn.ReLU6(inplace=True)]
+    layers = conv_relu6(3, 32, 3, stride=2)
     width = 32
     plan = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
     for out_channels, stride in [*plan, (1024, 2), (1024, 1)]:
-        depthwise = conv_norm(width, width, 3, stride=stride, groups=width, epsilon=KERAS_EPSILON)
-        pointwise = conv_norm(width, out_channels, 1, epsilon=KERAS_EPSILON)
-        layers += [*depthwise, nn.ReLU6(inplace=True), *pointwise, nn.ReLU6(inplace=True)]
+        layers += conv_relu6(width, width, 3, stride=stride, groups=width)
+        layers += conv_relu6(width, out_channels, 1)
         width = out_channels
     return nn.Sequential(*layers)
 
@@ -135,16 +137,9 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         width = in_channels * expand
-        layers: list[nn.Module] = []
-        if expand > 1:
-            layers += conv_norm(in_channels, width, 1, epsilon=KERAS_EPSILON)
-            layers += [nn.ReLU6(inplace=True)]
-        layers += conv_norm(
-            width, width, kernel, stride=stride, groups=width, epsilon=KERAS_EPSILON, same=True
-        )
-        layers += [nn.ReLU6(inplace=True)]
-        layers += conv_norm(width, out_channels, 1, epsilon=KERAS_EPSILON)
-        self.layers = nn.Sequential(*layers)
+        layers = conv_relu6(in_channels, width, 1) if expand > 1 else []
+        layers += conv_relu6(width, width, kernel, stride=stride, groups=width, same=True)
+        self.layers = nn.Sequential(*layers, *keras_conv(width, out_channels, 1))
         self.skip = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,8 +150,7 @@ class InvertedResidual(nn.Module):
 
 def efficientnet_lite0() -> nn.Module:
     """Build EfficientNet-Lite0: EfficientNet (Tan and Le, 2019) with ReLU6 and no attention."""
-    layers = conv_norm(3, 32, 3, stride=2, epsilon=KERAS_EPSILON, same=True)
-    layers += [nn.ReLU6(inplace=True)]
+    layers = conv_relu6(3, 32, 3, stride=2, same=True)
     width = 32
     for repeats, kernel, stride, expand, out_channels in (
         (1, 3, 1, 1, 16),
@@ -168,26 +162,12 @@ def efficientnet_lite0() -> nn.Module:
         (1, 3, 1, 6, 320),
     ):
         for k in range(repeats):
-            layers += [
-                InvertedResidual(
-                    width,
-                    out_channels,
-                    kernel=kernel,
-                    stride=stride if k == 0 else 1,
-                    expand=expand,
-                )
-            ]
+            step = stride if k == 0 else 1
+            layers.append(
+                InvertedResidual(width, out_channels, kernel=kernel, stride=step, expand=expand)
+            )
             width = out_channels
-    layers += [*conv_norm(width, 1280, 1, epsilon=KERAS_EPSILON), nn.ReLU6(inplace=True)]
-    return nn.Sequential(*layers)
-
-
-def conv_relu(
-    in_channels: int, out_channels: int, kernel: int, *, stride: int = 1
-) -> list[nn.Module]:
-    """Return convolution with bias, batch norm and ReLU, as in the Caffe model of Inception-v2."""
-    layers = conv_norm(in_channels, out_channels, kernel, stride=stride, bias=True)
-    return [*layers, nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, *conv_relu6(width, 1280, 1))
 
 
 class HalvingPool(nn.MaxPool2d):
@@ -230,31 +210,20 @@ class Inception(nn.Module):
     ) -> None:
         super().__init__()
         stride = 1 if single else 2
-        branches = []
-        if single:
-            branches.append(nn.Sequential(*conv_relu(in_channels, single, 1)))
-        branches.append(
-            nn.Sequential(
-                *conv_relu(in_channels, triple[0], 1), *conv_relu(*triple, 3, stride=stride)
-            )
-        )
-        branches.append(
-            nn.Sequential(
+        pooling: nn.Module = HalvingPool()
+        if stride == 1:
+            pooling = (nn.MaxPool2d if pool == "max" else nn.AvgPool2d)(3, stride=1, padding=1)
+        branches = [
+            conv_relu(in_channels, single, 1) if single else [],
+            [*conv_relu(in_channels, triple[0], 1), *conv_relu(*triple, 3, stride=stride)],
+            [
                 *conv_relu(in_channels, double[0], 1),
                 *conv_relu(*double, 3),
                 *conv_relu(double[1], double[1], 3, stride=stride),
-            )
-        )
-        pooling: nn.Module
-        if stride == 2:
-            pooling = HalvingPool()
-        elif pool == "max":
-            pooling = nn.MaxPool2d(3, stride=1, padding=1)
-        else:
-            pooling = nn.AvgPool2d(3, stride=1, padding=1)
-        projection = conv_relu(in_channels, pooled, 1) if pooled else []
-        branches.append(nn.Sequential(pooling, *projection))
-        self.branches = nn.ModuleList(branches)
+            ],
+            [pooling, *(conv_relu(in_channels, pooled, 1) if pooled else [])],
+        ]
+        self.branches = nn.ModuleList(nn.Sequential(*layers) for layers in branches if layers)
         self.num_features = single + triple[1] + double[1] + (pooled or in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
