@@ -44,16 +44,14 @@ PER_SHARD = 1024  # photos per file of the store; 200 MB at 256 x 256
 class RatedDataModule(ShardedDataModule):
     """Base of the data modules for scorers. Subclasses set `train` and `val` in `setup`.
 
+    `batch_size`, `num_workers`, `seed` and `limit` are those of `ShardedDataModule`.
+
     Args:
         num_buckets: K, the number of possible ratings.
         resize_rule: how photos are resized: `squash`, `short_side` or `native` (see `NIMA`).
         resize_filter: `bilinear` or `nearest`.
         resize: target side in pixels.
         crop: side in pixels of the crop that the scorer sees.
-        batch_size: training images per step over all ranks.
-        num_workers: loader processes per rank.
-        seed: the run's seed.
-        limit: use only the first `limit` images of each split (all if None).
     """
 
     kind = "rated"
@@ -300,19 +298,19 @@ class StoredRatings(RatedDataModule, ABC):
             ValueError: if lists overlap or name unrated images, or a split is empty.
         """
         unlisted: list[str] = []
-        test = np.empty(0, np.int64)
-        if self.test_list is not None:
-            test, unlisted = match_list(self.test_list, names)
+
+        def listed(file: str) -> NDArray[np.int64]:
+            found, unknown = match_list(file, names)
+            unlisted.extend(unknown)
+            return found
+
+        test = np.empty(0, np.int64) if self.test_list is None else listed(self.test_list)
         others = np.setdiff1d(np.arange(len(names)), test)
         if self.val_list is None:
             val = others[draw_share(names[others], self.val_share, self.split_seed)]
         else:
-            val, more = match_list(self.val_list, names)
-            unlisted += more
-        train = np.setdiff1d(others, val)
-        if self.train_list is not None:
-            train, more = match_list(self.train_list, names)
-            unlisted += more
+            val = listed(self.val_list)
+        train = np.setdiff1d(others, val) if self.train_list is None else listed(self.train_list)
         lists = ((train, self.train_list), (val, self.val_list), (test, self.test_list))
         for (one, a), (other, b) in itertools.combinations(lists, 2):
             both = names[np.intersect1d(one, other)].tolist()
