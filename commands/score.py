@@ -20,7 +20,7 @@ from lightning_modules.scoring import Rating, rate_files
 from networks.nima import NIMA, Precision
 from runs.invocation import Invocation
 from runs.requirements import check_output, require_file
-from system.device import keep_memory, pick_device
+from system.device import pick_device
 from system.files import replacing
 from system.places import display_path, expanded
 from system.progress import progress
@@ -101,7 +101,6 @@ def folders(where: str | Sequence[str]) -> list[Path]:
 
 def run(cfg: DictConfig, invocation: Invocation) -> list[Rating]:
     """Rate every photo, print a table, best first, and list bad files at the end."""
-    keep_memory()
     device = pick_device(cfg.device)
     scorer, record = load_network(cfg.checkpoint, "scorer", cfg.trusted)
     assert isinstance(scorer, NIMA)
