@@ -6,6 +6,7 @@ read off its signature), and what the command itself refuses (its `Options` and 
 """
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator
 
@@ -350,6 +351,7 @@ def meant(command: str, key: str, folder: str | None) -> str | None:
         return key if key in (*keys, *groups) else key_meant(key, command, keys, groups, {})
 
 
+@functools.cache
 def option_keys(group: str, option: str) -> list[str]:
     """Return the dotted keys in the file of a group's option and in the files it builds on."""
     path = CONF / group / f"{option}.yaml"

@@ -1,6 +1,8 @@
 """Compose configurations from conf/ and a folder of the user's, without running Hydra."""
 
 import contextlib
+import copy
+import functools
 import re
 from collections.abc import Iterator
 
@@ -92,12 +94,23 @@ def composed(command: str, words: list[str], *, with_hydra: bool = False) -> Dic
     Raises:
         ValueError: in one line, if that fails.
     """
+    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    fixed = all(place.provider != "command-line" for place in places) and not with_hydra
     try:
-        cfg = compose(command, words, return_hydra_config=with_hydra)
+        if fixed and not any("hydra.searchpath" in word for word in words):
+            cfg = copy.deepcopy(shipped(command, tuple(words)))
+        else:
+            cfg = compose(command, words, return_hydra_config=with_hydra)
         drop_leftovers(cfg, words)
     except INVALID as error:
         raise ValueError(first_line(error)) from error
     return cfg
+
+
+@functools.lru_cache(maxsize=64)
+def shipped(command: str, words: tuple[str, ...]) -> DictConfig:
+    """Compose a configuration from conf/ alone, once: it takes 0.1 s, and checks ask repeatedly."""
+    return compose(command, list(words))
 
 
 def first_line(error: BaseException) -> str:
