@@ -93,6 +93,7 @@ def test_oasis() -> None:
     assert np.allclose(benchmark("oasis").fitted(x, y, 1e-9, x), y, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_other_ways_and_data_loading(photos: Path) -> None:
     loading, other = benchmark("data_loading"), benchmark("other_ways")
     paths = sorted(photos.iterdir())
@@ -115,6 +116,7 @@ def test_other_ways_and_data_loading(photos: Path) -> None:
     assert "cpu" in table
 
 
+@pytest.mark.slow
 def test_scoring(photos: Path, monkeypatch: pytest.MonkeyPatch, scorer_file: Path) -> None:
     scoring = benchmark("scoring")
     monkeypatch.setattr(scoring, "MANY", 2)

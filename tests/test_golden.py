@@ -42,6 +42,7 @@ def agree(name: str, found: Any) -> None:  # noqa: ANN401
         assert values == pytest.approx(stored[name][key], rel=1e-4, abs=1e-6, nan_ok=True), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_logs_the_same_numbers(
     name: str, cli: Callable[..., Finished], folder: Path

@@ -20,6 +20,7 @@ def stored(folder: str, *words: str) -> None:
     path.write_text("".join(f"- {word}\n" for word in words) or "[]\n")
 
 
+@pytest.mark.slow
 def test_a_run_is_extended_by_its_name_alone(cli: Cli) -> None:
     options = ["gamma=0", "+trainer.check_val_every_n_epoch=2", "experiment=sample_deblur"]
     first = cli(*TINY, *options, "name=mine")
@@ -87,6 +88,7 @@ def test_what_cannot_be_resumed_by_its_name() -> None:
     assert with_stored_options(words) == words
 
 
+@pytest.mark.slow
 def test_the_folder_of_ones_own_configuration_is_kept(cli: Cli, folder: Path) -> None:
     (folder / "mine" / "net").mkdir(parents=True)
     spec = "_target_: networks.edsr.EDSR\nscale: ${scale}\nnum_blocks: 1\nnum_features: 4\n"

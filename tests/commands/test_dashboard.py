@@ -260,6 +260,7 @@ def test_with_an_account_it_is_saved(
     assert len(server.requests) == num
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "words", "message"),
     [

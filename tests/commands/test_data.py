@@ -50,6 +50,7 @@ def train(cli: Cli, output: str, *words: str) -> Path:
     return run_at(output, experiment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [PHOTOS, RATED], ids=["photos", "rated"])
 def test_curve_is_the_same_for_any_number_of_workers(cli: Cli, base: list[str]) -> None:
     none, two = (train(cli, f"w{n}", *base, f"data.num_workers={n}") for n in (0, 2))
@@ -57,6 +58,7 @@ def test_curve_is_the_same_for_any_number_of_workers(cli: Cli, base: list[str]) 
     assert_same_weights(none, two)
 
 
+@pytest.mark.slow
 def test_curve_is_the_same_with_the_store_on_the_device(cli: Cli) -> None:
     loader, device = (
         train(cli, f"d{d}", *PHOTOS, f"data.on_device={d}") for d in ("false", "true")
@@ -77,6 +79,7 @@ def test_two_ranks_train_like_one(cli: Cli, folder: Path) -> None:
     assert_same_curve(single, run_at("two", "photos"))
 
 
+@pytest.mark.slow
 def test_same_command_finds_its_run_and_changed_photos_are_told(cli: Cli, folder: Path) -> None:
     words = [*PHOTOS, "epochs=1"]
     run = train(cli, "a", *words)
@@ -97,6 +100,7 @@ def test_moved_photos_are_the_same_run(cli: Cli, folder: Path) -> None:
     assert "already finished" in done.out
 
 
+@pytest.mark.slow
 def test_deblurring_and_scale_one(cli: Cli) -> None:
     run = train(cli, "blur", *PHOTOS, "data.degradation.blur=1.6")
     assert "LR with blur1.6" in json.loads((run / "result.json").read_text())["data"]
@@ -111,6 +115,7 @@ def test_deblurring_and_scale_one(cli: Cli) -> None:
     assert "over input" in done.out
 
 
+@pytest.mark.slow
 def test_evaluating_on_a_benchmark_and_on_rated_photos(cli: Cli, folder: Path) -> None:
     enhancer = train(cli, "a", *PHOTOS, "epochs=1") / "checkpoints" / "best.ckpt"
     (folder / "Set3").mkdir()
@@ -153,6 +158,7 @@ FINETUNE = [
 ]
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_another_scorer_and_its_pictures_reach_every_logger(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +194,7 @@ def test_fine_tuning_starts_from_another_scorer_and_its_pictures_reach_every_log
     assert "scorer.pretrained" in done.err
 
 
+@pytest.mark.slow
 def test_changed_votes_are_another_run(cli: Cli, folder: Path) -> None:
     words = [*RATED, "name=here"]
     assert cli(*words).code == 0
@@ -201,6 +208,7 @@ def test_changed_votes_are_another_run(cli: Cli, folder: Path) -> None:
     assert "the data changed since" in done.err
 
 
+@pytest.mark.slow
 def test_a_continued_run_needs_no_pretrained_weights(cli: Cli, folder: Path) -> None:
     words = [*FINETUNE, "scorer.pretrained=null", "model.constant_start=true"]
     assert cli(*words, "epochs=3", "name=whole").code == 0

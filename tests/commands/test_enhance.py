@@ -60,6 +60,7 @@ def test_subfolders_lists_and_globs(cli: Cli, enhancer: Path, scorer_file: Path)
     assert names == ["photos/a.png", "photos/sub/a.jpg", "photos/sub/deep/b.png"]
 
 
+@pytest.mark.slow
 def test_a_partial_run_is_continued(cli: Cli, enhancer: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         save(Path("photos", name))
@@ -94,6 +95,7 @@ def test_skipping_names_the_twins_of_kept_results(cli: Cli, enhancer: Path) -> N
     assert "photos/a.png: out/a_x2.png may be the result of photos/a.jpg" in done.out
 
 
+@pytest.mark.slow
 def test_half_written_results_of_killed_processes_go(cli: Cli, enhancer: Path) -> None:
     save(Path("photos/a.png"))
     killed = (

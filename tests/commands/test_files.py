@@ -77,6 +77,7 @@ def test_evaluate_an_enhancer(cli: Cli, enhancer: Path, scorer_file: Path) -> No
     assert (folder / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_evaluate_without_scorer_and_with_the_wrong_data(cli: Cli, enhancer: Path) -> None:
     done = cli("evaluate", f"checkpoint={enhancer}", "scorer.checkpoint=null", "data.limit=1")
     assert done.code == 0, done.err
@@ -89,6 +90,7 @@ def test_evaluate_without_scorer_and_with_the_wrong_data(cli: Cli, enhancer: Pat
     assert "is for x2" in done.err
 
 
+@pytest.mark.slow
 def test_evaluate_rates_as_the_scorer_is_told_to_look(cli: Cli, enhancer: Path) -> None:
     words = ["evaluate", f"checkpoint={enhancer}", "data.limit=1", "judge.checkpoint=null"]
     words += [f"scorer.checkpoint={SAMPLE_SCORER}"]
@@ -119,6 +121,7 @@ def test_evaluate_rates_as_the_scorer_is_told_to_look(cli: Cli, enhancer: Path) 
     assert "judge.crop=64: has no effect: judge.checkpoint is null" in blind.err
 
 
+@pytest.mark.slow
 def test_evaluate_a_scorer(cli: Cli, scorer_file: Path) -> None:
     words = ["data=sample_rated", "data.limit=8", "name=here"]
     judged = cli("evaluate", f"checkpoint={scorer_file}", *words, "judge.crop=64")
@@ -161,6 +164,7 @@ def test_enhance_needs_nothing_but_a_photo(cli: Cli, photos: Path) -> None:
     assert (found.int() - expected.int()).abs().max() <= 1  # the command has channels last
 
 
+@pytest.mark.slow
 def test_enhance_at_any_scale_with_what_ships(cli: Cli, photos: Path) -> None:
     for scale in (2, 3, 4):
         done = cli("enhance", "input=photos/b.png", f"scale={scale}")
@@ -278,6 +282,7 @@ def test_enhance_keeps_sixteen_bits(cli: Cli, enhancer: Path, folder: Path, chan
     assert np.abs(eight - expected / 257).max() <= 0.51
 
 
+@pytest.mark.slow
 def test_evaluate_several_beside_each_other(
     cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +337,7 @@ def test_files_of_networks_of_one_name_are_told_apart_by_what_differs() -> None:
     assert list(names) == ["EDSR gamma=0 (1)", "EDSR gamma=0 (2)", "EDSR gamma=0 (y)"]
 
 
+@pytest.mark.slow
 def test_evaluate_many_photos_shows_means_and_draws_the_first(cli: Cli, mdsr: Path) -> None:
     words = ["evaluate", f"checkpoint={mdsr}", "scorer.checkpoint=null"]
     done = cli(*words, "name=few", "rows=11", "pictures=1")  # 2 photos x 2 scales x 3 nets
@@ -349,6 +355,7 @@ def test_evaluate_many_photos_shows_means_and_draws_the_first(cli: Cli, mdsr: Pa
     assert "\nchelsea " in Path("outputs/evaluate/none/table.txt").read_text()
 
 
+@pytest.mark.slow
 def test_evaluate_says_how_networks_were_trained_to_deblur(cli: Cli, folder: Path) -> None:
     words = [*TINY, "epochs=1", "gamma=0", "data.degradation.blur=1.6"]
     for scale in (1, 2):
@@ -382,6 +389,7 @@ def test_evaluate_refuses_photos_whose_results_would_share_a_name(
     assert "photos cat and cat_sr: " in done.err
 
 
+@pytest.mark.slow
 def test_evaluate_every_scale_of_an_mdsr(cli: Cli, mdsr: Path) -> None:
     done = cli("evaluate", f"checkpoint={mdsr}", "name=all", "scorer.checkpoint=null")
     assert done.code == 0, done.err
@@ -393,6 +401,7 @@ def test_evaluate_every_scale_of_an_mdsr(cli: Cli, mdsr: Path) -> None:
         assert [row["scale"] for row in csv.DictReader(file)] == ["2"] * 6 + ["3"] * 6
 
 
+@pytest.mark.slow
 def test_evaluate_needs_a_scale_in_common(
     cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path
 ) -> None:
@@ -456,6 +465,7 @@ def test_score_says_what_the_scorer_knows(cli: Cli, photos: Path) -> None:
     assert "rated by a NIMA that idealo trained on AVA" in cli("score", "input=photos/b.png").out
 
 
+@pytest.mark.slow
 def test_export_a_training_checkpoint(cli: Cli) -> None:
     assert cli(*TINY_NIMA, "name=here").code == 0
     best = "outputs/sample_nima/here/checkpoints/best.ckpt"
@@ -472,6 +482,7 @@ def test_export_a_training_checkpoint(cli: Cli) -> None:
     assert "overwrite=true" in done.err
 
 
+@pytest.mark.slow
 def test_export_says_what_a_network_was_trained_on(cli: Cli) -> None:
     words = ["data.degradation.blur=1.5", "gamma=0", "name=t"]
     assert cli(*TINY, "net=edsr_tiny", *words).code == 0
@@ -487,6 +498,7 @@ def test_export_says_what_a_network_was_trained_on(cli: Cli) -> None:
     assert "applies only to format=safetensors" in refused.err
 
 
+@pytest.mark.slow
 def test_interpolate_measures_between_two_trainings(
     cli: Cli, enhancer: Path, mdsr: Path, scorer_file: Path, tmp_path: Path
 ) -> None:
@@ -562,6 +574,7 @@ def test_export_to_onnx_computes_the_same_at_any_size(
     ).err  # fmt: skip
 
 
+@pytest.mark.slow
 def test_evaluate_takes_a_list_of_one(cli: Cli, scorer_file: Path) -> None:
     words = ["data=sample_rated", "data.limit=8", "name=one"]
     assert cli("evaluate", f"checkpoint=[{scorer_file}]", *words).code == 0

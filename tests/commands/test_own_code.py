@@ -61,6 +61,7 @@ def package(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
         sys.path.remove(str(folder))
 
 
+@pytest.mark.slow
 def test_a_class_alone_replaces_a_network(cli: Cli, package: str) -> None:
     words = [*WORDS, f"net._target_={package}.parts.Net", f"trusted=[{package}]"]
     done = cli(*words, "+net.width=3", "name=a")
@@ -74,6 +75,7 @@ def test_a_class_alone_replaces_a_network(cli: Cli, package: str) -> None:
     assert "num_blocks" not in shown.out
 
 
+@pytest.mark.slow
 def test_a_class_without_scale_is_told_what_to_leave_out(cli: Cli, package: str) -> None:
     words = [*WORDS, f"net._target_={package}.parts.Fixed", f"trusted=[{package}]"]
     refused = cli(*words, "name=a")
@@ -90,6 +92,7 @@ def test_the_optimizer_alone_is_replaced(cli: Cli) -> None:
     assert "no such argument" not in done.err  # betas are Adam's
 
 
+@pytest.mark.slow
 def test_training_and_checkpoints_ask_to_trust_the_same(cli: Cli, package: str) -> None:
     words = [*WORDS, f"net._target_={package}.parts.Net", "name=a"]
     assert f"trusted=[{package}] allows it" in cli(*words).err

@@ -28,6 +28,7 @@ def _photos(folder: Path) -> None:
         small.resize((72, 66), Image.Resampling.BICUBIC).save(path)
 
 
+@pytest.mark.slow
 def test_a_run_on_lists_and_globs_from_training_to_report(cli: Cli, folder: Path) -> None:
     words = [*WORDS, "epochs=1", "data.train_hr=[2024,1e3]", "data.val_hr=[val,1e3/1.png]"]
     done = cli(*words)

@@ -71,6 +71,7 @@ def test_addresses_and_sums_are_those_of_div2k() -> None:
     assert all(len(md5) == 32 for md5, _ in prepare.DIV2K_ARCHIVES.values())
 
 
+@pytest.mark.slow
 def test_div2k_is_fetched_verified_packed_and_trained_on(
     cli: Cli, folder: Path, server: Requests
 ) -> None:
@@ -97,6 +98,7 @@ def test_div2k_is_fetched_verified_packed_and_trained_on(
     assert "packing" not in done.out  # training reads the very store that prepare has written
 
 
+@pytest.mark.slow
 def test_bad_photos_of_div2k_are_named(cli: Cli, folder: Path, server: Requests) -> None:
     assert cli("prepare", "dataset=div2k", "scales=[2]").code == 0
     root = folder / "data" / "DIV2K"

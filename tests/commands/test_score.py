@@ -129,6 +129,7 @@ def test_three_lines_of_python_score_like_the_command(cli: Cli, photos: Path) ->
         scorer.score(photos / "q.jpg")
 
 
+@pytest.mark.slow
 def test_numbers_are_the_same_alone_in_a_batch_and_for_any_number_of_workers(
     cli: Cli, photos: Path
 ) -> None:
@@ -141,6 +142,7 @@ def test_numbers_are_the_same_alone_in_a_batch_and_for_any_number_of_workers(
         assert table(f"{name}.csv")[f"photos/{name}"] == together[f"photos/{name}"]
 
 
+@pytest.mark.slow
 def test_files_of_all_kinds_say_the_same(cli: Cli, photos: Path) -> None:
     for suffix in ("csv", "json", "jsonl"):
         assert cli("score", "input=photos/p*", f"output=a.{suffix}").code == 0
@@ -152,6 +154,7 @@ def test_files_of_all_kinds_say_the_same(cli: Cli, photos: Path) -> None:
     assert cli("score", "input=photos/p*", "output=a.json", "overwrite=true").code == 0
 
 
+@pytest.mark.slow
 def test_the_table_is_sorted_and_short(cli: Cli, photos: Path) -> None:
     done = cli("score", "input=photos/p*", "rows=4", "output=a.csv")
     ranked = sorted(table("a.csv").items(), key=lambda item: -item[1]["mean"])
@@ -175,6 +178,7 @@ def test_the_contact_sheet_shows_every_photo(cli: Cli, photos: Path) -> None:
     assert "output=b.txt: must end in .csv or .json or .jsonl" in done.err
 
 
+@pytest.mark.slow
 def test_bfloat16_moves_scores_by_less_than_a_hundredth(cli: Cli, photos: Path) -> None:
     for precision in ("float32", "bfloat16"):
         cli("score", "input=photos/p*", f"output={precision}.csv", f"precision={precision}")
@@ -199,6 +203,7 @@ def test_mistakes(cli: Cli, photos: Path, words: list[str], message: str) -> Non
     assert message in done.err
 
 
+@pytest.mark.slow
 def test_import_weights_gives_a_scorer_to_score_and_to_start_from(cli: Cli, folder: Path) -> None:
     write_keras(folder / "nima.hdf5", keras_layers())
     words = ["import_weights", "input=nima.hdf5", "output=nima.safetensors", "trained_on=AVA"]

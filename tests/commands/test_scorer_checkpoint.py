@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from omegaconf import OmegaConf
 
 from lightning_modules.checkpoint import load_network, save_safetensors
@@ -24,6 +25,7 @@ def write_scorer(path: Path) -> NIMA:
     return scorer
 
 
+@pytest.mark.slow
 def test_the_file_alone_says_which_scorer_it_is(cli: Cli, folder: Path) -> None:
     write_scorer(folder / "s.safetensors")
     file = "scorer.checkpoint=s.safetensors"
@@ -51,6 +53,7 @@ def test_the_file_alone_says_which_scorer_it_is(cli: Cli, folder: Path) -> None:
     assert "the file judge.checkpoint" in cli(*WORDS, "gamma=0.1", *again).err
 
 
+@pytest.mark.slow
 def test_only_what_was_typed_can_contradict_the_file(cli: Cli, folder: Path) -> None:
     write_scorer(folder / "s.safetensors")
     words = [*WORDS, "gamma=0.1", "scorer.checkpoint=s.safetensors"]

@@ -96,6 +96,7 @@ def test_checkpoint_is_plain_data_without_the_scorer(cli: Cli) -> None:
     assert (run / "checkpoints" / "best.ckpt").stat().st_size < 500_000
 
 
+@pytest.mark.slow
 def test_gamma_zero_is_the_plain_run_bit_for_bit_and_builds_no_scorer(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,7 @@ def test_gamma_zero_is_the_plain_run_bit_for_bit_and_builds_no_scorer(
     assert not torch.equal(weights(hybrid)[name], weights(plain)[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [TINY, TINY_NIMA], ids=["edsr", "nima"])
 def test_curve_is_the_same_for_any_number_of_workers(cli: Cli, base: list[str]) -> None:
     experiment = "sample_nima" if base is TINY_NIMA else "sample_edsr"
@@ -136,6 +138,7 @@ def test_patches_differ_between_epochs(cli: Cli) -> None:
     assert len(set(losses)) == 4
 
 
+@pytest.mark.slow
 def test_same_command_after_a_finish_prints_the_result(cli: Cli) -> None:
     run = train(cli, "a")
     before = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
@@ -149,6 +152,7 @@ def test_same_command_after_a_finish_prints_the_result(cli: Cli) -> None:
     assert (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns > before
 
 
+@pytest.mark.slow
 def test_changed_config_has_another_folder_or_is_refused(cli: Cli) -> None:
     train(cli, "a", "name=mine")
     done = cli(*TINY, "paths.output_dir=a", "name=mine", "gamma=0.2")
@@ -158,6 +162,7 @@ def test_changed_config_has_another_folder_or_is_refused(cli: Cli) -> None:
     assert len(list(Path("a/sample_edsr").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_changed_code_is_refused_with_the_choice(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     train(cli, "a")
     original = Identity.__post_init__
@@ -174,6 +179,7 @@ def test_changed_code_is_refused_with_the_choice(cli: Cli, monkeypatch: pytest.M
     assert "training in" in cli(*TINY, "paths.output_dir=a", "stale=rerun").out
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_extended(cli: Cli) -> None:
     run = train(cli, "a", "optim=adam")
     done = cli(*TINY, "paths.output_dir=a", "optim=adam", "epochs=3")
@@ -214,6 +220,7 @@ def test_killed_and_continued_run_ends_like_an_uninterrupted_one(
     assert rows(run) == rows(straight)
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_share_a_folder(cli: Cli) -> None:
     run = train(cli, "a")
     (run / "result.json").unlink()
@@ -223,6 +230,7 @@ def test_two_processes_do_not_share_a_folder(cli: Cli) -> None:
     assert "another process" in done.err
 
 
+@pytest.mark.slow
 def test_init_from_takes_weights_only(cli: Cli) -> None:
     first = train(cli, "a")
     best = first / "checkpoints" / "best.ckpt"
@@ -241,6 +249,7 @@ def test_several_ranks_under_a_launcher_of_one_process_are_refused(cli: Cli) -> 
     assert "every rank would run the whole sweep; hydra/launcher=pool" in done.err
 
 
+@pytest.mark.slow
 def test_a_run_without_its_last_checkpoint_is_not_begun_anew(cli: Cli) -> None:
     run = train(cli, "a")
     (run / "checkpoints" / "last.ckpt").unlink()
@@ -260,6 +269,7 @@ def test_a_run_without_its_last_checkpoint_is_not_begun_anew(cli: Cli) -> None:
     assert (run / "checkpoints" / "last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_smoke_runs_with_everything_on(cli: Cli) -> None:
     done = cli("debug=smoke", "data.limit=8", "logger=[csv,tensorboard]", "callbacks.progress=null")
     assert done.code == 0, done.err
@@ -302,6 +312,7 @@ def test_accumulation_does_not_change_the_curve(cli: Cli, gamma: float) -> None:
     assert_same_curve(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optim", ["adam", "adam_cosine"])
 def test_an_extended_run_follows_the_schedule_of_its_new_length(cli: Cli, optim: str) -> None:
     run = train(cli, "a", f"optim={optim}", "gamma=0")
@@ -327,6 +338,7 @@ def test_files_of_others_are_not_removed(cli: Cli) -> None:
     assert notes.exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_replaced_before_everything_could_be_built(cli: Cli, folder: Path) -> None:
     run = train(cli, "a", "name=mine")
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
@@ -379,6 +391,7 @@ def measured(checkpoint: Path, scorers: dict[str, Path]) -> dict[str, float]:
     return sums
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped(cli: Cli) -> None:
     still = train(cli, "still", "gamma=0", "optim.optimizer.lr=1e-30")
     clipped = train(cli, "clipped", "gamma=0", "trainer.gradient_clip_val=1e-30")
@@ -388,6 +401,7 @@ def test_gradients_are_clipped(cli: Cli) -> None:
     assert not torch.allclose(start, moved, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["sample_edsr", "sample_nima"])
 def test_bf16_trains_without_nan(cli: Cli, experiment: str) -> None:
     base = TINY_NIMA if experiment == "sample_nima" else TINY
@@ -412,6 +426,7 @@ MULTI = [
 ]
 
 
+@pytest.mark.slow
 def test_mdsr_trains_every_branch_and_reports_every_scale(cli: Cli) -> None:
     run = train(cli, "a", *MULTI)
     before = train(cli, "b", *MULTI, "data.num_steps=1", "optim.optimizer.lr=0")
@@ -427,6 +442,7 @@ def test_mdsr_trains_every_branch_and_reports_every_scale(cli: Cli) -> None:
             assert not torch.equal(value, start[name]), name
 
 
+@pytest.mark.slow
 def test_mdsr_does_not_read_scale(cli: Cli) -> None:
     train(cli, "a", *MULTI, "name=x")
     done = cli(*TINY, *MULTI, "name=x", "scale=3", "paths.output_dir=a")
@@ -441,6 +457,7 @@ def test_mdsr_trains_on_two_ranks_like_on_one(cli: Cli, folder: Path) -> None:
     assert_same_curve(train(cli, "one", *MULTI), on_two_ranks(folder, *MULTI))
 
 
+@pytest.mark.slow
 def test_the_judge_validates_and_leaves_no_trace_in_the_weights(
     cli: Cli, scorer_file: Path
 ) -> None:
@@ -473,6 +490,7 @@ def test_the_judge_validates_and_leaves_no_trace_in_the_weights(
     assert train(cli, "d", "model.loss.mode=feature", "gamma=50", "epochs=1")
 
 
+@pytest.mark.slow
 def test_gamma_0_is_scored_where_it_is_asked_for(cli: Cli, scorer_file: Path) -> None:
     always = "model.loss.score_always=true"
     plain, scored = train(cli, "a", "gamma=0"), train(cli, "b", "gamma=0", always)
@@ -496,6 +514,7 @@ def test_gamma_0_is_scored_where_it_is_asked_for(cli: Cli, scorer_file: Path) ->
     assert "model.loss.score_always needs a scorer: give scorer.checkpoint=FILE" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [3, 4])
 def test_edsr_of_another_scale_starts_from_x2(cli: Cli, scale: int) -> None:
     run = train(cli, "a", "gamma=0", "epochs=1")

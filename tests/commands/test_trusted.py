@@ -55,6 +55,7 @@ def module(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
         sys.path.remove(str(folder))
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_goes_through_every_command(
     cli: Cli, module: str, scorer_file: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_network_of_ones_own_goes_through_every_command(
     assert cli(*WORDS, *net, trusted, "name=b", f"init_from={best}").code == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_networks_of_ones_own(cli: Cli, module: str) -> None:
     words = [*WORDS, "callbacks.photo_table=null", *OWN, f"net._target_={module}.Net"]
     done = cli("-m", *words, f"trusted=[{module}]", "+net.width=2,3", "epochs=1")
@@ -160,6 +162,7 @@ class Keeper(Callback):
 """
 
 
+@pytest.mark.slow
 def test_states_that_could_not_be_read_again_are_refused_before_training(
     cli: Cli, folder: Path, module: str
 ) -> None:
@@ -180,6 +183,7 @@ def test_states_that_could_not_be_read_again_are_refused_before_training(
     assert len(list(Path("outputs/sample_edsr/b/checkpoints").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_scorer_of_ones_own_class_keeps_its_class(cli: Cli, folder: Path, module: str) -> None:
     (folder / f"{module}.py").write_text(
         "from networks.nima import NIMA\n\n\n\nclass Mine(NIMA):\n    pass\n"
@@ -204,6 +208,7 @@ def test_a_scorer_of_ones_own_class_keeps_its_class(cli: Cli, folder: Path, modu
     assert f"{module}.py" in about["code"]
 
 
+@pytest.mark.slow
 def test_a_network_in_this_folder_is_found_by_a_process_of_its_own(
     folder: Path, module: str
 ) -> None:

@@ -179,6 +179,7 @@ def test_prepare_finds_them_too(cli: Cli, folder: Path) -> None:
     assert "images=photos: only dataset=ava reads it" in done.err
 
 
+@pytest.mark.slow
 def test_training_takes_folders_called_like_numbers(cli: Cli, folder: Path) -> None:
     for k in range(6):
         save(folder / f"{2023 + k % 2}" / f"{k}.bmp", k)

@@ -188,6 +188,7 @@ def test_file_that_cannot_be_read_is_not_made_again(
     assert times(tmp_path / "store") == before
 
 
+@pytest.mark.slow
 def test_more_files_than_may_be_open(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
@@ -331,6 +332,7 @@ def test_it_travels_to_other_processes(tmp_path: Path) -> None:
     assert np.array_equal(copy[3], store[3])
 
 
+@pytest.mark.slow
 def test_workers_pack_the_same(tmp_path: Path) -> None:
     sources = photos(tmp_path / "photos")
     one = packed(tmp_path / "one", sources, num_workers=0)

@@ -144,6 +144,7 @@ def test_header_without_record_is_bare(tmp_path: Path, net: EDSR) -> None:
     assert read_checkpoint(tmp_path / "a.safetensors")[1] is None
 
 
+@pytest.mark.slow
 def test_shipped_scorer_beats_the_constant_predictor() -> None:
     from datamodules.sample import SampleRated
 

@@ -143,12 +143,14 @@ def test_compiled_network_and_scorer_train_and_save_the_same() -> None:
         assert torch.allclose(value, states[1][name], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_modes_of_compiling() -> None:
     assert module_of(compile="reduce-overhead").net._compiled_call_impl is not None
     with pytest.raises(ValueError, match=r"model.compile=fast: true, false, or one of def"):
         module_of(compile="fast")
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_validated_saved_and_drawn(tmp_path: Path) -> None:
     module = module_of()
     drawn: list[dict[str, torch.Tensor]] = []

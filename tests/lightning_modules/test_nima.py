@@ -169,6 +169,7 @@ def test_half_precision_keeps_the_penalty(dtype: torch.dtype) -> None:
     assert norms[1] == pytest.approx(norms[0], rel=0.15)
 
 
+@pytest.mark.slow
 def test_half_precision_trains_with_penalty_and_without_nan(cli: Cli) -> None:
     words = ["trainer.precision=bf16-mixed", "model.gradient_penalty=0.1"]
     done = cli(*TINY_NIMA, *words, "name=half")
@@ -193,6 +194,7 @@ def test_predictions_of_the_last_validation_are_in_order() -> None:
 EMA = [*TINY_NIMA, "callbacks=nima_ema", "callbacks.progress=null", "callbacks.ema.decay=0.9"]
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_validated_and_saved_and_a_resume_goes_on(
     cli: Cli, folder: Path
 ) -> None:

@@ -399,6 +399,7 @@ def runs(folder: Path, make_run: MakeRun) -> Path:
     return outputs
 
 
+@pytest.mark.slow
 def test_the_report_of_a_sweep(cli: Cli, runs: Path) -> None:
     done = cli("report", "runs=outputs", f"title='{EVIL}'")
     assert done.code == 0, done.err
@@ -490,6 +491,7 @@ def test_runs_are_compared_after_an_epoch_finished_or_not(
     assert "epoch=0" in wrong.err
 
 
+@pytest.mark.slow
 def test_other_photos_are_drawn_apart(cli: Cli, folder: Path, make_run: MakeRun) -> None:
     for k, data in enumerate(({"limit": 10}, {"limit": 10}, {"limit": 20})):
         make_run(folder / "runs" / f"{k}", seed=k, gamma=0.1 * k, data=data, score=5.0)
@@ -580,6 +582,7 @@ def test_a_report_is_not_overwritten(cli: Cli, folder: Path, make_run: MakeRun) 
     assert (outdated.parent / "epoch.svg").exists()
 
 
+@pytest.mark.slow
 def test_scales_that_a_short_validation_has_not_measured(
     cli: Cli, folder: Path, make_run: MakeRun
 ) -> None:

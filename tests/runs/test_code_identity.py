@@ -60,6 +60,7 @@ def test_a_new_file_that_nothing_imports_changes_nothing(project: Path) -> None:
     assert changed_code(before, after) == "the code (networks/edsr.py, networks/new.py)"
 
 
+@pytest.mark.slow
 def test_modules_of_the_user_are_followed_and_installed_ones_are_not(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_long_lists_of_changes_are_cut() -> None:
     assert conflicting([{"a": "1", "b": "1"}, {"b": "2"}, {"a": "1", "c": "1"}]) == ["b"]
 
 
+@pytest.mark.slow
 def test_an_edited_loss_of_the_user_is_named(cli: Callable[..., Finished], folder: Path) -> None:
     loss = folder / "own_loss_of_a_test.py"
     loss.write_text(

@@ -99,6 +99,7 @@ def killed(cli: Cli, kill: Kill, at: tuple[str, int, str], *words: str) -> None:
 SERIES = [("last", 1, "after"), ("last", 3, "before"), ("last", 3, "after")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "words"),
     [
@@ -134,6 +135,7 @@ def test_a_run_that_is_killed_three_times_ends_like_an_uninterrupted_one(
     assert pictures[0] or base is TINY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_kill_between_the_two_checkpoints_of_an_epoch(cli: Cli, kill: Kill, when: str) -> None:
     words = [*TINY, "gamma=0", "epochs=3"]
@@ -145,6 +147,7 @@ def test_a_kill_between_the_two_checkpoints_of_an_epoch(cli: Cli, kill: Kill, wh
     assert_same_run(run_at("straight"), run_at("killed"))
 
 
+@pytest.mark.slow
 def test_extending_is_the_same_after_an_interruption_and_without_one(cli: Cli, kill: Kill) -> None:
     words = [*TINY, *FALLING, "model.grad_ratio_every=3", "optim=adam"]
     longer = ["epochs=5", "resume=true"]
@@ -166,6 +169,7 @@ def test_extending_is_the_same_after_an_interruption_and_without_one(cli: Cli, k
     assert (result["best_epoch"], result["epochs"]) == (1, 5)
 
 
+@pytest.mark.slow
 def test_records_hold_the_metrics_of_their_own_epoch(cli: Cli) -> None:
     """Steps 0, 3 and 6 are measured, so epochs 1, 2 and 4 of two steps each have a ratio."""
     words = [*FALLING, "model.grad_ratio_every=3", "paths.output_dir=a", "epochs=3"]
@@ -264,6 +268,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_best(cli: Cli, damage: str
     assert_same_run(run_at("a"), run_at("straight"))
 
 
+@pytest.mark.slow
 def test_a_damaged_best_checkpoint_does_not_help(cli: Cli) -> None:
     assert cli(*SHORT).code == 0
     for path in (run_at("a") / "checkpoints").iterdir():
@@ -275,6 +280,7 @@ def test_a_damaged_best_checkpoint_does_not_help(cli: Cli) -> None:
     assert "overwrite=true trains again" in done.err
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_run_is_refused(cli: Cli) -> None:
     assert cli(*SHORT).code == 0
     assert cli(*SHORT, "paths.output_dir=b", "seed=3", "net.num_features=4").code == 0
@@ -330,6 +336,7 @@ def test_damaged_metrics_are_named(cli: Cli, damage: Callable[[str], str]) -> No
     assert (run_at("a") / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_row_that_was_being_written_is_dropped(cli: Cli, kill: Kill) -> None:
     """`1,12` cut to `1,1` would else be a row of step 1."""
     assert cli(*SHORT, "epochs=3", "paths.output_dir=b").code == 0
@@ -351,6 +358,7 @@ def test_files_that_a_killed_run_was_writing_go(cli: Cli, kill: Kill) -> None:
     assert [name for name in parts if (run / name).exists()] == []
 
 
+@pytest.mark.slow
 def test_changed_settings_are_listed_once(cli: Cli) -> None:
     assert cli(*SHORT, "name=mine").code == 0
     done = cli(*SHORT, "name=mine", "scale=3", "net.num_features=4", "seed=1")

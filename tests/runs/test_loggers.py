@@ -104,6 +104,7 @@ def check_table(files: dict[str, Path], place: Path, num: int) -> None:
         assert sizes[0] == (width // photo["scale"], height // photo["scale"])
 
 
+@pytest.mark.slow
 def test_an_extended_run_goes_on_in_the_same_wandb_run(cli: Cli, folder: Path) -> None:
     assert cli(*TINY, *OFFLINE, "gamma=0").code == 0
     assert cli(*TINY, *OFFLINE, "gamma=0", "resume=true", "epochs=3").code == 0
@@ -114,6 +115,7 @@ def test_an_extended_run_goes_on_in_the_same_wandb_run(cli: Cli, folder: Path) -
     assert steps == [[0, 1], [2]]
 
 
+@pytest.mark.slow
 def test_a_scorer_in_wandb(cli: Cli, folder: Path) -> None:
     done = cli(*TINY_NIMA, *OFFLINE, "logger.wandb.tags=[mine]")
     assert done.code == 0, done.err
@@ -127,6 +129,7 @@ def test_a_scorer_in_wandb(cli: Cli, folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_same_scalars_and_pictures(cli: Cli, folder: Path) -> None:
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"

@@ -55,6 +55,7 @@ def test_a_blank_page_leaves_the_means_finite(cli: Cli, folder: Path) -> None:
     assert all(math.isfinite(value) for value in values.values())
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_measured_on_its_own_photos(cli: Cli, folder: Path) -> None:
     for name, seed in (("train", 0), ("val", 1), ("other", 2)):
         photos(folder / name, 3, seed)
@@ -91,6 +92,7 @@ def test_a_run_folder_is_measured_on_its_own_photos(cli: Cli, folder: Path) -> N
     assert "validated on val" in done.out, done.err
 
 
+@pytest.mark.slow
 def test_a_scorers_run_folder_is_measured_on_its_own_ratings(cli: Cli, folder: Path) -> None:
     assert cli(*TINY_NIMA, "epochs=1", "name=mine").code == 0
     done = cli("evaluate", "checkpoint=outputs/sample_nima/mine", "name=own")

@@ -27,6 +27,7 @@ def test_names_are_replaced_at_any_depth() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_run_with_former_names_goes_on(cli: Callable[..., Finished], folder: Path) -> None:
     photos = folder / "photos"
     photos.mkdir()

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from lightning_modules.checkpoint import PREFIX, checksum
@@ -28,6 +29,7 @@ def as_of_0_1(folder: Path) -> None:
         torch.save(content, path)
 
 
+@pytest.mark.slow
 def test_its_runs_go_on(cli: Callable[..., Finished], folder: Path) -> None:
     words = [*TINY, "gamma=0", "name=old", "epochs=1"]
     assert cli(*words).code == 0

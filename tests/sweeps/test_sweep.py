@@ -199,6 +199,7 @@ def test_signals_stop_all_jobs_with_their_children(
     assert signal.getsignal(number) is not None
 
 
+@pytest.mark.slow
 def test_a_job_ends_with_the_process_of_its_sweep(folder: Path) -> None:
     code = (
         "import os, subprocess, sys, time\n"
@@ -275,6 +276,7 @@ def test_jobs_larger_than_the_pool_are_refused() -> None:
     assert sweep.num_gpus(config, list("0123")) == 4
 
 
+@pytest.mark.slow
 def test_sweep_skips_what_is_finished_and_reports_what_failed(cli: Cli) -> None:
     words = ["-m", *TINY, "epochs=1", "gamma=0", "net=edsr,mdsr", "scale=2,3"]
     done = cli(*words, "hydra.launcher.jobs=2", "data.limit=2")
@@ -327,6 +329,7 @@ def test_sweep_of_two_ranks_killed_and_finished_by_the_same_command(folder: Path
     assert (first / "report" / "figures" / "gamma.png").exists()
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_with_its_study(cli: Cli, folder: Path) -> None:
     optuna = pytest.importorskip("optuna")
     words = [*TINY, "epochs=1", "gamma=0", "optim.optimizer.lr=1e-4,1e-3,1e30"]

@@ -172,6 +172,7 @@ def test_without_a_terminal_long_work_writes_lines(
     ]
 
 
+@pytest.mark.slow
 def test_a_training_in_a_pipe_writes_lines_within_an_epoch(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +221,7 @@ def test_ctrl_c_says_what_happens_and_a_second_one_kills_at_once(
     ]
 
 
+@pytest.mark.slow
 def test_a_sweep_names_the_report_and_fits_into_a_file(cli: Cli) -> None:
     words = ["-m", *TINY, "epochs=1", "gamma=0", "seed=1,2", "trainer.limit_train_batches=1"]
     done = cli(*words)
