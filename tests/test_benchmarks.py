@@ -152,6 +152,7 @@ def test_training_step(
     assert error == 0 < seconds
 
 
+@pytest.mark.filterwarnings("ignore:CUDA is not available, disabling CUDA profiling:UserWarning")
 @pytest.mark.parametrize(("net", "gamma"), [("edsr", 0.1), ("mdsr", 0.0), ("nima", 0.0)])
 def test_gpu(
     net: str, gamma: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ def test_examples_are_shown_as_they_are(name: str) -> None:
     assert (ROOT / "examples" / f"{name}.py").read_text() in BLOCKS
 
 
+@pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
 @pytest.mark.slow
 def test_examples_run_as_they_stand(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "weights").symlink_to(ROOT / "weights")

@@ -162,6 +162,7 @@ class Keeper(Callback):
 """
 
 
+@pytest.mark.filterwarnings("ignore:Attribute .* is an instance of `nn.Module`:UserWarning")
 @pytest.mark.slow
 def test_states_that_could_not_be_read_again_are_refused_before_training(
     cli: Cli, folder: Path, module: str

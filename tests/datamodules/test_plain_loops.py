@@ -140,6 +140,7 @@ def test_batches_that_only_the_data_module_can_cut_out_say_so(photos: Path) -> N
     assert torch.equal(data.on_after_batch_transfer(batch, 0).lr_BCHW, plain.lr_BCHW)
 
 
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no:UserWarning")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_lightning_says_which_epoch_it_is(photos: Path, workers: int, tmp_path: Path) -> None:
     """A run that resumes in epoch 2, and one on data that other loops have used before."""

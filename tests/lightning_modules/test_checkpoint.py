@@ -71,6 +71,7 @@ def test_only_networks_are_built(target: str) -> None:
         build_network({"_target_": target})
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:

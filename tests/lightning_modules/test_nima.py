@@ -91,6 +91,7 @@ def test_warm_up_rises_evenly_to_the_schedule() -> None:
         WarmUp(Constant(), share=1.5)
 
 
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode:UserWarning")
 def test_frozen_batch_norms_keep_their_statistics() -> None:
     for freeze in (True, False):
         net = trained_scorer()
@@ -125,6 +126,7 @@ def test_input_gradient_is_that_of_finite_differences() -> None:
         assert gradient[b, c, y, x].item() == pytest.approx(change.item(), rel=1e-3, abs=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode:UserWarning")
 def test_the_penalty_is_added_and_flattens_the_score() -> None:
     def norms(net: NIMA) -> float:
         net.eval()
