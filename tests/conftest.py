@@ -66,6 +66,9 @@ class Finished(NamedTuple):
     err: str
 
 
+Cli = Callable[..., Finished]
+
+
 @pytest.fixture(autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)
@@ -81,7 +84,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cli(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Finished]]:
+) -> Iterator[Cli]:
     """Runs a command line in this process, in an empty folder."""
 
     def call(*arguments: str) -> Finished:

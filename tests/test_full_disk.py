@@ -17,9 +17,7 @@ from runs.measuring import write_csv
 from system.files import replacing
 from system.json_files import write_json
 from system.terminal import told
-from tests.conftest import SAMPLE_SCORER, Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import SAMPLE_SCORER, Cli
 
 
 def fill(disk: Path) -> None:

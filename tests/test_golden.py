@@ -9,14 +9,13 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datamodules.sample import SamplePairs, SampleRated
-from tests.conftest import TINY, TINY_NIMA, Finished
+from tests.conftest import TINY, TINY_NIMA, Cli
 
 FILE = Path(__file__).with_name("golden.json")
 MODE = os.environ.get("GOLDEN", "")
@@ -44,9 +43,7 @@ def agree(name: str, found: Any) -> None:  # noqa: ANN401
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_training_logs_the_same_numbers(
-    name: str, cli: Callable[..., Finished], folder: Path
-) -> None:
+def test_a_training_logs_the_same_numbers(name: str, cli: Cli, folder: Path) -> None:
     done = cli(*TRAININGS[name], "name=golden")
     assert done.code == 0, done.err
     (path,) = folder.glob("outputs/*/golden/metrics.csv")

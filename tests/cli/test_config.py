@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,7 @@ from cli.overrides import as_text
 from configuration.signatures import Text
 from networks.scales import scales_of
 from system.places import CONF
-from tests.conftest import ROOT, Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import ROOT, Cli
 
 
 def group_files(group: str) -> list[str]:

@@ -1,15 +1,11 @@
 """What a newcomer reads: help that fits 80 columns, and says what counts with these settings."""
 
-from collections.abc import Callable
-
 import pytest
 
 from cli.command_line import COMMANDS
 from cli.help import wrapped
 from reports.album import fill_album
-from tests.conftest import Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import Cli
 
 
 @pytest.mark.parametrize("command", COMMANDS)

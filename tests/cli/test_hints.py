@@ -1,15 +1,12 @@
 """What a user may have meant: the key that other projects call by another name, or no hint."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cli import command_line as command_line
 from configuration.hints import near
-from tests.conftest import Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import Cli
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,12 @@
 """One line for each mistake: nothing twice, nothing that follows from another, no traceback."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cli.mistakes import essential, shortened, sources, without_consequences
-from tests.conftest import Finished
+from tests.conftest import Cli
 
-Cli = Callable[..., Finished]
 LONG = "x" * 5000
 
 

@@ -3,7 +3,6 @@
 import csv
 import logging
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,11 @@ from datamodules.sample import photo
 from images.writing import write_image
 from lightning_modules.checkpoint import load_network
 from runs.results import Result
-from tests.conftest import SAMPLE_SCORER, TINY, Finished
+from tests.conftest import SAMPLE_SCORER, TINY, Cli
 
 
 def test_a_training_is_the_same_from_python(
-    folder: Path, cli: Callable[..., Finished], caplog: pytest.LogCaptureFixture
+    folder: Path, cli: Cli, caplog: pytest.LogCaptureFixture
 ) -> None:
     HydraConfig.instance().cfg = None  # as in a new process
     filters, level = list(warnings.filters), logging.getLogger("lightning.pytorch").level

@@ -1,14 +1,11 @@
 """Whatever a configuration asks for, it is run or refused in one message: no traceback, no hang."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import Cli
 
 LONG = "x" * 300
 REFUSED = """

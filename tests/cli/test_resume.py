@@ -1,16 +1,13 @@
 """Resuming a run by its name, without typing its options again."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cli.resume import with_stored_options
 from system.json_files import write_json
-from tests.conftest import TINY, Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import TINY, Cli
 
 
 def stored(folder: str, *words: str) -> None:

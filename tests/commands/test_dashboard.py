@@ -8,7 +8,7 @@ import pty
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from wandb.wandb_agent import Agent
 
 from cli import checks as config
 from system.places import CONF
-from tests.conftest import ROOT, TINY, TINY_NIMA, Finished
+from tests.conftest import ROOT, TINY, TINY_NIMA, Cli, Finished
 from tests.wandb_file import WandbRun, read_wandb
 
-Cli = Callable[..., Finished]
 OFFLINE = ["logger=[csv,wandb]", "logger.wandb.offline=true"]
 KEY = "k" * 40
 

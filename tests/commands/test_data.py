@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from networks.tensor_files import load_plain
 from tests.commands.test_train import assert_same_curve, assert_same_weights, rows, run_at
-from tests.conftest import SAMPLE_SCORER, TINY, TINY_NIMA, Finished, kill_when, launch
-
-Cli = Callable[..., Finished]
+from tests.conftest import SAMPLE_SCORER, TINY, TINY_NIMA, Cli, kill_when, launch
 
 WORDS = [*(word for word in TINY if not word.startswith("data.limit")), "gamma=0", "data=photos"]
 PHOTOS = [*WORDS, "data.train_hr=train", "data.val_hr=val"]

@@ -4,7 +4,6 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ from images.alpha import fill_hidden
 from images.reading import read_image
 from networks.edsr import EDSR
 from system.files import temporary_prefix
-from tests.conftest import ROOT, Finished
+from tests.conftest import ROOT, Cli
 
-Cli = Callable[..., Finished]
 SHIPPED = ROOT / "weights" / "edsr_x2_gamma_0.safetensors"
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,7 @@ from networks.srcnn import SRCNN
 from networks.tiling import SelfEnsemble
 from runs.measuring import named
 from system.terminal import differing_part
-from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Cli
 
 
 @pytest.fixture

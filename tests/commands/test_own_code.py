@@ -1,14 +1,13 @@
 """Networks, data and monitors of one's own, given as a README reader would give them."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY, TINY_NIMA, Finished
+from tests.conftest import TINY, TINY_NIMA, Cli
 
-Cli = Callable[..., Finished]
 WORDS = [word for word in TINY if not word.startswith("net.")] + ["gamma=0", "epochs=1"]
 
 PACKAGE = """

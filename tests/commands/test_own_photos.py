@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.test_text_keys import read
-from tests.conftest import TINY, Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import TINY, Cli
 
 WORDS = [*(word for word in TINY if not word.startswith("data.limit")), "gamma=0", "data=photos"]
 QUIET = ["scorer.checkpoint=null", "judge.checkpoint=null"]

@@ -7,7 +7,7 @@ import http.server
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,7 @@ import pytest
 from PIL import Image
 
 from commands import prepare
-from tests.conftest import Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import Cli
 
 
 def save(path: Path, width: int, height: int) -> None:

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,8 @@ from PIL import Image
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.scoring import rate_files
 from networks.nima import NIMA, mean_score, std_score
-from tests.conftest import SAMPLE_SCORER, SHIPPED_SCORER, Finished
+from tests.conftest import SAMPLE_SCORER, SHIPPED_SCORER, Cli
 from tests.networks.test_weights import keras_layers, write_keras
-
-Cli = Callable[..., Finished]
 
 
 @pytest.fixture

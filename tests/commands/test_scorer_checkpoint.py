@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,7 @@ from omegaconf import OmegaConf
 from lightning_modules.checkpoint import load_network, save_safetensors
 from lightning_modules.record import Record
 from networks.nima import NIMA
-from tests.conftest import TINY, Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import TINY, Cli
 
 WORDS = [word for word in TINY if not word.startswith(("scorer", "epochs"))] + ["epochs=1"]
 

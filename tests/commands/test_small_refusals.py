@@ -14,10 +14,8 @@ from images.finding import search
 from lightning_modules.checkpoint import read_checkpoint
 from runs.requirements import require_file
 from system.places import expanded
-from tests.conftest import TINY, Finished
+from tests.conftest import TINY, Cli
 from web.uploads import above
-
-Cli = Callable[..., Finished]
 
 
 @pytest.mark.parametrize(

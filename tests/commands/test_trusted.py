@@ -2,15 +2,13 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lightning_modules.checkpoint import load_network, load_scorer
-from tests.conftest import TINY, TINY_NIMA, Finished, launch
-
-Cli = Callable[..., Finished]
+from tests.conftest import TINY, TINY_NIMA, Cli, launch
 
 # Computes with values in its constructor, as SwinIR and others do for their drop rates.
 MODULE = """

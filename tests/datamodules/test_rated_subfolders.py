@@ -1,7 +1,6 @@
 """Rated photos in subfolders, lists and globs."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ from PIL import Image
 
 from datamodules.ava import AVA
 from datamodules.rated import RatedFolder, StoredRatings
-from tests.conftest import TINY_NIMA, Finished
+from tests.conftest import TINY_NIMA, Cli
 
-Cli = Callable[..., Finished]
 SIZES: dict[str, Any] = {"resize": 40, "crop": 32, "batch_size": 2}
 
 

@@ -4,7 +4,6 @@ import io
 import json
 import tracemalloc
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ from lightning_modules.record import MAX_VALUES, Record, as_json
 from networks.edsr import EDSR
 from networks.nima import NIMA
 from networks.tensor_files import load_plain, read_safetensors
-from tests.conftest import SAMPLE_SCORER, Finished
+from tests.conftest import SAMPLE_SCORER, Cli
 
 Raw = dict[str, Any]
-Cli = Callable[..., Finished]
 
 SPEC = {"_target_": "networks.edsr.EDSR", "scale": 2, "num_blocks": 1, "num_features": 4}
 RAW: Raw = {"kind": "enhancer", "net": SPEC, "data": "test", "gamma": 0.0}

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,7 @@ from lightning_modules.nima import NIMAModule
 from lightning_modules.schedules import Constant, Cosine, WarmUp
 from networks.nima import NIMA, mean_score
 from networks.tensor_files import load_plain
-from tests.conftest import (
-    SAMPLE_SCORER,
-    TINY_NIMA,
-    Finished,
-    kill_when,
-    launch,
-    quiet_trainer,
-)
-
-Cli = Callable[..., Finished]
+from tests.conftest import SAMPLE_SCORER, TINY_NIMA, Cli, kill_when, launch, quiet_trainer
 
 
 def scorer(**arguments: Any) -> NIMA:  # noqa: ANN401

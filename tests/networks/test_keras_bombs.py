@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from networks.nima import load_keras_nima
-from tests.conftest import Finished
+from tests.conftest import Cli
 from tests.networks.test_keras_files import NAME, write
 
 h5py = pytest.importorskip("h5py")
@@ -48,7 +48,7 @@ def empty(group: Any) -> None:  # noqa: ANN401
     ],
 )
 def test_import_weights_refuses_it_in_one_line_and_little_memory(
-    cli: Callable[..., Finished], folder: Path, fill: Callable[[Any], None], reason: str
+    cli: Cli, folder: Path, fill: Callable[[Any], None], reason: str
 ) -> None:
     write(folder / "weights.h5", fill)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

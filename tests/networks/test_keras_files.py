@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from networks.keras_files import read_keras
-from tests.conftest import Finished
+from tests.conftest import Cli
 
 h5py = pytest.importorskip("h5py")
 
@@ -166,7 +166,7 @@ def test_all_floating_point_types_are_read_as_numpy_does(
     assert state[NAME].numpy().tolist() == VALUES.T.tolist()  # in x out becomes out x in
 
 
-def test_import_weights_says_it_in_one_line(cli: Callable[..., Finished], folder: Path) -> None:
+def test_import_weights_says_it_in_one_line(cli: Cli, folder: Path) -> None:
     (folder / "secret.bin").write_bytes(VALUES.tobytes())
     write(folder / "weights.h5", in_another_file)
     began = time.monotonic()

@@ -7,7 +7,6 @@ import os
 import shutil
 import statistics
 import xml.etree.ElementTree
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,8 @@ from reports.run_table import (
     settings_of,
     variant_keys,
 )
-from tests.conftest import Finished
+from tests.conftest import Cli
 from tests.reports.conftest import EPOCHS, MakeRun, read, read_rows, vary, write
-
-Cli = Callable[..., Finished]
 
 PHOTOS = ("chelsea", "coffee")
 

@@ -17,10 +17,9 @@ from PIL import Image
 from reports.album import fill_album
 from reports.run_reading import read_run, run_folders
 from runs.run_folder import read_json
-from tests.conftest import Finished
+from tests.conftest import Cli
 from tests.reports.conftest import EPOCHS, MakeRun
 
-Cli = Callable[..., Finished]
 Spoil = Callable[[Path], None]
 
 HR = "images/crops/coffee_x2_hr.png"

@@ -4,14 +4,13 @@ import hashlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from runs import code_identity
 from runs.code_identity import changed_code, code_files, conflicting
-from tests.conftest import ROOT, TINY, Finished
+from tests.conftest import ROOT, TINY, Cli
 
 FILES = {
     "commands/__init__.py": "",
@@ -112,7 +111,7 @@ def test_long_lists_of_changes_are_cut() -> None:
 
 
 @pytest.mark.slow
-def test_an_edited_loss_of_the_user_is_named(cli: Callable[..., Finished], folder: Path) -> None:
+def test_an_edited_loss_of_the_user_is_named(cli: Cli, folder: Path) -> None:
     loss = folder / "own_loss_of_a_test.py"
     loss.write_text(
         "from lightning_modules.losses import HybridLoss\n\n\n\nclass Mine(HybridLoss):\n    pass\n"

@@ -12,9 +12,7 @@ import torch
 from lightning_modules.callbacks import Checkpoints
 from networks.tensor_files import load_plain
 from tests.commands.test_train import rows, run_at
-from tests.conftest import TINY, TINY_NIMA, Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import TINY, TINY_NIMA, Cli
 
 # PSNR rises here, so that by `min` the first epoch stays the best one: a metric that falls.
 FALLING = ["callbacks.checkpoint.mode=min"]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import wandb
 from images.pixels import to_unit
 from images.reading import read_image
 from lightning_modules.metrics import image_metrics
-from tests.conftest import TINY, TINY_NIMA, Finished, launch
+from tests.conftest import TINY, TINY_NIMA, Cli, launch
 from tests.wandb_file import WandbRun, read_wandb
 
-Cli = Callable[..., Finished]
 PICTURES = [
     w for w in TINY if w not in ("callbacks.before_after=null", "callbacks.photo_table=null")
 ]

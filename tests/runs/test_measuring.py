@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +11,7 @@ import torch
 from PIL import Image
 
 from lightning_modules.checkpoint import read_checkpoint, sealed
-from tests.conftest import ROOT, TINY, TINY_NIMA, Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import ROOT, TINY, TINY_NIMA, Cli
 
 QUIET = ["scorer.checkpoint=null", "judge.checkpoint=null", "pictures=0"]
 EDSR = ROOT / "weights" / "edsr_x2_gamma_0.safetensors"

@@ -2,14 +2,13 @@
 
 import importlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import skimage.data
 
 from lightning_modules.moved import MOVED, present_names
-from tests.conftest import TINY, Finished
+from tests.conftest import TINY, Cli
 
 
 @pytest.mark.parametrize("target", sorted(MOVED.values()))
@@ -28,7 +27,7 @@ def test_names_are_replaced_at_any_depth() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_with_former_names_goes_on(cli: Callable[..., Finished], folder: Path) -> None:
+def test_a_run_with_former_names_goes_on(cli: Cli, folder: Path) -> None:
     photos = folder / "photos"
     photos.mkdir()
     source = Path(skimage.data.__file__).parent / "chelsea.png"

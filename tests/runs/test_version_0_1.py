@@ -1,14 +1,13 @@
 """Run folders of version 0.1 are found again, continued and extended."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_modules.checkpoint import PREFIX, checksum
-from tests.conftest import TINY, Finished
+from tests.conftest import TINY, Cli
 
 FIXED = {"enable_version_counter": False, "filename": "best", "save_last": True}
 
@@ -30,7 +29,7 @@ def as_of_0_1(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_its_runs_go_on(cli: Callable[..., Finished], folder: Path) -> None:
+def test_its_runs_go_on(cli: Cli, folder: Path) -> None:
     words = [*TINY, "gamma=0", "name=old", "epochs=1"]
     assert cli(*words).code == 0
     as_of_0_1(folder / "outputs/sample_edsr/old")

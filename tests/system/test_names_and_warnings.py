@@ -1,7 +1,6 @@
 """What reaches the terminal about odd files: one line each, with the file's name and a reason."""
 
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import imagecodecs
@@ -15,9 +14,8 @@ from images.file_names import printable_name
 from images.metadata import png_chunk
 from images.reading import read_image, read_photo
 from images.writing import write_photo
-from tests.conftest import SAMPLE_SCORER, Finished
+from tests.conftest import SAMPLE_SCORER, Cli
 
-Cli = Callable[..., Finished]
 ODD = "two\nlines\x1b[31m\u2028\u202egnp.png"
 ESCAPED = r"two\nlines\x1b[31m\u2028\u202egnp.png"
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Finished
+from tests.conftest import Cli
 from tests.web.conftest import Serve, Server
 from tests.web.test_app import picture
 
@@ -76,7 +76,7 @@ def file(name: str, content: bytes) -> dict[str, Any]:
 def test_upload_progress_results_and_scores(
     serve: Serve,
     visit: Callable[..., Visit],
-    cli: Callable[..., Finished],
+    cli: Cli,
     folder: Path,
     scorer_file: Path,
 ) -> None:

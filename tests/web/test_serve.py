@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, SAMPLE_SCORER, Finished, launch
+from tests.conftest import ROOT, SAMPLE_SCORER, Cli, launch
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
-Cli = Callable[..., Finished]
 WEIGHTS = ROOT / "weights"
 
 
