@@ -185,7 +185,8 @@ def enhance_file(
     names = count, printable_name(path), size, printable_name(target)
     log.info("%s %s  %s -> %s  %d x %d", *names, width * scale, height * scale)
     precision = getattr(torch, cfg.precision)
-    how = {"device": device, "tile": cfg.tile, "precision": precision, "on_tile": on_tile}
-    result = enhanced(net, photo, **how)
+    result = enhanced(
+        net, photo, device=device, tile=cfg.tile, precision=precision, on_tile=on_tile
+    )
     for note in (*photo.notes, *write_photo(target, result, overwrite=cfg.overwrite)):
         log.warning("%s: %s", printable_name(path), note)

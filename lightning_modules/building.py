@@ -8,10 +8,8 @@ import importlib
 import inspect
 import json
 import threading
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -43,7 +41,7 @@ def in_modules(module: str, trusted: Sequence[str]) -> bool:
 
 
 def build_network(
-    spec: Mapping[str, Any],
+    spec: Mapping[str, object],
     trusted: Sequence[str] = (),
     *,
     state: State | None = None,
@@ -94,7 +92,7 @@ def build_network(
     return network_class(**arguments) if ours else network
 
 
-def check_arguments(network_class: type, arguments: Mapping[str, Any], *, strict: bool) -> None:
+def check_arguments(network_class: type, arguments: Mapping[str, object], *, strict: bool) -> None:
     """Compare arguments with the annotations of a class, as far as it has any.
 
     Args:
@@ -105,15 +103,15 @@ def check_arguments(network_class: type, arguments: Mapping[str, Any], *, strict
     Raises:
         ValueError: naming the first argument of another type.
     """
-    constructor = network_class.__init__  # type: ignore[misc]
     inspect.signature(network_class).bind(**arguments)
     try:
-        hints = typing.get_type_hints(constructor)
+        hints = inspect.signature(network_class, eval_str=True).parameters
     except (NameError, TypeError):
         return
     for name, value in arguments.items():
         try:
-            adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+            hint = hints[name].annotation
+            adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
         except (KeyError, PydanticSchemaGenerationError, PydanticUserError, TypeError):
             continue
         try:

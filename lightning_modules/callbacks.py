@@ -22,6 +22,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from datamodules.sampling import Purpose, random_stream
+from lightning_modules.attached import attached
 from lightning_modules.metric_names import is_baseline
 from system.json_files import write_json
 
@@ -92,7 +93,8 @@ class LogEachEpoch(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Shorten the logging interval to an epoch."""
         num_steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, num_steps))  # type: ignore[attr-defined]
+        loop = attached(trainer)
+        loop.log_every_n_steps = max(1, min(loop.log_every_n_steps, num_steps))
 
 
 class EpochLine(Callback):
@@ -316,7 +318,7 @@ class Watch(Callback):
             if loss < 0:
                 self.best[name] = now | {"epoch": trainer.current_epoch + 1}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the state to resume from."""
         return {"best": self.best, "warnings": self.warnings}
 

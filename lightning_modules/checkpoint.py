@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,18 @@ class WriteRecord(Callback):
             epoch=trainer.current_epoch,
             wall_time_s=self.elapsed(),
         )
-        state = {
-            name.removeprefix(PREFIX): value
-            for name, value in checkpoint["state_dict"].items()  # of the average, if there is one
-            if name.startswith(PREFIX)
-        }
+        state = network_state(checkpoint["state_dict"])  # of the average, if there is one
         assert isinstance(pl_module.net, nn.Module)
         checkpoint["record"] = sealed(record, pl_module.net, state).plain()
+
+
+def network_state(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the network's part of a LightningModule's state dict."""
+    return {
+        name.removeprefix(PREFIX): value
+        for name, value in state_dict.items()
+        if name.startswith(PREFIX)
+    }
 
 
 def sealed(record: Record, network: nn.Module, state: dict[str, Tensor]) -> Record:
@@ -108,7 +113,7 @@ def sealed(record: Record, network: nn.Module, state: dict[str, Tensor]) -> Reco
     return replace(record, sha256=checksum(record.plain(), state))
 
 
-def checksum(raw: dict[str, Any], state: dict[str, Tensor]) -> str:
+def checksum(raw: Mapping[str, object], state: dict[str, Tensor]) -> str:
     """Hash all weights and a record as plain data, without the checksum itself."""
     rest = {name: value for name, value in raw.items() if name != "sha256"}
     total = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
@@ -176,16 +181,12 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]
         check_state(loaded, path)
         return {name: to_float(value) for name, value in loaded.items()}, None
     check_state(loaded["state_dict"], path)
-    state = {
-        name.removeprefix(PREFIX): value
-        for name, value in loaded["state_dict"].items()
-        if name.startswith(PREFIX)
-    }
+    state = network_state(loaded["state_dict"])
     raw = loaded.get("record")
     return state, None if raw is None else checked(raw, state, path)
 
 
-def checked(raw: Any, state: dict[str, Tensor], path: Path) -> Record:  # noqa: ANN401
+def checked(raw: object, state: dict[str, Tensor], path: Path) -> Record:
     """Check and parse the record of a file.
 
     Raises:

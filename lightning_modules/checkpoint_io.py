@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from lightning_modules.checkpoint import PREFIX, checked
+from lightning_modules.checkpoint import checked, network_state
 from networks.tensor_files import check_state, load_plain
 from system.files import replacing
 
@@ -27,10 +28,7 @@ class WholeFiles(TorchCheckpointIO):
     """
 
     def save_checkpoint(
-        self,
-        checkpoint: dict[str, Any],
-        path: str | Path,
-        storage_options: Any = None,  # noqa: ANN401
+        self, checkpoint: Mapping[str, object], path: str | Path, storage_options: object = None
     ) -> None:
         """Save a checkpoint with its checksum.
 
@@ -57,11 +55,11 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def content_sha256(content: Any) -> str:  # noqa: ANN401
+def content_sha256(content: object) -> str:
     """Hash nested dicts and lists of plain values and tensors, on any device."""
     total = hashlib.sha256()
 
-    def add(value: Any) -> None:  # noqa: ANN401
+    def add(value: object) -> None:
         if isinstance(value, Tensor):
             total.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
             bytes_N = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -99,12 +97,7 @@ def read_whole(path: Path) -> dict[str, Any]:
     if not needed <= loaded.keys():
         raise ValueError(f"{path}: not a checkpoint of a training run")
     check_state(loaded["state_dict"], path)
-    state = {
-        name.removeprefix(PREFIX): value
-        for name, value in loaded["state_dict"].items()
-        if name.startswith(PREFIX)
-    }
-    checked(loaded["record"], state, path)
+    checked(loaded["record"], network_state(loaded["state_dict"]), path)
     return loaded
 
 

@@ -9,10 +9,9 @@ from torchmetrics import MeanMetric
 from datamodules.batches import PairBatch
 from lightning_modules.base import TrainedModule
 from lightning_modules.checkpoint import load_scorer
-from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.losses import EPSILON, Frozen, HybridLoss, LossTerms, gradient_squares
 from lightning_modules.metric_names import baseline_name, is_baseline
-from lightning_modules.metrics import MicroBatchMeans, drift, image_metrics
+from lightning_modules.metrics import drift, image_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule
 from networks.bicubic import Bicubic
 from networks.nima import NIMA
@@ -52,22 +51,14 @@ class EnhancementModule(TrainedModule):
         grad_ratio_every: int = 50,
         compile: bool | str = False,
     ) -> None:
-        super().__init__()
+        super().__init__(net, optimizer, schedule, compile, loss.aesthetic)
         if grad_ratio_every < 1:
             raise ValueError(f"model.grad_ratio_every={grad_ratio_every}: 1 or more")
-        self.net = net.to(memory_format=torch.channels_last)  # what bf16 convolutions are fast in
-        compile_in_place(compile, self.net, loss.aesthetic)
-        self.graphs = compile in WITH_GRAPHS
         self.scales = scales_of(net)
         self.loss = loss
-        self.optimizer = optimizer
-        self.schedule = schedule
         self.grad_ratio_every = grad_ratio_every
-        self.judge = (
-            Frozen(load_scorer(judge, trusted) if isinstance(judge, str) else judge)
-            if judge
-            else None
-        )
+        judge = load_scorer(judge, trusted) if isinstance(judge, str) else judge
+        self.judge = None if judge is None else Frozen(judge)
         names = ["loss", "psnr", "psnr_y", "ssim"]
         if loss.aesthetic is not None:
             names += ["score"]
@@ -80,7 +71,6 @@ class EnhancementModule(TrainedModule):
         self.reserved = {*names, "grad_ratio"}  # names that no term of the loss may have
         if self.several:
             names += [f"{name}/x{scale}" for scale in self.scales for name in names[1:]]
-        self.means = MicroBatchMeans()
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in names})
         self.baseline = "input" if self.scales == [1] else "bicubic"
         self.baselines: dict[str, Tensor] = {}  # what images have that are enlarged, not restored
@@ -117,7 +107,8 @@ class EnhancementModule(TrainedModule):
     def forward(self, lr_BCHW: Tensor, scale: int) -> Tensor:
         """Compute SR images, not clamped."""
         net = self.net if self.training else self.net.forward  # the latter is never compiled
-        return net(lr_BCHW, scale) if self.several else net(lr_BCHW)  # type: ignore[no-any-return]
+        sr_BCHW: Tensor = net(lr_BCHW, scale) if self.several else net(lr_BCHW)
+        return sr_BCHW
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Compute the loss of one batch of patches."""
@@ -177,9 +168,8 @@ class EnhancementModule(TrainedModule):
                     " is not a number: a lower optim.optimizer.lr or trainer.gradient_clip_val=1 "
                     "may help"
                 )
-            for key in (name, f"{name}/x{batch.scale}"):
-                if key in self.val_metrics:
-                    self.val_metrics[key].update(value)  # type: ignore[operator]
+            for key in {name, f"{name}/x{batch.scale}"} & set(self.val_metrics):
+                self.mean_of(key).update(value)
 
     def compare(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
         """Compute the loss.
@@ -187,14 +177,20 @@ class EnhancementModule(TrainedModule):
         Raises:
             ValueError: if a term has a name that a log entry cannot have, or that a metric has.
         """
-        terms = self.loss(sr_BCHW, hr_BCHW)
+        terms: LossTerms = self.loss(sr_BCHW, hr_BCHW)
         taken = [name for name in terms.terms if name in self.reserved or not name.isidentifier()]
         if taken:
             raise ValueError(
                 f"{type(self.loss).__name__}: a term is called {taken[0]!r}; its name has to be a "
                 f"word other than {', '.join(sorted(self.reserved))}"
             )
-        return terms  # type: ignore[no-any-return]
+        return terms
+
+    def mean_of(self, name: str) -> MeanMetric:
+        """Return the mean of a metric over the photos."""
+        metric = self.val_metrics[name]
+        assert isinstance(metric, MeanMetric)
+        return metric
 
     def make_room(self, names: Iterable[str]) -> None:
         """Add means for terms of the loss and baselines, which are not known from the start."""
@@ -207,8 +203,8 @@ class EnhancementModule(TrainedModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over the photos of all ranks."""
         means: dict[str, Tensor] = {}
-        for name, metric in self.val_metrics.items():
-            assert isinstance(metric, MeanMetric)
+        for name in self.val_metrics:
+            metric = self.mean_of(name)
             with metric.sync_context():  # of all ranks; `compute` would warn where there is none
                 means[name] = metric.mean_value / metric.weight
             metric.reset()

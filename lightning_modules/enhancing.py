@@ -1,7 +1,7 @@
 """Enhance one photo: colours, alpha channel, 16 bits."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from images.alpha import fill_hidden
 from images.reading import Photo
 from lightning_modules.checkpoint import load_network
 from networks.bicubic import Upscale
-from networks.scales import at_scale, scales_of
+from networks.scales import at_scale, scale_of, scales_of
 from networks.tiling import restore
 
 
@@ -27,23 +27,40 @@ def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> 
         raise ValueError(f"{path}: {error}") from error
 
 
-def enhanced(net: nn.Module, photo: Photo, **how: Any) -> Photo:  # noqa: ANN401
+def enhanced(
+    net: nn.Module,
+    photo: Photo,
+    *,
+    device: torch.device,
+    tile: int | Literal["auto"] | None = "auto",
+    precision: torch.dtype = torch.float32,
+    on_tile: Callable[[int, int], None] | None = None,
+) -> Photo:
     """Enhance a photo, and keep its alpha channel, 16 bits and metadata.
 
-    The network does not see colours that are hidden under transparency: they would bleed.
+    The network does not see colours that are hidden under transparency: they would bleed. The alpha
+    channel is enlarged bicubically, because networks know only colours.
 
     Args:
         net: an enhancer of one scale, on the device.
         photo: see `read_photo`.
-        how: `device` and options of `restore`.
+        device: as the other arguments, see `restore`.
+        tile: see there.
+        precision: see there.
+        on_tile: see there.
     """
-    visible = photo.pixels if photo.alpha is None else fill_hidden(photo.pixels, photo.alpha)
-    pixels = restore(net, visible, levels=photo.levels, **how)
-    return photo._replace(pixels=pixels, alpha=enlarged_alpha(photo, scales_of(net)[0]))
-
-
-def enlarged_alpha(photo: Photo, scale: int) -> torch.Tensor | None:
-    """Enlarge the alpha channel bicubically, because networks know only colours."""
-    if photo.alpha is None:
-        return None
-    return restore(Upscale(scale), photo.alpha, device=torch.device("cpu"), levels=photo.levels)
+    alpha, visible = photo.alpha, photo.pixels
+    if alpha is not None:
+        visible = fill_hidden(visible, alpha)
+        cpu, enlarge = torch.device("cpu"), Upscale(scale_of(net))
+        alpha = restore(enlarge, alpha, device=cpu, levels=photo.levels)
+    pixels = restore(
+        net,
+        visible,
+        device=device,
+        tile=tile,
+        precision=precision,
+        levels=photo.levels,
+        on_tile=on_tile,
+    )
+    return photo._replace(pixels=pixels, alpha=alpha)

@@ -1,7 +1,5 @@
 """Mix the weights of two trainings of one network."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,16 +9,14 @@ from networks.tensor_files import printable
 
 def same_network(one: Record, two: Record) -> None:
     """Refuse trainings of different networks, whose weights cannot be mixed."""
-    nets: list[dict[str, Any]] = [dict(record.net) for record in (one, two)]
-    if nets[0] == nets[1]:
-        return
-    differing = {
-        key: [net.get(key) for net in nets]
-        for key in nets[0] | nets[1]
-        if nets[0].get(key) != nets[1].get(key)
-    }
-    shown = ", ".join(f"{key}: {a} and {b}" for key, (a, b) in differing.items())
-    raise ValueError(f"checkpoints: need two trainings of the same network, not {printable(shown)}")
+    differing = [
+        f"{key}: {one.net.get(key)} and {two.net.get(key)}"
+        for key in {**one.net, **two.net}
+        if one.net.get(key) != two.net.get(key)
+    ]
+    if differing:
+        shown = printable(", ".join(differing))
+        raise ValueError(f"checkpoints: need two trainings of the same network, not {shown}")
 
 
 def mixed(first: dict[str, Tensor], second: dict[str, Tensor], share: float) -> dict[str, Tensor]:

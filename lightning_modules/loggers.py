@@ -1,13 +1,15 @@
 """The logger that every run has: metrics.csv in the run folder."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from system.files import replacing, writing
+
+Row = Mapping[str, str | float | None]
 
 
 class RunCSV(Logger):
@@ -26,7 +28,7 @@ class RunCSV(Logger):
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
         self.columns = ["epoch", "step"]
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
         self.stale = True  # the file on disk may hold rows that were dropped, or another run's
         if first_step:
             self.columns, self.rows = read_rows(self.path, first_step)
@@ -42,15 +44,15 @@ class RunCSV(Logger):
         return ""
 
     @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """Log nothing: the run folder already holds the configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add a row."""
-        row: dict[str, Any] = {"step": step, **metrics}
-        if "epoch" in row:
-            row["epoch"] = int(row["epoch"])
+        row = {"step": step, **metrics}
+        if "epoch" in metrics:
+            row["epoch"] = int(metrics["epoch"])
         new = [name for name in row if name not in self.columns]
         self.columns += new
         self.rows.append(row)
@@ -69,7 +71,7 @@ class RunCSV(Logger):
         self.stale = False
 
 
-def read_rows(path: Path, before: int) -> tuple[list[str], list[dict[str, Any]]]:
+def read_rows(path: Path, before: int) -> tuple[list[str], list[Row]]:
     """Read the columns of metrics.csv and its rows of optimizer steps before this one.
 
     A last line without its end was being written when the run was killed, and is left out.
@@ -87,7 +89,7 @@ def read_rows(path: Path, before: int) -> tuple[list[str], list[dict[str, Any]]]
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     reader = csv.DictReader(lines)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     try:
         columns = list(reader.fieldnames or [])
         for row in reader:

@@ -13,7 +13,7 @@ Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 import copy
 import logging
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +119,7 @@ class Frozen(nn.Module):
         """Return the frozen scorer."""
         return self._unregistered[0]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """Copies of the module around it, such as averages of its weights, share the scorer."""
         memo[id(self.scorer)] = self.scorer
         twin = type(self).__new__(type(self))
@@ -127,7 +127,7 @@ class Frozen(nn.Module):
         twin.__dict__ = copy.deepcopy(self.__getstate__(), memo)  # type: ignore[no-untyped-call]
         return twin
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.scorer._apply(fn)  # type: ignore[no-untyped-call]
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 

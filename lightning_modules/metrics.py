@@ -15,9 +15,9 @@ In both, images are clamped and rounded to 8 bits first. Equal images have `MAX_
 Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -236,7 +236,7 @@ class NIMAScore(Metric):
         self,
         scorer: NIMA | str | Path,
         reduction: Literal["mean", "none"] = "mean",
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         if reduction not in ("mean", "none"):
@@ -260,10 +260,10 @@ class NIMAScore(Metric):
         """K."""
         return float(self.scorer.num_buckets)
 
-    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Module:  # noqa: ANN401
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
         # The scorer follows to other devices, but not to half precision, as other metrics' states.
         self.scorer.to(fn(torch.empty(0, device=self.scorer.mean.device)).device)
-        return super()._apply(fn, *args, **kwargs)
+        return super()._apply(fn, exclude_state)
 
     def update(self, images: Tensor) -> None:
         """Add images: B x 3 x H x W, float in [0, 1] or uint8."""

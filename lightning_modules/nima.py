@@ -1,21 +1,16 @@
 """Train scorers: the distribution of ratings of a photo, by the EMD loss (NIMA, equation 1)."""
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.rated import RatedDataModule
 from datamodules.ratings_dataset import RatedBatch
+from lightning_modules.attached import datamodule_of
 from lightning_modules.base import TrainedModule
-from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.losses import emd_per_sample, input_gradient
-from lightning_modules.metrics import (
-    MicroBatchMeans,
-    Predictions,
-    RatingMetrics,
-    baselines,
-    rating_metrics,
-)
+from lightning_modules.metrics import Predictions, RatingMetrics, baselines, rating_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule
 from networks.nima import NIMA, mean_score
 
@@ -55,7 +50,7 @@ class NIMAModule(TrainedModule):
         gradient_penalty: float = 0.0,
         compile: bool | str = False,
     ) -> None:
-        super().__init__()
+        super().__init__(net, optimizer, schedule, compile)
         if not r >= 1:
             raise ValueError(f"model.r={r}: 1 or more")
         for name, value in (("backbone_lr", backbone_lr), ("gradient_penalty", gradient_penalty)):
@@ -66,17 +61,11 @@ class NIMAModule(TrainedModule):
                 f"model.compile={compile}: compiled networks have no second derivative, which "
                 "model.gradient_penalty needs"
             )
-        self.net = net.to(memory_format=torch.channels_last)  # depthwise layers: twice as fast
-        compile_in_place(compile, self.net)
-        self.graphs = compile in WITH_GRAPHS
-        self.optimizer = optimizer
-        self.schedule = schedule
         self.r = r
         self.backbone_lr = backbone_lr
         self.constant_start = constant_start
         self.freeze_batch_norms = freeze_batch_norms
         self.gradient_penalty = gradient_penalty
-        self.means = MicroBatchMeans()
         self.val_metrics = RatingMetrics()
         self.baselines: dict[str, float] = {}
         self.predictions: Predictions | None = None  # of the last validation, of all ranks
@@ -85,7 +74,8 @@ class NIMAModule(TrainedModule):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Predict distributions p_BK."""
         net = self.net if self.training else self.net.forward  # the latter is never compiled
-        return net(images_BCHW)
+        p_BK: Tensor = net(images_BCHW)
+        return p_BK
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, except for frozen batch norms."""
@@ -100,7 +90,7 @@ class NIMAModule(TrainedModule):
         """Set the head to the constant predictor; a resumed checkpoint is loaded after this."""
         if not (self.constant_start and stage == "fit"):
             return
-        p_NK: Tensor = self.trainer.datamodule.train.p_NK  # type: ignore[attr-defined]
+        p_NK = datamodule_of(self.trainer, RatedDataModule).train.p_NK
         with torch.no_grad():
             self.net.head.weight.zero_()
             self.net.head.bias.copy_(p_NK.mean(dim=0).clamp_min(1e-4).log())
@@ -133,12 +123,11 @@ class NIMAModule(TrainedModule):
             p_NK, q_NK, item_N = self.val_metrics.everything()
         self.val_metrics.reset()
         self.predictions = Predictions(p_NK.cpu(), q_NK.cpu(), item_N.cpu())
-        values: dict[str, Any] = rating_metrics(p_NK, q_NK)
-        values["loss"] = values["emd"]
         if not self.baselines:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            data = datamodule_of(self.trainer, RatedDataModule)
             self.baselines = baselines(data.train.p_NK, data.val.p_NK, data.val.num_votes_N)
-        values |= self.baselines
+        metrics = rating_metrics(p_NK, q_NK)
+        values: dict[str, Tensor | float] = {**metrics, "loss": metrics["emd"], **self.baselines}
         # The same on all ranks already; saying so keeps Lightning from warning.
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import lightning as L
 import torch
@@ -12,9 +12,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from datamodules.batches import Pair
+from datamodules.pairs import PairsDataModule
+from datamodules.rated import RatedDataModule
 from images.pixels import to_array, to_unit
 from images.reading import read_image
 from images.writing import write_image
+from lightning_modules.attached import datamodule_of
 from lightning_modules.callbacks import last_step
 from lightning_modules.checkpoint import load_network
 from lightning_modules.enhancement import EnhancementModule
@@ -65,13 +68,13 @@ class BeforeAfter(Pictures):
         if not self.due(trainer):
             return
         assert isinstance(pl_module, EnhancementModule)
-        photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
+        photos = datamodule_of(trainer, PairsDataModule).val
         for scale in pl_module.scales:
             for k in range(min(self.num_photos, len(photos.hr))):
                 self.picture(trainer, pl_module, photos.pair(k, scale))
 
     @torch.no_grad()
-    def picture(self, trainer: L.Trainer, module: EnhancementModule, photo: Any) -> None:  # noqa: ANN401
+    def picture(self, trainer: L.Trainer, module: EnhancementModule, photo: Pair) -> None:
         """Draw, save and log the picture of one photo."""
         device = module.device
         lr, hr = to_unit(photo.lr).to(device), to_unit(photo.hr).to(device)
@@ -116,18 +119,19 @@ class PhotoTable(Callback):
             return
         net, record = load_network(best, "enhancer", self.trusted)
         net.to(pl_module.device)
-        photos: Any = trainer.datamodule.val  # type: ignore[attr-defined]
+        photos = datamodule_of(trainer, PairsDataModule).val
         rows = [
             self.row(photos.pair(k, scale), at_scale(net, scale), pl_module)
             for scale in pl_module.scales
             for k in range(min(self.num_photos, len(photos.hr)))
         ]
-        write_json(self.folder / "photos.json", {"epoch": (record.epoch or 0) + 1, "photos": rows})
+        content = {"epoch": (record.epoch or 0) + 1, "photos": [row.plain for row in rows]}
+        write_json(self.folder / "photos.json", content)
         for logger in trainer.loggers:
             log_photos(logger, rows, self.folder, last_step(trainer))
 
-    def row(self, photo: Pair, net: nn.Module, module: EnhancementModule) -> dict[str, Any]:
-        """Measure one photo and writes its crops."""
+    def row(self, photo: Pair, net: nn.Module, module: EnhancementModule) -> "PhotoRow":
+        """Measure one photo and write its crops."""
         baseline = Bicubic(photo.scale)
         images = {
             "lr": photo.lr,
@@ -135,23 +139,49 @@ class PhotoTable(Callback):
             "sr": restore(net, photo.lr, device=module.device),
             "hr": photo.hr,
         }
-        row: dict[str, Any] = {"id": photo.name, "scale": photo.scale}
+        values: dict[str, float] = {}
         hr_BCHW = to_unit(photo.hr)[None].to(module.device)
         for name, suffix in (("sr", ""), ("bicubic", "_bicubic"), ("hr", "_hr")):
             image_BCHW = to_unit(images[name])[None].to(module.device)
             if name != "hr":
-                values = image_metrics(image_BCHW, hr_BCHW, photo.scale)
-                row |= {f"{key}{suffix}": value.item() for key, value in values.items()}
+                measured = image_metrics(image_BCHW, hr_BCHW, photo.scale)
+                values |= {f"{key}{suffix}": value.item() for key, value in measured.items()}
             for key, scorer in module.scorers.items():
-                row[f"{key}{suffix}"] = scorer.score(image_BCHW).item()
-        row["box"] = box = crop_box(to_array(photo.hr))
+                values[f"{key}{suffix}"] = scorer.score(image_BCHW).item()
+        box = crop_box(to_array(photo.hr))
+        pictures = {name: f"crops/{photo.name}_x{photo.scale}_{name}.png" for name in images}
         for name, image in images.items():
             factor = photo.scale if name == "lr" else 1
             top, left, height, width = (value // factor for value in box)
-            row[name] = f"crops/{photo.name}_x{photo.scale}_{name}.png"
             part = image[:, top : top + height, left : left + width]
-            write_image(self.folder / row[name], part, overwrite=True)
-        return row
+            write_image(self.folder / pictures[name], part, overwrite=True)
+        return PhotoRow(photo.name, photo.scale, values, box, pictures)
+
+
+class PhotoRow(NamedTuple):
+    """A row of photos.json: what was measured of a photo, and where its crops are.
+
+    Attributes:
+        id: name of the photo.
+        scale: HR pixels per LR pixel.
+        values: measurements of the whole photo.
+        box: top, left, height and width of the crops in HR pixels.
+        pictures: files of the crops by kind, such as `sr`.
+    """
+
+    id: str
+    scale: int
+    values: dict[str, float]
+    box: tuple[int, int, int, int]
+    pictures: dict[str, str]
+
+    @property
+    def plain(self) -> dict[str, object]:
+        """Return the row as it is written."""
+        return {
+            **{"id": self.id, "scale": self.scale, **self.values},
+            **{"box": self.box, **self.pictures},
+        }
 
 
 class RatingPictures(Pictures):
@@ -163,7 +193,7 @@ class RatingPictures(Pictures):
             return
         assert isinstance(pl_module, NIMAModule)
         assert pl_module.predictions is not None
-        data: Any = trainer.datamodule.val  # type: ignore[attr-defined]
+        data = datamodule_of(trainer, RatedDataModule).val
         note = f"epoch {trainer.current_epoch + 1}"
         files = save_rating_pictures(
             pl_module.predictions, data, self.folder, note, num_photos=self.num_photos
@@ -172,25 +202,25 @@ class RatingPictures(Pictures):
             log_image(trainer, name, path)
 
 
-def log_photos(logger: Logger, rows: list[dict[str, Any]], folder: Path, step: int) -> None:
+def log_photos(logger: Logger, rows: list[PhotoRow], folder: Path, step: int) -> None:
     """Send the rows of `PhotoTable` to a logger that shows pictures."""
     if isinstance(logger, WandbLogger):
         import wandb  # here, because it takes half a second that most runs do without
 
         pictures, numbers = ("lr", "sr", "hr"), ("psnr", "score", "score_judge")
         data = [
-            [row["id"], row["scale"]]
-            + [wandb.Image(str(folder / row[name])) for name in pictures]
-            + [row.get(name) for name in numbers]
+            [row.id, row.scale]
+            + [wandb.Image(str(folder / row.pictures[name])) for name in pictures]
+            + [row.values.get(name) for name in numbers]
             for row in rows
         ]
         columns = ["id", "scale", "LR", "SR", "HR", "PSNR", "score", "judge"]
         logger.log_table("photos", columns, data, step=step)
     elif isinstance(logger, TensorBoardLogger):
         for row in rows:
-            for name in ("lr", "bicubic", "sr", "hr"):
-                title = f"photos/{row['id']}_x{row['scale']}/{name}"
-                logger.experiment.add_image(title, read_image(folder / row[name]), step)
+            for name, file in row.pictures.items():
+                title = f"photos/{row.id}_x{row.scale}/{name}"
+                logger.experiment.add_image(title, read_image(folder / file), step)
 
 
 def log_image(trainer: L.Trainer, name: str, path: Path) -> None:

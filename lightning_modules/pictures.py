@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 from matplotlib import get_data_path
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -157,7 +156,7 @@ def save_before_after(panels: list[Panel], path: Path, note: str = "") -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a .png file, replacing it atomically if it exists."""
     with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)  # type: ignore[no-untyped-call]
+        figure.savefig(temporary, format="png")
 
 
 def save_contact_sheet(

@@ -1,10 +1,10 @@
 """Show training progress: a bar on a terminal, lines of text in a pipe or a file."""
 
 import logging
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich import get_console
 
 from system.progress import ProgressTimer
@@ -36,10 +36,17 @@ class ProgressBarOrLines(RichProgressBar):
         super().on_train_epoch_start(trainer, pl_module)
         self.epoch = ProgressTimer()
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ANN401
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
         """Write a line if one is due."""
-        super().on_train_batch_end(trainer, *args)
-        done, total = args[-1] + 1, trainer.num_training_batches
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        done, total = batch_idx + 1, trainer.num_training_batches
         if self.speaks(trainer) and self.epoch.is_due(done, total):
             part = trainer.accumulate_grad_batches
             loss = trainer.callback_metrics.get("train/loss")
@@ -59,8 +66,8 @@ class ProgressBarOrLines(RichProgressBar):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
+        outputs: STEP_OUTPUT,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:

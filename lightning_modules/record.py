@@ -5,8 +5,9 @@ A checkpoint may have been made by anybody, so every field is checked before any
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Annotated, Any, Literal, NotRequired, Self
+from typing import Annotated, Literal, NotRequired, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +16,7 @@ from pydantic import (
     GetPydanticSchema,
     TypeAdapter,
     ValidationError,
+    with_config,
 )
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
@@ -29,46 +31,44 @@ MAX_TEXT = 4 << 20  # characters; the self-test's image is most of them
 MAX_DEPTH = 60
 
 STRICT = ConfigDict(extra="forbid", strict=True)
+OPEN = ConfigDict(extra="allow", strict=True)
 Amount = int | float | list[int | float] | None  # as in `datamodules.degradations`
-Degradations = dict[Literal["blur", "noise", "jpeg"], Amount]
+Degradations = dict[str, Amount]
+DEGRADATIONS = dict[Literal["blur", "noise", "jpeg"], Amount]
 Text = Annotated[str, AfterValidator(lambda text: printable(text, 2000))]
 
 
+@with_config(OPEN)
 class DegradationConfig(TypedDict):
     """The node `data.degradation` of a configuration, as far as it is read here."""
-
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
 
     blur: NotRequired[Amount]
     noise: NotRequired[Amount]
     jpeg: NotRequired[Amount]
 
 
+@with_config(OPEN)
 class DataConfig(TypedDict):
     """The node `data` of a configuration, as far as it is read here."""
-
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
 
     degradation: NotRequired[DegradationConfig | None]
 
 
+@with_config(OPEN)
 class Config(TypedDict):
     """The resolved configuration of a training, as far as it is read here."""
-
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
 
     data: NotRequired[DataConfig]
 
 
+@with_config(OPEN)
 class NetConfig(TypedDict):
     """The class of a network and its arguments."""
-
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
 
     _target_: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$", max_length=300)]
 
 
-def shaped(shape: Any) -> Any:  # noqa: ANN401
+def shaped(shape: object) -> GetPydanticSchema:
     """Annotate a dict so that pydantic checks it as another type."""
     return GetPydanticSchema(lambda _, handler: handler(shape))
 
@@ -102,21 +102,23 @@ class Record:
     """
 
     kind: Kind
-    net: Annotated[dict[str, Any], shaped(NetConfig)]
+    net: Annotated[Mapping[str, object], shaped(NetConfig)]
     data: Text
     gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    config: Annotated[dict[str, Any], shaped(Config)] | None = None
+    config: Config | None = None
     config_hash: Text | None = None
     metrics: dict[Text, float] = Field(default_factory=dict)
     epoch: Annotated[int, Field(ge=0)] | None = None
     wall_time_s: Annotated[float, Field(ge=0)] | None = None
-    degradation: Annotated[dict[str, Any], shaped(Degradations)] | None = None
+    degradation: (
+        Annotated[Degradations, shaped(dict[Literal["blur", "noise", "jpeg"], Amount])] | None
+    ) = None
     self_test: SelfTest | None = None
     sha256: str | None = None
     version: int = VERSION
 
     @classmethod
-    def parse(cls, raw: Any, where: object) -> Self:  # noqa: ANN401
+    def parse(cls, raw: object, where: object) -> Self:
         """Check a record that somebody else may have written.
 
         Args:
@@ -143,7 +145,7 @@ class Record:
             raise ValueError(f"{where}: its record is damaged: gamma: an enhancer has one")
         return replace(record, version=version)
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """Return the record as plain data, as files hold it, without unset fields."""
         needed = ("kind", "net", "data", "gamma")
         fields = asdict(self)
@@ -160,18 +162,25 @@ class Record:
         return str(self.net.get("backbone", self.class_name))
 
     @property
-    def data_config(self) -> dict[str, Any]:
+    def data_config(self) -> dict[str, object]:
         """Return the configuration of the training data; empty if the file lacks it."""
         return dict(present_names((self.config or {}).get("data", {})))
 
     @property
-    def trained_degradation(self) -> dict[str, Any] | None:
+    def trained_degradation(self) -> Degradations | None:
         """Return `blur`, `noise` and `jpeg` of LR besides its downscaling; None if unknown."""
-        found = self.degradation or self.data_config.get("degradation")
-        return {name: found.get(name) for name in ("blur", "noise", "jpeg")} if found else None
+        config: Config = self.config or {}
+        found = self.degradation or config.get("data", {}).get("degradation")
+        if not found:
+            return None
+        return {
+            "blur": found.get("blur"),
+            "noise": found.get("noise"),
+            "jpeg": found.get("jpeg"),
+        }
 
 
-def as_json(raw: Any, where: object) -> str:  # noqa: ANN401
+def as_json(raw: object, where: object) -> str:
     """Format a record as JSON with sorted keys, the input of its checksum.
 
     Raises:
@@ -198,7 +207,7 @@ def as_json(raw: Any, where: object) -> str:  # noqa: ANN401
         raise ValueError(f"{where}: its record is damaged: holds more than plain data") from error
 
 
-def not_plain(value: Any, name: str) -> str | None:  # noqa: ANN401
+def not_plain(value: object, name: str) -> str | None:
     """The place in nested values of what a checkpoint cannot keep as it is; None if there is none.
 
     Plain are None, truth values, finite numbers, text, and lists and dicts of them by text.

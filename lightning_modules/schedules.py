@@ -6,7 +6,6 @@ goes on with the schedule of its new length.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import nn
@@ -125,7 +124,7 @@ def configure(
     return {"optimizer": built, "lr_scheduler": per_step}
 
 
-def apply_schedule(scheduler: Any) -> None:  # noqa: ANN401
+def apply_schedule(scheduler: LambdaLR) -> None:
     """Set the learning rate for the scheduler's current step.
 
     A restored optimizer brings the rate of the schedule that it was trained with; when the run is

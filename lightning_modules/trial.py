@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from lightning_modules.attached import attached
 from networks.tensor_files import load_plain
 
 OURS = ("lightning", "lightning_modules", "datamodules")
@@ -25,7 +26,7 @@ class TrialCheckpoint(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Raise a ValueError on all ranks if the checkpoint cannot be read."""
-        parts = [pl_module, trainer.datamodule, *trainer.callbacks]  # type: ignore[attr-defined]
+        parts = [pl_module, attached(trainer).datamodule, *attached(trainer).callbacks]
         names = [type(part).__name__ for part in parts if not is_ours(part)]
         if not names:
             return

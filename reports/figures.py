@@ -11,8 +11,8 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -34,34 +34,39 @@ WIDTH, HEIGHT = 4.7, 3.3  # of a panel in inches: text stays legible at the widt
 DPI = 200
 LEGEND_LINE = 52  # characters of a legend that fit the width of a panel
 MAX_LABEL = 300  # characters of an entry of a legend
-STYLE: Any = {  # rcParams
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "grid.color": GRID,
-    "text.color": INK,
-    "text.parse_math": False,  # file names may contain dollar signs
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.color": MUTED,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.6,
-    "svg.fonttype": "none",  # keep text as text
-    "svg.hashsalt": "figures",  # makes the files reproducible
-}
-
 FRONT = "Pareto front"
 
 Panel = Callable[[Axes], None]
+
+
+def style() -> AbstractContextManager[None]:
+    """Set Matplotlib's options while figures are drawn or written."""
+    return matplotlib.rc_context(
+        {
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "axes.edgecolor": MUTED,
+            "axes.labelcolor": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.formatter.useoffset": False,
+            "grid.color": GRID,
+            "text.color": INK,
+            "text.parse_math": False,  # file names may contain dollar signs
+            "xtick.color": MUTED,
+            "xtick.labelcolor": INK,
+            "ytick.color": MUTED,
+            "ytick.labelcolor": INK,
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+            "lines.linewidth": 1.6,
+            "svg.fonttype": "none",  # keep text as text
+            "svg.hashsalt": "figures",  # makes the files reproducible
+        }
+    )
 
 
 class LineStyles:
@@ -106,7 +111,7 @@ def compose(panels: Sequence[Panel], columns: int = 3) -> Figure:
     """Arrange panels in a grid, with one legend below."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), dpi=DPI, layout="constrained")
         entries = {}
         for k, panel in enumerate(panels):
@@ -146,7 +151,7 @@ def rendered(figure: Figure, suffix: str) -> bytes:
     """Return the content of a figure's file, which is reproducible."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if suffix == "svg" else {}
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure.savefig(buffer, format=suffix, facecolor="white", metadata=metadata)
     return buffer.getvalue()
 
@@ -160,7 +165,7 @@ def for_page(figure: Figure, name: str, description: str) -> str:
         description: text for screen readers.
     """
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :]

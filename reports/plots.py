@@ -4,7 +4,7 @@ Lines are means over seeds; each scale has its own panel. `reports.figures` puts
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -111,17 +111,16 @@ def draw_baseline(axes: Axes, value: float, low: float, high: float, name: str) 
     """Draw a dashed line, or only its value at the edge if it is far from all other values."""
     reach = FAR * max(high - low, 0.1)
     text = f"{name} {value:.3f}" if abs(value) < 10 else f"{name} {value:.2f}"
-    style: Any = {"textcoords": "offset points", "fontsize": 9, "color": MUTED}
+    note = partial(axes.annotate, textcoords="offset points", fontsize=9, color=MUTED)
     if low - reach <= value <= high + reach:
         axes.axhline(value, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.2)
-        place = axes.get_yaxis_transform()
-        axes.annotate(text, (1, value), xycoords=place, xytext=(-2, 3), ha="right", **style)
+        note(text, (1, value), xycoords=axes.get_yaxis_transform(), xytext=(-2, 3), ha="right")
     elif value < low:  # metrics that fall with gamma leave this corner and the opposite one free
-        text = f"\N{DOWNWARDS ARROW} {text}"
-        axes.annotate(text, (0, 0), xycoords="axes fraction", xytext=(4, 4), **style)
+        below = f"\N{DOWNWARDS ARROW} {text}"
+        note(below, (0, 0), xycoords="axes fraction", xytext=(4, 4))
     else:
-        text = f"\N{UPWARDS ARROW} {text}"
-        axes.annotate(text, (1, 1), xycoords="axes fraction", xytext=(-2, 4), ha="right", **style)
+        above = f"\N{UPWARDS ARROW} {text}"
+        note(above, (1, 1), xycoords="axes fraction", xytext=(-2, 4), ha="right")
 
 
 def least_range(axes: Axes) -> None:
@@ -329,11 +328,13 @@ def plane_points(settings: Sequence[Setting], metric: str) -> list[tuple[Setting
 
 def put_labels(axes: Axes, places: Sequence[tuple[float, float]], texts: dict[int, str]) -> None:
     """Label points, placing each text where it overlaps points and other texts least."""
+    if not places:
+        return
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
-    dots: Any = axes.transData.transform(places) * (72 / figure.dpi) if places else []
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]  # in points
+    dots = axes.transData.transform(places) * (72 / figure.dpi)
+    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]  # in points
     for k, text in texts.items():
         width, height = 5.6 * len(text), 8.0  # in a 9-point font
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 
 from lightning_modules.checkpoint import read_checkpoint, sealed
+from lightning_modules.record import Record
 from tests.conftest import ROOT, TINY, TINY_NIMA, Cli
 
 QUIET = ["scorer.checkpoint=null", "judge.checkpoint=null", "pictures=0"]
@@ -106,7 +106,8 @@ def test_a_foreign_checkpoint_chooses_no_class(cli: Cli, folder: Path, target: s
     state, record = read_checkpoint(EDSR)
     assert record is not None
     data = {"_target_": target, "command": "touch ran"}
-    record = sealed(replace(record, config={"data": data}), torch.nn.Identity(), state)
+    raw = record.plain() | {"config": {"data": data}}
+    record = sealed(Record.parse(raw, "foreign.ckpt"), torch.nn.Identity(), state)
     weights = {f"net.{name}": value for name, value in state.items()}
     content = {"state_dict": weights, "record": record.plain()}
     torch.save(content, folder / "foreign.ckpt")
