@@ -117,7 +117,7 @@ def prepare_div2k(cfg: DictConfig, root: Path) -> None:
         md5, size = DIV2K_ARCHIVES[name]
         url = f"{DIV2K_URL}{'DIV2K_' + name[6:].replace('/', '_')}.zip"
         fetch(Archive(url, md5, name, size), root, keep=cfg.keep_archives)
-    log.info("DIV2K: 800 photos train, 100 validate; the 100 HR test photos were never published")
+    log.info("training: 800 photos; validation: 100; the 100 HR test photos were never published")
     if cfg.pack:
         pack_pairs(data, ("train", "val"))
     else:

@@ -1,10 +1,10 @@
-// The photos and choices of a tab, kept in the browser so that Back and Reload find them as they were left.
-// A visit that begins anew forgets them. What cannot be kept (private windows) is not missed.
+// Keep a tab's photos and choices in the browser, so that Back and Reload restore them.
+// A new visit starts empty. If the browser cannot store them (private windows), nothing is restored.
 
 const DATABASE = "photos";
 const CHOICES = "choices";
 const FRESH = performance.getEntriesByType("navigation")[0]?.type === "navigate";
-const HOURS = 24; // after which another tab's photos are forgotten: it is not known whether it still exists
+const HOURS = 24; // after which photos of other tabs are deleted: those tabs may no longer exist
 
 function tab() {
   let id = sessionStorage.getItem("tab");
@@ -34,7 +34,7 @@ async function store(mode) {
   return transaction.objectStore("files");
 }
 
-// Keeps a photo; returns the key under which it can be forgotten, null if it is not kept.
+// Stores a photo; returns its key for `forget`, or null if it could not be stored.
 export async function keep(file) {
   try {
     return await settled((await store("readwrite")).add({ tab: tab(), since: Date.now(), file }));
@@ -47,11 +47,11 @@ export async function forget(key) {
   try {
     if (key !== null) await settled((await store("readwrite")).delete(key));
   } catch {
-    // It will go with its age.
+    // It will be deleted after `HOURS`.
   }
 }
 
-// [key, file] of each photo of this tab, none where the visit begins anew.
+// [key, file] of each photo of this tab; none on a new visit.
 export async function kept() {
   const found = [];
   try {
@@ -75,7 +75,7 @@ export function keepChoices(form) {
   try {
     sessionStorage.setItem(CHOICES, JSON.stringify(values));
   } catch {
-    // Nothing to restore then.
+    // Then there is nothing to restore.
   }
 }
 
@@ -90,7 +90,7 @@ export function restoreChoices(form) {
   const wanted = new Set(values.map((pair) => pair.join(" ")));
   const isWanted = (box) => wanted.has(`${box.name} ${box.value}`);
   const boxes = [...form.querySelectorAll("input[type=radio], input[type=checkbox]")];
-  // Without the task the server offers others by now.
+  // The server no longer offers this task.
   if (!boxes.some((box) => box.name === "task" && isWanted(box))) return;
   for (const box of boxes) box.checked = isWanted(box);
 }

@@ -1,4 +1,4 @@
-// The results page: polls the job, and adds to each photo what has come without touching what is there.
+// The results page: polls the job and adds new results without changing existing nodes.
 import { GONE, byId, bytes, duration, element, page, plural, request, setText } from "./shared.js";
 
 const home = `/results/${encodeURIComponent(page.token)}`;
@@ -13,7 +13,7 @@ function scoreText(score, done) {
   return done ? "no score" : "not scored yet";
 }
 
-// Bars of the distribution, the mean as a line; `top` is the highest probability of the photo's charts.
+// Draws the distribution as bars and the mean as a line; `top` is the highest probability in any chart of the photo.
 function chart(score, top) {
   const svg = (tag, attributes) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -31,7 +31,7 @@ function chart(score, top) {
     root.append(svg("rect", { class: "column", x: k * step + 1, y: 62 - height, width: step - 2, height }));
   });
   root.append(svg("line", { class: "axis", x1: 0, x2: 240, y1: 62.5, y2: 62.5 }));
-  // Bucket k (from 1) has its middle at (k - 1/2) steps.
+  // The middle of bucket k (from 1) is at k - 1/2 steps.
   const x = (score.mean - 0.5) * step;
   root.append(svg("line", { class: "mean", x1: x, x2: x, y1: 2, y2: 66 }));
   for (const k of [1, score.p.length]) {
@@ -42,8 +42,8 @@ function chart(score, top) {
   return root;
 }
 
-// Calls `move(dx, dy, event)` while a pointer drags, `click(event)` where it did not move. As long as
-// `scrolls()`, a finger that sets out upward or downward scrolls the page (touch-action: pan-y).
+// Calls `move(dx, dy, event)` while a pointer drags, and `click(event)` if it did not move. While
+// `scrolls()`, a finger that starts moving up or down scrolls the page (touch-action: pan-y).
 function draggable(node, { start = () => {}, move, click = () => {}, scrolls = () => true }) {
   let last = null;
   let moved = false;
@@ -58,7 +58,7 @@ function draggable(node, { start = () => {}, move, click = () => {}, scrolls = (
     if (event.pointerId !== last?.pointerId) return;
     const [dx, dy] = [event.clientX - last.clientX, event.clientY - last.clientY];
     const scroll = event.pointerType === "touch" && scrolls() && Math.abs(dy) > Math.abs(dx);
-    // A hand is never quite still: four pixels make a drag.
+    // Hands are never quite still: less than four pixels is not a drag.
     if (!moved && (scroll || Math.hypot(dx, dy) < 4)) return;
     moved = true;
     move(dx, dy, event);
@@ -87,15 +87,15 @@ class PhotoView {
   constructor(photo, number, scale) {
     this.photo = photo;
     this.done = false; // whether the job is finished
-    this.full = { width: 0, height: 0 }; // of the results: all versions are drawn at this size
+    this.full = { width: 0, height: 0 }; // size of the results, at which all versions are drawn
     this.scale = scale;
     this.drawn = ""; // the versions at the last update, as JSON
-    this.near = false; // whether the section is, or was, near what is seen: until then it fetches no picture
-    this.touched = false; // once the user has chosen something here, arriving results change nothing
+    this.near = false; // whether the section has been near the viewport; until then it loads no pictures
+    this.touched = false; // once the user has chosen something, new results no longer change the selection
     this.zoom = null; // null: fit
-    this.at = 0.5; // the divider, in parts of the frame
-    this.pan = { x: 0.5, y: 0.5 }; // what is in the middle of the stage, in parts of the picture
-    this.place = { x: 0.5, y: 0.5 }; // what is in the middle of the close-ups
+    this.at = 0.5; // position of the divider, as a fraction of the frame
+    this.pan = { x: 0.5, y: 0.5 }; // centre of the stage, as fractions of the picture
+    this.place = { x: 0.5, y: 0.5 }; // centre of the close-ups
     this.stageSize = null;
     this.windowSize = null;
     this.gammas = new Map(); // series -> {node, index}
@@ -147,7 +147,7 @@ class PhotoView {
       click: (event) => this.pick(event),
       scrolls: () => this.zoom === null,
     });
-    // After a click the arrow keys move what the mouse would have moved.
+    // After a click, the arrow keys move what the mouse would have moved.
     this.frame.addEventListener("mousedown", (event) => {
       event.preventDefault();
       (sliding ? this.divider : this.frame).focus({ preventScroll: true });
@@ -156,7 +156,7 @@ class PhotoView {
       const step = large ? 240 : 40;
       this.shift(-dx * step, -dy * step);
     });
-    // Instead of loading=lazy, which in Chromium leaves pictures empty where content-visibility hid them.
+    // Not loading=lazy: in Chromium it leaves pictures empty that content-visibility has hidden.
     const approach = new IntersectionObserver(
       (entries) => {
         if (!entries.some((entry) => entry.isIntersecting)) return;
@@ -171,7 +171,7 @@ class PhotoView {
     new ResizeObserver(() => this.measure()).observe(this.find(".crops"));
   }
 
-  // What came with a poll. Nodes that exist stay: focus, sliders and scroll positions survive.
+  // Shows a new state. Existing nodes stay, so that focus, sliders and scroll positions survive.
   update(photo, done) {
     this.photo = photo;
     this.done = done;
@@ -205,7 +205,7 @@ class PhotoView {
     this.show();
   }
 
-  // Until the user chooses: bicubic (else the original) on the left, the last model on the right.
+  // Default selection: bicubic (or the original) on the left, the last model on the right.
   choose() {
     const { versions } = this.photo;
     const left = versions.find((version) => version.kind === "bicubic") ?? versions[0];
@@ -214,7 +214,7 @@ class PhotoView {
     for (const [name, gamma] of this.gammas) gamma.index = this.series(name).length - 1;
   }
 
-  // Lets the gamma slider follow a version that was chosen elsewhere.
+  // Moves the gamma slider to a version that was selected elsewhere.
   follow(version) {
     if (version?.series) this.gammas.get(version.series).index = this.series(version.series).indexOf(version);
   }
@@ -224,7 +224,7 @@ class PhotoView {
     return this.photo.versions.find((version) => version.id === value);
   }
 
-  // A network can be there twice: by itself, and as an end of a series.
+  // A network can appear twice: on its own and as an end of a series.
   label(version) {
     const twice = this.photo.versions.filter((other) => other.name === version.name).length > 1;
     return version.series && twice ? `${version.name} (slider)` : version.name;
@@ -234,7 +234,7 @@ class PhotoView {
     if (!this.near) return;
     image.alt = alt;
     const source = address(version.view);
-    // Only where it differs: setting it again would load it again.
+    // Setting the same source again would reload it.
     if (image.getAttribute("src") !== source) image.src = source;
   }
 
@@ -242,7 +242,7 @@ class PhotoView {
     return this.photo.versions.filter((version) => version.series === name);
   }
 
-  // What the window of a series or of a single version shows.
+  // The version shown in the window of a series or of a single version.
   shown(key) {
     if (this.gammas.has(key)) return this.series(key)[this.gammas.get(key).index];
     return this.photo.versions.find((version) => version.id === key);
@@ -288,7 +288,7 @@ class PhotoView {
       this.find("select.right").value = this.shown(name).id;
       this.show();
     });
-    // The pictures are fetched before the first movement, so that none has to be waited for.
+    // Load the pictures before the first movement, so that the slider never waits.
     for (const event of ["pointerenter", "focus"]) {
       input.addEventListener(event, () => this.series(name).forEach((version) => this.draw(new Image(), version, "")));
     }
@@ -336,7 +336,7 @@ class PhotoView {
       card.querySelector(".open").setAttribute("aria-label", `Open full size: ${this.photo.name}, ${label}`);
       card.querySelector(".save").setAttribute("aria-label", `Download: ${this.photo.name}, ${label}`);
       setText(card.querySelector(".score"), scoreText(score, this.done));
-      // What looks equal is marked alike.
+      // Scores that look equal get the same mark.
       card.querySelector(".badge").hidden = !(differ && score && hundredths(score) === best);
       card.querySelector(".chart").replaceChildren(...(score ? [chart(score, top)] : []));
       if (!score || !original || version === original) return;
@@ -355,7 +355,7 @@ class PhotoView {
     return card;
   }
 
-  // The pictures, names and scores of what is chosen now.
+  // Shows the pictures, names and scores of the current selection.
   show() {
     const sides = { left: this.version("left"), right: this.version("right") };
     for (const [side, image] of [["left", this.find(".over img")], ["right", this.find(".under")]]) {
@@ -406,7 +406,7 @@ class PhotoView {
     return this.zoom ?? Math.min(width / this.full.width, height / this.full.height);
   }
 
-  // Puts everything in its place: frame, pictures, divider, marker, close-ups.
+  // Lays out frame, pictures, divider, marker and close-ups.
   lay() {
     if (!this.stageSize?.width || !this.full.width) return;
     const zoom = this.factor();
@@ -469,7 +469,7 @@ class PhotoView {
   enlarge(button) {
     this.touched = true;
     const zoom = button.dataset.zoom === "fit" ? null : Number(button.dataset.zoom);
-    // From the whole picture, enlarging goes to the place of the close-ups.
+    // Enlarging from the whole picture goes to the place of the close-ups.
     if (this.zoom === null) this.pan = { ...this.place };
     this.zoom = zoom;
     for (const other of this.node.querySelectorAll(".zooms button")) {
@@ -495,7 +495,7 @@ class PhotoView {
     this.lay();
   }
 
-  // A click in the picture: the close-ups show this place.
+  // A click in the picture moves the close-ups there.
   pick(event) {
     const box = this.find(".under").getBoundingClientRect();
     this.place.x = (event.clientX - box.left) / box.width;
@@ -540,7 +540,7 @@ function tabTitle({ state, progress, photos }) {
   return `${done} - ${photos[0]?.name ?? result.label}${others}`;
 }
 
-// Screen readers hear of a new state and of each tenth, not of each poll.
+// Announces each new state and each tenth to screen readers, not each poll.
 function announce() {
   const tenth = Math.floor(result.progress * 10) * 10;
   const news = result.state === "working" ? `Working, ${tenth} % done.` : stateText(result);
@@ -552,7 +552,7 @@ function showProgress() {
   const { state, progress, now, seconds_left: left } = result;
   const percent = `${Math.floor(progress * 100)} %`;
   const over = finished(result);
-  // Once there it stays, so that nothing moves under the user when the job ends.
+  // Once shown, it stays, so that nothing moves when the job ends.
   if (!over) byId("progress").hidden = false;
   byId("cancel").classList.toggle("gone", over);
   byId("bar").setAttribute("aria-valuenow", Math.floor(progress * 100));
@@ -598,7 +598,7 @@ function update() {
   });
 }
 
-// Often at first, since small photos take seconds; seldom where nobody looks or a job takes long.
+// Often at first, because small photos take seconds; rarely if the page is hidden or the job is long.
 function interval() {
   const minutes = (Date.now() - started) / 60000;
   return document.hidden || minutes > 5 ? 3000 : minutes > 1 ? 1500 : 700;
@@ -655,7 +655,7 @@ async function remove() {
   }
 }
 
-// The clipboard's interface exists only at https and localhost; elsewhere the old way works.
+// The Clipboard API exists only on https and localhost; elsewhere the old way works.
 async function copyLink() {
   const link = location.origin + home;
   let copied = true;
@@ -679,7 +679,7 @@ byId("json").href = `${home}/result.json?download`;
 byId("copy").addEventListener("click", copyLink);
 byId("cancel").addEventListener("click", cancel);
 byId("delete").addEventListener("click", () => {
-  byId("sure").returnValue = ""; // the last answer would count again at Escape
+  byId("sure").returnValue = ""; // otherwise Escape would repeat the last answer
   byId("sure").showModal();
 });
 byId("sure").addEventListener("close", () => {

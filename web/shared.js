@@ -1,4 +1,4 @@
-// What both pages need: elements, numbers for people, requests. A module, so it is strict.
+// Shared by both pages: elements, formatted numbers, requests.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -34,7 +34,7 @@ export function bytes(count) {
   return `${Number((count / 1e6).toFixed(1))} MB`;
 }
 
-// A failed request: a sentence for people, and the HTTP status (0: no answer at all).
+// A failed request: a message for the user and the HTTP status (0: no answer).
 export class Problem extends Error {
   constructor(status, body) {
     super(Problem.sentence(status, body));
@@ -47,7 +47,7 @@ export class Problem extends Error {
       const { error } = JSON.parse(body);
       if (error) return String(error);
     } catch {
-      // Not the program's own answer: a proxy's page, for example.
+      // Not from this program: a proxy's page, for example.
     }
     return `The server answered with error ${status}.`;
   }

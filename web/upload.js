@@ -1,4 +1,4 @@
-// The upload page: a list of photos that are sent at once, a task, models, one button.
+// The upload page: photos, which are uploaded as soon as they are added, a task, models and a button.
 import { Problem, byId, bytes, duration, element, page, plural, request, setText } from "./shared.js";
 import { forget, keep, keepChoices, kept, restoreChoices } from "./kept.js";
 
@@ -16,13 +16,13 @@ function fault(file) {
   return null;
 }
 
-// `message` is beside the photos, `refusal` beside the button.
+// `message` is shown below the photos, `refusal` above the button.
 function say(id, text) {
   byId(id).hidden = !text;
   setText(byId(id), text);
 }
 
-// `keys` are those under which restored files are kept already.
+// `keys`: the keys of restored files in the browser's database.
 function add(files, keys = []) {
   say("message", "");
   let left = page.limits.photos - entries.filter((entry) => entry.state !== "refused").length;
@@ -53,7 +53,7 @@ function build(entry) {
     entry.megapixels ??= (image.naturalWidth * image.naturalHeight) / 1e6;
     refresh();
   });
-  // A type that this browser does not show, such as TIFF.
+  // The browser cannot display this type, such as TIFF.
   image.addEventListener("error", () => thumb.replaceChildren(element("span", "type", name.split(".").pop().slice(0, 5).toUpperCase())));
   image.src = URL.createObjectURL(entry.file);
   thumb.append(image);
@@ -109,7 +109,7 @@ function drop(entry) {
   refresh();
 }
 
-// One after another: the photos share one line, and the first is ready soonest.
+// One at a time, so that the first photo is ready as early as possible.
 function send(entry) {
   Object.assign(entry, { state: "waiting", sent: 0, retry: false, error: null, answer: null });
   show(entry);
@@ -133,7 +133,7 @@ function send(entry) {
   });
 }
 
-// XMLHttpRequest, since fetch does not tell how much has been sent.
+// XMLHttpRequest, because fetch does not report upload progress.
 function upload(entry) {
   return new Promise((resolve, reject) => {
     const xhr = new XMLHttpRequest();
@@ -168,7 +168,7 @@ function models() {
 
 const ready = () => entries.filter((entry) => entry.state === "ready");
 
-// Why nothing can be started now, or null.
+// The reason why no job can be started now, or null.
 function obstacle() {
   const busy = entries.filter((entry) => entry.state === "waiting" || entry.state === "sending").length;
   if (!page.tasks.length) return "No network is installed, so there is nothing to enhance with.";
@@ -255,7 +255,7 @@ document.addEventListener("dragover", (event) => {
   document.body.classList.add("dragging");
 });
 document.addEventListener("dragleave", (event) => {
-  // Without a related target the pointer has left the window.
+  // Without a related target, the pointer has left the window.
   if (!event.relatedTarget) document.body.classList.remove("dragging");
 });
 document.addEventListener("drop", (event) => {
@@ -269,7 +269,7 @@ document.addEventListener("paste", (event) => {
 });
 window.addEventListener("pageshow", (event) => {
   if (!event.persisted) return;
-  // Back from the results: the server may have dropped the uploads, so they are sent again.
+  // Back from the results: the server may have deleted the uploads, so send them again.
   starting = false;
   ready().forEach(send);
   refresh();

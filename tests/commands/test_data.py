@@ -166,7 +166,7 @@ def test_fine_tuning_starts_from_another_scorer_and_its_pictures_reach_every_log
     loggers = ["logger=[csv,tensorboard,wandb]", "logger.wandb.offline=true"]
     done = cli(*words, *loggers)
     assert done.code == 0, done.err
-    assert "do not fit averaged weights" not in done.err + done.out
+    assert "averaged weights move" not in done.err + done.out
     run = folder / "outputs/nima_finetune/here"
     names = {"ratings_means", "ratings_distribution", "ratings_extremes"}
     assert {path.stem for path in (run / "images").iterdir()} == names

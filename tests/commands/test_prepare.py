@@ -79,7 +79,7 @@ def test_div2k_is_fetched_verified_packed_and_trained_on(
         f"/DIV2K_{name}.zip"
         for name in ("train_HR", "train_LR_bicubic_X2", "valid_HR", "valid_LR_bicubic_X2")
     ]
-    assert "100 test photos of DIV2K was never published" in done.out
+    assert "the 100 HR test photos were never published" in done.out
     assert re.search(r"packed/DIV2K_train_HR/X2-\w{8}: 800 images", done.out)
     assert "checksums match" in done.out
     assert not list(folder.rglob("*.zip"))
@@ -189,7 +189,7 @@ def test_ava_is_explained_and_verified(cli: Cli, folder: Path) -> None:
     done = cli("prepare", "dataset=ava", "root=AVA", "pack=true")
     assert done.code == 1
     assert "22 without a file" in done.out
-    assert "more than the 20 photos that the archive lacks are missing" in done.out
+    assert "more photos are missing than the 20 that the archive lacks" in done.out
     assert "ready" not in done.out
 
 

@@ -55,7 +55,7 @@ def test_only_what_was_typed_can_contradict_the_file(cli: Cli, folder: Path) -> 
     write_scorer(folder / "s.safetensors")
     words = [*WORDS, "gamma=0.1", "scorer.checkpoint=s.safetensors"]
     typed = {
-        "scorer=vgg16": "a mobilenet_v2, but scorer=vgg16 was asked for; leave scorer= out",
+        "scorer=vgg16": "a mobilenet_v2, but scorer=vgg16 was asked for; omit scorer=",
         "scorer.num_buckets=10": "scorer.num_buckets=10: s.safetensors has 5",
         "scorer.crop=192": "scorer.crop=192: s.safetensors has 64",
     }

@@ -36,8 +36,8 @@ def test_its_runs_go_on(cli: Cli, folder: Path) -> None:
     refused = cli(*words)
     assert refused.code == 2
     assert refused.err == (
-        "error: outputs/sample_edsr/old holds a run, but the code changed since; stale=rerun does "
-        "it again, stale=accept takes it as it is\n"
+        "error: outputs/sample_edsr/old holds a run, but the code changed since; stale=rerun runs "
+        "it again, stale=accept uses it as it is\n"
     )
     assert "already finished" in cli(*words, "stale=accept").out
     done = cli("resume=true", "name=old", "epochs=2", "stale=accept")

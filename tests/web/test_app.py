@@ -587,7 +587,7 @@ def test_a_program_can_do_what_the_page_does(server: Server) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
         ({"scale": 7}, "super-resolution 7 is not available"),
         ({"models": ["x"]}, "No such model: x"),
-        ({"photos": []}, "No photo was given"),
+        ({"photos": []}, "Give at least one photo"),
     ]
     for wanted, reason in refused:
         answer = start(picture(), **wanted)
@@ -680,7 +680,7 @@ def test_a_refused_job_does_not_use_its_photos_up(serve: Serve, tmp_path: Path) 
         request = {"task": "super-resolution", "scale": 2, "models": ["edsr-gamma-0"]}
         answer = server.client.post("/jobs", json={"photos": ids, **request})
         assert answer.status_code == 422
-        assert answer.json()["error"] == "3 photos: up to 2 at a time."
+        assert answer.json()["error"] == "3 photos; the limit is 2 at a time."
         answer = server.client.post("/jobs", json={"photos": ids[:2], **request})
         assert server.finished(answer.json()["token"])["state"] == "done"
 

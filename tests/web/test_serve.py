@@ -46,7 +46,7 @@ WEIGHTS = ROOT / "weights"
         (["tile=0"], "tile=0: should be greater than or equal to 16"),
         (["prot=80"], "prot: no such key in serve; did you mean port?"),
         (["scorer=mnasnet_0_5"], "scorer"),
-        ([f"checkpoint={SAMPLE_SCORER}"], "of kind scorer; needed is"),
+        ([f"checkpoint={SAMPLE_SCORER}"], "of kind scorer; one of kind enhancer"),
         ([f"scorer.checkpoint={WEIGHTS}/edsr_x2_gamma_0.safetensors"], "of kind enhancer"),
         (["device=tpu"], "device=tpu: auto, cpu, cuda"),
     ],
@@ -77,7 +77,7 @@ def test_a_port_that_is_taken_is_refused(cli: Cli) -> None:
         refused = cli("serve", f"port={port}")
     assert refused.code == 2
     assert f"host=127.0.0.1 port={port}: cannot bind to this address" in refused.err
-    assert "port=0 takes any that is free" in refused.err
+    assert "port=0 picks a free one" in refused.err
 
 
 @pytest.fixture
