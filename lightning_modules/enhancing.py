@@ -1,7 +1,7 @@
 """Enhance one photo: colours, alpha channel, 16 bits."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -12,6 +12,14 @@ from lightning_modules.checkpoint import load_network
 from networks.bicubic import Upscale
 from networks.scales import at_scale, scale_of, scales_of
 from networks.tiling import restore
+
+
+class Tiling(TypedDict, total=False):
+    """Options of `restore`."""
+
+    tile: int | Literal["auto"] | None
+    precision: torch.dtype
+    on_tile: Callable[[int, int], None] | None
 
 
 def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> nn.Module:
@@ -32,9 +40,7 @@ def enhanced(
     photo: Photo,
     *,
     device: torch.device,
-    tile: int | Literal["auto"] | None = "auto",
-    precision: torch.dtype = torch.float32,
-    on_tile: Callable[[int, int], None] | None = None,
+    **how: Unpack[Tiling],
 ) -> Photo:
     """Enhance a photo, and keep its alpha channel, 16 bits and metadata.
 
@@ -44,23 +50,13 @@ def enhanced(
     Args:
         net: an enhancer of one scale, on the device.
         photo: see `read_photo`.
-        device: as the other arguments, see `restore`.
-        tile: see there.
-        precision: see there.
-        on_tile: see there.
+        device: where the network is.
+        how: see `restore`.
     """
     alpha, visible = photo.alpha, photo.pixels
     if alpha is not None:
         visible = fill_hidden(visible, alpha)
         cpu, enlarge = torch.device("cpu"), Upscale(scale_of(net))
         alpha = restore(enlarge, alpha, device=cpu, levels=photo.levels)
-    pixels = restore(
-        net,
-        visible,
-        device=device,
-        tile=tile,
-        precision=precision,
-        levels=photo.levels,
-        on_tile=on_tile,
-    )
+    pixels = restore(net, visible, device=device, levels=photo.levels, **how)
     return photo._replace(pixels=pixels, alpha=alpha)

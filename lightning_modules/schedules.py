@@ -6,6 +6,7 @@ goes on with the schedule of its new length.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import nn
@@ -16,6 +17,9 @@ OptimizerFactory = Callable[..., Optimizer]
 Schedule = Callable[[float], float]
 
 
+FIRST = 1e-3  # of the training: the first step has some rate too
+
+
 class Constant:
     """The learning rate as given."""
 
@@ -24,38 +28,33 @@ class Constant:
         return 1.0
 
 
+@dataclass
 class Cosine:
-    """Half a cosine from 1 to `final` (Loshchilov and Hutter, "SGDR", 2017, without restarts).
+    """Half a cosine from 1 to `final` (Loshchilov and Hutter, "SGDR", 2017, without restarts)."""
 
-    Args:
-        final: factor at the end.
-    """
-
-    def __init__(self, final: float = 0.0) -> None:
-        self.final = final
+    final: float = 0.0
 
     def __call__(self, progress: float) -> float:
         """Return the factor on the learning rate at `progress` (0..1) of the training."""
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+@dataclass
 class Exponential:
-    """Decays exponentially from 1 to `final`.
+    """Decays exponentially from 1 to `final`, which is above 0."""
 
-    Args:
-        final: factor at the end, above 0.
-    """
+    final: float = 0.1
 
-    def __init__(self, final: float = 0.1) -> None:
-        if final <= 0:
-            raise ValueError(f"optim.schedule.final={final}: an exponential stays above 0")
-        self.final = final
+    def __post_init__(self) -> None:
+        if self.final <= 0:
+            raise ValueError(f"optim.schedule.final={self.final}: an exponential stays above 0")
 
     def __call__(self, progress: float) -> float:
         """Return the factor on the learning rate at `progress` (0..1) of the training."""
         return float(self.final**progress)
 
 
+@dataclass
 class Steps:
     """Multiplied by `factor` at each of some places in the training (EDSR, section 4.2).
 
@@ -64,22 +63,22 @@ class Steps:
         factor: above 0.
     """
 
-    def __init__(self, places: Sequence[float] = (0.5,), factor: float = 0.5) -> None:
-        self.places = list(places)
+    places: Sequence[float] = (0.5,)
+    factor: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.places = list(self.places)
         if not all(0 <= place <= 1 for place in self.places):
             raise ValueError(f"optim.schedule.places={self.places}: 0 to 1 each, of the training")
-        if factor <= 0:
-            raise ValueError(f"optim.schedule.factor={factor}: above 0")
-        self.factor = factor
+        if self.factor <= 0:
+            raise ValueError(f"optim.schedule.factor={self.factor}: above 0")
 
     def __call__(self, progress: float) -> float:
         """Return the factor on the learning rate at `progress` (0..1) of the training."""
         return float(self.factor ** sum(progress >= place for place in self.places))
 
 
-FIRST = 1e-3  # of the training: the first step has some rate too
-
-
+@dataclass
 class WarmUp:
     """Rises evenly from near 0 to 1 over the first `share` of the training, times `then`.
 
@@ -88,11 +87,12 @@ class WarmUp:
         share: of the training, within 0..1.
     """
 
-    def __init__(self, then: Schedule, share: float = 0.1) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f"optim.schedule.share={share}: 0 to 1")
-        self.then = then
-        self.share = share
+    then: Schedule
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"optim.schedule.share={self.share}: 0 to 1")
 
     def __call__(self, progress: float) -> float:
         """Return the factor on the learning rate at `progress` (0..1) of the training."""

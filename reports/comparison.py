@@ -268,7 +268,7 @@ class Comparison:
         for metric in self.metrics:
             for runs in self.by_rater(metric, scale).values():
                 points = plots.plane_points(self.only(runs, scale), metric)
-                for k in pareto([(x, y) for _, (x, _), (y, _) in points]):
+                for k in pareto([(x.mean, y.mean) for _, x, y in points]):
                     folders = {run.folder for run in points[k][0].runs}
                     found += [
                         s for s in self.settings[scale] if folders & {r.folder for r in s.runs}
@@ -278,14 +278,25 @@ class Comparison:
     def drawn(
         self, title: str, note: str, name: str, panels: dict[str, figures.Panel], columns: int
     ) -> Block:
-        """Write a figure's files; return a block with its panels one by one."""
-        name = f"{self.prefix}{name}"
-        figures.save(figures.compose(list(panels.values()), columns), self.folder, name)
-        shown = [
-            figures.for_page(figures.compose([panel]), f"{name}{k}", text)
-            for k, (text, panel) in enumerate(panels.items())
-        ]
-        return Block(title, note, shown, files=f"figures/{name}", columns=columns)
+        """Write a figure's files; return a block with its panels."""
+        return drawn(title, note, self.folder, f"{self.prefix}{name}", panels, columns)
+
+
+def drawn(
+    title: str,
+    note: str,
+    folder: Path,
+    name: str,
+    panels: dict[str, figures.Panel],
+    columns: int = 3,
+) -> Block:
+    """Write a figure's files; return a block with its panels one by one."""
+    figures.save(figures.compose(list(panels.values()), columns), folder, name)
+    shown = [
+        figures.for_page(figures.compose([panel]), f"{name}{k}", text)
+        for k, (text, panel) in enumerate(panels.items())
+    ]
+    return Block(title, note, shown, files=f"figures/{name}", columns=columns)
 
 
 def data_of(run: Run) -> str:
@@ -346,11 +357,6 @@ def scorer_section(scorers: Sequence[Run], folder: Path) -> Block | None:
             panels[f"{metric} by epoch"] = plots.scorers_by_epoch(groups, metric)
     if not panels:
         return None
-    figures.save(figures.compose(list(panels.values())), folder, "scorers")
-    shown = [
-        figures.for_page(figures.compose([panel]), f"scorers{k}", text)
-        for k, (text, panel) in enumerate(panels.items())
-    ]
     data = sorted({run.result.data for run in with_rows if run.result.data})
     note = f"Means over seeds. Lower is better for val/emd, higher for val/srcc. {'; '.join(data)}"
-    return Block("Scorers by epoch", note, shown, files="figures/scorers")
+    return drawn("Scorers by epoch", note, folder, "scorers", panels)

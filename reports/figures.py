@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -69,6 +70,19 @@ def style() -> AbstractContextManager[None]:
     )
 
 
+class Look(NamedTuple):
+    """Colour, marker and dash of a line."""
+
+    colour: str
+    marker: str
+    dash: str
+
+
+def look(k: int, dash: int) -> Look:
+    """Return the look of the k-th network, with one of the dashes."""
+    return Look(PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)], DASHES[dash % len(DASHES)])
+
+
 class LineStyles:
     """Colours, markers and dashes of lines, the same in all figures.
 
@@ -90,21 +104,10 @@ class LineStyles:
         }
         self.nets = list(lines)
 
-    def index(self, setting: Setting) -> int:
-        """Return the index of the setting's colour and marker."""
-        return self.nets.index(setting.net) + self.offsets[setting.line][0]
-
-    def colour(self, setting: Setting) -> str:
-        """Return the colour of the setting's network."""
-        return PALETTE[self.index(setting) % len(PALETTE)]
-
-    def marker(self, setting: Setting) -> str:
-        """Return the marker of the setting's network."""
-        return MARKERS[self.index(setting) % len(MARKERS)]
-
-    def dash(self, setting: Setting) -> str:
-        """Return the dash of the setting's variant."""
-        return DASHES[self.offsets[setting.line][1] % len(DASHES)]
+    def __getitem__(self, setting: Setting) -> Look:
+        """Return the look of a setting: colour and marker by network, dash by variant."""
+        shift, dash = self.offsets[setting.line]
+        return look(self.nets.index(setting.net) + shift, dash)
 
 
 def compose(panels: Sequence[Panel], columns: int = 3) -> Figure:
@@ -141,18 +144,19 @@ def compose(panels: Sequence[Panel], columns: int = 3) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Writes `name.png` and `name.svg`; each is whole or absent."""
+    """Write `name.png` and `name.svg`; each is whole or absent."""
     for suffix in ("png", "svg"):
         with replacing(folder / f"{name}.{suffix}") as temporary:
             temporary.write_bytes(rendered(figure, suffix))
 
 
-def rendered(figure: Figure, suffix: str) -> bytes:
+def rendered(figure: Figure, suffix: str, *, transparent: bool = False) -> bytes:
     """Return the content of a figure's file, which is reproducible."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if suffix == "svg" else {}
+    background = {"transparent": True} if transparent else {"facecolor": "white"}
     with style():
-        figure.savefig(buffer, format=suffix, facecolor="white", metadata=metadata)
+        figure.savefig(buffer, format=suffix, metadata=metadata, **background)
     return buffer.getvalue()
 
 
@@ -164,10 +168,7 @@ def for_page(figure: Figure, name: str, description: str) -> str:
         name: prefix of the ids.
         description: text for screen readers.
     """
-    buffer = io.BytesIO()
-    with style():
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue().decode()
+    text = rendered(figure, "svg", transparent=True).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)

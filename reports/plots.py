@@ -5,13 +5,14 @@ Lines are means over seeds; each scale has its own panel. `reports.figures` puts
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures import DASHES, FRONT, INK, MARKERS, MUTED, PALETTE, LineStyles, Panel
-from reports.run_table import Run, Setting, mean_and_std, pareto
+from reports.figures import FRONT, INK, MUTED, PALETTE, LineStyles, Look, Panel, look
+from reports.run_table import Run, Setting, Spread, pareto
 
 FAINT = 0.35  # opacity of the line with the lowest gamma; the highest has 1
 FAR = 1.0  # a baseline further from the values than this multiple of their range is only named
@@ -73,38 +74,46 @@ def draw_line(axes: Axes, line: Sequence[Setting], metric: str, styles: LineStyl
     found = [(s, spread) for s in line if (spread := s.spread(metric)) is not None]
     if not found:
         return []
-    colour, marker = styles.colour(line[0]), styles.marker(line[0])
+    look = styles[line[0]]
     gammas = [s.gamma for s, _ in found]
     means = [mean for _, (mean, _, _) in found]
     spreads = [std or 0.0 for _, (_, std, _) in found]
     low = [mean - std for mean, std in zip(means, spreads, strict=True)]
     high = [mean + std for mean, std in zip(means, spreads, strict=True)]
     if any(spreads):
-        axes.fill_between(gammas, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(
-        gammas,
-        means,
-        color=colour,
-        linestyle=styles.dash(line[0]),
-        marker=marker,
-        markersize=5,
-        label=line[0].line,
-    )
+        axes.fill_between(gammas, low, high, color=look.colour, alpha=0.15, linewidth=0)
+    plot(axes, gammas, means, look, size=5, label=line[0].line)
     drawn = [*low, *high]
     for setting, _ in found:
         values = setting.values(metric)
         drawn += values
         if len(values) > 1:
-            axes.plot(
-                [setting.gamma] * len(values),
-                values,
-                color=colour,
-                linestyle="",
-                marker=marker,
-                markersize=3,
-                alpha=0.5,
-            )
+            same = [setting.gamma] * len(values)
+            plot(axes, same, values, look._replace(dash=""), size=3, alpha=0.5)
     return drawn
+
+
+def plot(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    look: Look,
+    *,
+    size: float = 3.5,
+    alpha: float | None = None,
+    label: str | None = None,
+) -> None:
+    """Plot a line with markers of a size in points."""
+    axes.plot(
+        x,
+        y,
+        color=look.colour,
+        linestyle=look.dash,
+        marker=look.marker,
+        markersize=size,
+        alpha=alpha,
+        label=label,
+    )
 
 
 def draw_baseline(axes: Axes, value: float, low: float, high: float, name: str) -> None:
@@ -172,9 +181,7 @@ def by_epoch(
             drawn += draw_curves(axes, setting, metric, scale, styles, shades[setting.gamma])
         # One legend entry per network and one per gamma, instead of one per pair.
         for line in lines_of(settings):
-            colour, dash = styles.colour(line[0]), styles.dash(line[0])
-            marker, name = styles.marker(line[0]), line[0].line
-            axes.plot([], [], color=colour, linestyle=dash, marker=marker, markersize=5, label=name)
+            plot(axes, [], [], styles[line[0]], size=5, label=line[0].line)
         for gamma in gammas if len(gammas) > 1 else ():
             axes.plot([], [], color=INK, alpha=shades[gamma], label=f"gamma {gamma:g}")
         if metric == "val/psnr":
@@ -193,35 +200,25 @@ def draw_curves(
     axes: Axes, setting: Setting, metric: str, scale: int, styles: LineStyles, alpha: float
 ) -> list[float]:
     """Draw the curves of a setting by epoch; return the means of its finished runs."""
-    colour = styles.colour(setting)
+    look = styles[setting]
     done = [run for run in setting.runs if run.state == "finished"]
     for run in setting.runs:
         if run not in done:
-            axes.plot(*run.curve(metric, scale), color=colour, linewidth=0.8, alpha=alpha)
+            axes.plot(*run.curve(metric, scale), color=look.colour, linewidth=0.8, alpha=alpha)
     curve = mean_curve(done, metric, scale)
     if not curve:
         return []
-    means = [sum(values) / len(values) for values in curve.values()]
-    axes.plot(
-        list(curve),
-        means,
-        color=colour,
-        alpha=alpha,
-        linestyle=styles.dash(setting),
-        marker=styles.marker(setting) if len(curve) <= FEW_EPOCHS else "",
-        markersize=3.5,
-    )
+    epochs, means = list(curve), [sum(values) / len(values) for values in curve.values()]
+    plot(axes, epochs, means, without_crowd(look, epochs), alpha=alpha)
     if len(done) > 1:
-        lowest, highest = map(min, curve.values()), map(max, curve.values())
-        axes.fill_between(
-            list(curve),
-            list(lowest),
-            list(highest),
-            color=colour,
-            alpha=0.15 * alpha,
-            linewidth=0,
-        )
+        low, high = [min(values) for values in curve.values()], [max(v) for v in curve.values()]
+        axes.fill_between(epochs, low, high, color=look.colour, alpha=0.15 * alpha, linewidth=0)
     return means
+
+
+def without_crowd(look: Look, epochs: Sequence[int]) -> Look:
+    """Return a look without a marker if there are many epochs."""
+    return look if len(epochs) <= FEW_EPOCHS else look._replace(marker="")
 
 
 def shade(gamma: float, gammas: Sequence[float]) -> float:
@@ -257,17 +254,17 @@ def plane(settings: Sequence[Setting], metric: str, scale: int, styles: LineStyl
     def draw(axes: Axes) -> None:
         points = plane_points(settings, metric)
         axes.margins(0.12)
-        for setting, (x, x_std), (y, y_std) in points:
-            colour, marker = styles.colour(setting), styles.marker(setting)
+        for setting, (x, x_std, _), (y, y_std, _) in points:
+            look = styles[setting]
             axes.errorbar(
                 x,
                 y,
                 xerr=x_std,
                 yerr=y_std,
-                color=colour,
-                marker=marker,
+                color=look.colour,
+                marker=look.marker,
                 markersize=6,
-                markerfacecolor=colour if styles.dash(setting) == "-" else "none",
+                markerfacecolor=look.colour if look.dash == "-" else "none",
                 elinewidth=1,
                 alpha=0.9,
                 linestyle="",
@@ -276,11 +273,11 @@ def plane(settings: Sequence[Setting], metric: str, scale: int, styles: LineStyl
             for run in setting.runs if len(setting.runs) > 1 else ():
                 one, two = run.value("val/psnr", scale), run.value(metric, scale)
                 if one is not None and two is not None:
-                    axes.plot(one, two, color=colour, marker=marker, markersize=3, alpha=0.4)
+                    plot(axes, [one], [two], look._replace(dash="-"), size=3, alpha=0.4)
         least_range(axes)
         axes.set_xlim(widened(axes.get_xlim()))
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        places = [(x, y) for _, (x, _), (y, _) in points]
+        places = [(x.mean, y.mean) for _, x, y in points]
         front = pareto(places)
         if front:
             left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
@@ -307,11 +304,8 @@ def plane(settings: Sequence[Setting], metric: str, scale: int, styles: LineStyl
     return draw
 
 
-Spread = tuple[float, float | None]
-
-
 def plane_points(settings: Sequence[Setting], metric: str) -> list[tuple[Setting, Spread, Spread]]:
-    """Return mean and standard deviation of PSNR and score, for settings that have a score.
+    """Return the spreads of PSNR and score of settings that have a score.
 
     A setting that belongs to several lines is one point.
     """
@@ -322,7 +316,7 @@ def plane_points(settings: Sequence[Setting], metric: str) -> list[tuple[Setting
         folders = tuple(run.folder for run in setting.runs)
         if x is not None and y is not None and folders not in seen:
             seen.add(folders)
-            points.append((setting, x[:2], y[:2]))
+            points.append((setting, x, y))
     return points
 
 
@@ -377,20 +371,9 @@ def scorers_by_epoch(groups: Mapping[str, Sequence[Run]], metric: str) -> Panel:
         constants = set()
         for k, (name, runs) in enumerate(groups.items()):
             curve = mean_curve(runs, metric, None)
-            colour, marker = PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)]
-            epochs = sorted(curve)
-            spreads = [mean_and_std(curve[epoch]) for epoch in epochs]
-            means = [spread[0] for spread in spreads if spread is not None]
-            dash = DASHES[k // len(PALETTE) % len(DASHES)]
-            axes.plot(
-                epochs,
-                means,
-                color=colour,
-                marker=marker if len(epochs) <= FEW_EPOCHS else "",
-                markersize=3.5,
-                linestyle=dash,
-                label=name,
-            )
+            epochs, means = list(curve), [fmean(values) for values in curve.values()]
+            style = without_crowd(look(k, k // len(PALETTE)), epochs)
+            plot(axes, epochs, means, style, label=name)
             constants |= {round(v, 4) for run in runs if (v := run.value(f"{metric}_constant"))}
         low, high = axes.get_ylim()
         for value in sorted(constants):
