@@ -22,7 +22,7 @@ class TrainedModule(L.LightningModule):
         optimizer: called with the parameters.
         schedule: factor on the learning rate by progress.
         compile: see `compile_in_place`.
-        others: parts that are compiled with the network; None is passed over.
+        others: parts that are compiled with the network; None is skipped.
 
     Attributes:
         kind: the kind of network that is trained.

@@ -1,7 +1,7 @@
 """Build networks from checkpoint records: only trusted classes, no larger than their weights.
 
-Classes under `networks.` may be built, and those in modules that the user's own configuration
-trusts. What a file says never widens that.
+Only classes under `networks.`, and in modules that the user's own configuration trusts, are built.
+A file can never extend that.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from networks.backbones import State
 from networks.tensor_files import printable
 from networks.weights import find_mismatch
 
-# What Hydra reads, and what would fetch weights, although a checkpoint has them.
+# Keys for Hydra, and one that would fetch weights, which the checkpoint already contains.
 NOT_ARGUMENTS = ("_target_", "_recursive_", "_convert_", "pretrained")
 
 
@@ -51,10 +51,10 @@ def build_network(
     Args:
         spec: `net` of a record.
         trusted: modules and packages that the user's configuration names.
-        state: the weights that it is for; shapes are compared before memory is allocated.
+        state: its weights; their shapes are compared before memory is allocated.
 
     Raises:
-        ValueError: if the class is not trusted, cannot be built, or is not of these weights.
+        ValueError: if the class is not trusted, cannot be built, or does not fit the weights.
     """
     target = str(spec.get("_target_"))
     module_name, _, class_name = target.rpartition(".")
@@ -98,7 +98,7 @@ def check_arguments(network_class: type, arguments: Mapping[str, object], *, str
     Args:
         network_class: the class.
         arguments: plain data.
-        strict: whether 2.0 is no whole number, and True neither.
+        strict: whether to refuse 2.0 and True as integers.
 
     Raises:
         ValueError: naming the first argument of another type.

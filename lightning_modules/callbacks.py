@@ -1,7 +1,7 @@
 """Callbacks of the training loop: seeds, checkpoints, progress, warnings.
 
-A run may be interrupted anywhere and resumes at the start of an epoch. So what a callback keeps
-beyond the end of an epoch must be in its state, and an epoch may have no validation or several
+A run may be interrupted at any time and resumes at the start of an epoch, so whatever a callback
+keeps across epochs must be in its state. An epoch may have no validation or several
 (`check_val_every_n_epoch`, `val_check_interval`).
 """
 
@@ -51,44 +51,44 @@ class ReseedEveryEpoch(Callback):
 
 
 class FreshMetrics(Callback):
-    """Start every epoch and every validation without the metrics of an earlier one.
+    """Start every epoch and every validation without metrics from an earlier one.
 
-    Lightning keeps a metric until the same name is logged again. Records would hold metrics of an
-    earlier epoch, which a resumed run does not know.
+    Lightning keeps a metric until the same name is logged again, so records would contain metrics
+    of an earlier epoch, which a resumed run does not have.
     """
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget all metrics, and what metric objects have collected."""
+        """Drop all logged metrics, and reset metric objects."""
         trainer.callback_metrics.clear()
         for module in pl_module.modules():
             if isinstance(module, Metric):
                 module.reset()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the metrics of the validation before."""
+        """Drop the metrics of the previous validation."""
         metrics = trainer.callback_metrics
         for name in [name for name in metrics if name.startswith("val/")]:
             del metrics[name]
 
 
 class AtOnce(Callback):
-    """End the training at once on SIGTERM, as on Ctrl-C.
+    """End the training immediately on SIGTERM, as on Ctrl-C.
 
-    Lightning's own handler waits for the end of a batch or an epoch, and of several ranks one can
-    wait for another that waits for it.
+    Lightning's own handler waits for the end of a batch or an epoch, where ranks can wait for each
+    other forever.
     """
 
     def __init__(self) -> None:
         self.handler = signal.getsignal(signal.SIGTERM)  # before Lightning replaces it
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the handler back; Lightning does so when the training ends."""
+        """Restore the handler; Lightning does so only when the training ends."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.handler)
 
 
 class LogEachEpoch(Callback):
-    """Have loggers get the terms of the loss in every epoch, also in one of few steps."""
+    """Log the loss terms at least once per epoch, however few steps it has."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Shorten the logging interval to an epoch."""
@@ -98,7 +98,7 @@ class LogEachEpoch(Callback):
 
 
 class EpochLine(Callback):
-    """Print one line per epoch, which outlasts the progress bar."""
+    """Print one line per epoch that stays when the progress bar is gone."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
@@ -128,9 +128,9 @@ class Checkpoints(ModelCheckpoint):
     """Write `last.ckpt` after every epoch, and `best.ckpt` when the monitored metric improves.
 
     Lightning's `save_last` writes only when the best one is written. Here the best one is written
-    first, and the last one holds its score: a run that is killed between the two repeats the epoch
-    and writes both again. A validation within an epoch (`val_check_interval`) can be the best one.
-    A run folder that was moved or copied keeps its best score.
+    first, and the last one contains its score: a run that is killed between the two repeats the
+    epoch and writes both again. A validation within an epoch (`val_check_interval`) can be the best
+    one. A run folder that was moved or copied keeps its best score.
 
     Args:
         dirpath: where the two files go.
@@ -142,7 +142,7 @@ class Checkpoints(ModelCheckpoint):
         super().__init__(
             dirpath, filename="best", monitor=monitor, mode=mode, enable_version_counter=False
         )
-        self.validated = False  # since the last comparison with the best score
+        self.validated = False  # whether there is a validation to compare with the best score
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the best checkpoint now if the epoch goes on, else with the epoch's last one."""
@@ -247,13 +247,13 @@ class ProgressFile(Callback):
 
 
 class AveragedWeights(EMAWeightAveraging):
-    """Lightning's exponential moving average, held where the training runs.
+    """Lightning's exponential moving average, on the training device.
 
     Lightning makes the copy before the module is moved, so it would stay on the CPU.
 
-    Batch norms should be frozen: their statistics are of activations that the averaged weights do
-    not have, and through fifty layers that may leave nothing of the photo, until a falling rate
-    brings the weights near their average. A warning says so.
+    Batch norms should be frozen, or a warning is logged: their statistics belong to the activations
+    of the current weights. Over fifty layers the mismatch can erase the photo, until a falling
+    learning rate brings the weights close to their average.
 
     Args:
         decay: share of the average that each step keeps, 0 to below 1.
@@ -288,7 +288,7 @@ class Watch(Callback):
         judge: loss of `val/score_judge` that counts, in buckets of its scale.
 
     Attributes:
-        warnings: what was said, by epoch; result.json has it too.
+        warnings: all warnings so far; result.json contains them too.
     """
 
     def __init__(self, score: float = 0.05, psnr: float = 0.1, judge: float = 0.05) -> None:

@@ -36,8 +36,8 @@ from networks.weights import load_weights
 from system.files import current_umask, replacing
 from system.places import expanded
 
-# Of the self-test's score: other machines and versions of PyTorch stay below a tenth of it, another
-# way of resizing or normalising moves scores by more.
+# Allowed change of the self-test's score. Other machines and versions of PyTorch stay below a tenth
+# of it; another way of resizing or normalising moves scores by more.
 TOLERANCE = 0.01
 MAX_PIXELS = 1 << 20  # of the self-test's image
 NIMA_TARGET = "networks.nima.NIMA"
@@ -49,7 +49,7 @@ class WriteRecord(Callback):
 
     Args:
         record: what is known before the training.
-        earlier: seconds that the run took before it was interrupted.
+        earlier: training time in seconds before the run was interrupted.
     """
 
     def __init__(self, record: Record, earlier: float = 0.0) -> None:
@@ -57,7 +57,7 @@ class WriteRecord(Callback):
         self.began = time.monotonic() - earlier
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop a training whose loss is not finite any more."""
+        """Stop a training whose loss is no longer finite."""
         loss = trainer.callback_metrics.get("train/loss")
         if loss is not None and not loss.isfinite():
             raise ValueError(
@@ -95,7 +95,7 @@ def network_state(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sealed(record: Record, network: nn.Module, state: dict[str, Tensor]) -> Record:
-    """Add the proof that a file is intact to a record: a checksum, and for scorers a self-test.
+    """Add a checksum to a record, and a self-test if the network is a scorer.
 
     Args:
         record: see `WriteRecord`.
@@ -127,7 +127,7 @@ def checksum(raw: Mapping[str, object], state: dict[str, Tensor]) -> str:
 def self_test_image() -> str:
     """Draw a test picture of slopes, edges and ever finer rings, as PNG in Base64 (35 kB).
 
-    It is larger than what scorers see, and its rings alias, so that another way of resizing shows.
+    It is larger than the input of scorers and its rings alias, so another way of resizing shows up.
     """
     y, x = np.mgrid[0:320, 0:440].astype(np.float64)
     radius2 = (x - 140) ** 2 + (y - 160) ** 2
@@ -142,7 +142,7 @@ def self_test_image() -> str:
 
 
 def rate_png(scorer: NIMA, image: str) -> float:
-    """Score a PNG in Base64 by the scorer's whole path from pixels to mean score."""
+    """Score a PNG in Base64, from pixels to mean score, by the scorer's own resize rule."""
     with PIL.Image.open(io.BytesIO(base64.b64decode(image)), formats=["PNG"]) as file:
         if file.width * file.height > MAX_PIXELS:
             raise ValueError("the image is too large")
@@ -211,11 +211,11 @@ def to_float(value: Tensor) -> Tensor:
 def load_network(
     path: str | Path, kind: str | None = None, trusted: Sequence[str] = ()
 ) -> tuple[nn.Module, Record]:
-    """Build the network of a checkpoint and loads its weights, in eval mode, on the CPU.
+    """Build the network of a checkpoint and load its weights, in eval mode, on the CPU.
 
     Args:
         path: a .ckpt of this project, or a .safetensors file.
-        kind: `enhancer` or `scorer` if it must be one; else whatever it is.
+        kind: `enhancer` or `scorer`, if only that kind is allowed.
         trusted: modules and packages, besides `networks`, whose classes may be built.
 
     Raises:
@@ -259,7 +259,7 @@ def test_itself(scorer: NIMA, test: SelfTest | None, path: str | Path) -> None:
         raise ValueError(f"{path}: contains no test image")
     try:
         score = rate_png(scorer, test.image)
-    except Exception as error:  # whatever a decoder or a view makes of it
+    except Exception as error:  # decoders may raise anything
         raise ValueError(f"{path}: contains no test image") from error
     if not abs(score - test.score) < TOLERANCE:
         raise ValueError(
@@ -304,7 +304,7 @@ def save_safetensors(
 
 
 def dependence(scorer: Record, judge: Record) -> list[str]:
-    """Warn if the judge shares backbone or ratings with the scorer, and so perhaps its faults."""
+    """Warn if the judge shares its backbone or ratings, and so perhaps faults, with the scorer."""
     shared = ["backbone"] * (scorer.backbone == judge.backbone)
     shared += ["ratings"] * (scorer.data == judge.data)
     return [f"the judge is not independent: it shares {' and '.join(shared)}"] if shared else []

@@ -22,9 +22,9 @@ CHECKSUM = "sha256"  # of everything else in the file, by this key
 class WholeFiles(TorchCheckpointIO):
     """Write a checkpoint beside its target, then rename it over the earlier one.
 
-    Lightning writes to the folder for temporary files and copies the file from there if that is
-    another file system: a kill or a full disk then leaves a cut checkpoint. Here the earlier one
-    stays until the new one is on the disk.
+    Lightning writes to the folder for temporary files and, if that is another file system, copies
+    the file: a kill or a full disk then leaves a truncated checkpoint. Here the earlier one stays
+    until the new one is on the disk.
     """
 
     def save_checkpoint(

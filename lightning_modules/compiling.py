@@ -1,4 +1,4 @@
-"""Compiles what is trained, in place, so that checkpoints keep their keys."""
+"""Compile networks in place, so that checkpoints keep their keys."""
 
 from torch import nn
 
@@ -9,12 +9,12 @@ MODES = ("default", *WITH_GRAPHS, "max-autotune-no-cudagraphs")
 def compile_in_place(wanted: bool | str, *parts: nn.Module | None) -> None:
     """Compile calls of modules by `torch.compile`; their `forward` stays uncompiled.
 
-    Compiled for each shape anew: meant for training, whose batches have one or a few shapes.
+    Each new shape is compiled separately, so this is meant for training, where batches have few.
 
     Args:
         wanted: False does nothing; True is the mode `default`; or one of `MODES`, of which
             `reduce-overhead` replays CUDA graphs.
-        parts: what is compiled; None is passed over.
+        parts: the modules; None is skipped.
 
     Raises:
         ValueError: if the mode is unknown.

@@ -28,14 +28,14 @@ class EnhancementModule(TrainedModule):
             terms is logged by its own name.
         optimizer: called with the parameters.
         schedule: factor on the learning rate by progress.
-        judge: a second scorer, or its checkpoint, which validates only: an enhancer that games its
-            scorer gains there and loses here.
+        judge: a second scorer, or its checkpoint, used only in validation: an enhancer that games
+            its scorer gains with the scorer and loses with the judge.
         trusted: modules that the judge's network may come from, besides `networks`.
         grad_ratio_every: steps between measurements of `train/grad_ratio`.
-        compile: compiles network and aesthetic term for training patches, in place, so that
-            checkpoints have the same keys; a word is a mode of `torch.compile`, such as
-            `reduce-overhead`, which replays CUDA graphs. Whole photos, of any size, are not
-            compiled for.
+        compile: compile network and aesthetic term for training patches, in place, so that
+            checkpoints keep their keys; a string is a mode of `torch.compile`, such as
+            `reduce-overhead`, which replays CUDA graphs. Whole photos vary in size and run
+            uncompiled.
     """
 
     kind = "enhancer"
@@ -73,11 +73,11 @@ class EnhancementModule(TrainedModule):
             names += [f"{name}/x{scale}" for scale in self.scales for name in names[1:]]
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in names})
         self.baseline = "input" if self.scales == [1] else "bicubic"
-        self.baselines: dict[str, Tensor] = {}  # what images have that are enlarged, not restored
+        self.baselines: dict[str, Tensor] = {}  # metrics of the enlarged, not restored, images
 
     @property
     def several(self) -> bool:
-        """Return whether the network has several scales, of which a batch has one."""
+        """Return whether the network has several scales; each batch has one of them."""
         return not hasattr(self.net, "scale")
 
     def metric_names(self) -> set[str] | None:
@@ -101,7 +101,7 @@ class EnhancementModule(TrainedModule):
         return {name: part.scorer for name, part in frozen.items() if part is not None}
 
     def setup(self, stage: str) -> None:
-        """Forget the baselines of earlier photos."""
+        """Drop the baselines of earlier photos."""
         self.baselines = {}
 
     def forward(self, lr_BCHW: Tensor, scale: int) -> Tensor:
@@ -175,7 +175,7 @@ class EnhancementModule(TrainedModule):
         """Compute the loss.
 
         Raises:
-            ValueError: if a term has a name that a log entry cannot have, or that a metric has.
+            ValueError: if the name of a term is not an identifier, or is that of a metric.
         """
         terms: LossTerms = self.loss(sr_BCHW, hr_BCHW)
         taken = [name for name in terms.terms if name in self.reserved or not name.isidentifier()]
@@ -193,7 +193,7 @@ class EnhancementModule(TrainedModule):
         return metric
 
     def make_room(self, names: Iterable[str]) -> None:
-        """Add means for terms of the loss and baselines, which are not known from the start."""
+        """Add means for loss terms and baselines, which are unknown before the first batch."""
         for name in names:
             if name not in self.val_metrics:
                 scales = [f"{name}/x{scale}" for scale in self.scales] if self.several else []
@@ -214,7 +214,7 @@ class EnhancementModule(TrainedModule):
             for name in found:
                 del self.val_metrics[name]
         for name, value in (means | self.baselines).items():
-            if not value.isnan():  # a scale of which limit_val_batches has left no photo
+            if not value.isnan():  # limit_val_batches may leave no photo at a scale
                 # The same on all ranks already; saying so keeps Lightning from warning.
                 self.log(f"val/{name}", value, prog_bar=name == "psnr", sync_dist=True)
         if self.loss.aesthetic is not None and self.grad_ratio.update_called:

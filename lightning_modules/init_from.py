@@ -28,10 +28,10 @@ def official_file(cfg: DictConfig) -> Path:
 def start_from(network: nn.Module, path: str) -> None:
     """Load the weights of `init_from`.
 
-    An EDSR of another scale gives all but the upsampler, as x3 and x4 start in its paper.
+    From an EDSR of another scale, everything but the upsampler is loaded, as in the paper.
 
     Raises:
-        ValueError: if they are of another network; says which.
+        ValueError: if they belong to another network.
     """
     state, record = read_checkpoint(path)
     if isinstance(network, EDSR):

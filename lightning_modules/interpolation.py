@@ -20,7 +20,7 @@ def same_network(one: Record, two: Record) -> None:
 
 
 def mixed(first: dict[str, Tensor], second: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Interpolate two state dicts: share 0 is the first, 1 the second. Counters are the first's."""
+    """Interpolate two state dicts: share 0 is the first, 1 the second. Counters are not mixed."""
     return {
         name: torch.lerp(value, second[name], share) if value.is_floating_point() else value
         for name, value in first.items()

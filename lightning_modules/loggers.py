@@ -21,7 +21,8 @@ class RunCSV(Logger):
 
     Args:
         folder: the run folder.
-        first_step: rows of this optimizer step and later ones are dropped: they will come again.
+        first_step: rows of this optimizer step and later ones are dropped: they will be logged
+            again.
     """
 
     def __init__(self, folder: str | Path, first_step: int = 0) -> None:
@@ -29,7 +30,7 @@ class RunCSV(Logger):
         self.path = Path(folder) / "metrics.csv"
         self.columns = ["epoch", "step"]
         self.rows: list[Row] = []
-        self.stale = True  # the file on disk may hold rows that were dropped, or another run's
+        self.stale = True  # the file may contain dropped rows, or another run's
         if first_step:
             self.columns, self.rows = read_rows(self.path, first_step)
 
@@ -74,7 +75,7 @@ class RunCSV(Logger):
 def read_rows(path: Path, before: int) -> tuple[list[str], list[Row]]:
     """Read the columns of metrics.csv and its rows of optimizer steps before this one.
 
-    A last line without its end was being written when the run was killed, and is left out.
+    An incomplete last line, which was being written when the run was killed, is ignored.
 
     Raises:
         ValueError: if the file is damaged.

@@ -1,6 +1,6 @@
 """Names of metrics: the baseline of `psnr` is `psnr_bicubic`, at x2 `psnr_bicubic/x2`."""
 
-# What stands beside a metric so that it can be judged, by the ending of its name.
+# What metrics are compared with, by the suffix of the baseline's name.
 BASELINES = {
     "constant": "constant predictor",
     "floor": "noise of the votes",

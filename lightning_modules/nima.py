@@ -18,7 +18,7 @@ from networks.nima import NIMA, mean_score
 class NIMAModule(TrainedModule):
     """Train `net` to predict rating distributions.
 
-    Beside its own metrics it logs `baselines`: the constant predictor and the noise of the votes.
+    Besides its own metrics it logs `baselines`: the constant predictor and the noise of the votes.
 
     Args:
         net: the scorer.
@@ -26,13 +26,13 @@ class NIMAModule(TrainedModule):
         schedule: factor on the learning rate by progress.
         r: exponent of the EMD that is trained on; 2 in the paper.
         backbone_lr: learning rate of the backbone as a multiple of the head's.
-        constant_start: begins as the constant predictor, the mean of the training data, so that no
-            step is spent on finding it. Not where a whole scorer is started from (`init_from`).
-        freeze_batch_norms: keeps their running statistics, and uses those in training too.
+        constant_start: start as the constant predictor, the mean of the training data, so that no
+            step is spent on finding it; ignored if the training starts from a scorer (`init_from`).
+        freeze_batch_norms: keep their running statistics, and use them in training too.
         gradient_penalty: weight of the squared norm of the mean score's gradient to the pixels in
             [0, 1] (double backpropagation; Drucker and LeCun, 1992). A scorer with small gradients
-            is harder to please by noise that no one sees. Costs two more backward passes.
-        compile: compiles the network for training, in place; a word is a mode of `torch.compile`.
+            is harder to fool with invisible noise. Costs two more backward passes.
+        compile: compile the network for training, in place; a string is a mode of `torch.compile`.
     """
 
     kind = "scorer"
@@ -118,7 +118,7 @@ class NIMAModule(TrainedModule):
             self.val_metrics.update(self(batch.images_BCHW), batch.p_BK, batch.item_B)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of all ranks together, and what they are to be compared with."""
+        """Log metrics over all ranks, with their baselines."""
         with self.val_metrics.sync_context():
             p_NK, q_NK, item_N = self.val_metrics.everything()
         self.val_metrics.reset()
@@ -143,5 +143,5 @@ class NIMAModule(TrainedModule):
         self.constant_start = False
 
     def parameter_groups(self) -> list[tuple[nn.Module, float]]:
-        """Return backbone and head, of which the backbone may have a rate of its own."""
+        """Return backbone and head; the backbone may have another learning rate."""
         return [(self.net.features, self.backbone_lr), (self.net.head, 1.0)]

@@ -36,12 +36,12 @@ from system.json_files import write_json
 
 
 class Pictures(Callback):
-    """Base of the pictures, which go to the run folder and to W&B and TensorBoard.
+    """Base of the callbacks that write pictures to the run folder, W&B and TensorBoard.
 
     Args:
-        folder: where the .png files go; each time replaces the last.
-        every: epochs between pictures; the last validated epoch has them anyway.
-        num_photos: how many photos are shown.
+        folder: where the .png files go; new ones replace old ones.
+        every: epochs between pictures; the last validated epoch always has them.
+        num_photos: number of photos to show.
     """
 
     def __init__(self, folder: str | Path, every: int = 5, num_photos: int = 2) -> None:
@@ -50,7 +50,7 @@ class Pictures(Callback):
         self.num_photos = num_photos
 
     def due(self, trainer: L.Trainer) -> bool:
-        """Return whether this epoch's pictures are to be drawn, by this process."""
+        """Return whether this process should draw pictures in this epoch."""
         epoch, interval = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
         is_last = epoch + interval > (trainer.max_epochs or 0)
         on_time = epoch % self.every < interval or is_last
@@ -58,12 +58,12 @@ class Pictures(Callback):
 
 
 class BeforeAfter(Pictures):
-    """LR, bicubic, SR and HR of the first `num_photos` validation photos, always the same."""
+    """Show LR, bicubic, SR and HR of the first `num_photos` validation photos."""
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write and logs `<photo>.png`, or `<photo>_x3.png` for each of several scales.
+        """Write and log `<photo>.png`, or `<photo>_x3.png` for each of several scales.
 
-        Now, while the network has the weights that are validated, which may be averaged ones.
+        This hook runs while the network has the validated weights, which may be averages.
         """
         if not self.due(trainer):
             return
@@ -89,15 +89,15 @@ class BeforeAfter(Pictures):
 
 
 class PhotoTable(Callback):
-    """At the end, what the best checkpoint makes of some validation photos, the same in every run.
+    """Show what the best checkpoint makes of some validation photos, at the end of the training.
 
-    `photos.json` has, for each photo and scale, PSNR and SSIM of the whole photo and of bicubic,
-    scores as far as there are scorers, and the files of its most detailed part, for who compares
-    runs; W&B gets the same as the table `photos`, TensorBoard the pictures.
+    `photos.json` contains, for each photo and scale, PSNR, SSIM and scores of the whole photo, the
+    same for bicubic, and crops of its most detailed part. W&B gets the table `photos`, TensorBoard
+    the crops. All runs show the same photos, so that they can be compared.
 
     Args:
         folder: where `photos.json` and `crops/` go; earlier ones are replaced.
-        num_photos: how many of the validation set.
+        num_photos: number of validation photos.
         trusted: modules that the network may come from, besides `networks`.
     """
 
@@ -111,7 +111,7 @@ class PhotoTable(Callback):
     @rank_zero_only
     @torch.no_grad()
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the files and logs them."""
+        """Write and log the files."""
         assert isinstance(pl_module, EnhancementModule)
         assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
         best = trainer.checkpoint_callback.best_model_path
@@ -185,10 +185,10 @@ class PhotoRow(NamedTuple):
 
 
 class RatingPictures(Pictures):
-    """The last validation's predictions, with the best and the worst `num_photos` of them."""
+    """Plot the predictions of the last validation, and show the `num_photos` best and worst."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write and logs `ratings_*.png`."""
+        """Write and log `ratings_*.png`."""
         if not self.due(trainer):
             return
         assert isinstance(pl_module, NIMAModule)

@@ -46,9 +46,9 @@ def comparison(
     scale: int,
     scorer: NIMA | None,
 ) -> list[Panel]:
-    """Panels LR, bicubic, each result and HR, with PSNR and score in the captions.
+    """Return panels of LR, bicubic, each result and HR, with PSNR and score in the captions.
 
-    At scale 1 LR, which is blurred only, is the input, and bicubic would be the same.
+    At scale 1 there is only the input: LR has the size of HR, and bicubic would be the same.
 
     Args:
         lr_CHW: LR image in [0, 1].
@@ -85,7 +85,7 @@ def detail(image: NDArray[np.uint8]) -> tuple[int, int, int]:
     edges = np.zeros((height + 1, width + 1), np.int64)
     edges[1:height, 1:] += np.abs(gray[1:] - gray[:-1])
     edges[1:, 1:width] += np.abs(gray[:, 1:] - gray[:, :-1])
-    # Of all that lies above and to the left: the sum of any square takes four of these.
+    # Sums of everything above and to the left: the sum over any square takes four of them.
     total = edges.cumsum(axis=0).cumsum(axis=1)
     sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     top, left = divmod(int(sums.argmax()), sums.shape[1])
@@ -93,9 +93,9 @@ def detail(image: NDArray[np.uint8]) -> tuple[int, int, int]:
 
 
 def crop_box(image: NDArray[np.uint8]) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the detail of HR, in whole LR pixels at any scale.
+    """Return top, left, height and width of the detail of HR, in whole LR pixels at any scale.
 
-    A photo that is too small for that is taken whole.
+    A photo that is too small for that is used whole.
     """
     height, width = image.shape[:2]
     if min(height, width) < GRID:
@@ -110,9 +110,9 @@ def save_before_after(panels: list[Panel], path: Path, note: str = "") -> None:
     """Write the picture: each panel whole, its detail enlarged, its caption below.
 
     Args:
-        panels: the columns; the last one is the reference that the detail is chosen on.
+        panels: the columns; the detail is chosen in the last one, the reference.
         path: a .png file; replaced if it exists.
-        note: one line at the bottom, such as what the scores are.
+        note: one line at the bottom.
     """
     reference = panels[-1].image
     height, width = reference.shape[:2]
@@ -168,7 +168,7 @@ def save_contact_sheet(
         ranked: image files and scores, best first.
         path: an image file; replaced if it exists.
         title: written at the top.
-        limit: pictures at most; of more, the first and the last half as many.
+        limit: largest number of pictures; of more, the best and the worst are shown.
     """
     shown = list(enumerate(ranked, 1))
     if len(shown) > limit:
@@ -192,12 +192,12 @@ def save_contact_sheet(
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which Matplotlib brings along: Pillow's own font has no umlauts."""
+    """Return DejaVu Sans, which comes with Matplotlib: Pillow's own font has no umlauts."""
     return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def fitted(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
-    """The text in one line, its middle left out where it is wider than `width` pixels."""
+    """Return the text in one line, without its middle if it is wider than `width` pixels."""
     text = " ".join(text.encode(errors="replace").decode().split())
     keep = len(text)
     short = text
@@ -210,7 +210,7 @@ def fitted(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
 def save_rating_pictures(
     predictions: Predictions, data: RatedDataset, folder: Path, note: str, *, num_photos: int = 6
 ) -> dict[str, Path]:
-    """Pictures of how well ratings are predicted.
+    """Plot how well ratings are predicted.
 
     - `ratings_means`: predicted against true mean and standard deviation.
     - `ratings_distribution`: mean share of each bucket, predicted and true.
@@ -220,8 +220,8 @@ def save_rating_pictures(
         predictions: of photos of the data set.
         data: where the photos are.
         folder: where the .png files go; they replace earlier ones.
-        note: what predicted, for a line at the top.
-        num_photos: how many of the best, and of the worst.
+        note: added to the line at the top.
+        num_photos: number of best and of worst predictions.
 
     Returns:
         The files by name.
@@ -239,7 +239,7 @@ def save_rating_pictures(
 
 
 def means_figure(predictions: Predictions) -> Figure:
-    """Predicted against true mean, and standard deviation, with both correlations."""
+    """Plot predicted against true means and standard deviations, with their correlations."""
     p_NK, q_NK, _ = predictions
     metrics = rating_metrics(p_NK, q_NK)
     figure = Figure(figsize=(10, 5.8), dpi=120, layout="constrained")
@@ -251,7 +251,7 @@ def means_figure(predictions: Predictions) -> Figure:
         strict=True,
     ):
         true, predicted = function(q_NK).numpy(), function(p_NK).numpy()
-        if len(true) > MANY:  # a cloud of so many points would be a blot
+        if len(true) > MANY:  # so many points would overlap
             axes.hexbin(true, predicted, gridsize=60, bins="log", cmap="Blues")
         else:
             axes.scatter(true, predicted, s=14, alpha=0.5, color=PREDICTED, edgecolors="none")
@@ -266,7 +266,7 @@ def means_figure(predictions: Predictions) -> Figure:
 
 
 def distribution_figure(predictions: Predictions) -> Figure:
-    """Mean share of each bucket; lines for the spread over the photos."""
+    """Plot the mean share of each bucket, with lines for the spread over the photos."""
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     buckets = np.arange(1, predictions.p_NK.shape[1] + 1)

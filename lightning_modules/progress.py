@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class ProgressBarOrLines(RichProgressBar):
-    """Lightning's bar; where there is no terminal, lines within an epoch.
+    """Lightning's progress bar, or lines of text if there is no terminal.
 
-    A line has epoch, step, loss and the time left for the whole training. There is one every tenth
-    of an epoch, but not within 5 seconds of the last, and every 30 seconds.
+    A line has epoch, step, loss and the time left for the whole training. It is printed every tenth
+    of an epoch, at least every 30 seconds and at most every 5.
     """
 
     def __init__(self) -> None:
@@ -80,11 +80,11 @@ class ProgressBarOrLines(RichProgressBar):
             say(trainer, f"validation {done}/{total}", self.validation.time_left(done, total))
 
     def speaks(self, trainer: L.Trainer) -> bool:
-        """Return whether lines are this process's to write."""
+        """Return whether this process writes lines."""
         return self.lines and trainer.is_global_zero and not trainer.sanity_checking
 
 
 def say(trainer: L.Trainer, *words: str) -> None:
-    """Write a line about the present epoch."""
+    """Write a line about the current epoch."""
     epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
     log.info("%s", "  ".join(filter(None, [epoch, *words])))

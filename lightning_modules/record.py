@@ -86,18 +86,18 @@ class Record:
     """What a checkpoint says about its network.
 
     Attributes:
-        kind: what the network is for.
+        kind: enhancer or scorer.
         net: `_target_`, its class, and the arguments that build it again, as plain data.
-        data: what it was trained on, for people.
-        gamma: weight of the scorer in the loss; None of scorers.
+        data: description of the training data for readers.
+        gamma: weight of the scorer in the loss; None for scorers.
         config: the whole resolved configuration of the training; None in exported files.
         config_hash: see `runs.identity.Identity`.
         metrics: at the epoch of the checkpoint.
-        epoch: counted from 0; None of weights that were imported.
-        wall_time_s: of the training until then, over all interruptions.
-        degradation: of exported enhancers: what LR went through besides the shrinking.
-        self_test: of scorers.
-        sha256: of everything else and of the weights.
+        epoch: counted from 0; None for imported weights.
+        wall_time_s: training time so far, without interruptions.
+        degradation: what LR went through besides downscaling; only in exported enhancers.
+        self_test: only of scorers.
+        sha256: hash of everything else and of the weights.
         version: of this format.
     """
 
@@ -208,9 +208,10 @@ def as_json(raw: object, where: object) -> str:
 
 
 def not_plain(value: object, name: str) -> str | None:
-    """The place in nested values of what a checkpoint cannot keep as it is; None if there is none.
+    """Return the name of the first nested value that is not plain data; None if all are.
 
-    Plain are None, truth values, finite numbers, text, and lists and dicts of them by text.
+    Plain data are None, booleans, finite numbers, strings, and lists and string-keyed dicts of
+    them.
     """
     if isinstance(value, dict):
         if any(not isinstance(key, str) for key in value):

@@ -25,7 +25,7 @@ class Rating(NamedTuple):
     path: Path
     p_K: Tensor | None
     problem: str | None
-    notes: tuple[str, ...] = ()  # what of the file was left out
+    notes: tuple[str, ...] = ()  # about parts of the file that were ignored
 
     @property
     def mean(self) -> float:
@@ -36,14 +36,6 @@ class Rating(NamedTuple):
     def std(self) -> float:
         """Return the standard deviation of the scores; NaN without a distribution."""
         return math.nan if self.p_K is None else std_score(self.p_K[None]).item()
-
-
-class Crop(NamedTuple):
-    """Scorer input made from a file, uint8 on the CPU, or the reason why there is none."""
-
-    pixels: Tensor | None
-    problem: str | None = None
-    notes: tuple[str, ...] = ()
 
 
 def rate_files(
@@ -57,22 +49,22 @@ def rate_files(
 ) -> Iterator[Rating]:
     """Rate image files in order, each by the scorer's own rule.
 
-    An image has the same numbers alone and among others, at any place, for any number of workers:
-    batches that are not full are filled up, and each is computed by one core.
+    The numbers of an image depend neither on the other images nor on the number of workers:
+    incomplete batches are filled up, and each batch is computed on one core.
 
     Args:
-        scorer: left as it is.
+        scorer: not changed.
         paths: image files.
         device: where it computes.
         precision: see `inference_copy`.
         batch_size: images at a time.
-        num_workers: threads, each with a core of its own. That is faster than all cores on one
-            batch, because decoding and rating never wait for each other.
+        num_workers: threads, each on one core. This is faster than using all cores for one batch,
+            because decoding and rating never wait for each other.
     """
     fast = inference_copy(scorer, precision).to(device)
     share = min(batch_size, max(1, -(-len(paths) // num_workers)))  # few files: some for each
     batches = (paths[k : k + share] for k in range(0, len(paths), share))
-    # A GPU computes one batch at a time anyway; several would only take its memory.
+    # A GPU computes one batch at a time anyway; several would only use up its memory.
     turn = nullcontext() if device.type == "cpu" else threading.Lock()
     num_threads = torch.get_num_threads()
     ahead: deque[Future[list[Rating]]] = deque()
@@ -86,42 +78,42 @@ def rate_files(
                 yield from ahead.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            torch.set_num_threads(num_threads)  # what the threads set holds for later ones too
+            torch.set_num_threads(num_threads)  # the setting is global
 
 
 @torch.inference_mode()
 def rate_batch(
     scorer: NIMA, paths: Sequence[Path], batch_size: int, turn: AbstractContextManager[object]
 ) -> list[Rating]:
-    """Rate up to `batch_size` files, computing while it has its turn.
+    """Rate up to `batch_size` files, holding `turn` while computing.
 
-    The batch is filled up with copies, because another size may be computed in another order.
+    The batch is filled up with copies, because sums may be in another order at another size.
     """
-    found = [read_crop(scorer, path) for path in paths]
-    crops = [crop.pixels for crop in found if crop.pixels is not None]
-    rated: Iterator[Tensor] = iter(())
-    if crops:
-        filled = torch.stack([*crops, *[crops[-1]] * (batch_size - len(crops))])
-        with turn:
-            images_BCHW = filled.to(scorer.mean.device)
-            images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
-            rated = iter(scorer(to_unit(images_BCHW)).cpu())
+    ratings, crops = zip(*(read_crop(scorer, path) for path in paths), strict=True)
+    readable = [crop for crop in crops if crop is not None]
+    if not readable:
+        return list(ratings)
+    filled = torch.stack([*readable, *[readable[-1]] * (batch_size - len(readable))])
+    with turn:
+        images_BCHW = filled.to(scorer.mean.device)
+        images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
+        rated = iter(scorer(to_unit(images_BCHW)).cpu())
     return [
-        Rating(path, None if crop.pixels is None else next(rated), crop.problem, crop.notes)
-        for path, crop in zip(paths, found, strict=True)
+        rating if crop is None else rating._replace(p_K=next(rated))
+        for rating, crop in zip(ratings, crops, strict=True)
     ]
 
 
-def read_crop(scorer: NIMA, path: Path) -> Crop:
-    """Read what the scorer sees of a file."""
+def read_crop(scorer: NIMA, path: Path) -> tuple[Rating, Tensor | None]:
+    """Read a file and prepare it for the scorer, in uint8 on the CPU; None if that fails."""
     try:
         image, notes = read_image_with_notes(path)
     except ValueError as error:
-        return Crop(None, str(error))
+        return Rating(path, None, str(error)), None
     try:
-        # One channel after the other, which changes no value: a photo of 160 megapixels as floats
-        # would be two gigabytes.
+        # Channel by channel, which changes no value but saves memory: 160 megapixels as floats
+        # take two gigabytes.
         parts = [scorer.prepare(to_unit(channel)[None, None])[0] for channel in image]
-        return Crop(to_bytes(torch.cat(parts)), None, notes)
+        return Rating(path, None, None, notes), to_bytes(torch.cat(parts))
     except ValueError as error:
-        return Crop(None, f"{path}: {error}")
+        return Rating(path, None, f"{path}: {error}"), None

@@ -1,4 +1,4 @@
-"""Try a checkpoint before the first step, so that an unreadable one wastes no training."""
+"""Write and read a checkpoint before the first step, lest a training end with unreadable ones."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ OURS = ("lightning", "lightning_modules", "datamodules")
 
 
 class TrialCheckpoint(Callback):
-    """Save and read a checkpoint at the start of a training that involves classes of the user's.
+    """Save and read a checkpoint at the start of a training that involves the user's own classes.
 
-    Their hyperparameters and states may hold objects that a checkpoint cannot give back, such as
-    those that `save_hyperparameters()` keeps.
+    Their hyperparameters and states may contain objects that cannot be loaded again, such as those
+    that `save_hyperparameters()` keeps.
 
     Args:
-        folder: where the checkpoint is written; it is removed again.
+        folder: where the checkpoint is written and removed.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import PIL.Image
 
-from reports.run_table import Photo, Run, label_of, stem, variant_keys, variant_of
+from reports.run_files import Photo
+from reports.run_table import Run, label_of, stem, variant_keys, variant_of
 from system.regular_files import read_regular
 
 BUDGET = 12_000_000  # characters of pictures: with figures and tables, the page stays below 15 MB

@@ -17,6 +17,7 @@ from reports.run_table import (
     newest_of_equal,
     pareto,
     settings_of,
+    unique,
     variant_keys,
     variant_of,
 )
@@ -309,14 +310,6 @@ def data_of(run: Run) -> str:
 def scored_by(run: Run) -> set[str]:
     """Return the scores that a run has."""
     return {m for m in SCORES for s in run.scales if run.value(m, s) is not None}
-
-
-def unique(settings: Sequence[Setting]) -> list[Setting]:
-    """Drop the repetitions of gamma 0, which belongs to the lines of all scorers."""
-    seen: dict[tuple[Path, ...], Setting] = {}
-    for setting in settings:
-        seen.setdefault(tuple(run.folder for run in setting.runs), setting)
-    return list(seen.values())
 
 
 def baseline(runs: Sequence[Run], metric: str, scale: int) -> float | None:

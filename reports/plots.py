@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports.figures import FRONT, INK, MUTED, PALETTE, LineStyles, Look, Panel, look
-from reports.run_table import Run, Setting, Spread, pareto
+from reports.run_table import Run, Setting, Spread, pareto, unique
 
 FAINT = 0.35  # opacity of the line with the lowest gamma; the highest has 1
 FAR = 1.0  # a baseline further from the values than this multiple of their range is only named
@@ -309,15 +309,8 @@ def plane_points(settings: Sequence[Setting], metric: str) -> list[tuple[Setting
 
     A setting that belongs to several lines is one point.
     """
-    points = []
-    seen = set()
-    for setting in settings:
-        x, y = setting.spread("val/psnr"), setting.spread(metric)
-        folders = tuple(run.folder for run in setting.runs)
-        if x is not None and y is not None and folders not in seen:
-            seen.add(folders)
-            points.append((setting, x, y))
-    return points
+    spreads = ((s, s.spread("val/psnr"), s.spread(metric)) for s in unique(settings))
+    return [(s, x, y) for s, x, y in spreads if x is not None and y is not None]
 
 
 def put_labels(axes: Axes, places: Sequence[tuple[float, float]], texts: dict[int, str]) -> None:

@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from pydantic import JsonValue, ValidationError
 
-from reports.run_table import About, Photo, Result, Run, RunFile, is_scale, number
+from reports.run_files import About, Photo, Result, RunFile, is_scale, number
+from reports.run_table import Run
 from runs.run_folder import FILES, FOLDERS, MAX_JSON
 from system.places import expanded
 from system.regular_files import open_regular, read_regular

@@ -10,96 +10,21 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import JsonValue
 
 from configuration.model_kind import stored_kind
 from configuration.parsing import flatten
 from lightning_modules.kinds import Kind
-from lightning_modules.moved import present_names
-
-LARGEST = float(np.finfo(np.float32).max)  # metrics are computed and logged in float32
-LARGEST_SCALE = 16  # twice the largest in common use
+from reports.run_files import UNRECORDED, About, Photo, Result, is_scale, number
 
 # Keys of `data` that affect neither the validation photos nor their degradation.
 ONLY_TRAINS = {
     *("batch_size", "patch_size", "num_steps", "num_workers", "seed", "on_device", "store"),
     *("scale", "train_hr", "train_lr", "train_list", "num_train", "native_share"),
 }
-UNRECORDED = "?"  # the sweep of a run of version 0.1
-
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
-Count = Annotated[int, Field(ge=0, le=10**15)]
 Variant = tuple[tuple[str, str], ...]  # dotted keys with their values
-
-
-class RunFile(BaseModel):
-    """A JSON file of a run folder, as far as reports read it; null is the same as absent."""
-
-    model_config = ConfigDict(strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def drop_nulls(cls, raw: object) -> object:
-        """Leave the defaults of fields that are null."""
-        if not isinstance(raw, dict):
-            return raw
-        return {key: value for key, value in raw.items() if value is not None or key == "sweep"}
-
-
-class About(RunFile):
-    """What run.json says: the identity of a run and where it comes from."""
-
-    config: dict[str, JsonValue] = {}
-    settings: dict[str, JsonValue] = {}
-    inputs: dict[str, str] = {}
-    choices: dict[str, str] = {}
-    code: dict[str, str] = {}
-    config_hash: str = ""
-    code_hash: str = ""
-    command: str = ""
-    kind: str = ""
-    sweep: str | None = UNRECORDED
-
-    @model_validator(mode="before")
-    @classmethod
-    def rename_classes(cls, raw: object) -> object:
-        """Give classes that have moved their present names."""
-        return present_names(raw)
-
-
-class Git(RunFile):
-    """The commit that a run was made with, and whether the working tree was changed."""
-
-    commit: str = ""
-    dirty: bool = False
-
-
-class Result(RunFile):
-    """What result.json says: the metrics of the best epoch and how they came about."""
-
-    metrics: dict[str, Number | None] = {}
-    warnings: list[str] = []
-    git: Git = Git()
-    wall_time_s: Number | None = None
-    best_epoch: Count | None = None
-    epochs: Count | None = None
-    num_parameters: Count | None = None
-    data: str = ""
-    device: str = ""
-    monitor: str = ""
-    finished: str = ""
-
-
-class Photo(NamedTuple):
-    """A validation photo of a run: its pictures by kind, such as `sr`, and its measurements."""
-
-    id: str
-    scale: int
-    pictures: dict[str, str]
-    values: dict[str, float]
 
 
 class Spread(NamedTuple):
@@ -239,18 +164,6 @@ class Run:
             key: Path(value).name if isinstance(value, str) and "/" in value else cell(value)
             for key, value in sorted(flatten(kept).items())
         }
-
-
-def number(value: object) -> float | None:
-    """Return a number in the range of float32 as a float, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) <= LARGEST else None  # false for NaN
-
-
-def is_scale(value: object) -> bool:
-    """Return whether this is a valid scale of a network."""
-    return type(value) is int and 1 <= value <= LARGEST_SCALE
 
 
 def stem(path: str) -> str:
@@ -439,3 +352,11 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
         if not front or points[k][1] > points[front[-1]][1]:
             front.append(k)
     return front[::-1]
+
+
+def unique(settings: Iterable[Setting]) -> list[Setting]:
+    """Drop the repetitions of gamma 0, which belongs to the lines of all scorers."""
+    seen: dict[tuple[Run, ...], Setting] = {}
+    for setting in settings:
+        seen.setdefault(setting.runs, setting)
+    return list(seen.values())
