@@ -1,11 +1,12 @@
 """The attributes that Lightning sets on a Trainer without declaring them in its types."""
 
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-Data = TypeVar("Data", bound=L.LightningDataModule)
+from datamodules.pairs import PairsDataModule
+from datamodules.rated import RatedDataModule
 
 
 class Attached(Protocol):
@@ -21,8 +22,15 @@ def attached(trainer: L.Trainer) -> Attached:
     return cast(Attached, trainer)
 
 
-def datamodule_of(trainer: L.Trainer, kind: type[Data]) -> Data:
-    """Return the data module that a trainer was given, which must be of this kind."""
+def pairs_of(trainer: L.Trainer) -> PairsDataModule:
+    """Return the data module that an enhancer is trained on."""
     datamodule = attached(trainer).datamodule
-    assert isinstance(datamodule, kind)
+    assert isinstance(datamodule, PairsDataModule)
+    return datamodule
+
+
+def ratings_of(trainer: L.Trainer) -> RatedDataModule:
+    """Return the data module that a scorer is trained on."""
+    datamodule = attached(trainer).datamodule
+    assert isinstance(datamodule, RatedDataModule)
     return datamodule

@@ -5,9 +5,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from datamodules.rated import RatedDataModule
 from datamodules.ratings_dataset import RatedBatch
-from lightning_modules.attached import datamodule_of
+from lightning_modules.attached import ratings_of
 from lightning_modules.base import TrainedModule
 from lightning_modules.losses import emd_per_sample, input_gradient
 from lightning_modules.metrics import Predictions, RatingMetrics, baselines, rating_metrics
@@ -90,7 +89,7 @@ class NIMAModule(TrainedModule):
         """Set the head to the constant predictor; a resumed checkpoint is loaded after this."""
         if not (self.constant_start and stage == "fit"):
             return
-        p_NK = datamodule_of(self.trainer, RatedDataModule).train.p_NK
+        p_NK = ratings_of(self.trainer).train.p_NK
         with torch.no_grad():
             self.net.head.weight.zero_()
             self.net.head.bias.copy_(p_NK.mean(dim=0).clamp_min(1e-4).log())
@@ -124,7 +123,7 @@ class NIMAModule(TrainedModule):
         self.val_metrics.reset()
         self.predictions = Predictions(p_NK.cpu(), q_NK.cpu(), item_N.cpu())
         if not self.baselines:
-            data = datamodule_of(self.trainer, RatedDataModule)
+            data = ratings_of(self.trainer)
             self.baselines = baselines(data.train.p_NK, data.val.p_NK, data.val.num_votes_N)
         metrics = rating_metrics(p_NK, q_NK)
         values: dict[str, Tensor | float] = {**metrics, "loss": metrics["emd"], **self.baselines}

@@ -12,12 +12,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from datamodules.batches import Pair
-from datamodules.pairs import PairsDataModule
-from datamodules.rated import RatedDataModule
 from images.pixels import to_array, to_unit
 from images.reading import read_image
 from images.writing import write_image
-from lightning_modules.attached import datamodule_of
+from lightning_modules.attached import pairs_of, ratings_of
 from lightning_modules.callbacks import last_step
 from lightning_modules.checkpoint import load_network
 from lightning_modules.enhancement import EnhancementModule
@@ -68,7 +66,7 @@ class BeforeAfter(Pictures):
         if not self.due(trainer):
             return
         assert isinstance(pl_module, EnhancementModule)
-        photos = datamodule_of(trainer, PairsDataModule).val
+        photos = pairs_of(trainer).val
         for scale in pl_module.scales:
             for k in range(min(self.num_photos, len(photos.hr))):
                 self.picture(trainer, pl_module, photos.pair(k, scale))
@@ -119,7 +117,7 @@ class PhotoTable(Callback):
             return
         net, record = load_network(best, "enhancer", self.trusted)
         net.to(pl_module.device)
-        photos = datamodule_of(trainer, PairsDataModule).val
+        photos = pairs_of(trainer).val
         rows = [
             self.row(photos.pair(k, scale), at_scale(net, scale), pl_module)
             for scale in pl_module.scales
@@ -193,7 +191,7 @@ class RatingPictures(Pictures):
             return
         assert isinstance(pl_module, NIMAModule)
         assert pl_module.predictions is not None
-        data = datamodule_of(trainer, RatedDataModule).val
+        data = ratings_of(trainer).val
         note = f"epoch {trainer.current_epoch + 1}"
         files = save_rating_pictures(
             pl_module.predictions, data, self.folder, note, num_photos=self.num_photos

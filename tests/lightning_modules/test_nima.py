@@ -12,6 +12,7 @@ import torch
 
 from datamodules.ratings_dataset import RatedBatch
 from datamodules.sample import SampleRated
+from lightning_modules.attached import ratings_of
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.losses import input_gradient
 from lightning_modules.nima import NIMAModule
@@ -173,7 +174,7 @@ def test_half_precision_trains_with_penalty_and_without_nan(cli: Cli) -> None:
 def test_predictions_of_the_last_validation_are_in_order() -> None:
     trained = module(scorer())
     trainer = fit(trained)
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = ratings_of(trainer)
     assert trained.predictions is not None
     assert trained.predictions.item_N.tolist() == list(range(6))
     assert torch.equal(trained.predictions.q_NK, data.val.p_NK)
