@@ -1,6 +1,5 @@
 """Sweeps: jobs as processes of their own on a pool of devices."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from hydra_plugins.study_sweeper import study_name
 from sweeps import jobs
 from sweeps import pool as sweep
 from sweeps.job import Job, State
@@ -23,21 +21,10 @@ from sweeps.pool import Machine
 from sweeps.table import summary
 from system.locks import locked
 from system.places import CONF
-from tests.conftest import ROOT, TINY, Finished, kill_when, launch
+from tests.conftest import ROOT, TINY, kill_when, launch
+from tests.sweeps.conftest import Cli, results, wait_for
 
-Cli = Callable[..., Finished]
 QUIET = ["callbacks.epoch_line=null", "callbacks.watch=null"]
-
-
-def waits_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.05)
-
-
-def results(folder: str = "outputs/sweeps") -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(Path(folder).rglob("result.json"))]
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -330,45 +317,6 @@ def test_sweep_of_two_ranks_killed_and_finished_by_the_same_command(folder: Path
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_with_its_study(cli: Cli, folder: Path) -> None:
-    optuna = pytest.importorskip("optuna")
-    words = [*TINY, "epochs=1", "gamma=0", "optim.optimizer.lr=1e-4,1e-3,1e30"]
-    # Of a killed sweep: a trial that was chosen and has not ended.
-    place = folder / "outputs" / "sweeps" / "sample_edsr"
-    place.mkdir(parents=True)
-    name = study_name(words, {})
-    assert name.endswith("optim.optimizer.lr=1e-4,1e-3,1e30")
-    storage = f"sqlite:///{place}/study.db"
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    choices = optuna.distributions.CategoricalDistribution((1e-4, 1e-3, 1e30))
-    study.enqueue_trial({"optim.optimizer.lr": 1e30})
-    study.ask({"optim.optimizer.lr": choices})
-
-    def search(num_trials: int) -> Finished:
-        # Of the values left to it, this seed does not choose the one that diverges.
-        options = ["hydra.sweeper.sampler.seed=1", f"hydra.sweeper.n_trials={num_trials}"]
-        return cli("-m", *words, "hydra/sweeper=optuna", *options)
-
-    done = search(2)
-    assert done.code == 0, done.out + done.err
-    assert "0 of 2 trials have ended" in done.out
-    trials = optuna.load_study(study_name=name, storage=storage).trials
-    assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "COMPLETE"]
-    assert trials[1].params == trials[0].params == {"optim.optimizer.lr": 1e30}
-    found = [r["metrics"]["val/psnr"] for r in results()]
-    assert [trials[2].value] == pytest.approx(found)
-    assert f"best of 2 trials: optim.optimizer.lr={trials[2].params['optim.optimizer.lr']}" in (
-        done.out
-    )
-    again = search(2)
-    assert again.code == 0
-    assert "2 of 2 trials have ended" in again.out
-    assert "started" not in again.out
-    assert search(3).code == 0
-    assert len(optuna.load_study(study_name=name, storage=storage).trials) == 4
-
-
-@pytest.mark.slow
 def test_sweep_on_a_local_ray(folder: Path) -> None:
     pytest.importorskip("ray")
     words = ["-m", *TINY, "epochs=1", "gamma=0", "hydra/launcher=ray", "hydra.launcher.threads=1"]
@@ -390,7 +338,7 @@ def test_an_interrupt_stops_the_jobs_of_a_local_ray(folder: Path) -> None:
     pytest.importorskip("ray")
     words = ["-m", *TINY, "epochs=500", "gamma=0", "hydra/launcher=ray", "seed=1,2,3"]
     process = launch(folder, *words)
-    waits_for(lambda: len(list(Path("outputs").rglob("last.ckpt"))) >= 1)
+    wait_for(lambda: len(list(Path("outputs").rglob("last.ckpt"))) >= 1)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
@@ -450,17 +398,6 @@ def test_a_second_sweep_leaves_the_log_of_the_first_alone(pretend: Callable[...,
     assert job.state is State.FAILED
     assert "another process is running this" in job.note
     assert (job.folder / "console.log").read_text() == "of the first\n"
-
-
-def test_a_damaged_study_is_said(cli: Cli, folder: Path) -> None:
-    pytest.importorskip("optuna")
-    place = folder / "outputs" / "sweeps" / "sample_edsr"
-    place.mkdir(parents=True)
-    (place / "study.db").write_text("not a database")
-    done = cli("-m", *TINY, "hydra/sweeper=optuna", "gamma=0,0.1")
-    assert done.code == 2
-    assert "hydra.sweeper.storage=sqlite:///" in done.err
-    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,22 @@
+"""Shared by the tests of sweeps."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import Finished
+
+Cli = Callable[..., Finished]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.05)
+
+
+def results(folder: str = "outputs/sweeps") -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(Path(folder).rglob("result.json"))]
