@@ -203,7 +203,7 @@ def test_data_of_a_foreign_record_need_no_scale(
     data["degradation"] = {"blur": 1.5}
     write(folder / "odd.ckpt", {**RAW, "config": {"data": data}}, state)
     done = cli("evaluate", "checkpoint=odd.ckpt", *words)
-    assert "data.degradation: settings without _target_ are no Degradation" in done.err
+    assert "data.degradation: settings without _target_ are not a Degradation" in done.err
     data["limit"] = "${oc.env:HOME}"
     write(folder / "odd.ckpt", {**RAW, "config": {"data": data}}, state)
     done = cli("evaluate", "checkpoint=odd.ckpt", *words)
