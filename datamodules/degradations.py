@@ -114,19 +114,14 @@ class Degradation:
         return self.draw(stream).apply(image, stream)
 
 
-def crop_to_multiple(image: Tensor, scale: int) -> Tensor:
-    """Crop an image at the right and the bottom to multiples of `scale`."""
-    height, width = image.shape[-2:]
-    return image[..., : height - height % scale, : width - width % scale]
-
-
 def shrink(hr: Tensor, scale: int) -> Tensor:
     """Crop an HR photo to a multiple of the scale and downscale it by MATLAB's bicubic.
 
     Returns:
         `3 x H//scale x W//scale`.
     """
-    hr = crop_to_multiple(hr, scale)
+    height, width = hr.shape[-2:]
+    hr = hr[..., : height - height % scale, : width - width % scale]
     return hr if scale == 1 else imresize(hr, 1 / scale)
 
 

@@ -121,12 +121,15 @@ class FolderPairs(PairsDataModule):
             if scale == 1 and found is None and degradation.is_identity:
                 lr[1] = hr
                 continue
+            key = hr_key
+            if found:
+                key += lr_key + os.path.relpath(Path(found[0].path).parent, folder)
             packed = pack_here(
                 "-".join(filter(None, [f"X{scale}", degradation.label()])),
                 found or sources,
                 MakeLR(1 if found else scale, degradation),
                 what=f"LR photos x{scale} ({split})",
-                key=hr_key + (lr_key + relative_parent(found, folder) if found else ""),
+                key=key,
             )
             check_sizes(hr.sizes, packed.sizes, found or sources, scale)
             lr[scale] = packed
@@ -139,11 +142,6 @@ def store_folder(photos: Path, store: Path | None) -> Path:
         return photos.parent / "packed" / photos.name
     full = str(photos.resolve())
     return store / f"{photos.name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
-
-
-def relative_parent(photos: Sequence[Source], folder: Path) -> str:
-    """Return the folder of the first photo, relative to another folder."""
-    return os.path.relpath(Path(photos[0].path).parent, folder)
 
 
 def to_sources(photos: dict[str, FoundPhoto]) -> list[Source]:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from images.decoded import Decoded, Samples, page_notes
 from images.file_names import printable_name
 from images.metadata import (
     PNG_SIGNATURE,
@@ -28,7 +29,7 @@ from images.metadata import (
     strip_png_metadata,
 )
 from images.pixels import to_tensor
-from images.tiff import SIGNATURES, Samples, read_tiff
+from images.tiff import SIGNATURES, read_tiff
 
 # Pillow's warnings concern metadata, which never affect pixels here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -49,18 +50,6 @@ AVIF_BRANDS = (b"avif", b"avis")
 # Formats whose further pages or frames are photos too.
 MULTI_PAGE_FORMATS = ("GIF", "WEBP", "PNG", "TIFF", "MPO", "HEIF", "AVIF")
 
-# Turns an H x W x C array upright, by the value of the orientation tag; other values mean 1.
-TO_UPRIGHT: dict[int, Callable[[Samples], Samples]] = {
-    1: lambda x: x,
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: np.rot90(x, -1),
-    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-    8: lambda x: np.rot90(x),
-}
-
 
 class Photo(NamedTuple):
     """A photo with everything that enhancing it should preserve.
@@ -75,16 +64,6 @@ class Photo(NamedTuple):
     levels: int
     info: dict[str, bytes]
     notes: tuple[str, ...] = ()
-
-
-class Decoded(NamedTuple):
-    """An upright image: `rgb` is H x W x 3, `alpha` H x W x 1 or None; both uint8 or uint16."""
-
-    rgb: Samples
-    alpha: Samples | None
-    exif: Callable[[], Image.Exif]
-    profile: bytes | None
-    notes: tuple[str, ...]
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -167,18 +146,14 @@ def open_decoded(path: str | Path, *, with_alpha: bool = True) -> Iterator[Decod
     try:
         # Opened here: given a name, Pillow memory-maps some files and loses their orientation.
         with open(path, "rb") as file:
-            yield decode(file, with_alpha=with_alpha)
+            yield decode(file, with_alpha=with_alpha).upright()
     except FileNotFoundError as error:
         raise ValueError(f"{printable_name(path)}: no such file") from error
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{printable_name(path)}: {error}") from error
-    except OSError as error:
-        raise ValueError(
-            f"{printable_name(path)}: cannot be read as an image ({error.strerror or error})"
-        ) from error
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        said = reason if reason.startswith("has ") else f"cannot be read as an image ({reason})"
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        complete = isinstance(error, UnidentifiedImageError) or reason.startswith("has ")
+        about = reason or type(error).__name__
+        said = about if complete else f"cannot be read as an image ({about})"
         raise ValueError(f"{printable_name(path)}: {said}") from error
 
 
@@ -187,23 +162,17 @@ def decode(file: IO[bytes], *, with_alpha: bool) -> Decoded:
     start = file.read(32)
     file.seek(0)
     if start.startswith(SIGNATURES):
-        page = read_tiff(file)
-        if page is not None:
-            turn = TO_UPRIGHT.get(page.orientation, TO_UPRIGHT[1])
-            alpha = None if page.alpha is None else turn(page.alpha)
-            exif = partial(read_tiff_exif, file)
-            notes = page_notes(page.num_more)
-            if page.num_unused:
-                notes += (f"{page.num_unused} channels are neither colour nor alpha, left out",)
-            return Decoded(turn(page.rgb), alpha, exif, page.profile, notes)
+        found = read_tiff(file)
+        if found is not None:
+            return found
         file.seek(0)
     try:
-        if not start.startswith(PNG_SIGNATURE):
-            return decode_with_pillow(file, start, with_alpha=with_alpha)
         try:
             return decode_with_pillow(file, start, with_alpha=with_alpha)
-        except Exception:  # perhaps because of its metadata: try without them
-            file.seek(0)
+        except Exception:
+            if not start.startswith(PNG_SIGNATURE):
+                raise
+            file.seek(0)  # perhaps because of its metadata: try without them
             content, kept = strip_png_metadata(file.read())
             found = decode_with_pillow(BytesIO(content), start, with_alpha=with_alpha, exif=kept)
             note = "metadata left out: damaged, or larger than 1 MB"
@@ -270,10 +239,9 @@ def is_photo_start(start: bytes) -> bool:
 
 
 def convert_pillow(image: Image.Image, *, with_alpha: bool) -> Decoded:
-    """Convert an open 8-bit image, or a 16-bit gray one, to upright RGB."""
+    """Convert an open 8-bit image, or a 16-bit gray one, to RGB."""
     num_more = getattr(image, "n_frames", 1) - 1 if image.format in MULTI_PAGE_FORMATS else 0
     image.load()
-    turn = TO_UPRIGHT.get(read_orientation(image), TO_UPRIGHT[1])
     alpha = None
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
     if image.mode == "F":
@@ -286,10 +254,11 @@ def convert_pillow(image: Image.Image, *, with_alpha: bool) -> Decoded:
         rgb = np.repeat(gray.astype(np.uint16)[..., None], 3, axis=2)
     elif with_alpha and image.has_transparency_data:
         channels = np.array(image.convert("RGBA"))
-        rgb, alpha = channels[..., :3], turn(channels[..., 3:])
+        rgb, alpha = channels[..., :3], channels[..., 3:]
     else:
         rgb = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    return Decoded(turn(rgb), alpha, image.getexif, profile, page_notes(num_more))
+    notes, orientation = page_notes(num_more), read_orientation(image)
+    return Decoded(rgb, alpha, orientation, image.getexif, profile, notes)
 
 
 def decode_png16(file: IO[bytes], image: Image.Image) -> Decoded:
@@ -301,15 +270,7 @@ def decode_png16(file: IO[bytes], image: Image.Image) -> Decoded:
     samples = imagecodecs.png_decode(content)  # adds an alpha channel if there is a tRNS chunk
     if samples.ndim == 2:
         samples = samples[..., None]
-    samples = TO_UPRIGHT.get(orientation, TO_UPRIGHT[1])(samples)
     num_colors = 3 if samples.shape[2] >= 3 else 1
     rgb = samples[..., :3] if num_colors == 3 else np.repeat(samples[..., :1], 3, axis=2)
     alpha = samples[..., num_colors:] if samples.shape[2] > num_colors else None
-    return Decoded(rgb, alpha, image.getexif, profile, ())
-
-
-def page_notes(num_more: int) -> tuple[str, ...]:
-    """Return a note about pages after the first, if there are any."""
-    if not num_more:
-        return ()
-    return (f"the first of {num_more + 1} pages or frames; the others are left out",)
+    return Decoded(rgb, alpha, orientation, image.getexif, profile, ())

@@ -7,12 +7,16 @@ returns the samples as stored, and this module interprets them.
 
 import logging
 import struct
-from typing import IO, NamedTuple
+from functools import partial
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
+
+from images.decoded import Decoded, Samples, page_notes
+from images.metadata import read_tiff_exif
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # real problems raise exceptions
 
@@ -41,26 +45,8 @@ XYZ_TO_RGB = np.array(
 )
 D50 = np.array([0.96422, 1.0, 0.82521])
 
-Samples = NDArray[np.unsignedinteger]  # uint8 or uint16, H x W x C
 
-
-class Page(NamedTuple):
-    """The first page of a TIFF file.
-
-    `rgb` is H x W x 3 and `alpha` H x W x 1 or None, not premultiplied. Both are full-range uint8
-    or uint16, as stored: `orientation` (1 to 8) is not applied yet. `num_more` counts further
-    pages, `num_unused` channels that are neither colour nor alpha.
-    """
-
-    rgb: Samples
-    alpha: Samples | None
-    orientation: int
-    profile: bytes | None
-    num_more: int
-    num_unused: int
-
-
-def read_tiff(file: IO[bytes]) -> Page | None:
+def read_tiff(file: IO[bytes]) -> Decoded | None:
     """Decode the first page of a TIFF file.
 
     Returns:
@@ -85,11 +71,15 @@ def read_tiff(file: IO[bytes]) -> Page | None:
             return None
         check_decodable(page, tiff.filehandle.size)
         samples = page.asarray()
-        orientation = first_number(page.tags.valueof(ORIENTATION), 1)
+        orientation = page.tags.valueof(ORIENTATION)
+        orientation = orientation if isinstance(orientation, int) else 1  # damaged
         profile = page.iccprofile if page.photometric in PROFILE_KINDS else None
         rgb, alpha = to_rgb(page, samples)
         num_unused = page.samplesperpixel - NUM_COLORS[page.photometric] - (alpha is not None)
-    return Page(rgb, alpha, orientation, profile, num_more, num_unused)
+    notes = page_notes(num_more)
+    if num_unused:
+        notes += (f"{num_unused} channels are neither colour nor alpha, left out",)
+    return Decoded(rgb, alpha, orientation, partial(read_tiff_exif, file), profile, notes)
 
 
 # Profiles for gray or printing inks do not apply to pixels converted to RGB.
@@ -108,12 +98,6 @@ def main_page(tiff: TiffFile) -> tuple[TiffPage, int]:
     whole = [page for page in (*pages, *below) if not is_reduced(page)] or pages[:1]
     assert isinstance(whole[0], TiffPage)
     return whole[0], len(whole) - 1
-
-
-def first_number(value: object, default: int) -> int:
-    """Return the first value of a tag, or the default if it is not an integer."""
-    first = value[0] if isinstance(value, tuple) and value else value
-    return first if isinstance(first, int) else default
 
 
 def is_reduced(page: object) -> bool:
