@@ -64,15 +64,14 @@ class Photos(NamedTuple):
 class PairsDataModule(ShardedDataModule, ABC):
     """Base of the data modules for enhancers. Subclasses provide the photos.
 
+    `num_workers`, `seed` and `limit` are those of `ShardedDataModule`.
+
     Args:
         scale: HR pixels per LR pixel; given a list, each step trains one of the scales (MDSR).
         degradation: applied to LR photos after downscaling; none if None.
         batch_size: training patches per step over all ranks.
         patch_size: side of an LR patch in pixels.
         num_steps: steps per epoch; photos are repeated as necessary.
-        num_workers: loader processes per rank.
-        seed: the run's seed.
-        limit: use only the first `limit` photos of each split (all if None).
         on_device: keep all photos on the training device and crop the patches there.
     """
 

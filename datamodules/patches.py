@@ -1,5 +1,7 @@
 """Random patches of photos, determined by seed, epoch and position."""
 
+from dataclasses import KW_ONLY, dataclass
+
 import numpy as np
 import torch
 
@@ -10,47 +12,36 @@ from datamodules.store import Image, Images
 from images.pixels import to_array, to_tensor
 
 
+@dataclass(eq=False)
 class PatchDataset(BatchDataset):
     """Random patches, each with one of the eight flips and rotations.
-
-    Args:
-        hr: HR photos.
-        lr: LR photos by scale; the scale of a batch is drawn for each step.
-        patch_size: side of an LR patch in pixels.
-        seed: the run's seed.
-        degradation: drawn anew for each LR patch; None if the LR photos are degraded already.
-        locations: return the locations of patches instead of their pixels.
 
     Raises:
         ValueError: if every photo is smaller than a patch.
     """
 
-    def __init__(
-        self,
-        hr: Images,
-        lr: dict[int, Images],
-        *,
-        patch_size: int,
-        seed: int,
-        degradation: Degradation | None = None,
-        locations: bool = False,
-    ) -> None:
-        self.hr = hr
-        self.lr = lr
-        self.patch_size = patch_size
-        self.seed = seed
-        self.degradation = degradation
-        self.locations = locations
-        shortest = np.min([images.sizes.min(axis=1) for images in lr.values()], axis=0)
-        least = patch_size if degradation is None else max(patch_size, degradation.margin + 1)
+    hr: Images
+    lr: dict[int, Images]  # by scale; the scale of a batch is drawn for each step
+    _: KW_ONLY
+    patch_size: int  # side of an LR patch in pixels
+    seed: int
+    degradation: Degradation | None = None  # drawn anew for each LR patch
+    locations: bool = False  # return the locations of patches instead of their pixels
+
+    def __post_init__(self) -> None:
+        shortest = np.min([images.sizes.min(axis=1) for images in self.lr.values()], axis=0)
+        least = self.patch_size
+        if self.degradation is not None:
+            least = max(least, self.degradation.margin + 1)
         self.items = np.flatnonzero(shortest >= least)
-        self.skipped = hr.names[shortest < least].tolist()
-        if len(hr) == 0:
+        self.skipped = self.hr.names[shortest < least].tolist()
+        if len(self.hr) == 0:
             raise ValueError("data: there are no photos to train on")
         if len(self.items) == 0:
             raise ValueError(
-                f"all {len(hr)} photos are smaller than a patch: data.patch_size={patch_size} LR "
-                f"pixels, and the largest has {shortest.max(initial=0)} on its shorter side"
+                f"all {len(self.hr)} photos are smaller than a patch: "
+                f"data.patch_size={self.patch_size} LR pixels, and the largest has "
+                f"{shortest.max(initial=0)} on its shorter side"
             )
 
     def __len__(self) -> int:
