@@ -149,7 +149,7 @@ def test_lists_choose_the_splits_and_must_not_overlap(folder: Path, tmp_path: Pa
     data.setup()
     assert data.train.names.tolist() == ["p05.png", "p06.png"]
     (tmp_path / "val.txt").write_text("")
-    with pytest.raises(ValueError, match="none validates"):
+    with pytest.raises(ValueError, match="none is left to validate on"):
         rated(folder, val_list=str(tmp_path / "val.txt")).setup()
     (tmp_path / "val.txt").write_text("p01\nnobody\n")
     with pytest.raises(ValueError, match=r"1 images of the lists are not rated photos of .*nobody"):
