@@ -17,6 +17,7 @@ from lightning_modules.record import VERSION
 from networks.scales import scales_of
 from runs.invocation import Invocation
 from runs.requirements import check_output, require_file
+from system.files import replacing
 from system.places import expanded
 
 log = logging.getLogger(__name__)
@@ -87,11 +88,9 @@ def export_onnx(net: nn.Module, path: Path) -> None:
         ) from error
     for name in ("onnxscript", "onnx_ir"):  # they log every pass
         logging.getLogger(name).setLevel(logging.WARNING)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
     sides = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=2)}
     sides[3] = torch.export.Dim("width", min=2)
-    try:
+    with replacing(path) as temporary:
         program = torch.onnx.export(
             net,
             (torch.rand(2, 3, *SIZES[0]),),
@@ -112,6 +111,3 @@ def export_onnx(net: nn.Module, path: Path) -> None:
             off = (found - expected).abs().max().item()
             if not off <= TOLERANCE:
                 raise ValueError(f"{path}: the output of ONNX Runtime differs by {off:.2g}")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
