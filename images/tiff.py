@@ -72,7 +72,9 @@ def read_tiff(file: IO[bytes]) -> Decoded | None:
         check_decodable(page, tiff.filehandle.size)
         samples = page.asarray()
         orientation = page.tags.valueof(ORIENTATION)
-        orientation = orientation if isinstance(orientation, int) else 1  # damaged
+        if isinstance(orientation, tuple):  # of several values, which only damaged files have
+            orientation = orientation[0]
+        orientation = orientation if isinstance(orientation, int) else 1
         profile = page.iccprofile if page.photometric in PROFILE_KINDS else None
         rgb, alpha = to_rgb(page, samples)
         num_unused = page.samplesperpixel - NUM_COLORS[page.photometric] - (alpha is not None)
