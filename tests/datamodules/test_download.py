@@ -327,7 +327,7 @@ def test_two_processes_do_not_write_one_part(server: Server, part: Path) -> None
     part.write_bytes(BODY[:40_000])
     with open(part, "ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert f"{part}: another process" in message(server, part.with_suffix(""))
+        assert f"{part}: in use by another process" in message(server, part.with_suffix(""))
     get(server, part.with_suffix(""))
 
 
@@ -479,7 +479,7 @@ def test_leftovers_of_dead_runs_go(archive: Path, root: Path) -> None:
 def test_two_processes_do_not_unpack_one_archive(archive: Path, root: Path) -> None:
     with open(archive, "rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match=r"a\.zip: another process"):
+        with pytest.raises(ValueError, match=r"a\.zip: in use by another process"):
             unpack(archive, FOLDER, root)
 
 

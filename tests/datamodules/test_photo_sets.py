@@ -195,7 +195,7 @@ def test_results_of_enhance_do_not_train(caplog: pytest.LogCaptureFixture) -> No
 def test_all_that_is_wrong_is_said_at_once() -> None:
     Path("empty").mkdir()
     data = PhotoFolders(["photos/a", "absent", "*.webp"], "empty", val_lr=["photos/b", "gone"])
-    with pytest.raises(ValueError, match="4 mistakes") as error:
+    with pytest.raises(ValueError, match="4 problems") as error:
         data.fingerprint()
     lines = str(error.value).splitlines()[1:]
     assert [line.split(":")[0].strip() for line in lines] == [

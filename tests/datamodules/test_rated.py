@@ -236,7 +236,7 @@ def test_other_choices_of_photos_leave_the_store_alone(
         ("image,votes_1,votes_2,votes_3\na.png,0,0,0\n", "has no votes"),
         (
             "image,votes_1,votes_2,votes_3\na,1,2,3\nb,1,1,1\na,1,2,3\n",
-            "'a' in line 4: is there",
+            "'a' in line 4: appears twice",
         ),
         ("image,votes_1,votes_2,votes_3\na.png,1\n", "a name and 3 numbers"),
         ("image,votes_1,votes_2,votes_3\n ,1,2,3\n", "a name and 3 numbers"),
