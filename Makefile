@@ -1,5 +1,6 @@
 # make demo   train EDSR against the scorer that ships, evaluate, enhance a photo     (about 4 minutes)
 # make test   ruff, mypy, pytest
+# make test-slurm the tests on a real SLURM, which take as long again
 # make lint   ruff and mypy alone
 # make test-fast  the tests that take seconds each: no browser, no ranks, no cluster
 # make coverage   the lines that those tests miss, also in htmlcov/
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 BIN := .venv/bin
 RUN := $(BIN)/python run.py
 
-.PHONY: demo test test-fast coverage lint docs bench install clean
+.PHONY: demo test test-fast test-slurm coverage lint docs bench install clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed
@@ -50,16 +51,21 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks tests
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Two workers; one that is done takes tests from the end of the other's, so that modules stay together.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+FAST := -m "not slow and not ddp and not slurm and not browser and not gpu"
 
-FAST := -m "not slow and not ddp and not slurm and not browser and not gpu" -n 2
+test: lint
+	$(PYTEST) -m "not slurm"
+
+test-slurm: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm
 
 test-fast: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FAST)
+	$(PYTEST) $(FAST)
 
 coverage: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FAST) --cov --cov-report=term-missing:skip-covered --cov-report=html
+	$(PYTEST) $(FAST) --cov --cov-report=term-missing:skip-covered --cov-report=html
 
 docs: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

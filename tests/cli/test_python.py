@@ -22,6 +22,7 @@ from runs.results import Result
 from tests.conftest import SAMPLE_SCORER, TINY, Cli
 
 
+@pytest.mark.slow
 def test_a_training_is_the_same_from_python(
     folder: Path, cli: Cli, caplog: pytest.LogCaptureFixture
 ) -> None:

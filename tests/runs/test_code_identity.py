@@ -82,6 +82,7 @@ def test_modules_of_the_user_are_followed_and_installed_ones_are_not(
     assert "ownloss" not in sys.modules
 
 
+@pytest.mark.slow
 def test_nothing_that_a_run_imports_is_forgotten() -> None:
     names = ["commands.train", "networks.mdsr.MDSR", "lightning_modules.nima.NIMAModule"]
     modules = "commands.train, networks.mdsr, lightning_modules.nima"

@@ -345,6 +345,7 @@ def test_a_row_that_was_being_written_is_dropped(cli: Cli, kill: Kill) -> None:
     assert_same_run(run_at("a"), run_at("b"))
 
 
+@pytest.mark.slow
 def test_files_that_a_killed_run_was_writing_go(cli: Cli, kill: Kill) -> None:
     killed(cli, kill, ("last", 1, "after"), *SHORT)
     run = run_at("a")
