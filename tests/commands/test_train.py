@@ -243,6 +243,7 @@ def test_init_from_takes_weights_only(cli: Cli) -> None:
     assert "not the weights of this EDSR" in done.err
 
 
+@pytest.mark.slow
 def test_several_ranks_under_a_launcher_of_one_process_are_refused(cli: Cli) -> None:
     done = cli("-m", *TINY, "hydra/launcher=basic", "trainer=ddp_cpu", "gamma=0,0.1")
     assert done.code == 2

@@ -441,6 +441,7 @@ def test_means_in_the_table_of_seeds(cli: Cli, folder: Path, make_run: MakeRun) 
     assert not (folder / "there" / "figures" / "gamma.png").exists()
 
 
+@pytest.mark.slow
 def test_runs_are_compared_after_an_epoch_finished_or_not(
     cli: Cli, folder: Path, make_run: MakeRun
 ) -> None:
@@ -485,6 +486,7 @@ def test_other_photos_are_drawn_apart(cli: Cli, folder: Path, make_run: MakeRun)
     assert (folder / "there" / "figures" / "data2_epoch.svg").exists()
 
 
+@pytest.mark.slow
 def test_scores_of_different_scorers_are_apart(cli: Cli, folder: Path, make_run: MakeRun) -> None:
     for k, scorer in enumerate("ab"):
         make_run(folder / "runs" / scorer, gamma=0.1, scorer=scorer * 64, score=5.0 + k)

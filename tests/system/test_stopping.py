@@ -142,6 +142,7 @@ def test_a_signal_after_the_end_changes_nothing(last: str, code: int) -> None:
     }.get(last, "")
 
 
+@pytest.mark.slow
 def test_help_whose_reader_has_seen_enough(folder: Path) -> None:
     command = [sys.executable, str(ROOT / "run.py"), "--help"]
     reader, writer = os.pipe()
