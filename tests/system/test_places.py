@@ -30,6 +30,7 @@ def test_program(file: str, spec: str | None, name: str, monkeypatch: pytest.Mon
     assert program() == name
 
 
+@pytest.mark.slow
 def test_help_of_the_installed_command(tmp_path: Path) -> None:
     script = tmp_path / "bin" / "nima"  # as pip writes it
     script.parent.mkdir()
