@@ -34,6 +34,7 @@ def test_a_file_that_ships(path: Path) -> None:
         assert part in cards[0].read_text(), part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [path for path in WEIGHTS if not path.stem.startswith("nima_")],
