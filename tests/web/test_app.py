@@ -463,6 +463,7 @@ def test_the_archive_has_every_picture(server: Server) -> None:
     assert archive.read("photo_2_edsr-gamma-0.png") == served
 
 
+@pytest.mark.slow
 def test_twenty_uploads_at_once(serve: Serve, tmp_path: Path) -> None:
     sizes = [(16 + 37 * k % 300, 16 + 53 * k % 200) for k in range(20)]
     with serve(tmp_path / "store") as server:
