@@ -162,7 +162,8 @@ class Comparison:
         )
         if self.scored_by:
             note += f" {self.scored_by}"
-        return self.drawn(title, note, "gamma", panels, len(self.scales))
+        name, columns = f"{self.prefix}gamma", len(self.scales)
+        return drawn(title, note, self.folder, name, panels, columns)
 
     def scored(self) -> str:
         """Describe which scorers computed the scores, and how many runs have none."""
@@ -199,7 +200,7 @@ class Comparison:
             note += " The loss of a network with several scales covers all of them."
         if self.num_unfinished:
             note += f" Thin lines: {plural(self.num_unfinished, 'unfinished run')}."
-        return self.drawn(title, note, "epoch", panels, 2)
+        return drawn(title, note, self.folder, f"{self.prefix}epoch", panels, columns=2)
 
     def planes(self) -> Iterator[Block]:
         """Plot PSNR against each score: one block per scorer, one panel per scale."""
@@ -213,15 +214,15 @@ class Comparison:
                     panels.setdefault(rater, {})[f"val/psnr and {metric} at x{scale}"] = (
                         plots.plane(self.only(runs, scale), metric, scale, self.styles)
                     )
-            for k, (rater, drawn) in enumerate(panels.items()):
+            for k, (rater, by_scale) in enumerate(panels.items()):
                 note = (
                     f"{metric} by {rater}. Points are means over seeds with one standard "
                     "deviation, labelled with gamma. Dashed: the Pareto front; no other setting is "
                     "better in both."
                 )
-                name = f"plane_{SCORES[metric]}{f'_{k}' if k else ''}"
+                name = f"{self.prefix}plane_{SCORES[metric]}{f'_{k}' if k else ''}"
                 which = f": {SCORES[metric]}" if len(self.metrics) > 1 else ""
-                yield self.drawn(f"{title}{which}", note, name, drawn, 3)
+                yield drawn(f"{title}{which}", note, self.folder, name, by_scale)
 
     def spreads(self) -> Block:
         """Tabulate means and spreads over seeds."""
@@ -275,12 +276,6 @@ class Comparison:
                         s for s in self.settings[scale] if folders & {r.folder for r in s.runs}
                     ]
         return found
-
-    def drawn(
-        self, title: str, note: str, name: str, panels: dict[str, figures.Panel], columns: int
-    ) -> Block:
-        """Write a figure's files; return a block with its panels."""
-        return drawn(title, note, self.folder, f"{self.prefix}{name}", panels, columns)
 
 
 def drawn(
