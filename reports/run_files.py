@@ -35,7 +35,7 @@ class About(RunFile):
     config: dict[str, JsonValue] = {}
     settings: dict[str, JsonValue] = {}
     inputs: dict[str, str] = {}
-    choices: dict[str, str] = {}
+    choices: dict[str, str | None] = {}
     code: dict[str, str] = {}
     config_hash: str = ""
     code_hash: str = ""
