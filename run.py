@@ -16,7 +16,7 @@ if IS_COMMAND:
     ending = FastExit()
 
 from cli import command_line as cli
-from sweeps.jobs import follow_sweep
+from sweeps.lifeline import follow_sweep
 
 ROOT = Path(__file__).resolve().parent
 

@@ -1,116 +1,126 @@
-"""Hydra's launchers for sweeps: every job a fresh process in single-run mode.
+"""Hydra's launchers for sweeps, which run every job as a fresh process in single-run mode.
 
-`python run.py -m gamma=0,0.1` and `python run.py sweep=gamma` use the first. There is no
-`__init__.py` in this folder: it would hide every other launcher that is installed.
+This folder must not have an `__init__.py`: it would hide every other launcher that is installed.
 """
 
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveInt
+
+if TYPE_CHECKING:
+    from sweeps.executor import Executor
 
 OnFailure = Literal["continue", "stop"]
 
 
-class FreshProcesses(Launcher):
-    """What the launchers share; each says where its jobs run."""
+class ProcessLauncher(Launcher):
+    """Runs the jobs of a sweep with an executor, which subclasses choose."""
+
+    name: ClassVar[str]
+    on_failure: OnFailure
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Hydra says what is to be run."""
+        """Take the sweep's configuration from Hydra."""
         self.hydra_context, self.config = hydra_context, config
 
     @abstractmethod
-    def place(self) -> Any:  # noqa: ANN401
-        """Where the jobs run (`sweeps.pool.Place`)."""
+    def executor(self) -> "Executor":
+        """Return the executor of the jobs."""
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Runs one job for each list of overrides and returns their metrics."""
-        # Here, because Hydra imports this file in every command.
-        from sweeps.pool import one_of_several_ranks, run_sweep
+        """Run one job for each list of overrides, and return their metrics."""
+        # Imported here because Hydra imports this file in every command.
+        from sweeps.sweep import one_of_several_ranks, run_sweep
         from system.terminal import report_error, show_messages
 
+        assert self.hydra_context is not None
+        assert self.config is not None
         if one_of_several_ranks():
             sys.exit(
                 report_error(ValueError("-m by torchrun or srun: each rank would run the sweep"))
             )
-        loader: Any = self.hydra_context.config_loader
+        loader = self.hydra_context.config_loader
         configs = [loader.load_sweep_config(self.config, list(words)) for words in job_overrides]
         with show_messages():
             try:
                 command = self.config.hydra.job.config_name
-                return run_sweep(command, self.config, configs, self.place())
+                return run_sweep(command, self.config, configs, self.executor())
+            except ImportError as error:
+                hint = f"hydra/launcher={self.name}: {error}; pip install '.[{self.name}]'"
+                sys.exit(report_error(ValueError(hint)))
             except (ValueError, OSError) as error:
                 sys.exit(report_error(error))
             except KeyboardInterrupt:  # before the first job has started
-                print("\ninterrupted; the same command goes on", file=sys.stderr)
+                print("\ninterrupted; the same command resumes", file=sys.stderr)
                 sys.exit(130)
 
-
-class PoolLauncher(FreshProcesses):
-    """Runs the jobs of a sweep side by side on this machine (`sweeps.pool.Machine`)."""
-
-    def __init__(
-        self,
-        jobs: PositiveInt = 1,
-        gpus: list[int] | None = None,
-        share: PositiveInt = 1,
-        threads: PositiveInt | None = None,
-        on_failure: OnFailure = "continue",
-    ) -> None:
-        self.options: dict[str, Any] = {
-            "jobs": jobs,
-            "gpus": gpus,
-            "share": share,
-            "threads": threads,
-            "stop_at_failure": on_failure == "stop",
-        }
-
-    def place(self) -> Any:  # noqa: ANN401
-        """This machine."""
-        from sweeps.pool import Machine
-
-        return Machine(**self.options)
+    @property
+    def stop_at_failure(self) -> bool:
+        """Whether a failure cancels the waiting jobs."""
+        return self.on_failure == "stop"
 
 
-class RayLauncher(FreshProcesses):
-    """Runs the jobs of a sweep on a Ray cluster (`sweeps.ray_cluster.RayCluster`)."""
+@dataclass
+class PoolLauncher(ProcessLauncher):
+    """Runs jobs side by side on this machine (`sweeps.pool.PoolExecutor`)."""
 
-    def __init__(
-        self,
-        address: str | None = None,
-        threads: PositiveInt = 1,
-        on_failure: OnFailure = "continue",
-    ) -> None:
-        self.options: dict[str, Any] = {
-            "address": address,
-            "threads": threads,
-            "stop_at_failure": on_failure == "stop",
-        }
+    name = "pool"
+    jobs: PositiveInt = 1
+    gpus: list[int] | None = None
+    share: PositiveInt = 1
+    threads: PositiveInt | None = None
+    on_failure: OnFailure = "continue"
 
-    def place(self) -> Any:  # noqa: ANN401
-        """The cluster."""
-        try:
-            from sweeps.ray_cluster import RayCluster
-        except ImportError as error:
-            raise ValueError(f"hydra/launcher=ray: {error}; pip install '.[ray]'") from error
-        return RayCluster(**self.options)
+    def executor(self) -> "Executor":
+        """Return the executor of this machine."""
+        from sweeps.pool import PoolExecutor, select_gpus
+
+        return PoolExecutor(
+            select_gpus(self.gpus),
+            jobs=self.jobs,
+            share=self.share,
+            threads=self.threads,
+            stop_at_failure=self.stop_at_failure,
+        )
 
 
-class SlurmLauncher(FreshProcesses):
-    """Runs the jobs of a sweep on a SLURM cluster (`sweeps.slurm.SlurmCluster`).
+@dataclass
+class RayLauncher(ProcessLauncher):
+    """Runs jobs on a Ray cluster (`sweeps.ray_cluster.RayExecutor`)."""
 
-    What it has and that has not is sbatch's, as hydra-submitit-launcher names it.
+    name = "ray"
+    address: str | None = None
+    threads: PositiveInt = 1
+    on_failure: OnFailure = "continue"
+
+    def executor(self) -> "Executor":
+        """Return the executor of the cluster."""
+        from sweeps.ray_cluster import RayExecutor
+
+        return RayExecutor(
+            address=self.address, threads=self.threads, stop_at_failure=self.stop_at_failure
+        )
+
+
+class SlurmLauncher(ProcessLauncher):
+    """Runs jobs on a SLURM cluster (`sweeps.slurm.SlurmExecutor`).
+
+    Keyword-only arguments are passed to sbatch, under the names of hydra-submitit-launcher.
     """
+
+    name = "slurm"
 
     def __init__(
         self,
@@ -131,39 +141,14 @@ class SlurmLauncher(FreshProcesses):
         signal_delay_s: PositiveInt = 30,
         setup: list[str] | None = None,
         srun_args: list[str] | None = None,
-        additional_parameters: dict[str, Any] | None = None,
+        additional_parameters: dict[str, object] | None = None,
     ) -> None:
-        self.options: dict[str, Any] = {
-            "submitit_folder": submitit_folder,
-            "max_num_timeout": max_num_timeout,
-            "wait": wait,
-            "stop_at_failure": on_failure == "stop",
-        }
-        self.options["parameters"] = {
-            "partition": partition,
-            "account": account,
-            "qos": qos,
-            "constraint": constraint,
-            "exclude": exclude,
-            "gres": gres,
-            "cpus_per_task": cpus_per_task,
-            "mem_gb": mem_gb,
-            "timeout_min": timeout_min,
-            "signal_delay_s": signal_delay_s,
-            "setup": plain(setup),
-            "srun_args": plain(srun_args),
-            "additional_parameters": plain(additional_parameters),
-        }
+        self.on_failure = on_failure
+        given = dict(locals())
+        self.options = {key: given[key] for key in given.keys() - {"self", "on_failure"}}
 
-    def place(self) -> Any:  # noqa: ANN401
-        """The cluster."""
-        try:
-            from sweeps.slurm import SlurmCluster
-        except ImportError as error:
-            raise ValueError(f"hydra/launcher=slurm: {error}; pip install '.[slurm]'") from error
-        return SlurmCluster(**self.options)
+    def executor(self) -> "Executor":
+        """Return the executor of the cluster."""
+        from sweeps.slurm import SlurmExecutor
 
-
-def plain(value: Any) -> Any:  # noqa: ANN401
-    """A configuration's value without its wrapping."""
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        return SlurmExecutor(**self.options, stop_at_failure=self.stop_at_failure)

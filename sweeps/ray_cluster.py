@@ -1,7 +1,6 @@
-"""Sweeps on a Ray cluster: each job a fresh process inside a Ray worker.
+"""Run the jobs of a sweep on a Ray cluster, each as a fresh process inside a Ray worker.
 
-The code and the working directory have to be at the same place on all machines, as on a shared
-file system.
+Code and working directory must have the same paths on all machines, as on a shared file system.
 """
 
 import contextlib
@@ -10,46 +9,46 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 from omegaconf import DictConfig
 from ray.exceptions import RayError, TaskCancelledError
 
-from sweeps.job import Job, State
-from sweeps.jobs import GRACE, Pool, Runner, begin, fail, settle
-from sweeps.pool import explicit_devices, one_machine
+from sweeps.executor import GRACE, Executor, check_single_node, gpus_per_node
+from sweeps.job import Job, JobState, in_state
+from sweeps.pool import PoolExecutor, is_running
 from system.places import ROOT
 
 log = logging.getLogger(__name__)
 
 
-class RayCluster(Runner):
-    """A Ray cluster, or a local Ray that is started for the sweep.
+class RayExecutor(Executor):
+    """Runs jobs on a Ray cluster, or on a local Ray started for the sweep.
 
     Args:
-        address: of the cluster, `auto` for the one that this machine belongs to; None starts Ray
-            here.
-        threads: CPU cores that each rank of a job reserves, and its threads.
-        stop_at_failure: whether jobs that wait are given up when one fails.
+        address: address of the cluster, or `auto` for the one this machine belongs to; None starts
+            Ray here.
+        threads: CPU cores reserved per rank, and its number of threads.
+        stop_at_failure: whether a failure cancels the waiting jobs.
     """
 
-    pause = 0.5
+    interval = 0.5
 
     def __init__(self, *, address: str | None, threads: int, stop_at_failure: bool) -> None:
         super().__init__(stop_at_failure=stop_at_failure)
         self.address, self.threads = address, threads
+        self.tasks: dict[Path, ray.ObjectRef[int | None]] = {}  # by run folder
 
-    def fit(self, job: Job, config: DictConfig) -> None:
-        """Notes how many GPUs a job needs; 0 if it runs on the CPU."""
-        job.devices = explicit_devices(config)
-        one_machine(config)
-        job.ranks = config.trainer.devices if "trainer" in config else 1
+    def set_resources(self, job: Job, config: DictConfig) -> None:
+        """Set the numbers of GPUs and ranks that a job needs."""
+        job.num_gpus = gpus_per_node(config)
+        check_single_node(config)
+        job.num_ranks = config.trainer.devices if "trainer" in config else 1
 
     @contextlib.contextmanager
-    def opened(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """The connection to Ray."""
-        if all(job.state is not State.WAITING for job in jobs):
+    def session(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Connect to Ray."""
+        if not in_state(jobs, JobState.WAITING):
             yield
             return
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -64,77 +63,69 @@ class RayCluster(Runner):
             )
         except (ConnectionError, RayError) as error:
             raise ValueError(f"hydra.launcher.address={self.address}: {error}") from error
-        self.tasks: dict[Path, Any] = {}
-        nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
         largest = max(int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"])
-        needed = max(job.devices for job in jobs)
+        needed = max(job.num_gpus for job in jobs)
         if needed > largest and self.address is None:
             raise ValueError(f"trainer.devices={needed}: this machine has {largest} GPUs")
         if needed > largest:  # the cluster may grow
-            log.info("jobs of %d GPUs wait for a machine: the largest has %d", needed, largest)
+            log.info("jobs with %d GPUs wait for a machine: the largest has %d", needed, largest)
         try:
             yield
         finally:
-            ray.shutdown()  # ends its workers, and they their jobs
+            ray.shutdown()  # ends its workers, which end their jobs
 
     def start(self, job: Job) -> None:
-        """Hands a job to Ray, which starts it as soon as there is room."""
+        """Submit a job to Ray, which starts it as soon as there is room."""
+        if is_running(job):
+            job.leave()
+            return
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "console.log").unlink(missing_ok=True)  # says that the job has begun
-        cores = self.threads * job.ranks
-        task = work.options(num_cpus=cores, num_gpus=job.devices, name=job.name)
-        self.tasks[job.folder] = task.remote(
-            job.words, str(job.folder), job.name, self.threads, os.getcwd()
+        job.console.unlink(missing_ok=True)  # its existence shows that the job has started
+        task = run_job.options(
+            num_cpus=self.threads * job.num_ranks, num_gpus=job.num_gpus, name=job.name
         )
-        job.state = State.QUEUED
+        self.tasks[job.folder] = task.remote(
+            job.arguments, str(job.folder), job.name, self.threads, os.getcwd()
+        )
+        job.state = JobState.QUEUED
 
-    def watch(self, jobs: Sequence[Job]) -> None:
-        """Sees which jobs have begun and which have ended."""
-        for job in jobs:
-            if job.state is State.QUEUED and (job.folder / "console.log").exists():
-                begin(job, "Ray")
-            if job.state not in (State.QUEUED, State.RUNNING):
-                continue
+    def poll(self, jobs: Sequence[Job]) -> None:
+        """Find out which jobs have started and which have ended."""
+        for job in in_state(jobs, JobState.QUEUED, JobState.RUNNING):
+            if job.state is JobState.QUEUED and job.console.exists():
+                job.start("Ray")
             task = self.tasks[job.folder]
             if not ray.wait([task], timeout=0)[0]:
                 continue
             try:
-                settle(job, ray.get(task), asked=job.deadline is not None)
+                code = ray.get(task)
             except TaskCancelledError:
-                job.state = State.STOPPED
+                job.state = JobState.STOPPED
             except RayError as error:
-                fail(job, str(error).strip().splitlines()[-1])
+                job.fail(str(error).strip().splitlines()[-1])
+            else:
+                job.leave() if code is None else job.end(code)
 
-    def stop(self, jobs: Sequence[Job], *, impatient: bool) -> None:
-        """Interrupts what runs, and takes back what is queued."""
-        for job in jobs:
-            if job.state not in (State.QUEUED, State.RUNNING):
-                continue
+    def stop(self, jobs: Sequence[Job], *, kill: bool) -> None:
+        """Interrupt running jobs, and cancel queued ones."""
+        for job in in_state(jobs, JobState.QUEUED, JobState.RUNNING):
             if job.deadline is None:
                 job.deadline = time.monotonic() + GRACE + 5  # the worker kills after GRACE
                 ray.cancel(self.tasks[job.folder])
-            if impatient or time.monotonic() > job.deadline:
+            if kill or time.monotonic() > job.deadline:
                 ray.cancel(self.tasks[job.folder], force=True)
-
-    def give_up(self, jobs: Sequence[Job]) -> None:
-        """Does not start what waits."""
-        super().give_up(jobs)
-        for job in jobs:
-            if job.state is State.QUEUED and job.deadline is None:
-                job.deadline = time.monotonic() + GRACE
-                ray.cancel(self.tasks[job.folder])
 
 
 @ray.remote(max_retries=0)
-def work(words: list[str], folder: str, name: str, threads: int, cwd: str) -> int:
-    """Runs one job in a Ray worker and returns its exit code.
+def run_job(arguments: list[str], folder: str, name: str, threads: int, cwd: str) -> int | None:
+    """Run one job in a Ray worker; return its exit code, or None if it is running elsewhere.
 
-    `ray.cancel` arrives as SIGINT, which the pool hands on; when the worker is killed the job ends
-    with it.
+    `ray.cancel` arrives as SIGINT, which the executor passes on. If the worker is killed, the job
+    ends with it.
     """
     os.chdir(cwd)
     gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
-    job = Job(words, Path(folder), name=name, devices=max(1, len(gpus)))
-    Pool(gpus or ["cpu"], on_gpu=bool(gpus), threads=threads).run([job])
-    assert job.process is not None
-    return int(job.process.returncode)
+    job = Job(arguments, Path(folder), name=name, num_gpus=len(gpus))
+    PoolExecutor(gpus, threads=threads).run([job])
+    return None if job.process is None else job.process.returncode

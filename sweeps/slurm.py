@@ -1,8 +1,8 @@
-"""Sweeps on a SLURM cluster: a SLURM job for each job of the sweep, its ranks started by SLURM.
+"""Run the jobs of a sweep on SLURM: a SLURM job for each, whose ranks SLURM starts.
 
 Built on submitit, with the settings of hydra-submitit-launcher. Each rank is a fresh process of
-run.py. A job that is preempted, or that reaches its time limit, is queued again under the same
-number and goes on after its last full epoch.
+run.py. A job that is preempted, or that reaches its time limit, is requeued under the same number
+and resumes after its last full epoch.
 """
 
 import contextlib
@@ -29,45 +29,46 @@ from omegaconf import DictConfig, OmegaConf
 from submitit.core.utils import JobPaths
 
 from runs.run_folder import read_json
-from sweeps.job import Job, State
-from sweeps.jobs import LIFELINE, RANK_VARIABLES, Runner, begin, fail, settle
-from sweeps.pool import explicit_devices
+from sweeps.executor import RANK_VARIABLES, Executor, gpus_per_node
+from sweeps.job import Job, JobState, in_state
+from sweeps.lifeline import LIFELINE
 from system.json_files import write_json
 from system.places import ROOT, display_path
 
 log = logging.getLogger(__name__)
 
-GENERAL = set(OmegaConf.structured(BaseQueueConf).keys())  # the others are SLURM's own
-PATIENCE = 15.0  # seconds for a result to arrive on a shared file system
-SILENCE = 60.0  # seconds without an answer of SLURM after which it is said
-RETRY = 30.0  # seconds until SLURM is asked again after it took no more jobs
-GRACE = 600.0  # seconds in which SLURM ends a task that it has told to end
-FULL = re.compile("Max|Limit|[Tt]imed out|Unable to contact|temporarily")  # of sbatch's refusals
-USUAL = ("None", "Priority", "Resources", "BeginTime", "Dependency")  # to wait for
-FAILED = re.compile(r"TaskFailed: exit code (-?\d+)")
+GENERAL = set(OmegaConf.structured(BaseQueueConf).keys())  # the other parameters are SLURM's own
+RESULT_DELAY = 15.0  # seconds that a result may take to appear on a shared file system
+SILENCE = 60.0  # seconds without an answer from SLURM before the sweep says so
+RETRY_DELAY = 30.0  # seconds before submitting again after SLURM accepted no more jobs
+GRACE = 600.0  # seconds within which SLURM kills a task that it has told to end
+RETRIABLE = re.compile("Max|Limit|[Tt]imed out|Unable to contact|temporarily")  # sbatch's errors
+USUAL_REASONS = ("None", "Priority", "Resources", "BeginTime", "Dependency")  # for pending jobs
+RANK_FAILED = re.compile(r"RankFailed: exit code (-?\d+)")
 
 
-class Submitted(NamedTuple):
-    """A job as SLURM has it: its number, its ranks, and where submitit keeps its files."""
+class SlurmJob(NamedTuple):
+    """A submitted job: its number, its ranks on all nodes, and submitit's folder."""
 
     number: str
-    ranks: int
+    num_ranks: int
     folder: Path
 
 
-class SlurmCluster(Runner):
-    """The SLURM cluster of this machine.
+class SlurmExecutor(Executor):
+    """Runs jobs on the SLURM cluster that this machine belongs to.
 
     Args:
-        submitit_folder: where submitit keeps its files; `%j` is the SLURM job's number.
-        max_num_timeout: how often a job goes on after its time limit.
-        stop_at_failure: whether jobs that wait are given up when one fails.
-        wait: whether to see the jobs end; else they are submitted only, and the same command looks
-            after them later.
-        parameters: of `sbatch`, as hydra-submitit-launcher names them.
+        submitit_folder: folder of submitit's files; `%j` is the SLURM job's number.
+        max_num_timeout: how often a job is requeued at its time limit.
+        stop_at_failure: whether a failure cancels the waiting jobs.
+        wait: whether to wait for the jobs; otherwise they are only submitted, and the same command
+            follows them later.
+        **parameters: parameters for `sbatch`, named as in hydra-submitit-launcher.
     """
 
-    pause = 1.0
+    interval = 1.0
+    second_signal = "Ctrl-C again does not wait for SLURM"
 
     def __init__(
         self,
@@ -76,117 +77,116 @@ class SlurmCluster(Runner):
         max_num_timeout: int,
         stop_at_failure: bool,
         wait: bool,
-        parameters: dict[str, Any],
+        **parameters: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(stop_at_failure=stop_at_failure)
         self.folder = Path(submitit_folder).absolute()
         self.max_num_timeout = max_num_timeout
         self.wait = wait
         self.parameters = parameters
-        self.submitted: dict[Path, Submitted] = {}  # by run folder
-        self.gone: dict[Path, float] = {}  # since when SLURM does not know a job any more
-        self.answered = time.monotonic()  # when SLURM last did
-        self.refused = -math.inf  # when it last took no more jobs
+        self.submitted: dict[Path, SlurmJob] = {}  # by run folder
+        self.gone: dict[Path, float] = {}  # when SLURM first did not list a job
+        self.answered = time.monotonic()  # when SLURM last answered
+        self.refused = -math.inf  # when it last accepted no more jobs
 
-    def fit(self, job: Job, config: DictConfig) -> None:
-        """Notes what a job needs: machines, and ranks and GPUs on each."""
-        job.devices = explicit_devices(config)
+    def set_resources(self, job: Job, config: DictConfig) -> None:
+        """Set the number of nodes, and of ranks and GPUs on each."""
+        job.num_gpus = gpus_per_node(config)
         trainer = config.get("trainer")
         if trainer is not None:
-            job.nodes, job.ranks = trainer.get("num_nodes", 1), trainer.devices
+            job.num_nodes, job.num_ranks = trainer.get("num_nodes", 1), trainer.devices
 
     def run(self, jobs: Sequence[Job]) -> int | None:
-        """Runs the jobs that wait, or only submits them."""
-        waiting = [job for job in jobs if job.state is State.WAITING]
+        """Run the waiting jobs, or only submit them."""
+        waiting = in_state(jobs, JobState.WAITING)
         if not waiting:
             return None
-        self.known = self.states()
+        self.states = self.query()
         make_private(root_of(self.folder))
         self.attach(waiting)
         if self.wait:
             return super().run(jobs)
-        for job in waiting:
-            if job.state is State.WAITING:
-                self.start(job)
+        for job in in_state(waiting, JobState.WAITING):
+            self.start(job)
         return None
 
     def attach(self, jobs: Sequence[Job]) -> None:
-        """Takes over what an earlier sweep has submitted and has not ended.
+        """Follow jobs that an earlier sweep submitted and that have not ended.
 
         Raises:
-            ValueError: if a job is to be trained anew while the earlier one goes on.
+            ValueError: if such a job is to be trained anew (`overwrite=true`).
         """
-        notes = {job.folder: read_json(job.folder / "slurm.json") or {} for job in jobs}
-        numbers = {folder: str(note.get("job_id")) for folder, note in notes.items()}
-        until = time.monotonic() + PATIENCE
+        records = {job.folder: read_json(job.folder / "slurm.json") or {} for job in jobs}
+        numbers = {folder: str(record.get("job_id")) for folder, record in records.items()}
+        until = time.monotonic() + RESULT_DELAY
         while time.monotonic() < until and any(
-            self.known.get(number) == "COMPLETING" for number in numbers.values()
+            self.states.get(number) == "COMPLETING" for number in numbers.values()
         ):
-            time.sleep(0.5)  # it is about to end, or to be queued again
-            self.known = self.states()
+            time.sleep(0.5)  # it is about to end or to be requeued
+            self.states = self.query()
         for job in jobs:
-            note, number = notes[job.folder], numbers[job.folder]
-            if self.known.get(number, "COMPLETING") == "COMPLETING":
+            record, number = records[job.folder], numbers[job.folder]
+            if self.states.get(number, "COMPLETING") == "COMPLETING":
                 continue
-            if any(word == "overwrite=true" for word in job.words):
+            if "overwrite=true" in job.arguments:
                 raise ValueError(
-                    f"{job.folder}: SLURM job {number} is at it; scancel {number} ends it"
+                    f"{job.folder}: SLURM job {number} is running this; scancel {number} ends it"
                 )
-            ranks, folder = int(note.get("ranks", 1)), Path(str(note.get("submitit_folder")))
-            self.submitted[job.folder] = Submitted(number, ranks, folder)
-            job.state = State.QUEUED
+            folder = Path(str(record.get("submitit_folder")))
+            self.submitted[job.folder] = SlurmJob(number, int(record.get("ranks", 1)), folder)
+            job.state = JobState.QUEUED
             log.info("attached  %s  (SLURM job %s)", job.name, number)
 
     def start(self, job: Job) -> None:
-        """Submits a job.
+        """Submit a job.
 
         Raises:
-            ValueError: if SLURM refuses the first of all.
+            ValueError: if SLURM refuses the very first one.
         """
-        if time.monotonic() - self.refused < RETRY:
+        if time.monotonic() - self.refused < RETRY_DELAY:
             return
         try:
             executor = submitit.AutoExecutor(
                 self.folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout
             )
-            executor.update_parameters(**self.sbatch(job))
-            number = executor.submit(Task(job.words, job.folder.absolute())).job_id
+            executor.update_parameters(**self.sbatch_parameters(job))
+            number = executor.submit(Rank(job.arguments, job.folder.absolute())).job_id
         except (RuntimeError, submitit.core.utils.FailedJobError) as error:
             if self.signals:
-                return  # Ctrl-C has ended sbatch, too
+                return  # Ctrl-C has also ended sbatch
             lines = [line for line in str(error).splitlines() if line.strip()]
             reason = f"SLURM refuses {job.name}: {lines[-1] if lines else error}"
             if not self.submitted:
                 raise ValueError(reason) from error
-            if FULL.search(str(error)) and self.wait:
+            if RETRIABLE.search(str(error)) and self.wait:
                 if self.refused == -math.inf:
                     log.info("%s; it waits for others to end", reason)
                 self.refused = time.monotonic()
             else:
-                fail(job, reason)
+                job.fail(reason)
             return
-        ranks = job.nodes * job.ranks
-        self.submitted[job.folder] = Submitted(number, ranks, self.folder)
-        note = {"job_id": number, "ranks": ranks, "submitit_folder": str(self.folder)}
-        write_json(job.folder / "slurm.json", note)
-        job.state = State.QUEUED
+        num_ranks = job.num_nodes * job.num_ranks
+        self.submitted[job.folder] = SlurmJob(number, num_ranks, self.folder)
+        record = {"job_id": number, "ranks": num_ranks, "submitit_folder": str(self.folder)}
+        write_json(job.folder / "slurm.json", record)
+        job.state = JobState.QUEUED
         log.info("submitted %s  (SLURM job %s)", job.name, number)
 
-    def sbatch(self, job: Job) -> dict[str, Any]:
-        """What the job asks of SLURM."""
-        asked = self.parameters | {"nodes": job.nodes, "tasks_per_node": job.ranks}
-        # Never the job's name alone: where it is `bash`, Lightning takes the job for a terminal.
+    def sbatch_parameters(self, job: Job) -> dict[str, Any]:
+        """Return the parameters of a job for submitit."""
+        asked = self.parameters | {"nodes": job.num_nodes, "tasks_per_node": job.num_ranks}
+        # Never the job's name alone: if it is `bash`, Lightning takes the job for a terminal.
         name = re.sub(r"[^\w.=+-]+", "_", job.name)[:60]
-        asked["name"] = f"{job.words[0]}:{name}"
-        if job.devices and asked.get("gres") is None:
-            asked["gpus_per_node"] = job.devices
-        # A rank that fails takes the others along; and srun does not inherit a rank's cores.
+        asked["name"] = f"{job.arguments[0]}:{name}"
+        if job.num_gpus and asked.get("gres") is None:
+            asked["gpus_per_node"] = job.num_gpus
+        # A failing rank ends the others; srun does not inherit the number of cores.
         srun = ["--kill-on-bad-exit=1", f"--cpus-per-task={asked.get('cpus_per_task') or 1}"]
         asked["srun_args"] = [*srun, *(asked.get("srun_args") or [])]
-        # submitit imports this file, on the node, and not that of another checkout.
+        # On the node, submitit must import this file and not that of another checkout.
         path = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
         asked["setup"] = [path, *(asked.get("setup") or [])]
-        requeue = {"requeue": True}  # also where it is not the cluster's default
+        requeue = {"requeue": True}  # not every cluster's default
         asked["additional_parameters"] = requeue | (asked.get("additional_parameters") or {})
         return {
             name if name in GENERAL else f"slurm_{name}": value
@@ -194,11 +194,11 @@ class SlurmCluster(Runner):
             if value is not None
         }
 
-    def states(self) -> dict[str, str]:
-        """State of each of this user's jobs that SLURM knows, by number.
+    def query(self) -> dict[str, str]:
+        """Ask SLURM for the states of this user's jobs, by number.
 
         Raises:
-            ValueError: if there is no SLURM here.
+            ValueError: if there is no SLURM on this machine.
         """
         command = ["squeue", "--noheader", "--format=%i %T %r", f"--user={getpass.getuser()}"]
         try:
@@ -211,107 +211,91 @@ class SlurmCluster(Runner):
         self.reasons = {number: reason for number, state, reason in parts if state == "PENDING"}
         return {number: state for number, state, _ in parts}
 
-    def watch(self, jobs: Sequence[Job]) -> None:
-        """Sees which jobs have begun, were queued again, and have ended."""
+    def poll(self, jobs: Sequence[Job]) -> None:
+        """Find out which jobs have started, were requeued, or have ended."""
         try:
-            self.known = self.states()
+            self.states = self.query()
         except ValueError as error:  # its controller may be away for a while
             if time.monotonic() - self.answered > SILENCE:
                 self.answered = time.monotonic()
                 log.warning("%s; waiting for it", error)
             return
         self.answered = time.monotonic()
-        for job in jobs:
-            if job.state not in (State.QUEUED, State.RUNNING):
-                continue
+        for job in in_state(jobs, JobState.QUEUED, JobState.RUNNING):
             number = self.submitted[job.folder].number
-            state = self.known.get(number)
+            state = self.states.get(number)
             if state is None:
                 self.end(job)
                 continue
             self.gone.pop(job.folder, None)
             reason = self.reasons.get(number, "None")
-            if reason not in (*USUAL, job.note):
+            if reason not in (*USUAL_REASONS, job.note):
                 job.note = reason
                 log.info("waiting   %s  (SLURM job %s: %s)", job.name, number, reason)
-            if state == "PENDING" and job.state is State.RUNNING:
-                job.state = State.QUEUED
+            if state == "PENDING" and job.state is JobState.RUNNING:
+                job.state = JobState.QUEUED
                 log.info("requeued  %s  (SLURM job %s)", job.name, number)
-            elif state in ("RUNNING", "COMPLETING") and job.state is State.QUEUED:
-                begin(job, f"SLURM job {number}")
+            elif state in ("RUNNING", "COMPLETING") and job.state is JobState.QUEUED:
+                job.start(f"SLURM job {number}")
 
     def end(self, job: Job) -> None:
-        """Marks a job as ended that SLURM does not list any more."""
-        number, ranks, folder = self.submitted[job.folder]
-        paths = (JobPaths(folder, number, rank).result_pickle for rank in range(ranks))
-        there = [path for path in paths if path.exists()]
-        foreign = [p for p in (root_of(folder), *there) if there and not is_private(p)]
-        if foreign:  # unpickling runs what others may have written there
-            fail(job, f"{foreign[0]}: others can write there, so the result is not read")
+        """Mark a job that SLURM no longer lists as ended, once its results have arrived."""
+        number, num_ranks, folder = self.submitted[job.folder]
+        paths = (JobPaths(folder, number, rank).result_pickle for rank in range(num_ranks))
+        results = [path for path in paths if path.exists()]
+        exposed = [p for p in (root_of(folder), *results) if results and not is_private(p)]
+        if exposed:  # unpickling runs what others may have written there
+            job.fail(f"{exposed[0]}: others can write there, so the result is not read")
             return
-        found = [pickle.loads(path.read_bytes()) for path in there]
-        errors = [str(text) for kind, text in found if kind == "error"]
-        asked = job.deadline is not None
+        loaded = [pickle.loads(path.read_bytes()) for path in results]
+        errors = [str(text) for kind, text in loaded if kind == "error"]
         since = self.gone.setdefault(job.folder, time.monotonic())
-        if not errors and (len(found) == ranks or has_result(job)):
-            settle(job, 0)
-        elif not asked and len(found) < ranks and time.monotonic() - since < PATIENCE:
+        if not errors and (len(loaded) == num_ranks or has_result(job)):
+            job.end(0)
+        elif job.deadline is not None:
+            job.end(1)
+        elif len(loaded) < num_ranks and time.monotonic() - since < RESULT_DELAY:
             return
-        elif asked:
-            settle(job, 1, asked=True)
-        elif code := [match for text in errors if (match := FAILED.search(text))]:
-            settle(job, int(code[0].group(1)))
+        elif failed := [match for text in errors if (match := RANK_FAILED.search(text))]:
+            job.end(int(failed[0].group(1)))
         else:
             reason = errors[0].strip().splitlines()[-1] if errors else "ended without a result"
             logs = display_path(str(folder).replace("%j", number))
-            fail(job, f"SLURM job {number}: {reason}; its log is in {logs}")
+            job.fail(f"SLURM job {number}: {reason}; its log is in {logs}")
 
-    def stopping(self, jobs: Sequence[Job], *, impatient: bool) -> str:
-        """What is said when a signal arrives."""
-        if impatient:
-            return "not waiting for SLURM to end them"
-        return f"{super().stopping(jobs, impatient=False)} without waiting for SLURM"
-
-    def stop(self, jobs: Sequence[Job], *, impatient: bool) -> None:
-        """Cancels what is queued or runs; does not wait for SLURM if impatient."""
-        for job in jobs:
-            if job.state not in (State.QUEUED, State.RUNNING):
-                continue
+    def stop(self, jobs: Sequence[Job], *, kill: bool) -> None:
+        """Cancel queued and running jobs; do not wait for SLURM if `kill`."""
+        for job in in_state(jobs, JobState.QUEUED, JobState.RUNNING):
             if job.deadline is None:
                 job.deadline = time.monotonic()
                 subprocess.run(["scancel", self.submitted[job.folder].number], check=False)
-            if impatient:
-                job.state = State.STOPPED
-
-    def give_up(self, jobs: Sequence[Job]) -> None:
-        """Does not start what waits."""
-        super().give_up(jobs)
-        self.stop([job for job in jobs if job.state is State.QUEUED], impatient=False)
+            if kill:
+                job.state = JobState.STOPPED
 
 
 def has_result(job: Job) -> bool:
-    """Whether a job has come to a result since it was submitted; an older one is another's."""
-    result, note = job.folder / "result.json", job.folder / "slurm.json"
-    return result.exists() and result.stat().st_mtime >= note.stat().st_mtime
+    """Return whether a job has written a result since it was submitted."""
+    result, record = job.folder / "result.json", job.folder / "slurm.json"
+    return result.exists() and result.stat().st_mtime >= record.stat().st_mtime
 
 
 def root_of(folder: Path) -> Path:
-    """The folder of all of submitit's files: what stands before the job's number (`%j`)."""
+    """Return the folder of all of submitit's files: the part before the job's number (`%j`)."""
     named = [part for part in (folder, *folder.parents) if "%" in part.name]
     return named[-1].parent if named else folder
 
 
 def is_private(path: Path) -> bool:
-    """Whether nobody but this user (and root) can write there."""
-    found = path.stat()
-    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+    """Return whether nobody but this user (and root) can write there."""
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def make_private(folder: Path) -> None:
     """Make a folder that only this user can enter, whatever the umask.
 
     Raises:
-        ValueError: if it is there, and others could have written into it.
+        ValueError: if it exists, and others could have written into it.
     """
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -327,47 +311,47 @@ def make_private(folder: Path) -> None:
         log.warning("%s: others can write there, and so replace %s", parent, folder.name)
 
 
-class TaskFailed(Exception):
-    """A rank that ended with an error, so that SLURM ends the others."""
+class RankFailed(Exception):
+    """A rank exited with an error, so SLURM ends the others."""
 
 
-class Task:
+class Rank:
     """What SLURM starts for each rank: run.py in a process of its own.
 
     Args:
-        words: its command line.
-        folder: of the run; console.log is there.
+        arguments: command line of run.py.
+        folder: run folder, which gets console.log.
     """
 
-    def __init__(self, words: list[str], folder: Path) -> None:
-        self.words, self.folder = words, folder
+    def __init__(self, arguments: list[str], folder: Path) -> None:
+        self.arguments, self.folder = arguments, folder
         self.cwd, self.root = os.getcwd(), ROOT
         self.child: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Runs it to its end.
+        """Run it to its end.
 
         Raises:
-            TaskFailed: if it failed by itself.
+            RankFailed: if it exits with an error.
         """
-        told: list[int] = []
+        signals: list[int] = []
 
         def end(number: int, _: FrameType | None) -> None:
-            told.append(number)
+            signals.append(number)
             self.kill()
 
-        words = self.words
-        if int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # it goes on with what it has begun
-            words = [word for word in words if not word.startswith("overwrite=")]
+        arguments = self.arguments
+        if int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # it resumes what it has begun
+            arguments = [word for word in arguments if not word.startswith("overwrite=")]
         environment = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES}
-        reader, _ = os.pipe()  # run.py ends with this process, which alone could write
+        reader, _ = os.pipe()  # run.py ends with this process, which has the only writing end
         threads = os.environ.get("SLURM_CPUS_PER_TASK", "1")
         environment |= {LIFELINE: str(reader), "OMP_NUM_THREADS": threads}
         before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited: it would end run.py
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "console.log", "ab") as console:
             self.child = subprocess.Popen(
-                [sys.executable, str(self.root / "run.py"), *words],
+                [sys.executable, str(self.root / "run.py"), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -379,14 +363,14 @@ class Task:
         signal.signal(signal.SIGUSR2, before)
         signal.signal(signal.SIGTERM, end)
         code = self.child.wait()
-        if code and told:
+        if code and signals:
             requeue_if_preempted()
         if code:
-            raise TaskFailed(f"exit code {code}")
+            raise RankFailed(f"exit code {code}")
         return code
 
     def kill(self) -> None:
-        """Ends run.py, which goes on after its last full epoch when the job is queued again.
+        """Kill run.py, which resumes after its last full epoch when the job is requeued.
 
         At once: Lightning's own answer to SIGTERM can keep ranks waiting for each other.
         """
@@ -395,22 +379,22 @@ class Task:
                 os.killpg(self.child.pid, signal.SIGKILL)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What SLURM starts when the job is queued again; submitit asks after SIGUSR2."""
+        """Return what SLURM starts when the job is requeued; submitit calls it after SIGUSR2."""
         self.kill()
-        return submitit.helpers.DelayedSubmission(Task(self.words, self.folder))
+        return submitit.helpers.DelayedSubmission(Rank(self.arguments, self.folder))
 
 
 def requeue_if_preempted() -> None:
-    """After SIGTERM, has SLURM queue the job again if it is preempted; waits to be ended.
+    """After SIGTERM, requeue the job if it is preempted, and wait to be killed.
 
-    A job that ended by itself now would be a failed one. SIGTERM also comes when the job is
-    cancelled, or when another rank has failed: then it is not to run again.
+    A job that ended by itself now would count as failed. SIGTERM also arrives when the job is
+    cancelled or another rank has failed; then it must not run again.
     """
     number = os.environ["SLURM_JOB_ID"]
     if os.environ["SLURM_PROCID"] == "0":
         command = ["scontrol", "show", "job", number]
         shown = subprocess.run(command, capture_output=True, text=True).stdout
-        # A job that is cancelled is COMPLETING by now, and would come back to life.
+        # A cancelled job is COMPLETING by now, and would come back to life.
         if "JobState=RUNNING" in shown and re.search(r"PreemptTime=\d", shown):
             subprocess.run(["scontrol", "requeue", number])
     time.sleep(GRACE)

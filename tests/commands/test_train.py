@@ -20,7 +20,7 @@ from lightning_modules.checkpoint import load_network, load_scorer
 from lightning_modules.metrics import image_metrics
 from networks.tensor_files import load_plain
 from runs.identity import Identity
-from sweeps.jobs import free_port
+from sweeps.pool import free_port
 from system.json_files import write_json
 from system.locks import locked
 from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished, kill_when, launch

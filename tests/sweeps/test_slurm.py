@@ -7,18 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runs.code_identity import OURS
 from tests.commands.test_train import assert_same_curve, on_two_ranks
-from tests.conftest import ROOT, TINY, Finished, kill_when, launch
+from tests.conftest import ROOT, TINY, kill_when, launch
 from tests.runs.test_interruptions import epoch_of
-
-Cli = Callable[..., Finished]
+from tests.sweeps.conftest import Cli, results
 
 
 def answers() -> bool:
@@ -42,10 +39,6 @@ SLURM = [
     *("trainer.devices=2", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=5"),
 ]
 LONG = ["epochs=12", "data.num_steps=20"]
-
-
-def results(folder: str = "outputs/sweeps") -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(Path(folder).rglob("result.json"))]
 
 
 def queued(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.job import Job, State
+from sweeps.job import Job, JobState
 
 slurm: Any = pytest.importorskip("sweeps.slurm", exc_type=ImportError)
 
@@ -76,22 +76,21 @@ def test_a_planted_result_is_not_read(
     folder: Path, mode: int, read: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    cluster = slurm.SlurmCluster(
+    cluster = slurm.SlurmExecutor(
         submitit_folder=str(folder / ".submitit" / "%j"),
         max_num_timeout=1,
         stop_at_failure=False,
         wait=True,
-        parameters={},
     )
     job = Job(["train"], folder / "a", name="a")
     job.folder.mkdir()
     (job.folder / "console.log").write_text("")
     (job.folder / "slurm.json").write_text("{}")
-    cluster.submitted[job.folder] = slurm.Submitted("12", 1, cluster.folder)
+    cluster.submitted[job.folder] = slurm.SlurmJob("12", 1, cluster.folder)
     result = slurm.JobPaths(cluster.folder, "12", 0).result_pickle
     result.parent.mkdir(parents=True)
     result.write_bytes(pickle.dumps(("success", Trap())))
     (folder / ".submitit").chmod(mode)
     cluster.end(job)
     assert (folder / "trapped").exists() == read
-    assert job.state is (State.DONE if read else State.FAILED)
+    assert job.state is (JobState.DONE if read else JobState.FAILED)

@@ -1,10 +1,12 @@
 """Sweeps: jobs as processes of their own on a pool of devices."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from sweeps import jobs
-from sweeps import pool as sweep
-from sweeps.job import Job, State
-from sweeps.jobs import Pool, Slots
-from sweeps.pool import Machine
+from sweeps import pool, sweep
+from sweeps.job import Job, JobState
+from sweeps.pool import PoolExecutor, job_environment
 from sweeps.table import summary
 from system.locks import locked
 from system.places import CONF
@@ -39,31 +39,6 @@ def processes_of(folder: Path) -> list[str]:
     return [line for line in found if "run.py" in line]
 
 
-def test_slots_of_four_gpus_hold_jobs_of_one_two_and_three() -> None:
-    slots = Slots(["0", "1", "2", "3"])
-    three = slots.take(3)
-    assert three == ("0", "1", "2")
-    assert slots.take(2) is None
-    one = slots.take(1)
-    assert one == ("3",)
-    assert slots.take(1) is None
-    slots.give(three)
-    two = slots.take(2)
-    assert two == ("0", "1")
-    slots.give(one)
-    assert slots.take(3) is None
-    assert slots.take(2) == ("2", "3")
-
-
-def test_slots_that_are_shared_fill_the_freest_device_first() -> None:
-    slots = Slots(["a", "b"], share=2)
-    assert [slots.take(1) for _ in range(4)] == [("a",), ("b",), ("a",), ("b",)]
-    assert slots.take(1) is None
-    slots.give(("b",))
-    assert slots.take(2) is None
-    assert slots.take(1) == ("b",)
-
-
 def test_a_job_sees_its_own_devices_and_nothing_of_other_ranks() -> None:
     outer = {
         "HOME": "/h",
@@ -73,70 +48,62 @@ def test_a_job_sees_its_own_devices_and_nothing_of_other_ranks() -> None:
         "SLURM_NTASKS": "2",
         "OMPI_MCA_plm": "isolated",
     }
-    pool = Pool(["4", "7"], on_gpu=True, threads=3)
-    one, two = (pool.environment(outer, taken, 5) for taken in (("7",), ("4", "7")))
+    one, two, cpu = (
+        job_environment(outer, gpus, threads=3, lifeline=5) for gpus in (["7"], ["4", "7"], [])
+    )
     assert one["HOME"] == "/h"
     assert not {"RANK", "LOCAL_RANK", "SLURM_NTASKS"} & one.keys()
     assert one["OMPI_MCA_plm"] == "isolated"  # a setting of this machine, unless mpirun gave it
-    started_by_mpi = pool.environment(outer | {"OMPI_COMM_WORLD_SIZE": "2"}, ("7",), 5)
-    assert not {"OMPI_MCA_plm", "OMPI_COMM_WORLD_SIZE"} & started_by_mpi.keys()
-    assert one["CUDA_VISIBLE_DEVICES"] == "7"
-    assert two["CUDA_VISIBLE_DEVICES"] == "4,7"
+    by_mpirun = job_environment(outer | {"OMPI_COMM_WORLD_SIZE": "2"}, [], threads=1, lifeline=5)
+    assert not {"OMPI_MCA_plm", "OMPI_COMM_WORLD_SIZE"} & by_mpirun.keys()
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in (one, two, cpu)] == ["7", "4,7", ""]
     assert one["MASTER_PORT"] != "29500"
     assert one["OMP_NUM_THREADS"] == "3"
-    assert (
-        Pool(["cpu0"], on_gpu=False).environment(outer, ("cpu0",), 5)["CUDA_VISIBLE_DEVICES"] == ""
-    )
 
 
 @pytest.mark.parametrize(
-    ("given", "told", "ready"), [("3", None, "3"), ("3", 2, "2"), ("", None, "4"), ("0", None, "4")]
+    ("given", "told", "ready"), [("3", None, 3), ("3", 2, 2), ("", None, 4), ("0", None, 4)]
 )
 def test_threads_of_jobs(
-    monkeypatch: pytest.MonkeyPatch, given: str, told: int | None, ready: str
+    monkeypatch: pytest.MonkeyPatch, given: str, told: int | None, ready: int
 ) -> None:
-    seen: list[str] = []
-
-    def run(pool: Pool, todo: list[Job]) -> None:
-        seen.append(pool.environment({}, ("cpu0",), 5)["OMP_NUM_THREADS"])
-
     monkeypatch.setenv("OMP_NUM_THREADS", given)
-    monkeypatch.setattr(Pool, "run", run)
-    monkeypatch.setattr(sweep, "num_cores", lambda: 8)
-    place = Machine(jobs=2, gpus=None, share=1, threads=told, stop_at_failure=False)
-    place.run([Job(["a"], Path("a"), name="a", devices=0)])
-    assert seen == [ready]
+    monkeypatch.setattr(pool, "num_cores", lambda: 8)
+    executor = PoolExecutor(jobs=2, threads=told)
+    with executor.session([Job(["a"], Path("a"))]):
+        assert executor.rank_threads == ready
 
 
 @pytest.fixture
 def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     """Jobs whose run.py is a few lines of Python: a name, and what it does."""
-    monkeypatch.setattr(jobs, "ROOT", folder)
+    monkeypatch.setattr(pool, "ROOT", folder)
     (folder / "run.py").write_text("import sys\nexec(sys.argv[1])\n")
-    return lambda name, code, devices=1: Job([code], folder / name, name=name, devices=devices)
+    return lambda name, code, num_gpus=0: Job([code], folder / name, name=name, num_gpus=num_gpus)
 
 
+@pytest.mark.parametrize("share", [1, 2])
 def test_jobs_run_side_by_side_as_far_as_there_are_devices(
-    folder: Path, pretend: Callable[..., Job]
+    pretend: Callable[..., Job], share: int
 ) -> None:
     code = (
         "import os, time; begin = time.time(); time.sleep(0.5); "
         "print(os.environ['CUDA_VISIBLE_DEVICES'], begin, time.time(), sep=';')"
     )
-    todo = [pretend(f"job{k}", code, devices) for k, devices in enumerate((1, 2, 3, 2, 1, 1))]
-    assert Pool(list("0123"), on_gpu=True).run(todo) is None
-    assert {job.state for job in todo} == {State.DONE}
+    todo = [pretend(f"job{k}", code, num_gpus) for k, num_gpus in enumerate((1, 2, 3, 2, 1, 1))]
+    assert PoolExecutor(list("0123"), share=share).run(todo) is None
+    assert {job.state for job in todo} == {JobState.DONE}
     spans = []
     for job in todo:
-        used, first, last = (job.folder / "console.log").read_text().strip().split(";")
-        assert len(used.split(",")) == job.devices
-        spans.append((set(used.split(",")), float(first), float(last)))
+        used, first, last = job.console.read_text().strip().split(";")
+        assert len(set(used.split(","))) == job.num_gpus
+        spans.append((used.split(","), float(first), float(last)))
     together = 0
-    for i, (gpus, begin, end) in enumerate(spans):
-        for others, other_begin, other_end in spans[:i]:
-            if begin < other_end and other_begin < end:
-                together += 1
-                assert not gpus & others
+    for _, begin, _ in spans:
+        running = [gpus for gpus, first, last in spans if first <= begin < last]
+        in_use = Counter(gpu for gpus in running for gpu in gpus)
+        assert max(in_use.values()) <= share
+        together = max(together, len(running))
     assert together >= 2
 
 
@@ -146,16 +113,16 @@ def test_a_failing_job_does_not_lose_the_others(pretend: Callable[..., Job]) -> 
         pretend("b", "print('error: no luck'); sys.exit(2)"),
         pretend("c", "pass"),
     ]
-    Pool(["x"], on_gpu=False).run(todo)
-    assert [job.state for job in todo] == [State.DONE, State.FAILED, State.DONE]
+    PoolExecutor().run(todo)
+    assert [job.state for job in todo] == [JobState.DONE, JobState.FAILED, JobState.DONE]
     assert todo[1].note == "exit code 2: no luck"
     assert "b: exit code 2: no luck" in summary(todo)
 
 
 def test_a_failing_job_stops_those_that_wait(pretend: Callable[..., Job]) -> None:
     todo = [pretend("a", "sys.exit(1)"), pretend("b", "pass")]
-    Pool(["x"], on_gpu=False, stop_at_failure=True).run(todo)
-    assert [job.state for job in todo] == [State.FAILED, State.STOPPED]
+    PoolExecutor(stop_at_failure=True).run(todo)
+    assert [job.state for job in todo] == [JobState.FAILED, JobState.STOPPED]
 
 
 @pytest.mark.parametrize(
@@ -174,14 +141,14 @@ def test_a_failing_job_stops_those_that_wait(pretend: Callable[..., Job]) -> Non
 def test_signals_stop_all_jobs_with_their_children(
     pretend: Callable[..., Job], number: int, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "GRACE", 1.0)
+    monkeypatch.setattr(pool, "GRACE", 1.0)
     todo = [pretend("a", code), pretend("b", code), pretend("c", code)]
     begin = time.monotonic()
     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
     signal.setitimer(signal.ITIMER_REAL, 1.0)
-    assert Pool(["x", "y"], on_gpu=False).run(todo) == number
+    assert PoolExecutor(jobs=2).run(todo) == number
     assert time.monotonic() - begin < 10
-    assert [job.state for job in todo] == [State.STOPPED] * 3
+    assert [job.state for job in todo] == [JobState.STOPPED] * 3
     assert not subprocess.run(["pgrep", "-f", "sleep 61"], capture_output=True).stdout
     assert signal.getsignal(number) is not None
 
@@ -191,7 +158,7 @@ def test_a_job_ends_with_the_process_of_its_sweep(folder: Path) -> None:
     code = (
         "import os, subprocess, sys, time\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from sweeps.jobs import follow_sweep\n\n"
+        "from sweeps.lifeline import follow_sweep\n\n"
         "follow_sweep()\n"
         "child = subprocess.Popen(['sleep', '62'])\n"
         "open('pids', 'w').write(f'{os.getpid()} {child.pid}')\n"
@@ -202,17 +169,14 @@ def test_a_job_ends_with_the_process_of_its_sweep(folder: Path) -> None:
         "import sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from pathlib import Path\n"
-        "from sweeps import jobs\n"
-        "jobs.ROOT = Path.cwd()\n"
-        "jobs.Pool(['x'], on_gpu=False).run([jobs.Job([], Path('job'), name='job')])\n"
+        "from sweeps import pool\n"
+        "pool.ROOT = Path.cwd()\n"
+        "pool.PoolExecutor().run([pool.Job([], Path('job'), name='job')])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=folder, text=True)
     kill_when(process, lambda: (folder / "pids").exists() and bool((folder / "pids").read_text()))
     pids = [int(text) for text in (folder / "pids").read_text().split()]
-    deadline = time.monotonic() + 10
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: not any(alive(pid) for pid in pids), 10)
 
 
 def alive(pid: int) -> bool:
@@ -236,7 +200,7 @@ def alive(pid: int) -> bool:
 def test_equal_jobs_are_one(words: list[str], num_combinations: int, num_jobs: int) -> None:
     configs = combinations(words)
     assert len(configs) == num_combinations
-    assert len({sweep.plan("train", config).folder for config in configs}) == num_jobs
+    assert len({sweep.plan_job("train", config).folder for config in configs}) == num_jobs
 
 
 def combinations(words: list[str]) -> list[Any]:
@@ -256,11 +220,11 @@ def combinations(words: list[str]) -> list[Any]:
 
 def test_jobs_larger_than_the_pool_are_refused() -> None:
     (config,) = combinations(["trainer=ddp", "trainer.devices=3"])
-    assert sweep.num_gpus(config, list("0123")) == 3
+    assert pool.num_gpus(config, list("0123")) == 3
     with pytest.raises(ValueError, match=r"trainer\.devices=3: the sweep has 2 GPUs"):
-        sweep.num_gpus(config, list("01"))
+        pool.num_gpus(config, list("01"))
     (config,) = combinations(["trainer=ddp"])
-    assert sweep.num_gpus(config, list("0123")) == 4
+    assert pool.num_gpus(config, list("0123")) == 4
 
 
 @pytest.mark.slow
@@ -291,10 +255,7 @@ def test_sweep_of_two_ranks_killed_and_finished_by_the_same_command(folder: Path
     process = launch(folder, *words)
     first = Path("outputs/sweeps/sample_edsr")
     kill_when(process, lambda: bool(list(first.glob("*/checkpoints/last.ckpt"))))
-    deadline = time.monotonic() + 10
-    while processes_of(folder):
-        assert time.monotonic() < deadline, "a rank goes on without its sweep"
-        time.sleep(0.1)
+    wait_for(lambda: not processes_of(folder), 10)  # no rank goes on without its sweep
     before = len(results())
     process = launch(folder, *words)
     output, _ = process.communicate(timeout=600)
@@ -342,7 +303,7 @@ def test_an_interrupt_stops_the_jobs_of_a_local_ray(folder: Path) -> None:
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "interrupted; the same command goes on" in output
+    assert "interrupted; the same command resumes" in output
     assert output.count("\nstopped ") >= 1  # those that ran; in the table there are all
     assert output.count("│ stopped │") == 3
     assert not processes_of(folder)
@@ -390,14 +351,46 @@ def test_ranks_of_others_do_not_run_sweeps(
     assert "each rank would run the sweep" in done.err
 
 
-def test_a_second_sweep_leaves_the_log_of_the_first_alone(pretend: Callable[..., Job]) -> None:
-    job = pretend("a", "pass")
-    with locked(job.folder):
-        (job.folder / "console.log").write_text("of the first\n")
-        Pool(["x"], on_gpu=False).run([job])
-    assert job.state is State.FAILED
-    assert "another process is running this" in job.note
-    assert (job.folder / "console.log").read_text() == "of the first\n"
+def test_a_second_sweep_leaves_running_jobs_alone(
+    pretend: Callable[..., Job], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lock lasts from before the job's own imports until the last of its ranks has ended."""
+    caplog.set_level(logging.INFO)
+    job, same = (pretend("a", "pass") for _ in range(2))
+    console = pool.lock_console(job)
+    assert console is not None
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, stdout=console)
+    console.write(b"of the first\n")
+    console.close()  # the sweep's own process may end first
+    assert pool.is_running(same)
+    PoolExecutor().run([same])
+    assert same.state is JobState.ELSEWHERE
+    assert caplog.messages == ["running elsewhere: a"]
+    assert job.console.read_text() == "of the first\n"
+    child.communicate(b"\n")
+    assert not pool.is_running(same)
+    with locked(job.folder):  # by hand
+        PoolExecutor().run([again := pretend("a", "pass")])
+    assert again.state is JobState.ELSEWHERE
+    assert job.console.read_text() == "of the first\n"
+
+
+@pytest.mark.slow
+def test_the_same_sweep_twice_at_a_time(cli: Cli, folder: Path) -> None:
+    words = ["-m", *TINY, *QUIET, "gamma=0", "seed=1,2", "epochs=500", "hydra.launcher.jobs=2"]
+    process = launch(folder, *words)
+    consoles = "outputs/sweeps/sample_edsr/*/console.log"
+    wait_for(lambda: len(list(folder.glob(consoles))) == 2)
+    second = cli(*words)
+    assert second.code == 1
+    assert "running elsewhere, left alone: seed=1, seed=2\n" in second.out
+    assert second.out.count("│ running elsewhere │") == 2
+    assert "started" not in second.out
+    wait_for(lambda: len(list(folder.rglob("last.ckpt"))) == 2)
+    assert all("training in " in path.read_text() for path in folder.glob(consoles))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert output.count("│ stopped │") == 2
 
 
 @pytest.mark.parametrize(
@@ -413,15 +406,15 @@ def test_a_job_that_slurm_is_clearing_away_is_waited_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch, seen: list[str | None], attached: bool
 ) -> None:
     slurm = pytest.importorskip("sweeps.slurm", exc_type=ImportError)
-    cluster = slurm.SlurmCluster(
-        submitit_folder="logs", max_num_timeout=1, stop_at_failure=False, wait=True, parameters={}
+    cluster = slurm.SlurmExecutor(
+        submitit_folder="logs", max_num_timeout=1, stop_at_failure=False, wait=True
     )
-    job = Job(["a"], folder / "a", name="a", devices=0)
+    job = Job(["a"], folder / "a", name="a")
     job.folder.mkdir()
     (job.folder / "slurm.json").write_text('{"job_id": "12", "submitit_folder": "logs"}')
     answers = iter([{} if state is None else {"12": state} for state in seen])
-    monkeypatch.setattr(cluster, "states", lambda: next(answers))
-    cluster.known = cluster.states()
+    monkeypatch.setattr(cluster, "query", lambda: next(answers))
+    cluster.states = cluster.query()
     cluster.attach([job])
-    assert (job.state is State.QUEUED) == attached
+    assert (job.state is JobState.QUEUED) == attached
     assert next(answers, None) is None

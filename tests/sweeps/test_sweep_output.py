@@ -5,22 +5,20 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from runs.naming import run_name
-from sweeps import jobs
-from sweeps.job import Job, State
-from sweeps.pool import label
+from sweeps import pool
+from sweeps.job import Job, JobState
+from sweeps.sweep import name_jobs
 from sweeps.table import summary
 from system import progress as progress_module
 from system.progress import ProgressTimer, format_seconds, progress
 from system.terminal import differing_part, shorten, shorten_cells, table_width
-from tests.conftest import TINY, Finished
-
-Cli = Callable[..., Finished]
+from tests.conftest import TINY
+from tests.sweeps.conftest import Cli
 
 SWEEP = [  # two of the settings are the same in all jobs
     [
@@ -38,9 +36,9 @@ def sweep_of(lists: list[list[str]]) -> list[Job]:
         Job(words, Path("outputs/sweeps/gamma") / run_name(words[1:], sweep=True))
         for words in lists
     ]
-    label(todo, ["optim.optimizer.lr=1e-4"])
+    name_jobs(todo, ["optim.optimizer.lr=1e-4"])
     for job in todo:
-        job.state, job.seconds = State.STOPPED, 3723.0
+        job.state, job.seconds = JobState.STOPPED, 3723.0
     return todo
 
 
@@ -64,7 +62,7 @@ def test_folders_are_shown_where_there_is_room() -> None:
     todo = sweep_of([["train", f"gamma={gamma}"] for gamma in (0, 0.1)])
     assert "│ gamma-0.1" in summary(todo, 80)
     assert "│ gamma-0.1" not in summary(todo, 45)
-    todo[1].state, todo[1].note = State.FAILED, "exit code 2: the disk is full"
+    todo[1].state, todo[1].note = JobState.FAILED, "exit code 2: the disk is full"
     assert summary(todo, 80).endswith(
         "gamma=0.1: exit code 2: the disk is full (outputs/sweeps/gamma/gamma-0.1/console.log)"
     )
@@ -194,7 +192,7 @@ def test_ctrl_c_says_what_happens_and_a_second_one_kills_at_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(jobs, "ROOT", folder)
+    monkeypatch.setattr(pool, "ROOT", folder)
     deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     (folder / "run.py").write_text(deaf + "open('ready', 'w'); time.sleep(60)")
     began: list[float] = []
@@ -211,10 +209,10 @@ def test_ctrl_c_says_what_happens_and_a_second_one_kills_at_once(
     todo = [Job(["train"], folder / name, name=name) for name in "ab"]
     for job in todo:
         job.folder.mkdir()
-    assert jobs.Pool(["x"], on_gpu=False).run(todo) == signal.SIGINT
+    assert pool.PoolExecutor().run(todo) == signal.SIGINT
     assert len(began) == 2
     assert time.monotonic() - began[1] < 1
-    assert [job.state for job in todo] == [State.STOPPED] * 2
+    assert [job.state for job in todo] == [JobState.STOPPED] * 2
     assert [m for m in caplog.messages if "ing 1 job" in m] == [
         "stopping 1 job (their last full epoch is kept); Ctrl-C again kills",
         "killing 1 job",
