@@ -3,7 +3,7 @@
 import logging
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -27,6 +27,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import OptunaError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -58,15 +59,15 @@ def search(arguments: Sequence[str], config: DictConfig, launcher: Launcher) -> 
         raise ValueError(
             "nothing to search: give choices a,b or ranges such as gamma=interval(0,1)"
         )
+    suggest_more = load_function(options.custom_search_space)
     study = open_study(options.study_name or study_name(arguments, params), options)
     ended = enqueue_interrupted(study)
     log.info("study %s in %s", study.study_name, options.storage)
     log.info("%d of %d trials have ended", ended, options.n_trials)
     for first in range(ended, options.n_trials, options.n_jobs):
         trials = [study.ask(searched) for _ in range(min(options.n_jobs, options.n_trials - first))]
-        if options.custom_search_space:
-            for trial in trials:
-                get_method(options.custom_search_space)(config, trial)
+        for trial in trials:
+            suggest_more(config, trial)
         jobs = [[*fixed, *(f"{k}={v}" for k, v in trial.params.items())] for trial in trials]
         num_failed = 0
         for trial, job in zip(trials, launcher.launch(jobs, initial_job_idx=first), strict=True):
@@ -109,6 +110,21 @@ def distribution(override: Override) -> BaseDistribution:
         raise ValueError(f"{override.input_line}: {error}") from error
 
 
+def load_function(name: str | None) -> Callable[[DictConfig, optuna.Trial], None]:
+    """Import `hydra.sweeper.custom_search_space`; None stands for a function without effect.
+
+    Raises:
+        ValueError: if it cannot be imported.
+    """
+    if name is None:
+        return lambda config, trial: None
+    try:
+        return get_method(name)
+    except (ImportError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"hydra.sweeper.custom_search_space={name}: {reason}") from error
+
+
 def open_study(name: str, options: DictConfig) -> optuna.Study:
     """Load a study, or create it.
 
@@ -125,7 +141,7 @@ def open_study(name: str, options: DictConfig) -> optuna.Study:
             direction="maximize" if options.direction == "max" else "minimize",
             load_if_exists=True,
         )
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
+    except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, ValueError) as error:
         # A storage of Optuna 2 is a RuntimeError that names the command for upgrading it.
         reason = str(error).partition("\n")[0].replace("$STORAGE_URL", shlex.quote(options.storage))
         raise ValueError(f"hydra.sweeper.storage={options.storage}: {reason}") from error

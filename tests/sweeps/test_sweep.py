@@ -233,7 +233,7 @@ def test_sweep_skips_what_is_finished_and_reports_what_failed(cli: Cli) -> None:
     done = cli(*words, "hydra.launcher.jobs=2", "data.limit=2")
     assert done.code == 0, done.err
     assert "3 jobs in outputs/sweeps/sample_edsr" in done.out
-    assert "1 of the 4 combinations are equal to another" in done.out
+    assert "1 of 4 combinations differ from others only in settings" in done.out
     found = results()
     assert sorted(str(r["config"]["scale"]) for r in found) == ["2", "3", "None"]
     again = cli(*words, "data.limit=2")
@@ -328,6 +328,10 @@ def test_an_interrupt_stops_the_jobs_of_a_local_ray(folder: Path) -> None:
         (["hydra/sweeper=optuna", "gamma=interval(0,1)", "hydra.sweeper.n_trials=0"], "n_trials=0"),
         (["hydra/sweeper=optuna", "gamma=0,1", "hydra.sweeper.direction=up"], "direction=up: "),
         (["hydra/sweeper=optuna", "gamma=0"], "nothing to search: give choices"),
+        (
+            ["hydra/sweeper=optuna", "gamma=0,1", "hydra.sweeper.custom_search_space=no.such"],
+            "hydra.sweeper.custom_search_space=no.such: ",
+        ),
         (["paths.output_dir=/proc/x", "gamma=0"], "paths.output_dir=/proc/x: /proc cannot be wri"),
     ],
 )
