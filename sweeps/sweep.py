@@ -67,22 +67,7 @@ def run_sweep(
             job.state = JobState.ELSEWHERE
     resumed = check_run_folders(todo, distinct) if command == "train" else []
     folder = display_path(Path(configs[0].hydra.sweep.dir).absolute())
-    log.info("%s in %s", "1 job" if len(todo) == 1 else f"{len(todo)} jobs", folder)
-    if len(configs) > len(todo):
-        log.info(
-            "%d of %d combinations differ from others only in settings that they do not use: "
-            "run once",
-            len(configs) - len(todo),
-            len(configs),
-        )
-    for what, found in (
-        ("finished already", in_state(todo, JobState.ALREADY_DONE)),
-        ("running elsewhere, left alone", in_state(todo, JobState.ELSEWHERE)),
-        ("to be continued", resumed),
-    ):
-        if found:
-            names = ", ".join(job.name for job in found)
-            log.info("%s: %s", what, names if len(names) <= MAX_LISTED else f"{len(found)} jobs")
+    announce(folder, todo, resumed, num_combinations=len(configs))
     stopped_by = executor.run(todo)
     if stopped_by is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that it could stop
@@ -97,6 +82,28 @@ def run_sweep(
     if in_state(todo, JobState.STOPPED) or (is_grid and incomplete):
         sys.exit(1)
     return [job_return(job, config) for job, config in zip(planned, configs, strict=True)]
+
+
+def announce(
+    folder: Path, jobs: Sequence[Job], resumed: Sequence[Job], *, num_combinations: int
+) -> None:
+    """Print how many jobs there are, and which of them do not start anew."""
+    log.info("%s in %s", "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs", folder)
+    if num_combinations > len(jobs):
+        log.info(
+            "%d of %d combinations differ from others only in settings that they do not use: "
+            "run once",
+            num_combinations - len(jobs),
+            num_combinations,
+        )
+    for what, found in (
+        ("finished already", in_state(jobs, JobState.ALREADY_DONE)),
+        ("running elsewhere, left alone", in_state(jobs, JobState.ELSEWHERE)),
+        ("to be continued", resumed),
+    ):
+        if found:
+            names = ", ".join(job.name for job in found)
+            log.info("%s: %s", what, names if len(names) <= MAX_LISTED else f"{len(found)} jobs")
 
 
 def one_of_several_ranks() -> bool:

@@ -13,9 +13,9 @@ import pytest
 
 from runs.code_identity import OURS
 from tests.commands.test_train import assert_same_curve, on_two_ranks
-from tests.conftest import ROOT, TINY, kill_when, launch
+from tests.conftest import ROOT, TINY, Cli, kill_when, launch
 from tests.runs.test_interruptions import epoch_of
-from tests.sweeps.conftest import Cli, results
+from tests.sweeps.conftest import results
 
 
 def answers() -> bool:

@@ -10,8 +10,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from configuration.parsing import parse_task
-from tests.conftest import TINY, Finished, kill_when, launch
-from tests.sweeps.conftest import Cli, results
+from tests.conftest import TINY, Cli, Finished, kill_when, launch
+from tests.sweeps.conftest import results
 
 optuna = pytest.importorskip("optuna")
 from optuna.distributions import (  # noqa: E402

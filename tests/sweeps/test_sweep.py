@@ -21,8 +21,8 @@ from sweeps.pool import PoolExecutor, job_environment
 from sweeps.table import summary
 from system.locks import locked
 from system.places import CONF
-from tests.conftest import ROOT, TINY, kill_when, launch
-from tests.sweeps.conftest import Cli, results, wait_for
+from tests.conftest import ROOT, TINY, Cli, kill_when, launch
+from tests.sweeps.conftest import results, wait_for
 
 QUIET = ["callbacks.epoch_line=null", "callbacks.watch=null"]
 

@@ -17,8 +17,7 @@ from sweeps.table import summary
 from system import progress as progress_module
 from system.progress import ProgressTimer, format_seconds, progress
 from system.terminal import differing_part, shorten, shorten_cells, table_width
-from tests.conftest import TINY
-from tests.sweeps.conftest import Cli
+from tests.conftest import TINY, Cli
 
 SWEEP = [  # two of the settings are the same in all jobs
     [
