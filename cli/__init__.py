@@ -1,1 +1,1 @@
-"""The command line: parsing, help, checks of the configuration, signals."""
+"""The command line: parsing, help, checks of the configuration, and the commands as functions."""

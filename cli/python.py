@@ -95,6 +95,10 @@ def call(
     """
     typed = [*words, *(as_override(key, value) for key, value in settings.items())]
     ready = complete(command, typed, folder=config_dir)
+    if ready.is_multirun:
+        raise ValueError(
+            "sweep=...: a function makes one run; a loop over calls, or the command line, sweeps"
+        )
     ready.check()
     with loaded(ready.folder):
         cfg = composed(command, ready.overrides, with_hydra=True)

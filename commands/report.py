@@ -63,7 +63,7 @@ def output_of(cfg: DictConfig) -> Path:
 
 
 def run(cfg: DictConfig, _: Invocation) -> None:
-    """Write report.html, report.md and figures/, and says what could not be read."""
+    """Write report.html, report.md and figures/, and log what could not be read."""
     patterns = patterns_of(cfg)
     runs = read_runs(patterns, cfg.epoch)
     folder = output_of(cfg)

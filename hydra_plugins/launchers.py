@@ -68,7 +68,7 @@ class ProcessLauncher(Launcher):
 
     @property
     def stop_at_failure(self) -> bool:
-        """Whether a failure cancels the waiting jobs."""
+        """Return whether a failure cancels the waiting jobs."""
         return self.on_failure == "stop"
 
 

@@ -152,8 +152,12 @@ def summary(
 
 
 def columns_of(rows: list[Row]) -> list[str]:
-    """Return the measurements that rows have, in the order of `HEADINGS`."""
-    return [key for key in HEADINGS if any(key in row.values for row in rows)]
+    """Return the measurements that rows have: those of `HEADINGS` in their order, then others."""
+    keys = dict.fromkeys(key for row in rows for key in row.values)
+    return [
+        *(key for key in HEADINGS if key in keys),
+        *(key for key in keys if key not in HEADINGS),
+    ]
 
 
 def networks_at(
@@ -215,7 +219,7 @@ def enhancer_table(
     lines = [
         [label, *[at] * several, name, *digits(values, keys)] for label, at, name, values in listed
     ]
-    columns = ["photo", *["scale"] * several, "net", *(HEADINGS[key] for key in keys)]
+    columns = ["photo", *["scale"] * several, "net", *(HEADINGS.get(key, key) for key in keys)]
     return format_table(title, columns, lines)
 
 

@@ -21,7 +21,7 @@ from runs.invocation import Invocation
 from system.json_files import JsonObject, write_json
 from system.regular_files import read_regular
 
-# Everything a run writes and a new run replaces; run.json is removed last.
+# What a new run removes before it starts, run.json last; it overwrites the rest.
 FILES = ("result.json", "metrics.csv", "progress.json", "run.json")
 FOLDERS = ("checkpoints", "images", "wandb", "tensorboard")
 # Files that a run was writing when it was killed.

@@ -83,6 +83,8 @@ def test_photos_are_measured_enhanced_and_scored(folder: Path) -> None:
 def test_mistakes_are_all_in_one_error(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"gama: no such key.*\n.*epochs=-3"):
         train(gama=0.1, epochs=-3)
+    with pytest.raises(ValueError, match=r"sweep=.*one run"):
+        train(sweep="gamma")
     with pytest.raises(ValueError, match=r"no finished run"):
         Result.read("outputs")
     assert not Path("outputs").exists()
