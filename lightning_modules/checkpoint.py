@@ -8,6 +8,7 @@ dict as JSON in its header. Both are read without unpickling objects, and only c
 
 import base64
 import copy
+import functools
 import hashlib
 import io
 import json
@@ -184,6 +185,26 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]
     state = network_state(loaded["state_dict"])
     raw = loaded.get("record")
     return state, None if raw is None else checked(raw, state, path)
+
+
+def read_record(path: str | Path) -> Record | None:
+    """Read the record of a file; one that has not changed is read once per process.
+
+    Raises:
+        ValueError: as `read_checkpoint`.
+    """
+    path = expanded(path)
+    try:
+        found = path.stat()
+    except OSError:
+        return read_checkpoint(path)[1]  # says why it cannot be read
+    return record_of(path, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def record_of(path: Path, mtime_ns: int, size: int) -> Record | None:
+    """Read the record of a file, again only after it has changed."""
+    return read_checkpoint(path)[1]
 
 
 def checked(raw: object, state: dict[str, Tensor], path: Path) -> Record:

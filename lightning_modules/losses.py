@@ -307,7 +307,7 @@ class HybridLoss(nn.Module):
     def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
         """Compare B x 3 x H x W images in [0, 1]; the gradient goes to `sr_BCHW`.
 
-        Warn once if patches are enlarged for the scorer.
+        Warns once if patches are enlarged for the scorer.
         """
         terms = self.fidelity_terms(sr_BCHW, hr_BCHW)
         first, *others = terms.values()

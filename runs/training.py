@@ -29,7 +29,7 @@ from lightning_modules.callbacks import (
     ProgressFile,
     Watch,
 )
-from lightning_modules.checkpoint import WriteRecord, check_kind, dependence, read_checkpoint
+from lightning_modules.checkpoint import WriteRecord, check_kind, dependence, read_record
 from lightning_modules.checkpoint_io import WholeFiles
 from lightning_modules.init_from import official_file, start_from
 from lightning_modules.metric_names import is_baseline
@@ -60,7 +60,7 @@ def with_scorer(cfg: DictConfig) -> DictConfig:
     """Return the configuration with the architecture that the file of the loss's scorer names."""
     if not reads_scorer(cfg):
         return cfg
-    _, record = read_checkpoint(cfg.scorer.checkpoint)
+    record = read_record(cfg.scorer.checkpoint)
     arguments = record.net if record is not None else {}
     return changed(
         cfg, {f"scorer.{name}": value for name, value in arguments.items() if name in cfg.scorer}
@@ -153,7 +153,7 @@ def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
     config, files = read_settings(cfg)
     names = ["commands.train", *targets(config)]
     for key in ("scorer.checkpoint", "judge.checkpoint"):
-        record = read_checkpoint(files[key])[1] if key in files else None
+        record = read_record(files[key]) if key in files else None
         names += targets(record.net) if record is not None else ()
     return Identity(config, files, code_files(names), fingerprint, derived_keys(cfg))
 
@@ -309,7 +309,7 @@ def report_dependence(cfg: DictConfig) -> None:
     if trains_scorer(cfg) or not cfg.gamma or cfg.judge.checkpoint is None:
         return
     paths = (cfg.scorer.checkpoint, cfg.judge.checkpoint)
-    scorer, judge = (read_checkpoint(path)[1] for path in paths)
+    scorer, judge = map(read_record, paths)
     assert scorer is not None  # both have been loaded already
     assert judge is not None
     for line in dependence(scorer, judge):

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from configuration.model_kind import trains_scorer
 from configuration.signatures import locate
 from configuration.trust import rebuild_problems
-from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.checkpoint import read_record
 from lightning_modules.compiling import WITH_GRAPHS
 from networks.nima import VIEW_ARGUMENTS
 from runs.identity import scores_always
@@ -208,7 +208,7 @@ def check_checkpoint(node: DictConfig | None) -> Iterator[str]:
 def check_is_scorer(key: str, path: str) -> Iterator[str]:
     """Yield a problem unless a file is the checkpoint of a scorer."""
     try:
-        _, record = read_checkpoint(path)
+        record = read_record(path)
     except ValueError as error:
         yield f"{key}={error}"
         return
@@ -234,7 +234,7 @@ def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
     path = cfg.scorer.checkpoint
     if not isinstance(path, str) or list(require_scorer(cfg)):
         return  # reported by `problems`
-    _, record = read_checkpoint(path)
+    record = read_record(path)
     assert record is not None
     if "scorer" in typed and record.backbone != cfg.scorer.backbone:
         yield (
