@@ -8,7 +8,6 @@ read off its signature), and what the command itself refuses (its `Options` and 
 import contextlib
 import functools
 import re
-from collections.abc import Iterator
 
 import yaml
 from hydra.core.config_loader import ConfigLoader
@@ -19,12 +18,13 @@ from cli import bounds, overrides
 from cli.composing import INVALID, composed, first_line, flat_keys, loaded, options
 from cli.mistakes import key_of, raise_all
 from cli.value_checks import LISTS, TEXT_KEYS, check_composed, check_values
+from cli.yaml_files import searchpath_problems
 from commands import load_command
 from configuration import signatures
 from configuration.hints import called_elsewhere, fitting, key_meant, near, nearest
 from configuration.parsing import flatten
 from configuration.signatures import locate, shown
-from system.places import CONF, expanded
+from system.places import CONF
 
 OURS = ("hydra_plugins.launchers.", "hydra_plugins.study_sweeper.")
 PLUGINS = ("hydra/launcher", "hydra/sweeper")
@@ -129,17 +129,6 @@ def check_words(
     valid = check_deleted(valid, problems)
     valid = check_groups(loader, valid, problems)
     return check_keys(command, loader, valid, problems)
-
-
-def searchpath_problems(parsed: list[Override]) -> Iterator[str]:
-    """Check the folders of `hydra.searchpath`, from which Hydra reads configuration files."""
-    for override in parsed:
-        value = override.value() if override.key_or_group == "hydra.searchpath" else None
-        for text in value if isinstance(value, list) else [value]:
-            if text is None or str(text).startswith("pkg://"):  # an installed package
-                continue
-            if not expanded(str(text).removeprefix("file://")).is_dir():
-                yield f"hydra.searchpath={text}: no such folder"
 
 
 def swept(command: str, words: list[str]) -> list[str]:

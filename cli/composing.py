@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from cli.leftovers import drop_leftovers
+from cli.mistakes import raise_all
+from cli.yaml_files import folder_problems
 from configuration.model_kind import trains_scorer
 from runs.identity import not_read
 from runs.naming import run_name
@@ -73,13 +75,12 @@ def loaded(folder: str | None = None) -> Iterator[ConfigLoader]:
     """Make `compose` read conf/ and, with precedence, a folder of the user's (--config-dir).
 
     Raises:
-        ValueError: if that is not a folder.
+        ValueError: if that is not a folder, or its files are damaged or too large.
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if folder is not None:
             place = expanded(folder).absolute()
-            if not place.is_dir():
-                raise ValueError(f"--config-dir={folder}: no such folder")
+            raise_all(list(folder_problems(place, f"--config-dir={folder}")))
             path = create_config_search_path(str(CONF))
             schema = SearchPathQuery(provider="schema")
             path.prepend(provider="command-line", path=f"file://{place}", anchor=schema)

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from cli import command_line as command_line
 from tests.conftest import ROOT
 
@@ -17,3 +19,12 @@ def test_recipes_compose(folder: Path) -> None:
         Path(name).write_text(block)
     command_line.parse(["--config-dir=mine", "experiment=small"]).check()
     command_line.parse(["--config-dir=mine", "experiment=small", "sweep=rates"]).check()
+
+
+def test_alias_bombs_are_refused_before_they_expand(folder: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 12)]
+    Path("mine/experiment").mkdir(parents=True)
+    Path("mine/experiment/bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"bomb.yaml: stands for"):
+        command_line.parse(["--config-dir=mine", "experiment=bomb"]).check()
