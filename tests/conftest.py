@@ -1,5 +1,6 @@
 """Shared by all tests: small settings, a scorer without training, and the command line."""
 
+import copy
 import logging
 import os
 import shutil
@@ -9,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import lightning as L
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 import run as entry
 from lightning_modules.checkpoint import save_safetensors
@@ -67,6 +69,26 @@ class Finished(NamedTuple):
 
 
 Cli = Callable[..., Finished]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _configuration_files() -> Iterator[None]:
+    """Parse a configuration file once: Hydra reads 25 of them for every composition."""
+    read = OmegaConf.load
+    known: dict[tuple[str, int, int], Any] = {}
+
+    def load(file: str | Path | IO[Any]) -> Any:  # noqa: ANN401
+        if isinstance(file, str | Path):
+            return read(file)
+        about = os.fstat(file.fileno())
+        key = (file.name, about.st_mtime_ns, about.st_size)
+        if key not in known:
+            known[key] = read(file)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", load)
+        yield
 
 
 @pytest.fixture(autouse=True)

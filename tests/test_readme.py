@@ -37,7 +37,13 @@ RECIPES = ROOT / "examples" / "recipes"
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 
 
-@pytest.mark.parametrize("line", sorted(COMMANDS))
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=pytest.mark.slow if re.search(r" -m |sweep=", line) else ())
+        for line in sorted(COMMANDS)
+    ],
+)
 def test_commands_have_no_mistakes(
     line: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,7 +178,13 @@ evaluate ~judge checkpoint=b
 """
 
 
-@pytest.mark.parametrize("line", REFUSED.strip().splitlines())
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=pytest.mark.slow if line.startswith("-m") else ())
+        for line in REFUSED.strip().splitlines()
+    ],
+)
 def test_refused_in_one_message(cli: Cli, folder: Path, line: str) -> None:
     start = time.process_time()
     done = cli(*line.replace("LONG", LONG).split())
