@@ -122,9 +122,8 @@ def module_of(
     return EnhancementModule(net, loss or HybridLoss(0), optimizer, Constant(), **options)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor:UserWarning"
-)  # by torch.compile
+# torch.compile looks at the gradients of intermediate tensors.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_network_and_scorer_train_and_save_the_same() -> None:
