@@ -125,6 +125,7 @@ def module_of(
 # torch.compile looks at the gradients of intermediate tensors.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of Dynamo
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_network_and_scorer_train_and_save_the_same() -> None:
     states = []
