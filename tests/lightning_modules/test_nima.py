@@ -45,6 +45,7 @@ def fit(trained: NIMAModule, epochs: int = 1, **data: Any) -> L.Trainer:  # noqa
 
 @pytest.mark.filterwarnings("ignore:Found .* in eval mode:UserWarning")
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode:UserWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_scorer_trains_the_same() -> None:
     states = []
