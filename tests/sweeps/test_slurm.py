@@ -6,7 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from runs.code_identity import OURS
 from tests.commands.test_train import assert_same_curve, on_two_ranks
 from tests.conftest import ROOT, TINY, Cli, kill_when, launch
 from tests.runs.test_interruptions import epoch_of
-from tests.sweeps.conftest import results
+from tests.sweeps.conftest import results, wait_for
 
 
 def answers() -> bool:
@@ -46,6 +47,14 @@ def queued(folder: Path) -> list[str]:
     numbers = {json.loads(path.read_text())["job_id"] for path in folder.rglob("slurm.json")}
     listed = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True).stdout
     return sorted(numbers & set(listed.split()))
+
+
+def wait_while_running(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    def holds() -> bool:
+        assert process.poll() is None, process.communicate()[0]
+        return condition()
+
+    wait_for(holds, 300)
 
 
 def test_a_sweep_of_jobs_of_two_ranks(folder: Path, cli: Cli) -> None:
@@ -94,18 +103,11 @@ def test_a_job_that_is_preempted_on_a_plateau_repeats_no_full_epoch(folder: Path
     """The first epoch stays the best one; each attempt goes on after the last full epoch."""
     words = ["epochs=8", "data.num_steps=20", "callbacks.checkpoint.mode=min"]
     process = launch(folder, *SLURM, *words)
-    deadline = time.monotonic() + 300
     for attempt in range(1, 4):
-        while len(done := re.findall(r"^epoch (\d+)/8 ", console_of(folder), re.M)) < 2 * attempt:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_while_running(process, partial(printed, folder, r"^epoch \d+/8 ", 2 * attempt))
         (number,) = queued(folder)
         subprocess.run(["scancel", "--signal=USR2", number], check=True)
-        while console_of(folder).count("continuing in ") < attempt:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_while_running(process, partial(printed, folder, "continuing in ", attempt))
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     done = re.findall(r"^epoch (\d+)/8 ", console_of(folder), re.M)
@@ -125,14 +127,14 @@ def console_of(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.rglob("console.log"))
 
 
+def printed(folder: Path, pattern: str, count: int) -> bool:
+    return len(re.findall(pattern, console_of(folder), re.M)) >= count
+
+
 def test_a_job_that_an_urgent_one_preempts(folder: Path) -> None:
     """SLURM tells it by SIGTERM; `overwrite=true` does not begin it anew a second time."""
     process = launch(folder, *SLURM, *LONG, "overwrite=true")
-    deadline = time.monotonic() + 180
-    while not list(folder.rglob("last.ckpt")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_while_running(process, lambda: bool(list(folder.rglob("last.ckpt"))))
     urgent = ["sbatch", "--partition=urgent", "--ntasks=4", "--output=/dev/null", "--wrap=sleep 1"]
     subprocess.run(urgent, check=True, capture_output=True)
     output, _ = process.communicate(timeout=400)
@@ -165,11 +167,7 @@ def test_a_rank_that_fails_takes_the_job_along(folder: Path) -> None:
 
 def test_an_interrupt_cancels_the_jobs(folder: Path) -> None:
     process = launch(folder, *SLURM, "epochs=500", "seed=1,2,3")
-    deadline = time.monotonic() + 120
-    while not list(folder.rglob("last.ckpt")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_while_running(process, lambda: bool(list(folder.rglob("last.ckpt"))))
     assert len(queued(folder)) == 3
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
@@ -209,12 +207,8 @@ def test_an_older_result_is_not_that_of_a_job_that_was_cancelled(folder: Path) -
     number = subprocess.run(blocker, capture_output=True, text=True, check=True).stdout.strip()
     try:
         process = launch(folder, *SLURM, "epochs=1", "trainer.devices=1", "overwrite=true")
-        deadline = time.monotonic() + 60
-        while not (own := queued(folder)):
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        subprocess.run(["scancel", *own], check=True)
+        wait_while_running(process, lambda: bool(queued(folder)))
+        subprocess.run(["scancel", *queued(folder)], check=True)
         output, _ = process.communicate(timeout=120)
     finally:
         subprocess.run(["scancel", number], check=True)
