@@ -291,7 +291,7 @@ def test_evaluate_several_beside_each_other(
         save_before_after(panels, path, note)
 
     with monkeypatch.context() as patch:
-        patch.setattr("commands.evaluate.save_before_after", draw)
+        patch.setattr("runs.evaluation.save_before_after", draw)
         done = cli("evaluate", f"checkpoint=[{enhancer},{mdsr}]", "name=both", *scorers)
     assert done.code == 0, done.err
     folder = Path("outputs/evaluate/both")
