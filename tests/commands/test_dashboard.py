@@ -137,6 +137,7 @@ def test_mistakes(cli: Cli, words: list[str], message: str) -> None:
 
 def test_without_the_extra(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    monkeypatch.delitem(sys.modules, "reports.wandb_workspace", raising=False)
     done = cli("dashboard", "offline=true")
     assert done.code == 2
     assert "pip install 'wandb-workspaces>=" in done.err
