@@ -19,6 +19,7 @@ from configuration.model_kind import configured_kind, trains_scorer
 from configuration.parsing import changed
 from configuration.trust import rebuild_problems, targets
 from datamodules.base import ShardedDataModule
+from lightning_modules.attached import attached
 from lightning_modules.base import TrainedModule
 from lightning_modules.building import NOT_ARGUMENTS, build_network
 from lightning_modules.callbacks import (
@@ -244,7 +245,7 @@ def train_module(
     progress = ProgressFile(folder / "progress.json", monitor)
     trial = TrialCheckpoint(folder / "checkpoints")
     mine = [FreshMetrics(), AtOnce(), LogEachEpoch(), progress, writer, trial]
-    trainer.callbacks += mine  # type: ignore[attr-defined]
+    attached(trainer).callbacks += mine
     first_step = resume_point.step if resume_point else 0
     trainer.loggers = build_loggers(cfg, invocation, identity, first_step)
     verb = "continuing" if resume_point else "training"
@@ -363,7 +364,9 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
         folder=folder,
         metrics=record["metrics"],
         kind=record["kind"],
-        warnings=[w for c in trainer.callbacks if isinstance(c, Watch) for w in c.warnings],  # type: ignore[attr-defined]
+        warnings=[
+            w for c in attached(trainer).callbacks if isinstance(c, Watch) for w in c.warnings
+        ],
         monitor=checkpoint.monitor,
         best_epoch=record["epoch"] + 1,
         checkpoint=str(best.relative_to(folder)),
@@ -379,7 +382,7 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
 
 def checkpoint_of(trainer: L.Trainer) -> Checkpoints:
     """Return the callback that keeps best.ckpt and last.ckpt."""
-    return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+    return next(c for c in attached(trainer).callbacks if isinstance(c, Checkpoints))
 
 
 def report(folder: Path) -> Result:
