@@ -111,6 +111,8 @@ def check_arguments(network_class: type, arguments: Mapping[str, object], *, str
     for name, value in arguments.items():
         try:
             hint = hints[name].annotation
+            if hint is inspect.Parameter.empty:
+                continue
             adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
         except (KeyError, PydanticSchemaGenerationError, PydanticUserError, TypeError):
             continue

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from lightning_modules.building import build_network
 from lightning_modules.checkpoint import (
@@ -242,3 +243,18 @@ def test_records_without_checksum_or_test_image_are_refused(tmp_path: Path) -> N
     torch.save({"state_dict": state, "record": record}, path)
     with pytest.raises(ValueError, match="contains no test image"):
         load_scorer(path)
+
+
+class Unannotated(nn.Module):
+    """A network of the user's, whose arguments have no types."""
+
+    def __init__(self, scale=2, width=4, **rest):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN003, ANN204
+        super().__init__()
+        self.scale, self.width = scale, width
+
+
+def test_arguments_without_annotations_may_be_anything() -> None:
+    spec = {"_target_": f"{__name__}.Unannotated", "scale": 3, "width": [1, "a"], "more": None}
+    net = build_network(spec, trusted=[__name__])
+    assert isinstance(net, Unannotated)
+    assert (net.scale, net.width) == (3, [1, "a"])
