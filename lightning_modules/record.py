@@ -94,7 +94,7 @@ class Record:
         config_hash: see `runs.identity.Identity`.
         metrics: at the epoch of the checkpoint.
         epoch: counted from 0; None for imported weights.
-        wall_time_s: training time so far, without interruptions.
+        wall_time_s: training time so far, over all resumed parts.
         degradation: what LR went through besides downscaling; only in exported enhancers.
         self_test: only of scorers.
         sha256: hash of everything else and of the weights.
@@ -110,9 +110,7 @@ class Record:
     metrics: dict[Text, float] = Field(default_factory=dict)
     epoch: Annotated[int, Field(ge=0)] | None = None
     wall_time_s: Annotated[float, Field(ge=0)] | None = None
-    degradation: (
-        Annotated[Degradations, shaped(dict[Literal["blur", "noise", "jpeg"], Amount])] | None
-    ) = None
+    degradation: Annotated[Degradations, shaped(DEGRADATIONS)] | None = None
     self_test: SelfTest | None = None
     sha256: str | None = None
     version: int = VERSION
