@@ -14,7 +14,8 @@ from torch import nn
 
 from images.file_names import printable_name
 from images.finding import SearchResult, search
-from images.reading import SUFFIXES, read_photo
+from images.formats import SUFFIXES
+from images.reading import read_photo
 from images.writing import check_side, write_photo
 from lightning_modules.enhancing import enhanced, load_enhancer
 from networks.scales import scales_of

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from images.file_names import printable_name
-from images.reading import READ_SUFFIXES, is_photo_start
+from images.formats import READ_SUFFIXES, is_photo_start
 from system.places import expanded
 
 RESULT = re.compile(r"(.+)_x[1-4]", re.DOTALL)  # stem of a file written by `enhance`: photo_x2.png

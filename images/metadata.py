@@ -6,8 +6,9 @@ from typing import IO
 
 from PIL import ExifTags, Image
 
+from images.formats import PNG_SIGNATURE
+
 MAX_PROFILE = 2**20  # bytes of an ICC profile; Pillow does not open PNG files with larger ones
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The chunks that determine the pixels of a PNG file.
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 

@@ -20,8 +20,14 @@ from torch import Tensor
 
 from images.decoded import Decoded, Samples, page_notes
 from images.file_names import printable_name
-from images.metadata import (
+from images.formats import (
+    AVIF_BRANDS,
+    HEIC_BRANDS,
     PNG_SIGNATURE,
+    TIFF_SIGNATURES,
+    is_photo_start,
+)
+from images.metadata import (
     clean_exif,
     is_rgb_profile,
     read_orientation,
@@ -29,7 +35,7 @@ from images.metadata import (
     strip_png_metadata,
 )
 from images.pixels import to_tensor
-from images.tiff import SIGNATURES, read_tiff
+from images.tiff import read_tiff
 
 # Pillow's warnings concern metadata, which never affect pixels here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -40,13 +46,6 @@ for name in ("PIL", "imagecodecs"):
 # Formats that Pillow may read. Each starts with its own signature, so no file can be taken for
 # another format. Pillow's other readers are riskier (PostScript runs a program) or not for photos.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-# Suffixes of the formats that can be written, and of those that can be read. HEIC and AVIF need a
-# decoder that not every installation has.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-READ_SUFFIXES = (*SUFFIXES, ".jfif", ".jpe", ".mpo", ".gif", ".heic", ".heif", ".hif", ".avif")
-# Brands of the container that HEIC and AVIF share (ISO/IEC 23008-12), at bytes 8 to 12.
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-AVIF_BRANDS = (b"avif", b"avis")
 # Formats whose further pages or frames are photos too.
 MULTI_PAGE_FORMATS = ("GIF", "WEBP", "PNG", "TIFF", "MPO", "HEIF", "AVIF")
 
@@ -161,7 +160,7 @@ def decode(file: IO[bytes], *, with_alpha: bool) -> Decoded:
     """Decode an open image file, choosing the decoder by its content."""
     start = file.read(32)
     file.seek(0)
-    if start.startswith(SIGNATURES):
+    if start.startswith(TIFF_SIGNATURES):
         found = read_tiff(file)
         if found is not None:
             return found
@@ -226,16 +225,6 @@ def pillow_formats(start: bytes) -> tuple[str, ...]:
         pillow_heif.register_heif_opener()
         return ("HEIF",)
     return FORMATS
-
-
-def is_photo_start(start: bytes) -> bool:
-    """Return whether the first 32 bytes of a file are those of a photo."""
-    return (
-        start.startswith((PNG_SIGNATURE, b"\xff\xd8\xff", b"GIF8", *SIGNATURES))
-        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
-        or (start[:2] == b"BM" and start[6:10] == bytes(4))
-        or (start[4:8] == b"ftyp" and start[8:12] in (*HEIC_BRANDS, *AVIF_BRANDS))
-    )
 
 
 def convert_pillow(image: Image.Image, *, with_alpha: bool) -> Decoded:

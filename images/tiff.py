@@ -20,7 +20,6 @@ from images.metadata import read_tiff_exif
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # real problems raise exceptions
 
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 # Number of colour samples for each photometric interpretation that can be converted to RGB.
 NUM_COLORS: dict[int, int] = {
     PHOTOMETRIC.MINISWHITE: 1,

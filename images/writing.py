@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from images.file_names import printable_name
+from images.formats import SUFFIXES
 from images.metadata import png_chunk, with_size
 from images.pixels import to_array
-from images.reading import SUFFIXES, Photo
+from images.reading import Photo
 from system.files import replacing
 
 # Largest side in pixels that a format supports.

@@ -15,8 +15,8 @@ from PIL import Image
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from datamodules.sample import photo as sample_photo
+from images.formats import SUFFIXES
 from images.pixels import to_array
-from images.reading import SUFFIXES
 from networks.bicubic import imresize
 from web import api
 from web.api import GONE, Served, Settings, Site, offered_tasks

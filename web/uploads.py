@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TILELENGTH, TILEWIDTH, TiffImageFile
 from starlette.requests import ClientDisconnect
 
-from images.metadata import PNG_SIGNATURE
+from images.formats import PNG_SIGNATURE
 from images.reading import read_photo
 from web.jobs import Upload, photo_problem
 from web.store import Store

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images.metadata import PNG_SIGNATURE, png_chunk
+from images.formats import PNG_SIGNATURE
+from images.metadata import png_chunk
 from images.pixels import to_array
 from images.reading import FORMATS, read_image
 from lightning_modules.checkpoint import load_scorer
