@@ -13,7 +13,6 @@ from datamodules.base import ShardedDataModule
 from lightning_modules.checkpoint import load_network
 from lightning_modules.record import Record
 from networks.nima import NIMA, VIEW_ARGUMENTS
-from networks.tensor_files import printable
 from runs.evaluation import evaluate_enhancers, evaluate_scorer
 from runs.invocation import Invocation
 from runs.measuring import (
@@ -29,6 +28,7 @@ from runs.raters import class_names, load_raters, rater_files, view_of
 from runs.requirements import require_kind
 from runs.results import Result
 from system.places import display_path
+from system.terminal import printable
 
 
 class Options(Measuring):

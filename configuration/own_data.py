@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from configuration.parsing import flatten, parse_task
 from configuration.signatures import check_node
 from configuration.trust import targets
-from lightning_modules.building import in_modules
 from lightning_modules.record import Record
-from networks.tensor_files import printable
+from lightning_modules.trusted import in_modules
+from system.terminal import printable
 
 # Settings of training, which do not change what is validated.
 TRAINING = {

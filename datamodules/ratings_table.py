@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.listing import join_some
-from networks.tensor_files import printable
 from system.regular_files import read_regular
+from system.terminal import printable
 
 MAX_TABLE = 2**28  # bytes; AVA's table has 15 MB
 MAX_VOTES = 10**6  # votes for one rating of a photo; AVA's photos have up to 549 in total

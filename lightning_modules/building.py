@@ -17,9 +17,10 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from torch import nn
 from torch.nn.modules import module as registration
 
+from lightning_modules.trusted import is_trusted
 from networks.backbones import State
-from networks.tensor_files import printable
 from networks.weights import find_mismatch
+from system.terminal import printable
 
 # Keys for Hydra, and one that would fetch weights, which the checkpoint already contains.
 NOT_ARGUMENTS = ("_target_", "_recursive_", "_convert_", "pretrained")
@@ -27,17 +28,6 @@ NOT_ARGUMENTS = ("_target_", "_recursive_", "_convert_", "pretrained")
 
 class TooLargeError(Exception):
     """A network under construction has more parts than its file has weights."""
-
-
-def is_trusted(target: str, trusted: Sequence[str]) -> bool:
-    """Return whether a class may be built: under `networks.`, or in a trusted module or package."""
-    module = target.rpartition(".")[0]
-    return module.startswith("networks.") or in_modules(module, trusted)
-
-
-def in_modules(module: str, trusted: Sequence[str]) -> bool:
-    """Return whether a module is one of these, or in a package of these."""
-    return any(module == name or module.startswith(f"{name}.") for name in trusted)
 
 
 def build_network(

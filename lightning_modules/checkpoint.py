@@ -32,10 +32,11 @@ from lightning_modules.building import build_network
 from lightning_modules.record import Record, SelfTest, as_json
 from networks.nima import NIMA
 from networks.scales import SCALES, scales_of
-from networks.tensor_files import check_state, load_plain, printable, read_safetensors
+from networks.tensor_files import check_state, load_plain, read_safetensors
 from networks.weights import load_weights
 from system.files import current_umask, replacing
 from system.places import expanded
+from system.terminal import printable
 
 # Allowed change of the self-test's score. Other machines and versions of PyTorch stay below a tenth
 # of it; another way of resizing or normalising moves scores by more.

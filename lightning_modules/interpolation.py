@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.record import Record
-from networks.tensor_files import printable
+from system.terminal import printable
 
 
 def same_network(one: Record, two: Record) -> None:

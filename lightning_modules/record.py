@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 
 from lightning_modules.kinds import Kind
 from lightning_modules.moved import present_names
-from networks.tensor_files import printable
+from system.terminal import printable
 
 VERSION = 2  # 1: version 0.1 of this project, whose records do not say it
 MAX_VALUES = 200_000  # in a record; ours have some hundred

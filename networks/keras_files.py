@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from networks.backbones import State
-from networks.tensor_files import printable
+from system.terminal import printable
 
 if TYPE_CHECKING:
     import h5py

@@ -14,14 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from system.terminal import printable
+
 MAX_HEADER = 16 << 20  # bytes of a safetensors header, enough for 100,000 tensors
 MAX_SHARING = 2  # declared bytes per byte of the file: tied weights are stored once, counted twice
-
-
-def printable(text: str, limit: int = 120) -> str:
-    """Make text from an untrusted file fit for a message: escape control characters, cut it."""
-    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
-    return escaped if len(escaped) <= limit else f"{escaped[:limit]}..."
 
 
 def load_plain(path: str | Path) -> dict[str, Any]:

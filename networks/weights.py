@@ -15,9 +15,10 @@ from torch import nn
 
 from networks.backbones import BACKBONES, COUNTER, Backbone, State
 from networks.keras_files import KERAS_SUFFIXES, read_keras
-from networks.tensor_files import check_state, load_plain, printable, read_safetensors
+from networks.tensor_files import check_state, load_plain, read_safetensors
 from system.files import file_sha256
 from system.places import expanded
+from system.terminal import printable
 
 
 def load_weights(network: nn.Module, state: State, source: str | Path) -> None:

@@ -46,6 +46,12 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
         pass
 
 
+def printable(text: str, limit: int = 120) -> str:
+    """Make text from an untrusted file fit for a message: escape control characters, cut it."""
+    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
+    return escaped if len(escaped) <= limit else f"{escaped[:limit]}..."
+
+
 @contextlib.contextmanager
 def show_messages() -> Iterator[None]:
     """Log messages to the terminal in a sweep's own process, where Hydra sets up no logging."""
