@@ -18,8 +18,7 @@ from torch import nn
 from torch.nn.modules import module as registration
 
 from lightning_modules.trusted import is_trusted
-from networks.backbones import State
-from networks.weights import find_mismatch
+from networks.weights import State, find_mismatch
 from system.terminal import printable
 
 # Keys for Hydra, and one that would fetch weights, which the checkpoint already contains.

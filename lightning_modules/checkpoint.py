@@ -12,17 +12,14 @@ import functools
 import hashlib
 import io
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-import lightning as L
 import numpy as np
 import PIL.Image
 import torch
-from lightning.pytorch.callbacks import Callback
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -30,7 +27,6 @@ from torch import Tensor, nn
 from images.pixels import to_tensor, to_unit
 from lightning_modules.building import build_network
 from lightning_modules.record import Record, SelfTest, as_json
-from networks.nima import NIMA
 from networks.scales import SCALES, scales_of
 from networks.tensor_files import check_state, load_plain, read_safetensors
 from networks.weights import load_weights
@@ -38,53 +34,15 @@ from system.files import current_umask, replacing
 from system.places import expanded
 from system.terminal import printable
 
+if TYPE_CHECKING:  # it needs torchvision, which enhancers do without
+    from networks.nima import NIMA
+
 # Allowed change of the self-test's score. Other machines and versions of PyTorch stay below a tenth
 # of it; another way of resizing or normalising moves scores by more.
 TOLERANCE = 0.01
 MAX_PIXELS = 1 << 20  # of the self-test's image
 NIMA_TARGET = "networks.nima.NIMA"
 PREFIX = "net."  # of the network's parameters in a Lightning state dict
-
-
-class WriteRecord(Callback):
-    """Put the record, with the metrics of that moment, into every checkpoint.
-
-    Args:
-        record: what is known before the training.
-        earlier: training time in seconds before the run was interrupted.
-    """
-
-    def __init__(self, record: Record, earlier: float = 0.0) -> None:
-        self.record = record
-        self.began = time.monotonic() - earlier
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop a training whose loss is no longer finite."""
-        loss = trainer.callback_metrics.get("train/loss")
-        if loss is not None and not loss.isfinite():
-            raise ValueError(
-                f"train/loss is {loss.item()} in epoch {trainer.current_epoch + 1}: a lower "
-                "optim.optimizer.lr or trainer.gradient_clip_val=1 may help"
-            )
-
-    def elapsed(self) -> float:
-        """Return the seconds of the run so far, including those before interruptions."""
-        return time.monotonic() - self.began
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add the record to a checkpoint that Lightning is about to write."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        record = replace(
-            self.record,
-            metrics=metrics,
-            epoch=trainer.current_epoch,
-            wall_time_s=self.elapsed(),
-        )
-        state = network_state(checkpoint["state_dict"])  # of the average, if there is one
-        assert isinstance(pl_module.net, nn.Module)
-        checkpoint["record"] = sealed(record, pl_module.net, state).plain()
 
 
 def network_state(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,12 +58,15 @@ def sealed(record: Record, network: nn.Module, state: dict[str, Tensor]) -> Reco
     """Add a checksum to a record, and a self-test if the network is a scorer.
 
     Args:
-        record: see `WriteRecord`.
+        record: see `lightning_modules.record`.
         network: of the class that the record names; left as it is.
         state: its weights, as they are written.
     """
     record = replace(record, self_test=None, sha256=None)
-    if isinstance(network, NIMA):
+    if record.kind == "scorer":
+        from networks.nima import NIMA
+
+        assert isinstance(network, NIMA)
         written = copy.deepcopy(network).cpu().float().eval()
         written.load_state_dict({name: to_float(value.cpu()) for name, value in state.items()})
         if type(network) is NIMA:  # the arguments of other classes are as configured
@@ -143,7 +104,7 @@ def self_test_image() -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def rate_png(scorer: NIMA, image: str) -> float:
+def rate_png(scorer: "NIMA", image: str) -> float:
     """Score a PNG in Base64, from pixels to mean score, by the scorer's own resize rule."""
     with PIL.Image.open(io.BytesIO(base64.b64decode(image)), formats=["PNG"]) as file:
         if file.width * file.height > MAX_PIXELS:
@@ -257,16 +218,19 @@ def load_network(
         raise ValueError(f"{path}: {error}") from error
     load_weights(network, state, path)
     network.eval()
-    if isinstance(network, NIMA):
-        test_itself(network, record.self_test, path)
+    if record.kind == "scorer":
+        test_itself(cast("NIMA", network), record.self_test, path)  # see `check_kind`
     return network, record
 
 
 def check_kind(network: nn.Module, record: Record) -> None:
     """Raise a ValueError unless a network can be what its record says."""
-    if (record.kind == "scorer") != isinstance(network, NIMA):
-        raise ValueError(f"its {record.class_name} is not a {record.kind}")
-    if record.kind == "enhancer":
+    if record.kind == "scorer":
+        from networks.nima import NIMA
+
+        if not isinstance(network, NIMA):
+            raise ValueError(f"its {record.class_name} is not a scorer")
+    else:
         try:
             known = set(scales_of(network)) <= set(SCALES)
         except (AttributeError, TypeError, ValueError) as error:
@@ -275,7 +239,7 @@ def check_kind(network: nn.Module, record: Record) -> None:
             raise ValueError(f"its {record.class_name} has other scales than 1, 2, 3 and 4")
 
 
-def test_itself(scorer: NIMA, test: SelfTest | None, path: str | Path) -> None:
+def test_itself(scorer: "NIMA", test: SelfTest | None, path: str | Path) -> None:
     """Refuse a scorer whose rating of its own test image has changed since it was written."""
     if test is None:
         raise ValueError(f"{path}: contains no test image")
@@ -290,15 +254,14 @@ def test_itself(scorer: NIMA, test: SelfTest | None, path: str | Path) -> None:
         )
 
 
-def load_scorer(path: str | Path, trusted: Sequence[str] = ()) -> NIMA:
+def load_scorer(path: str | Path, trusted: Sequence[str] = ()) -> "NIMA":
     """Load a scorer: `load_scorer("file.ckpt").score("photo.jpg")` is a mean score.
 
     Raises:
         ValueError: as `load_network`.
     """
     network, _ = load_network(path, "scorer", trusted)
-    assert isinstance(network, NIMA)
-    return network
+    return cast("NIMA", network)
 
 
 def save_safetensors(
@@ -309,7 +272,7 @@ def save_safetensors(
     Args:
         path: a .safetensors file; replaced if it exists.
         network: what is written.
-        record: see `WriteRecord`.
+        record: see `lightning_modules.record`.
         dtype: of the weights in the file.
     """
     state = {

@@ -9,7 +9,8 @@ from torch import nn
 
 from lightning_modules.checkpoint import read_checkpoint
 from networks.edsr import EDSR
-from networks.weights import fetch_official, load_weights
+from networks.pretrained import fetch_official
+from networks.weights import load_weights
 
 log = logging.getLogger(__name__)
 

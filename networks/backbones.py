@@ -16,13 +16,13 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from networks.weights import State
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # mean and std that map pixels to -1..1, as in TensorFlow's models
 COUNTER = "num_batches_tracked"  # a buffer of batch norms that is not used here
 CAFFE_FIRST = "conv1_7x7_s2.weight"
-
-State = dict[str, Tensor]
 
 
 class Backbone(NamedTuple):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from networks.backbones import State
+from networks.weights import State
 from system.terminal import printable
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from images.pixels import to_unit
 from images.reading import read_image
 from networks.backbones import BACKBONES, COUNTER, map_by_order
 from networks.keras_files import read_keras
-from networks.weights import load_pretrained, load_weights
+from networks.pretrained import load_pretrained
+from networks.weights import load_weights
 from system.places import expanded
 
 ResizeRule = Literal["squash", "short_side", "native"]

@@ -30,16 +30,17 @@ from lightning_modules.callbacks import (
     ProgressFile,
     Watch,
 )
-from lightning_modules.checkpoint import WriteRecord, check_kind, dependence, read_record
+from lightning_modules.checkpoint import check_kind, dependence, read_record
 from lightning_modules.checkpoint_io import WholeFiles
 from lightning_modules.init_from import official_file, start_from
 from lightning_modules.metric_names import is_baseline
 from lightning_modules.record import VERSION, Record
+from lightning_modules.recording import WriteRecord
 from lightning_modules.trial import TrialCheckpoint
 from networks.backbones import BACKBONES
+from networks.pretrained import find_packaged_weights
 from networks.scales import at_scale
 from networks.tensor_files import load_plain
-from networks.weights import find_packaged_weights
 from runs.code_identity import code_files
 from runs.identity import Identity, derived_keys, not_read
 from runs.invocation import Invocation

@@ -20,18 +20,18 @@ from torch.nn import functional as F
 from datamodules.sample import photo
 from images.pixels import to_unit
 from lightning_modules.scoring import rate_files
-from networks.backbones import BACKBONES, COUNTER, State
+from networks.backbones import BACKBONES, COUNTER
 from networks.edsr import EDSR
 from networks.nima import NIMA, load_keras_nima, mean_score
-from networks.weights import (
+from networks.pretrained import (
     AUTHORS_URL,
     MIRROR_URL,
     OFFICIAL,
     fetch_official,
     load_pretrained,
-    load_weights,
     read_weights,
 )
+from networks.weights import State, load_weights
 from tests.conftest import PHOTOS
 from tests.networks.test_backbones import (
     Array,
