@@ -94,24 +94,25 @@ def remove_empty(folder: Path) -> None:
 
 def user_error(error: Exception) -> Exception | None:
     """Return the error to show if the user can fix it; None for a bug of ours."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         return user_error(error.__cause__)
     if type(error).__module__.startswith("wandb."):
         return ValueError(f"W&B: {error}; logger.wandb.offline=true needs no account")
-    kinds = (ValueError, OSError, MisconfigurationException, HydraException, OmegaConfBaseException)
-    return error if isinstance(error, kinds) else None
+    kinds = (ValueError, OSError, HydraException, OmegaConfBaseException)
+    known = isinstance(error, kinds) or type(error).__name__ == "MisconfigurationException"
+    return error if known else None  # the last is Lightning's
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence messages that Lightning repeats in every run, and all ranks but the first."""
-    from lightning.pytorch.utilities import rank_zero_only
+    levels = {}
+    if "lightning.pytorch" in sys.modules:  # imported by the checks of what needs it
+        from lightning.pytorch.utilities import rank_zero_only
 
-    levels = {"lightning.pytorch": logging.WARNING, "lightning.fabric": logging.WARNING}
-    if getattr(rank_zero_only, "rank", 0):
-        levels[""] = logging.ERROR
+        levels = {"lightning.pytorch": logging.WARNING, "lightning.fabric": logging.WARNING}
+        if getattr(rank_zero_only, "rank", 0):
+            levels[""] = logging.ERROR
     before = {name: logging.getLogger(name).level for name in levels}
     messages = (
         ".*smaller than the logging interval.*",  # an epoch of few steps is no mistake

@@ -17,10 +17,10 @@ from networks.backbones import (
     HalvingPool,
     Inception,
     SameConv2d,
-    State,
     StridedConv2d,
 )
 from networks.nima import NIMA, BFloat16Conv2d, fold_batch_norms, inference_copy, mean_score
+from networks.weights import State
 
 Array = NDArray[np.floating[Any]]
 
