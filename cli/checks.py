@@ -24,9 +24,12 @@ from configuration import signatures
 from configuration.hints import called_elsewhere, fitting, key_meant, near, nearest
 from configuration.parsing import flatten
 from configuration.signatures import locate, shown
+from configuration.source import has_argument
 from system.places import CONF
 
 OURS = ("hydra_plugins.launchers.", "hydra_plugins.study_sweeper.")
+# The loader in C, where PyYAML has it, takes a tenth of the time.
+FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PLUGINS = ("hydra/launcher", "hydra/sweeper")
 
 
@@ -36,22 +39,49 @@ def typed(command: str, words: list[str], *, folder: str | None, sweep: bool) ->
     The keys are found by the types in the command's `Options` and in the signatures of the
     classes that the configuration names.
     """
-    if all(overrides.is_plain(word) or "=" not in word for word in words):
+    unclear = [word for word in words if "=" in word and not overrides.is_plain(word)]
+    if not unclear:
         return words
     kinds = dict(TEXT_KEYS)
-    with loaded(folder) as loader:
-        groups = loader.list_groups("")
-        chosen = [w for w in words if w.lstrip("+").partition("=")[0] in groups and "," not in w]
-        for attempt in (chosen, []):  # a wrong choice is reported later
-            with contextlib.suppress(ValueError):
-                cfg = composed(command, attempt)
-                kinds |= dict(signatures.text_arguments("", cfg))
-                break
-    for name, field in load_command(command).Options.model_fields.items():
+    fields = load_command(command).Options.model_fields
+    for name, field in fields.items():
         kind = signatures.text_type(field.annotation)
         if kind is not None:
             kinds[name] = kind
+    arguments = [word for word in unclear if key_in(word) not in (*fields, *TEXT_KEYS)]
+    if arguments:
+        kinds |= class_texts(command, words, arguments, folder)
     return [overrides.as_text(word, kinds, sweep=sweep) for word in words]
+
+
+def key_in(word: str) -> str:
+    """Return the key of `key=value`."""
+    return word.lstrip("+").partition("=")[0]
+
+
+def class_texts(
+    command: str, words: list[str], arguments: list[str], folder: str | None
+) -> dict[str, signatures.Text]:
+    """Find which of the arguments of classes are text, by the signatures of those classes.
+
+    Classes are not imported if a key is wrong, because the call is refused anyway, as long as
+    Hydra can parse it.
+    """
+    with loaded(folder) as loader:
+        groups = loader.list_groups("")
+        chosen = [word for word in words if key_in(word) in groups and "," not in word]
+        for attempt in (chosen, []):  # a wrong choice is reported later
+            with contextlib.suppress(ValueError):
+                cfg = composed(command, attempt)
+                break
+        else:
+            return {}
+    known = {*flat_keys(cfg), *groups}
+    settings = [word for word in words if "=" in word and not word.startswith(("+", "hydra"))]
+    wrong = any(key_in(word) not in known for word in settings)
+    if wrong and all(map(overrides.parses, arguments)):
+        return {}
+    return dict(signatures.text_arguments("", cfg, [key_in(word) for word in arguments]))
 
 
 def check(
@@ -78,7 +108,7 @@ def check(
         here = not (multirun and on_cluster(command, words))
         wrong = {key_of(problem) for problem in problems} - {""}
         for number, variant in enumerate(overrides.variants(valid)):
-            found = check_composed(command, variant, here=here)
+            found = check_composed(command, variant, here=here, classes=not problems)
             problems += [problem for problem in found if key_of(problem) not in wrong]
             if number == 0 and not problems:
                 problems += check_values(command, variant, valid)
@@ -272,12 +302,13 @@ def check_keys(
         else:
             choices = [group for group in groups if group != "hydra" and group in cfg]
             value = override.input_line.partition("=")[2] if override.input_line else ""
-            argument = None if called_elsewhere(key) else argument_of(cfg, key)
+            hint = key_hint(command, key, loader, keys, choices)
+            known = called_elsewhere(key) or (hint and "." not in key)
+            argument = None if known else argument_of(cfg, key)
             if argument is not None:
                 problems.append(f"{key}: is not set yet; +{argument}={value} adds it")
                 continue
-            hint = fitting(key_hint(command, key, loader, keys, choices), key, value)
-            problems.append(f"{key}: no such key in {command}{hint}")
+            problems.append(f"{key}: no such key in {command}{fitting(hint, key, value)}")
     return valid
 
 
@@ -303,7 +334,8 @@ def argument_of(cfg: DictConfig, key: str) -> str | None:
         node = OmegaConf.select(cfg, parent) if parent else None
         if isinstance(node, DictConfig) and "_target_" in node and argument not in node:
             with contextlib.suppress(Exception):  # a failed import is reported elsewhere
-                if argument in locate(node["_target_"])[1]:
+                found = has_argument(node["_target_"], argument)
+                if found or (found is None and argument in locate(node["_target_"])[1]):
                     return name
     return None
 
@@ -344,7 +376,7 @@ def meant(command: str, key: str, folder: str | None) -> str | None:
 def option_keys(group: str, option: str) -> list[str]:
     """Return the dotted keys in the file of a group's option and in the files it builds on."""
     path = CONF / group / f"{option}.yaml"
-    content = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    content = (yaml.load(path.read_text(), FAST_YAML) if path.is_file() else None) or {}
     bases = [base for base in content.pop("defaults", []) if isinstance(base, str)]
     keys = list(flatten({group: content}))
     return keys + [key for base in bases if base != "_self_" for key in option_keys(group, base)]

@@ -27,9 +27,6 @@ from system.terminal import report_error
 
 def execute(command: str, cfg: DictConfig, invocation: Invocation) -> object:
     """Run a command whose settings have been checked, and return what it made."""
-    import torch  # here, because help and most error messages do not need it
-
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bf16-mixed is the fast way
     drop_leftovers(cfg, invocation.overrides)
     use_best(cfg)
     import_from_here(cfg)

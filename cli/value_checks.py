@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from cli import bounds, overrides
 from cli.composing import composed, first_line
 from cli.mistakes import essential, sources
-from commands import ReadsMachine, ReadsTyped, load_command
+from commands import ReadsClasses, ReadsMachine, ReadsTyped, load_command
 from configuration import signatures
 from configuration.parsing import flatten, plain
 from configuration.signatures import Text, shown
 from configuration.trust import import_from_here, trusted_problems
 from runs.identity import derived_keys
 from runs.requirements import require_folder, use_best
+from system.device import device_problems
 from system.places import expanded
 
 FOLDER_COMMANDS = ("train", "evaluate", "interpolate")  # commands with run folders
@@ -83,8 +84,18 @@ def given_at(value: object, place: tuple[int | str, ...]) -> tuple[str, object]:
     return ".".join(parts), value
 
 
-def check_composed(command: str, words: list[str], *, here: bool = True) -> list[str]:
-    """Find the mistakes in one complete configuration."""
+def check_composed(
+    command: str, words: list[str], *, here: bool = True, classes: bool = True
+) -> list[str]:
+    """Find the mistakes in one complete configuration.
+
+    Args:
+        command: name of the command.
+        words: the overrides.
+        here: whether the command runs on this machine.
+        classes: whether to check against the classes of the groups as well, which takes seconds to
+            import; left out after the first other mistake.
+    """
     try:
         cfg = composed(command, words)
     except ValueError as error:
@@ -102,6 +113,8 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     except OmegaConfBaseException as error:
         with contextlib.suppress(Exception):  # data of the wrong kind refer to missing keys
             problems += module.problems(cfg)
+            if isinstance(module, ReadsClasses) and not problems:
+                problems += module.class_problems(cfg)
         return problems or [unresolved(error, cfg, derived)]
     use_best(cfg)
     typed = {key: value for key, value in flatten(values).items() if key not in derived}
@@ -115,19 +128,31 @@ def check_composed(command: str, words: list[str], *, here: bool = True) -> list
     problems += scalar_problems(cfg, typed)
     problems += too_long
     problems += place_problems(command, cfg) if not too_long else ()
-    problems += class_problems(cfg, words, here=here)
     if "trainer" in cfg:
-        problems += training_problems(cfg, sound=not problems)
-    try:
+        problems += training_problems(cfg)
+    problems += trusted_problems(cfg)
+    with tolerant(problems):
         problems += [] if too_long else module.problems(cfg)
-        if isinstance(module, ReadsTyped) and not too_long:
-            problems += module.typed_problems(cfg, words)
-        if here and isinstance(module, ReadsMachine):
-            problems += module.machine_problems(cfg)
-    except (OmegaConfBaseException, TypeError, ValueError, AttributeError):
-        if not problems:  # otherwise one of those mistakes caused it
-            raise
+    if classes and not problems:
+        problems += class_problems(cfg, words, here=here)
+        with tolerant(problems):
+            if isinstance(module, ReadsClasses):
+                problems += module.class_problems(cfg)
+            if isinstance(module, ReadsTyped):
+                problems += module.typed_problems(cfg, words)
+            if here and isinstance(module, ReadsMachine):
+                problems += module.machine_problems(cfg)
     return essential(problems, derived)
+
+
+@contextlib.contextmanager
+def tolerant(problems: list[str]) -> Iterator[None]:
+    """Ignore that a check fails if an earlier mistake may be the reason."""
+    try:
+        yield
+    except (OmegaConfBaseException, TypeError, ValueError, AttributeError):
+        if not problems:
+            raise
 
 
 def unresolved(error: OmegaConfBaseException, cfg: DictConfig, derived: Mapping[str, str]) -> str:
@@ -160,14 +185,16 @@ def scalar_problems(cfg: DictConfig, typed: dict[str, object]) -> Iterator[str]:
 
 
 def class_problems(cfg: DictConfig, words: list[str], *, here: bool) -> Iterator[str]:
-    """Check the device, the trusted modules, and the arguments of all classes."""
+    """Check the device, the arguments of all classes, and that the networks can be built."""
     if isinstance(cfg.get("device"), str):
-        from system.device import device_problems  # imports torch, which help does without
-
         yield from device_problems(cfg.device, must_exist=here)
-    yield from trusted_problems(cfg)
     keys = [word.partition("=")[0].lstrip("+") for word in words]
-    yield from signatures.check_node("", cfg, keys)
+    wrong = list(signatures.check_node("", cfg, keys))
+    yield from wrong
+    if "trainer" in cfg and not wrong:
+        for key in ("net", "scorer"):
+            if isinstance(cfg.get(key), DictConfig):
+                yield from bounds.network_problems(key, cfg[key])
 
 
 def place_problems(command: str, cfg: DictConfig) -> Iterator[str]:
@@ -204,8 +231,8 @@ def node_problems(cfg: DictConfig) -> Iterator[str]:
                 yield f"{group}.{key}={value}: must be null (none), or a class with its settings"
 
 
-def training_problems(cfg: DictConfig, *, sound: bool) -> Iterator[str]:
-    """Check the devices and the memory of a training, and its networks if all else is sound."""
+def training_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check the devices and the memory of a training."""
     devices = cfg.trainer.get("devices")
     if not isinstance(devices, int) or devices < -1:
         yield (
@@ -215,6 +242,3 @@ def training_problems(cfg: DictConfig, *, sound: bool) -> Iterator[str]:
     if cfg.trainer.get("accelerator") == "cpu" and devices == -1:
         yield "trainer.devices=-1: means all GPUs; for CPUs, give the processes per machine"
     yield from bounds.batch_problems(cfg)
-    for key in ("net", "scorer"):
-        if sound and isinstance(cfg.get(key), DictConfig):
-            yield from bounds.network_problems(key, cfg[key])

@@ -1,6 +1,8 @@
 """The commands of run.py, one module each, with the interface that `Command` describes.
 
-`cli` checks a command's configuration by its `Options` and `problems`, then calls `run`.
+`cli` checks a command's configuration by its `Options` and `problems`, then calls `run`. Importing
+a command imports neither PyTorch nor Lightning, so that mistakes are refused at once: functions
+that need them import them.
 """
 
 import importlib
@@ -21,7 +23,10 @@ class Command(Protocol):
         """The command's own keys with their types; groups such as `data` are not among them."""
 
     def problems(self, cfg: DictConfig, /) -> Iterable[str]:
-        """Find mistakes that types do not reveal, one line each, without changing anything."""
+        """Find mistakes that types do not reveal, one line each, without changing anything.
+
+        They are found without PyTorch, which takes seconds to import.
+        """
 
     def run(self, cfg: DictConfig, invocation: Invocation, /) -> object:
         """Do the work and return what was made.
@@ -29,6 +34,14 @@ class Command(Protocol):
         That is the `Result` of a run folder, or an item for each photo, whose `problem` says why it
         failed. The configuration is not changed.
         """
+
+
+@runtime_checkable
+class ReadsClasses(Protocol):
+    """A command that also checks settings against the classes of its groups."""
+
+    def class_problems(self, cfg: DictConfig, /) -> Iterable[str]:
+        """Find mistakes that only the classes reveal, or the contents of checkpoints."""
 
 
 @runtime_checkable

@@ -2,36 +2,28 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeInt, PositiveInt
 
 from configuration.own_data import own_data
 from configuration.parsing import changed
-from datamodules.base import ShardedDataModule
-from lightning_modules.checkpoint import load_network
 from lightning_modules.record import Record
-from networks.nima import NIMA, VIEW_ARGUMENTS
-from runs.evaluation import evaluate_enhancers, evaluate_scorer
 from runs.invocation import Invocation
-from runs.measuring import (
-    Measurement,
-    Measuring,
-    measuring_problems,
-    named,
-    record_name,
-    run_measurement,
-    with_scale,
-)
-from runs.raters import class_names, load_raters, rater_files, view_of
-from runs.requirements import require_kind
+from runs.requirements import MeasuringOptions, measuring_problems, require_kind
 from runs.results import Result
 from system.places import display_path
 from system.terminal import printable
 
+if TYPE_CHECKING:
+    import torch
 
-class Options(Measuring):
+    from datamodules.base import ShardedDataModule
+    from runs.measuring import Measurement
+
+
+class Options(MeasuringOptions):
     """Keys of conf/evaluate.yaml that are not groups."""
 
     checkpoint: str | list[str]
@@ -41,7 +33,7 @@ class Options(Measuring):
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
-    """Find the mistakes that neither types nor signatures reveal."""
+    """Check the name of the run, and that files exist."""
     paths = checkpoints(cfg)
     if not paths:
         yield "checkpoint=[]: one or several files"
@@ -55,6 +47,11 @@ def checkpoints(cfg: DictConfig) -> list[str]:
 
 def run(cfg: DictConfig, invocation: Invocation) -> Result:
     """Measure, write result.json, per_image.csv and pictures, and print a table."""
+    from lightning_modules.checkpoint import load_network
+    from runs.evaluation import evaluate_enhancers, evaluate_scorer
+    from runs.measuring import named, run_measurement, with_scale
+    from runs.raters import class_names, load_raters, rater_files
+
     paths = checkpoints(cfg)
     loaded = [load_network(path, trusted=cfg.trusted) for path in paths]
     if len({record.kind for _, record in loaded}) > 1:
@@ -71,24 +68,12 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
         cfg = with_scale(cfg, [net for net, _ in loaded], paths)
         files |= rater_files(cfg)
     else:
-        if len(paths) > 1:
-            raise ValueError("checkpoint: scorers are measured one at a time")
-        if cfg.self_ensemble:
-            raise ValueError("self_ensemble=true: applies only to enhancers")
-        for name, value in view_of(cfg, "judge").items():
-            raise ValueError(f"judge.{name}={value}: a scorer has no judge")
-        network = loaded[0][0]
-        assert isinstance(network, NIMA)
-        sizes = {name: getattr(network, name) for name in ("num_buckets", *VIEW_ARGUMENTS)}
-        for name, value in sizes.items():
-            if cfg.scorer[name] not in (None, value):
-                raise ValueError(f"scorer.{name}={cfg.scorer[name]}, but {paths[0]} has {value}")
-        cfg = changed(cfg, {"scorer": {"checkpoint": None, **sizes}})
+        cfg = of_scorer(cfg, loaded[0][0], paths)
 
     raters = load_raters(cfg) if kind == "enhancer" else {}
     remarks = degradation_remarks(cfg, records)
 
-    def work(data: ShardedDataModule, folder: Path, device: torch.device) -> Measurement:
+    def work(data: "ShardedDataModule", folder: Path, device: "torch.device") -> "Measurement":
         if kind == "enhancer":
             return evaluate_enhancers(
                 named(loaded, paths),
@@ -111,6 +96,29 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     return run_measurement(cfg, invocation, files, split, work, classes)
 
 
+def of_scorer(cfg: DictConfig, scorer: object, paths: list[str]) -> DictConfig:
+    """Return the configuration with the view of the scorer that is measured.
+
+    Raises:
+        ValueError: if there are several, or if settings do not apply to it.
+    """
+    from networks.nima import NIMA, VIEW_ARGUMENTS
+    from runs.raters import view_of
+
+    if len(paths) > 1:
+        raise ValueError("checkpoint: scorers are measured one at a time")
+    if cfg.self_ensemble:
+        raise ValueError("self_ensemble=true: applies only to enhancers")
+    for name, value in view_of(cfg, "judge").items():
+        raise ValueError(f"judge.{name}={value}: a scorer has no judge")
+    assert isinstance(scorer, NIMA)
+    sizes = {name: getattr(scorer, name) for name in ("num_buckets", *VIEW_ARGUMENTS)}
+    for name, value in sizes.items():
+        if cfg.scorer[name] not in (None, value):
+            raise ValueError(f"scorer.{name}={cfg.scorer[name]}, but {paths[0]} has {value}")
+    return changed(cfg, {"scorer": {"checkpoint": None, **sizes}})
+
+
 def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
     """Note the networks that were trained on LR photos degraded in another way.
 
@@ -131,7 +139,7 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
         differing = [name for name in names if (trained[name] or 0) != given[name]]
         if differing:
             shown = " ".join(f"data.degradation.{name}={trained[name]}" for name in differing)
-            remarks.append(f"{record_name(record)} was trained with {shown}, not used here")
+            remarks.append(f"{record.label} was trained with {shown}, not used here")
     return remarks
 
 

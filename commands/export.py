@@ -4,21 +4,19 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from omegaconf import DictConfig
 from pydantic import BaseModel
-from torch import nn
 
-from lightning_modules.checkpoint import load_network, save_safetensors
-from lightning_modules.enhancing import load_enhancer
 from lightning_modules.record import VERSION
-from networks.scales import scales_of
 from runs.invocation import Invocation
 from runs.requirements import check_output, require_file
 from system.files import replacing
 from system.places import expanded
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +51,10 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 def run(cfg: DictConfig, _: Invocation) -> None:
     """Write the file."""
+    from lightning_modules.checkpoint import load_network, save_safetensors
+    from lightning_modules.enhancing import load_enhancer
+    from networks.scales import scales_of
+
     path = expanded(cfg.output)
     if cfg.format == "onnx":
         net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
@@ -72,12 +74,14 @@ def run(cfg: DictConfig, _: Invocation) -> None:
         log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
 
 
-def export_onnx(net: nn.Module, path: Path) -> None:
+def export_onnx(net: "nn.Module", path: Path) -> None:
     """Write an enhancer of one scale as ONNX: `lr` B x 3 x H x W in [0, 1] to `sr`, any H and W.
 
     Raises:
         ValueError: if a package is missing, or the outputs of ONNX Runtime and PyTorch differ.
     """
+    import torch
+
     try:
         import onnx  # noqa: F401
         import onnxruntime

@@ -4,14 +4,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from pydantic import BaseModel
 
-from lightning_modules.checkpoint import NIMA_TARGET, save_safetensors
 from lightning_modules.record import Record
-from networks.keras_files import KERAS_SUFFIXES
-from networks.nima import load_keras_nima
+from networks import KERAS_SUFFIXES
 from runs.invocation import Invocation
 from runs.requirements import check_output, require_file
 from system.places import expanded, program
@@ -38,6 +35,11 @@ def problems(cfg: DictConfig) -> Iterator[str]:
 
 def run(cfg: DictConfig, _: Invocation) -> None:
     """Write the file in single precision, which keeps the weights exactly."""
+    import torch
+
+    from lightning_modules.checkpoint import NIMA_TARGET, save_safetensors
+    from networks.nima import load_keras_nima
+
     source = expanded(cfg.input)
     scorer = load_keras_nima(source)
     record = Record(

@@ -12,9 +12,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from reports.comparison import OURS
-from reports.page import build, count_states
-from reports.run_reading import find_folders, read_runs
 from runs.invocation import Invocation
 from runs.requirements import require_folder
 from system.files import replacing
@@ -36,6 +33,8 @@ class Options(BaseModel, strict=True):
 
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Find the mistakes that types do not reveal."""
+    from reports.run_reading import find_folders
+
     try:
         find_folders(patterns_of(cfg))
     except ValueError as error:
@@ -64,6 +63,10 @@ def output_of(cfg: DictConfig) -> Path:
 
 def run(cfg: DictConfig, _: Invocation) -> None:
     """Write report.html, report.md and figures/, and log what could not be read."""
+    from reports.comparison import OURS
+    from reports.page import build, count_states
+    from reports.run_reading import read_runs
+
     patterns = patterns_of(cfg)
     runs = read_runs(patterns, cfg.epoch)
     folder = output_of(cfg)

@@ -7,17 +7,13 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from omegaconf import DictConfig
 from pydantic import BaseModel, PositiveInt
 
 from images.file_names import printable_name
 from images.finding import SearchResult, search
-from lightning_modules.checkpoint import load_network
-from lightning_modules.pictures import save_contact_sheet
-from lightning_modules.scoring import Rating, rate_files
-from networks.nima import NIMA, Precision
 from runs.invocation import Invocation
 from runs.requirements import check_output, require_file
 from system.device import pick_device
@@ -26,6 +22,9 @@ from system.places import display_path, expanded
 from system.progress import progress
 from system.terminal import format_table
 from system.workers import num_cores
+
+if TYPE_CHECKING:
+    from lightning_modules.scoring import Rating
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Options(BaseModel, strict=True):
     output: str | None
     sheet: str | None
     rows: PositiveInt | None
-    precision: Precision
+    precision: Literal["float32", "bfloat16"]
     batch_size: PositiveInt
     num_workers: PositiveInt | None
     trusted: list[str]
@@ -99,8 +98,12 @@ def folders(where: str | Sequence[str]) -> list[Path]:
     return [Path(os.path.realpath(path)) for path in paths if path.is_dir()]
 
 
-def run(cfg: DictConfig, invocation: Invocation) -> list[Rating]:
+def run(cfg: DictConfig, invocation: Invocation) -> "list[Rating]":
     """Rate every photo, print a table, best first, and list bad files at the end."""
+    from lightning_modules.checkpoint import load_network
+    from lightning_modules.scoring import rate_files
+    from networks.nima import NIMA
+
     device = pick_device(cfg.device)
     scorer, record = load_network(cfg.checkpoint, "scorer", cfg.trusted)
     assert isinstance(scorer, NIMA)
@@ -131,6 +134,8 @@ def run(cfg: DictConfig, invocation: Invocation) -> list[Rating]:
         if cfg.output is not None:
             write(expanded(cfg.output), rows)
         if cfg.sheet is not None:
+            from lightning_modules.pictures import save_contact_sheet  # needs Matplotlib
+
             sheet = expanded(cfg.sheet)
             save_contact_sheet([(row.image, row.mean) for row in best_first], sheet, title)
             log.info("%s", sheet)

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from omegaconf import DictConfig, ListConfig
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
-from lightning_modules.checkpoint import load_network
-from networks.nima import NIMA
 from runs.invocation import Invocation
 from runs.requirements import require_file, require_folder
 from system.device import keep_memory, pick_device
@@ -112,6 +110,8 @@ def checkpoints(cfg: DictConfig) -> list[str]:
 
 def run(cfg: DictConfig, _: Invocation) -> None:
     """Serve until Ctrl-C."""
+    from lightning_modules.checkpoint import load_network
+    from networks.nima import NIMA
     from web.api import Settings  # needs the extra `demo`
     from web.app import build_app
     from web.connections import Server

@@ -1,13 +1,18 @@
 """python run.py [train]: train a network in a run folder that can be resumed."""
 
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
+from omegaconf import DictConfig
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
-from runs.training import train as run
-from runs.training_checks import machine_problems, problems, typed_problems
+from runs.invocation import Invocation
+from runs.requirements import check_name, require_file
 
-__all__ = ["Options", "machine_problems", "problems", "run", "typed_problems"]
+if TYPE_CHECKING:
+    from runs.results import Result
+
+# PyTorch and Lightning are imported inside functions, so that most mistakes are refused without.
 
 
 class Options(BaseModel, strict=True):
@@ -23,3 +28,39 @@ class Options(BaseModel, strict=True):
     resume: bool
     overwrite: bool
     stale: Literal["refuse", "rerun", "accept"]
+
+
+def problems(cfg: DictConfig) -> Iterator[str]:
+    """Check the name of the run, and that files exist."""
+    yield from check_name(cfg)
+    if cfg.init_from != "official":
+        yield from require_file("init_from", cfg.init_from)
+    yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
+
+
+def class_problems(cfg: DictConfig) -> Iterator[str]:
+    """Find the mistakes that the classes of the groups reveal."""
+    from runs import training_checks
+
+    return training_checks.problems(cfg)
+
+
+def machine_problems(cfg: DictConfig) -> Iterator[str]:
+    """Find mistakes that matter only if the training runs on this machine, not on a cluster."""
+    from runs import training_checks
+
+    return training_checks.machine_problems(cfg)
+
+
+def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
+    """Find typed overrides of `scorer` that contradict the file of the scorer."""
+    from runs import training_checks
+
+    return training_checks.typed_problems(cfg, words)
+
+
+def run(cfg: DictConfig, invocation: Invocation) -> "Result | None":
+    """Train or continue a run, or print the result of a finished one."""
+    from runs.training import train
+
+    return train(cfg, invocation)

@@ -173,16 +173,24 @@ def type_adapter(annotation: Any) -> TypeAdapter[object] | None:  # noqa: ANN401
         return None
 
 
-def text_arguments(path: str, node: object) -> Iterator[tuple[str, Text]]:
-    """Yield the dotted names of text arguments of all classes at or below a node."""
+def text_arguments(path: str, node: object, wanted: Collection[str]) -> Iterator[tuple[str, Text]]:
+    """Yield the dotted names of text arguments of the classes at or below a node.
+
+    Args:
+        path: dotted name of the node, or empty.
+        node: a node of a configuration.
+        wanted: dotted names; classes that do not have any of them are not imported.
+    """
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
     prefix = f"{path}." if path else ""
     for key in map(str, node):
         if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
-            yield from text_arguments(f"{prefix}{key}", node[key])
+            yield from text_arguments(f"{prefix}{key}", node[key], wanted)
+    if "_target_" not in node or not any(name.rpartition(".")[0] == path for name in wanted):
+        return
     try:
-        _, parameters = locate(node["_target_"]) if "_target_" in node else (None, {})
+        _, parameters = locate(node["_target_"])
     except (ImportError, AttributeError, ValueError):
         return
     for name, parameter in parameters.items():

@@ -13,8 +13,8 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from configuration.parsing import plain
-from lightning_modules.record import not_plain
 from lightning_modules.trusted import is_trusted
+from system.json_files import not_plain
 
 IGNORED = ("_target_", "_recursive_", "_convert_", "checkpoint")  # not arguments of the network
 

@@ -4,7 +4,6 @@ A checkpoint may have been made by anybody, so every field is checked before any
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Annotated, Literal, NotRequired, Self
@@ -155,6 +154,12 @@ class Record:
         return str(self.net["_target_"]).rpartition(".")[2]
 
     @property
+    def label(self) -> str:
+        """Return the name of an enhancer in tables: its class and gamma."""
+        assert self.gamma is not None  # only scorers have none
+        return f"{self.class_name} gamma={self.gamma:g}"
+
+    @property
     def backbone(self) -> str:
         """Return the backbone of a scorer, or the class name of any other network."""
         return str(self.net.get("backbone", self.class_name))
@@ -203,22 +208,3 @@ def as_json(raw: object, where: object) -> str:
         return json.dumps(raw, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where}: its record is damaged: holds more than plain data") from error
-
-
-def not_plain(value: object, name: str) -> str | None:
-    """Return the name of the first nested value that is not plain data; None if all are.
-
-    Plain data are None, booleans, finite numbers, strings, and lists and string-keyed dicts of
-    them.
-    """
-    if isinstance(value, dict):
-        if any(not isinstance(key, str) for key in value):
-            return name
-        parts = [not_plain(part, f"{name}.{key}") for key, part in value.items()]
-    elif isinstance(value, list):
-        parts = [not_plain(part, f"{name}[{k}]") for k, part in enumerate(value)]
-    elif value is None or isinstance(value, bool | int | str):
-        return None
-    else:
-        return None if isinstance(value, float) and math.isfinite(value) else name
-    return next((part for part in parts if part is not None), None)

@@ -18,7 +18,6 @@ from system.terminal import printable
 if TYPE_CHECKING:
     import h5py
 
-KERAS_SUFFIXES = (".h5", ".hdf5")
 MAX_BYTES = 2**30  # total size of the tensors; a NIMA on MobileNet has 13 MB
 MAX_NAMES = 10_000  # layers of a file, or weights of a layer; MobileNet has 90 layers
 MAX_RATIO = 100  # declared bytes per byte of the file; weights hardly compress

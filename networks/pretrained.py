@@ -13,8 +13,9 @@ import torch
 import torchvision
 from torch import nn
 
+from networks import KERAS_SUFFIXES
 from networks.backbones import BACKBONES, COUNTER, Backbone
-from networks.keras_files import KERAS_SUFFIXES, read_keras
+from networks.keras_files import read_keras
 from networks.tensor_files import check_state, load_plain, read_safetensors
 from networks.weights import State, load_weights
 from system.files import file_sha256

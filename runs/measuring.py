@@ -2,14 +2,13 @@
 
 import csv
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor, nn
 
 from configuration.parsing import changed
@@ -23,7 +22,6 @@ from runs.code_identity import code_files
 from runs.identity import Identity
 from runs.invocation import Invocation
 from runs.raters import Rater
-from runs.requirements import check_name, require_file
 from runs.results import Result
 from runs.run_folder import State, decide, start
 from system.device import pick_device
@@ -48,29 +46,6 @@ scale pixels ignored. Both on images rounded to 8 bits, averaged over images.
 """
 
 
-class Measuring(BaseModel):
-    """Keys shared by the commands that measure on held-out photos."""
-
-    model_config = ConfigDict(strict=True)
-
-    scale: Literal[1, 2, 3, 4] | None
-    trusted: list[str]
-    device: str
-    name: str | None
-    seed: NonNegativeInt
-    overwrite: bool
-    stale: Literal["refuse", "rerun", "accept"]
-
-
-def measuring_problems(cfg: DictConfig, key: str, paths: list[str]) -> Iterator[str]:
-    """Check the keys of `Measuring`, and that the files exist."""
-    yield from check_name(cfg)
-    for path in paths:
-        yield from require_file(key, path)
-    yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
-    yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
-
-
 class Measurement(NamedTuple):
     """Outcome of a measurement: a table as text, metrics, and the files written, with a note."""
 
@@ -91,7 +66,7 @@ def run_measurement(
     """Measure in a run folder unless its result exists already; print the result and return it.
 
     Args:
-        cfg: resolved configuration with the keys of `Measuring` and `data`.
+        cfg: resolved configuration with the keys of `MeasuringOptions` and `data`.
         invocation: the command, with the run folder.
         files: input files by key.
         split: split whose photos belong to the run's identity; None means all.
@@ -150,7 +125,7 @@ def with_scale(cfg: DictConfig, nets: list[nn.Module], paths: list[str]) -> Dict
 
 def named(loaded: list[tuple[nn.Module, Record]], paths: list[str]) -> dict[str, nn.Module]:
     """Name the networks by class and gamma, and by file if two share these."""
-    names = [record_name(record) for _, record in loaded]
+    names = [record.label for _, record in loaded]
     alike = [path for name, path in zip(names, paths, strict=True) if names.count(name) > 1]
     parts = {path: differing_part(path, alike) for path in alike}
     unique = []
@@ -188,12 +163,6 @@ def measure(
 def digits(values: Mapping[str, float], keys: list[str]) -> list[str]:
     """Format the values of a table row; a dash where one is missing."""
     return [f"{values[k]:.{4 if k == 'ssim' else 2}f}" if k in values else "-" for k in keys]
-
-
-def record_name(record: Record) -> str:
-    """Return the name of a network in tables: its class and gamma."""
-    assert record.gamma is not None  # only scorers have none
-    return f"{record.class_name} gamma={record.gamma:g}"
 
 
 def mean_row(rows: list[dict[str, float]], keys: list[str]) -> dict[str, float]:

@@ -50,7 +50,7 @@ from runs.resuming import ResumePoint, last_checkpoint
 from runs.run_folder import BEST, State, decide, start
 from runs.run_loggers import build_loggers, close_loggers, log_best, staging
 from runs.training_checks import reads_scorer
-from system.device import keep_memory
+from system.device import full_float32, keep_memory
 from system.json_files import JsonObject
 from system.locks import locked
 
@@ -77,6 +77,7 @@ def train(cfg: DictConfig, invocation: Invocation) -> Result | None:
     """
     for problem in rebuild_problems(cfg):
         raise ValueError(problem)
+    full_float32()
     keep_memory()
     folder = invocation.folder
     unplaced = with_scorer(cfg)  # without run_dir, which does not belong to the identity

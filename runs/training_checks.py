@@ -14,7 +14,7 @@ from lightning_modules.checkpoint import read_record
 from lightning_modules.compiling import WITH_GRAPHS
 from networks.nima import VIEW_ARGUMENTS
 from runs.identity import scores_always
-from runs.requirements import check_name, require_file, require_kind
+from runs.requirements import require_file, require_kind
 from system.places import program
 
 CHECKPOINTS = "${paths.run_dir}/checkpoints"
@@ -28,23 +28,17 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     yield from data_problems(cfg)
     yield from trainer_problems(cfg)
     yield from callback_problems(cfg)
-    yield from check_name(cfg)
     yield from length_problems(cfg)
     yield from batch_problems(cfg)
     yield from scorer_problems(cfg) if trains_scorer(cfg) else enhancer_problems(cfg)
 
 
 def file_problems(cfg: DictConfig) -> Iterator[str]:
-    """Check the files of `init_from` and of the judge."""
-    if cfg.init_from != "official":
-        yield from require_file("init_from", cfg.init_from)
-    elif trains_scorer(cfg):
+    """Check what the files of `init_from` and of the judge are; that they exist is known."""
+    if cfg.init_from == "official" and trains_scorer(cfg):
         yield "init_from=official: is for enhancers; scorer.pretrained=imagenet starts a scorer"
-    judge = cfg.judge.checkpoint
-    missing = list(require_file("judge.checkpoint", judge))
-    yield from missing
-    if judge is not None and not missing:
-        yield from check_is_scorer("judge.checkpoint", judge)
+    if cfg.judge.checkpoint is not None:
+        yield from check_is_scorer("judge.checkpoint", cfg.judge.checkpoint)
 
 
 def data_problems(cfg: DictConfig) -> Iterator[str]:

@@ -4,8 +4,10 @@ import contextlib
 import ctypes
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 
@@ -36,6 +38,13 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def full_float32() -> None:
+    """Compute in float32 what is asked for in float32, on GPUs too; bf16-mixed is the fast way."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def device_problems(name: str, *, must_exist: bool = True) -> Iterator[str]:
     """Yield a message if there is no such device; allocates nothing.
 
@@ -46,19 +55,27 @@ def device_problems(name: str, *, must_exist: bool = True) -> Iterator[str]:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         yield f"device={name}: auto, cpu, cuda, cuda:N or mps"
     elif must_exist and name.startswith("cuda"):
+        import torch  # here, because a wrong name is refused without
+
         num = torch.cuda.device_count()
         if int(name.partition(":")[2] or 0) >= num:
             yield f"device={name}: not available on this machine, which has {num or 'no'} GPUs"
-    elif must_exist and name == "mps" and not torch.backends.mps.is_available():
-        yield f"device={name}: not available on this machine"
+    elif must_exist and name == "mps":
+        import torch
+
+        if not torch.backends.mps.is_available():
+            yield f"device={name}: not available on this machine"
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str) -> "torch.device":
     """Return a device by its PyTorch name; `auto` is the first GPU, or the CPU if there is none.
 
     Raises:
         ValueError: if the name is unknown or this machine does not have the device.
     """
+    import torch
+
+    full_float32()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for problem in device_problems(name):

@@ -24,3 +24,22 @@ def replace_nonfinite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [replace_nonfinite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def not_plain(value: object, name: str) -> str | None:
+    """Return the name of the first nested value that is not plain data; None if all are.
+
+    Plain data are None, booleans, finite numbers, strings, and lists and string-keyed dicts of
+    them.
+    """
+    if isinstance(value, dict):
+        if any(not isinstance(key, str) for key in value):
+            return name
+        parts = [not_plain(part, f"{name}.{key}") for key, part in value.items()]
+    elif isinstance(value, list):
+        parts = [not_plain(part, f"{name}[{k}]") for k, part in enumerate(value)]
+    elif value is None or isinstance(value, bool | int | str):
+        return None
+    else:
+        return None if isinstance(value, float) and math.isfinite(value) else name
+    return next((part for part in parts if part is not None), None)

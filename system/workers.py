@@ -10,8 +10,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from system.progress import progress
 
 log = logging.getLogger(__name__)
@@ -65,6 +63,8 @@ def num_workers_for(paths: Iterable[str | Path]) -> int:
 
 def init_worker() -> None:
     """Initialise a worker process."""
+    import torch
+
     torch.set_num_threads(1)  # threads of several processes would compete for the cores
     threading.Thread(target=exit_with_parent, daemon=True).start()
 

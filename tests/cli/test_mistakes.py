@@ -50,8 +50,10 @@ def test_one_line(cli: Cli, folder: Path, line: str, message: str) -> None:
 
 
 def test_different_mistakes_are_all_named(cli: Cli) -> None:
-    done = cli("gamma=1e400", "epochs=x", "gama=1", "net.num_blocks=true")
+    done = cli("gamma=1e400", "epochs=x", "gama=1", "seed=-1")
     assert done.err.startswith("error: 4 mistakes")
+    done = cli("net.num_blocks=true", "optim.optimizer.lr=x")
+    assert done.err.startswith("error: 2 mistakes")
 
 
 def test_required_keys_are_named_beside_other_mistakes(cli: Cli) -> None:
