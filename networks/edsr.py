@@ -35,8 +35,11 @@ class MeanShift(nn.Module):
 
     def __init__(self, mean: tuple[float, float, float] = DIV2K_MEAN, *, sign: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.eye(3).view(3, 3, 1, 1))
-        self.register_buffer("bias", sign * 255.0 * torch.tensor(mean))
+        self.register_buffer("weight", torch.empty(3, 3, 1, 1))
+        self.register_buffer("bias", torch.empty(3))
+        # Computed on the CPU: on `meta`, torch.eye and torch.tensor take a second.
+        self.weight.copy_(torch.eye(3, device="cpu").view(3, 3, 1, 1))
+        self.bias.copy_(sign * 255.0 * torch.tensor(mean, device="cpu"))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Shift images, B x 3 x H x W in 0..255, by the mean."""
