@@ -6,7 +6,8 @@
 # make coverage   the lines that those tests miss, also in htmlcov/
 # make docs   the documentation site, with the API reference, in site/
 # make bench  how fast training data come, beside other ways of reading them          (5 minutes)
-# Each sets up .venv by itself. PYTHON=python3.12 picks the interpreter (3.11 or newer).
+# Each sets up .venv by itself, make demo without the extras and tools that the others need.
+# PYTHON=python3.12 picks the interpreter (3.11 or newer).
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
   $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -18,13 +19,21 @@ RUN := $(BIN)/python run.py
 
 install: .venv/installed
 
-# The stamp is written last: an interrupted installation starts over where pip left off.
-.venv/installed: pyproject.toml constraints.txt
+# Stamps are written last: an interrupted installation starts over where pip left off.
+INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
+
+$(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv was found" \
 	  "(on Debian: apt-get install python3-venv); name one with make PYTHON=..."; exit 2; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	$(PYTHON) -m venv --clear .venv
+
+.venv/demo: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) .
 	@touch $@
+
+.venv/installed: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) '.[dev]'
+	@touch .venv/demo $@
 
 EDSR := outputs/sample_edsr/demo/checkpoints/best.ckpt
 SHIPPED := weights/edsr_x2_gamma_0.safetensors
@@ -32,7 +41,7 @@ RESULTS := outputs/evaluate/demo
 
 # Ordinary commands, one after the other. A second run finds what the first one finished, goes on
 # where it was interrupted, and does again what has changed since.
-demo: install
+demo: .venv/demo
 	@echo "== 1/3 train EDSR with L2 + gamma * (K - mean score) against the scorer that ships"
 	$(RUN) experiment=sample_edsr name=demo stale=rerun
 	@echo "== 2/3 evaluate it beside bicubic and an EDSR that ships on photos that neither has seen"
