@@ -5,7 +5,7 @@
 # make test-fast  the tests that take seconds each: no browser, no ranks, no cluster
 # make coverage   the lines that those tests miss, also in htmlcov/
 # make docs   the documentation site, with the API reference, in site/
-# make bench  how fast training data come, beside other ways of reading them          (5 minutes)
+# make bench  every benchmark in its short way, as one table in benchmarks/              (10 minutes)
 # Each sets up .venv by itself, make demo without the extras and tools that the others need.
 # PYTHON=python3.12 picks the interpreter (3.11 or newer).
 
@@ -81,8 +81,8 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: install
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	$(BIN)/python benchmarks/data_loading.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/all.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build site htmlcov .coverage

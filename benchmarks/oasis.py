@@ -1,18 +1,17 @@
 """Scorers on OASIS by five fixed folds, beside ridge regression on frozen ImageNet features.
 
     python benchmarks/oasis.py OASIS_FOLDER [--only ridge|efficientnet|mobilenet] [--ava FILE.hdf5]
+        [--output FILE.md]
 
 OASIS (Kurdi, Lozano, Banaji 2017): photos with people's ratings of beauty from 1 to 7. The folder
 holds `ratings.csv` (image,votes_1,...,votes_7) and `images/`. Each fifth of the photos
 (`oasis_folds/fold_K.txt`) is the test set once; a tenth of the other four chooses the epoch. The
-runs are ordinary commands, which are printed; what is finished is found again. Results go to
-standard output as Markdown.
+runs are ordinary commands, which are printed; what is finished is found again.
 """
 
 import argparse
 import csv
 import json
-import platform
 import shlex
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from report import command_line, heading, publish, skip
 from scipy.stats import spearmanr
 
 from datamodules.rated import RatedFolder
@@ -46,39 +46,43 @@ PENALTIES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)  # of the ridge
 
 def main() -> None:
     """Runs what was asked for and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
+    parser = command_line(__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", help="required without --short")
     parser.add_argument("--only", choices=["ridge", *RECIPES])
     parser.add_argument("--ava", type=Path, help="idealo's weights_mobilenet_aesthetic_0.07.hdf5")
     parser.add_argument("--store", type=Path, help="folder of the binary store")
     options = parser.parse_args()
+    if options.short:
+        skip("needs the photos of OASIS, and hours", options.json)
+    if options.folder is None:
+        parser.error("the folder of OASIS is missing")
     names = ["ridge", *RECIPES] if options.only is None else [options.only]
     if options.ava is None and "mobilenet" in names:
         names.remove("mobilenet")
-    lines = []
+    measured = []
     for name in names:
         start = time.monotonic()
         folds = ridge(options) if name == "ridge" else trained(name, options)
-        lines += [(name, folds, time.monotonic() - start)]
-    print(f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ")
-    print(f"torch {torch.__version__}\n")
-    print("| | SRCC pooled |", " | ".join(METRICS), "| minutes |")
-    print("|---|---|" + "---|" * (len(METRICS) + 1))
-    for name, folds, seconds in lines:
+        measured += [(name, folds, time.monotonic() - start)]
+    lines = heading("Scorers on OASIS", "five folds, mean ± standard deviation")
+    lines.append(f"| | SRCC pooled | {' | '.join(METRICS)} | minutes |")
+    lines.append("|---|---|" + "---|" * (len(METRICS) + 1))
+    for name, folds, seconds in measured:
         cells = []
         for metric in METRICS:
             values = [fold[metric] for fold in folds if metric in fold]
             cells.append(f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" if values else "-")
         pooled = folds[0]["pooled"]
-        print(f"| {name} | {pooled:.3f} |", " | ".join(cells), f"| {seconds / 60:.0f} |")
+        lines.append(f"| {name} | {pooled:.3f} | {' | '.join(cells)} | {seconds / 60:.0f} |")
         each = ", ".join(f"{fold['srcc']:.3f}" for fold in folds)
-        print(f"| {name}, SRCC of each fold | {each} |", " |" * (len(METRICS) + 1))
+        lines.append(f"| {name}, SRCC of each fold | {each} |" + " |" * (len(METRICS) + 1))
     for kind in ("constant", "floor"):
-        folds = next((folds for _, folds, _ in lines if f"emd_{kind}" in folds[0]), [])
+        folds = next((folds for _, folds, _ in measured if f"emd_{kind}" in folds[0]), [])
         if folds:
             means = [np.mean([fold[f"{m}_{kind}"] or np.nan for fold in folds]) for m in METRICS]
             cells = ["-" if np.isnan(value) else f"{value:.3f}" for value in means]
-            print(f"| {kind} | |", " | ".join(cells), "| |")
+            lines.append(f"| {kind} | | {' | '.join(cells)} | |")
+    publish(lines, options.output)
 
 
 def trained(name: str, options: argparse.Namespace) -> list[dict[str, float]]:

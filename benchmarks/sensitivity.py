@@ -1,17 +1,17 @@
 """How easily small changes of the pixels please scorers, and how well they rate photos.
 
-    python benchmarks/sensitivity.py OASIS_FOLDER CHECKPOINT [CHECKPOINT ...]
+    python benchmarks/sensitivity.py OASIS_FOLDER CHECKPOINT [CHECKPOINT ...] [--output FILE.md]
 
 On the test photos of fold 1 (`oasis_folds/fold_1.txt`), seen by each scorer's own rule and as the
 centre of the photo at full resolution: SRCC with people's mean ratings, root mean square of the
 norm of the score's gradient to pixels in [0, 1], and what one grey level of 255 at every pixel, in
-the direction that pleases most, adds to the score. Results go to standard output as Markdown.
+the direction that pleases most, adds to the score.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
+from report import command_line, heading, publish, skip
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -27,18 +27,23 @@ BATCH = 16
 
 def main() -> None:
     """Measures every checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("checkpoints", nargs="+")
+    parser = command_line(__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", help="required without --short")
+    parser.add_argument("checkpoints", nargs="*")
     options = parser.parse_args()
+    if options.short:
+        skip("needs the photos of OASIS and trained scorers", options.json)
+    if not options.checkpoints:
+        parser.error("the folder of OASIS and a checkpoint are needed")
     ratings = read_ratings(options.folder / "ratings.csv", 7)
     true = dict(
         zip(ratings.names, mean_score(torch.from_numpy(ratings.p_NK)).tolist(), strict=True)
     )
     names = FOLD.read_text().split()
     photos = [to_unit(read_image(options.folder / "images" / name))[None] for name in names]
-    print("| scorer | view | SRCC | spread of scores | gradient | one grey level adds |")
-    print("|---|---|---|---|---|---|")
+    lines = heading("Sensitivity of scorers", "test photos of fold 1 of OASIS")
+    lines += ["| scorer | view | SRCC | spread of scores | gradient | one grey level adds |"]
+    lines += ["|---|---|---|---|---|---|"]
     for checkpoint in options.checkpoints:
         scorer = load_scorer(checkpoint)
         views = {
@@ -50,7 +55,8 @@ def main() -> None:
             srcc = spearmanr(score_N, [true[name] for name in names])[0]
             numbers = (score_N.std(), norm_N.square().mean().sqrt(), gain_N.mean())
             cells = [f"{srcc:.3f}", *(f"{number:.2f}" for number in numbers)]
-            print(f"| {checkpoint} | {view} |", " | ".join(cells), "|", flush=True)
+            lines.append(f"| {checkpoint} | {view} | {' | '.join(cells)} |")
+    publish(lines, options.output)
 
 
 def centre(photo: Tensor, side: int) -> Tensor:
