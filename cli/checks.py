@@ -48,7 +48,7 @@ def typed(command: str, words: list[str], *, folder: str | None, sweep: bool) ->
         kind = signatures.text_type(field.annotation)
         if kind is not None:
             kinds[name] = kind
-    arguments = [word for word in unclear if key_in(word) not in (*fields, *TEXT_KEYS)]
+    arguments = [word for word in unclear if "." in key_in(word) and key_in(word) not in TEXT_KEYS]
     if arguments:
         kinds |= class_texts(command, words, arguments, folder)
     return [overrides.as_text(word, kinds, sweep=sweep) for word in words]
@@ -123,8 +123,8 @@ def check_shown(
     Raises:
         ValueError: listing all mistakes.
     """
-    valid = check_typed(command, words, folder=folder)
-    with loaded(folder):
+    with loaded(folder) as loader:
+        valid = check_typed(command, words, loader)
         cfg = composed(command, valid, with_hydra=True)
         try:
             if package is not None and OmegaConf.select(cfg, package) is None:
@@ -139,13 +139,12 @@ def check_shown(
             raise ValueError(first_line(error)) from error
 
 
-def check_typed(command: str, words: list[str], *, folder: str | None) -> list[str]:
+def check_typed(command: str, words: list[str], loader: ConfigLoader) -> list[str]:
     """Check keys and choices, not values; return the overrides, for a sweep those of one job."""
     problems: list[str] = []
-    with loaded(folder) as loader:
-        parsed = overrides.parse_overrides(words, problems)
-        valid = check_words(command, loader, parsed, problems)
-        raise_all(problems)
+    parsed = overrides.parse_overrides(words, problems)
+    valid = check_words(command, loader, parsed, problems)
+    raise_all(problems)
     return next(overrides.variants(valid))
 
 

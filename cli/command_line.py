@@ -1,5 +1,6 @@
 """Parse the command line, print help, and run Hydra."""
 
+import gc
 import re
 import shlex
 import sys
@@ -295,7 +296,10 @@ def wrong_flags(flags: list[str]) -> list[str]:
 def help_text(call: Call) -> str:
     """Compose the help of a command: its keys, with the values that would be used."""
     command = call.command
-    words = config.check_typed(command, call.overrides, folder=call.folder)
+    with composing.loaded(call.folder) as loader:
+        words = config.check_typed(command, call.overrides, loader)
+        settings = help.effective(command, words, call.folder)
+        groups = composing.group_options(command, loader)
     start = program()
     lines = [f"{start} [command] [key=value ...]", ""]
     lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]
@@ -304,8 +308,7 @@ def help_text(call: Call) -> str:
         f"{command}: settings, with their values in this call",
         "",
     ]
-    lines += help.effective(command, words, call.folder)
-    groups = composing.group_options(command, call.folder)
+    lines += settings
     if groups:
         lines += ["", "Choices (GROUP=NAME; a group's own keys are set as GROUP.KEY=VALUE):", ""]
         for group, names in groups.items():
@@ -335,6 +338,7 @@ def run(arguments: list[str], stop: InterruptHandler, script: Path) -> int:
         call.check()
     except (ValueError, HydraException) as error:
         return report_error(error)
+    gc.enable()  # run.py turned it off
     # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
     sys.argv = [str(script), *call.flags, *call.overrides]
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=call.command)

@@ -15,7 +15,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from cli.leftovers import drop_leftovers
@@ -96,12 +96,15 @@ def composed(command: str, words: list[str], *, with_hydra: bool = False) -> Dic
         ValueError: in one line, if that fails.
     """
     places = GlobalHydra.instance().config_loader().get_search_path().get_path()
-    fixed = all(place.provider != "command-line" for place in places) and not with_hydra
+    fixed = all(place.provider != "command-line" for place in places)
     try:
         if fixed and not any("hydra.searchpath" in word for word in words):
             cfg = copy.deepcopy(shipped(command, tuple(words)))
         else:
-            cfg = compose(command, words, return_hydra_config=with_hydra)
+            cfg = compose(command, words, return_hydra_config=True)
+        if not with_hydra:
+            with open_dict(cfg):
+                del cfg["hydra"]
         drop_leftovers(cfg, words)
     except INVALID as error:
         raise ValueError(first_line(error)) from error
@@ -111,7 +114,7 @@ def composed(command: str, words: list[str], *, with_hydra: bool = False) -> Dic
 @functools.lru_cache(maxsize=64)
 def shipped(command: str, words: tuple[str, ...]) -> DictConfig:
     """Compose a configuration from conf/ alone, once: it takes 0.1 s, and checks ask repeatedly."""
-    return compose(command, list(words))
+    return compose(command, list(words), return_hydra_config=True)
 
 
 def first_line(error: BaseException) -> str:
@@ -126,13 +129,12 @@ def first_line(error: BaseException) -> str:
     return f"{key}: {text}" if isinstance(error, InterpolationResolutionError) and key else text
 
 
-def group_options(command: str, folder: str | None = None) -> dict[str, list[str]]:
+def group_options(command: str, loader: ConfigLoader) -> dict[str, list[str]]:
     """Return the groups that a command's configuration chooses from, with their options."""
-    with loaded(folder) as loader:
-        text = (CONF / f"{command}.yaml").read_text()
-        names = re.findall(r"^  - (?:override )?/?(\w+):", text, flags=re.MULTILINE)
-        hidden = ("paths", "hydra")
-        return {name: options(loader, name) for name in names if name not in hidden}
+    text = (CONF / f"{command}.yaml").read_text()
+    names = re.findall(r"^  - (?:override )?/?(\w+):", text, flags=re.MULTILINE)
+    hidden = ("paths", "hydra")
+    return {name: options(loader, name) for name in names if name not in hidden}
 
 
 def options(loader: ConfigLoader, group: str) -> list[str]:

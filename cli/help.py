@@ -3,18 +3,17 @@
 import re
 import shutil
 import textwrap
-import tomllib
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from cli.composing import composed, loaded
+from cli.composing import composed
 from configuration.parsing import flatten, plain
 from configuration.signatures import shown
 from runs.identity import not_read
-from system.places import CONF, ROOT, display_path, program
+from system.places import CONF, ROOT, display_path, expanded, program
 
 PROJECT = "neural-image-enhancement"
 CHOICE = re.compile(r"  - (?:override )?/?(?P<key>\w+): (?P<value>\S+)(?P<gap> *)(?P<comment>#.*)?")
@@ -34,11 +33,10 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
     follow below it.
     """
     text = (CONF / f"{command}.yaml").read_text().rstrip().replace("python run.py", program())
-    with loaded(folder):
-        cfg = composed(command, words, with_hydra=True)
-        choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if "/" not in key}
-        values = plain(cfg, resolve=False)
-        unread = not_read(cfg) if command == "train" else set()
+    cfg = composed(command, words, with_hydra=True)
+    choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if "/" not in key}
+    values = plain(cfg, resolve=False)
+    unread = not_read(cfg) if command == "train" else set()
     lines = []
     parents: list[str] = []
     for line in text.splitlines():
@@ -76,7 +74,7 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
             f"Set by experiment={choices['experiment']} or the command line:",
             "",
         ]
-        lines += [f"  {line}" for line in beside(command, choices, values, folder)]
+        lines += [f"  {line}" for line in beside(choices, values, folder)]
     lines += ["", "Folders (paths.KEY=FOLDER):", "", *folders(cfg)]
     return lines
 
@@ -128,15 +126,33 @@ def wrapped(first: str, text: str, width: int, others: str) -> list[str]:
 
 
 def beside(
-    command: str, choices: dict[str, object], values: dict[str, object], folder: str | None
-) -> list[str]:
-    """Return the settings of groups that differ from those in the chosen files."""
-    groups = [key for key in choices if key != "hydra" and isinstance(values.get(key), dict)]
-    chosen = [f"{key}={choices[key]}" for key in groups]
-    with loaded(folder):
-        tree = plain(composed(command, ["~experiment", *chosen]), resolve=False)
-    own, used = (flatten({key: found[key] for key in groups}) for found in (tree, values))
-    return [f"{key}={shown(value)}" for key, value in used.items() if own.get(key, ...) != value]
+    choices: dict[str, object], values: dict[str, object], folder: str | None
+) -> Iterator[str]:
+    """Yield the settings of groups that differ from those in the chosen files."""
+    place = CONF if folder is None else expanded(folder)
+    for group, chosen in choices.items():
+        if group == "hydra" or not isinstance(values.get(group), dict):
+            continue
+        names = re.findall(r"\w+", str(chosen))  # of a list, the loggers
+        own: dict[str, object] = {}
+        for name in names:
+            own |= flatten({group: plain(option_values(place, group, name), resolve=False)})
+        for key, value in flatten({group: values[group]}).items():
+            if own.get(key, ...) != value:
+                yield f"{key}={shown(value)}"
+
+
+def option_values(folder: Path, group: str, option: str) -> DictConfig:
+    """Merge the file of a group's option with the files that it builds on."""
+    files = [place / group / f"{option}.yaml" for place in (folder, CONF)]
+    file = next((file for file in files if file.is_file()), None)
+    found = OmegaConf.create({}) if file is None else OmegaConf.load(file)
+    assert isinstance(found, DictConfig)
+    bases = [base for base in found.pop("defaults", []) if isinstance(base, str)]
+    parts = [found if base == "_self_" else option_values(folder, group, base) for base in bases]
+    merged = OmegaConf.merge(*(parts or [found]))
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def with_value(line: str, found: re.Match[str], value: str) -> str:
@@ -148,9 +164,13 @@ def with_value(line: str, found: re.Match[str], value: str) -> str:
 
 def versions() -> str:
     """Return the versions of this project and of the packages that affect results most."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         own = version(PROJECT)
     except PackageNotFoundError:  # a copy that is not installed
+        import tomllib
+
         own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     others = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "hydra-core"))
     return f"{PROJECT} {own} ({others})"

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import datetime
-import importlib.metadata
 import math
 import platform
 import subprocess
@@ -77,6 +76,8 @@ class Result:
 
     def write(self, identity: Identity) -> None:
         """Write result.json, which marks the run as finished."""
+        from importlib.metadata import version  # here: it takes as long as reading a result
+
         content = dataclasses.asdict(self)
         del content["folder"]
         write_json(
@@ -86,7 +87,7 @@ class Result:
             | {
                 "version": VERSION,
                 "git": git_state(),
-                "versions": {name: importlib.metadata.version(name) for name in VERSIONED}
+                "versions": {name: version(name) for name in VERSIONED}
                 | {"python": platform.python_version()},
                 "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             },

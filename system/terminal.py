@@ -10,10 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".onnx")
 LONG_NAME = 40  # characters; longer names of run folders are reduced to the settings that differ
 MIN_COLUMN = 8  # characters; columns never get narrower
@@ -155,6 +151,10 @@ def format_table(
     """
     if limit is not None:
         columns, *rows = shorten_cells([columns, *rows], limit)
+    from rich.console import Console  # here, because most commands print no table
+    from rich.table import Table
+    from rich.text import Text
+
     built = Table(show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
         numeric = any(re.fullmatch(r"[-+]?[\d.]+", row[i]) for row in rows)
