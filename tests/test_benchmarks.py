@@ -87,6 +87,12 @@ def test_launching() -> None:
         config.check("train", [*launching.JOB, *given], multirun="-m" in words)
 
 
+def test_loop(folder: Path) -> None:
+    loop = benchmark("loop")
+    loop.measure(2, 1)
+    assert [len(loop.FOUND[way]) for way in (loop.OURS, loop.BARE, loop.EMPTY)] == [1, 1, 1]
+
+
 def test_oasis() -> None:
     x = np.random.default_rng(0).normal(size=(40, 3))
     y = x @ [1.0, 2.0, 3.0] + 5
