@@ -1,13 +1,15 @@
 """Base class of the LightningModules: what training scorers and enhancers has in common."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_modules.attached import attached
 from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.kinds import Kind
 from lightning_modules.metrics import MicroBatchMeans
@@ -47,6 +49,7 @@ class TrainedModule(L.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.means = MicroBatchMeans()
+        self.row: dict[str, Tensor] = {}  # of the latest step, to be logged
 
     def metric_names(self) -> set[str] | None:
         """Return the names that validation logs besides baselines, without `val/`; None if unknown.
@@ -62,10 +65,36 @@ class TrainedModule(L.LightningModule):
         """Return the parts to optimize, each with a factor on its learning rate."""
         return [(self.net, 1.0)]
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """Drop the gradients if CUDA graphs are about to overwrite them: nothing may read them."""
+    def log_terms(self, terms: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Log scalars of a micro-batch as `train/<name>`, averaged over its step and all ranks.
+
+        Callbacks find them in `trainer.callback_metrics` at once; loggers get a row of them every
+        `log_every_n_steps`. `self.log` does the same, for 0.4 ms of CPU a step and scalar.
+        """
+        trainer = self.trainer
+        means = self.means.add(terms, batch_idx % trainer.accumulate_grad_batches)
+        self.row = {
+            f"train/{name}": trainer.strategy.reduce(mean, reduce_op="mean")
+            for name, mean in means.items()
+        }
+        trainer.callback_metrics.update(self.row)
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        """Write a row if one is due, and drop gradients that CUDA graphs are about to overwrite."""
+        trainer = self.trainer
+        ends_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        interval = attached(trainer).log_every_n_steps
+        on_time = interval > 0 and trainer.global_step % interval == 0
+        if self.row and ends_step and (on_time or trainer.should_stop):
+            self.write_row(self.row, trainer.global_step - 1)
         if self.replays_graphs:
             self.net.zero_grad()
+
+    def write_row(self, scalars: Mapping[str, Tensor], step: int) -> None:
+        """Write scalars to metrics.csv and the other loggers, at an optimizer step from 0 on."""
+        row = {name: value.item() for name, value in scalars.items()}
+        for logger in self.loggers:
+            logger.log_metrics({**row, "epoch": self.current_epoch}, step=step)
 
     def on_train_start(self) -> None:
         """Set the learning rate for the new length of an extended run."""

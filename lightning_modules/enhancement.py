@@ -115,11 +115,9 @@ class EnhancementModule(TrainedModule):
         self.loss.at(self.trainer.global_step / self.trainer.estimated_stepping_batches)
         sr_BCHW = self(batch.lr_BCHW, batch.scale)
         total, terms, _ = self.compare(sr_BCHW, batch.hr_BCHW)
-        logs = {"train/loss": total, **{f"train/{name}": term for name, term in terms.items()}}
         if "aesthetic" in terms:
             self.log_grad_ratio(sr_BCHW, batch.hr_BCHW, batch_idx)
-        logs = self.means.add(logs, self.trainer.accumulate_grad_batches)
-        self.log_dict(logs, sync_dist=True, batch_size=len(batch.lr_BCHW))
+        self.log_terms({"loss": total, **terms}, batch_idx)
         return total
 
     def log_grad_ratio(self, sr_BCHW: Tensor, hr_BCHW: Tensor, batch_idx: int) -> None:
@@ -133,9 +131,7 @@ class EnhancementModule(TrainedModule):
             aesthetic, fidelity = self.trainer.strategy.reduce(self.grad_squares, reduce_op="sum")
             ratio = self.loss.weight * (aesthetic / (fidelity + EPSILON)).sqrt()
             self.grad_ratio.update(ratio)
-            row = {"train/grad_ratio": ratio.item(), "epoch": self.trainer.current_epoch}
-            for logger in self.loggers:  # by `self.log` other steps would show it again
-                logger.log_metrics(row, step=self.trainer.global_step)
+            self.write_row({"train/grad_ratio": ratio}, self.trainer.global_step)
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Measure a whole photo, in float32 whatever the training precision.
@@ -175,15 +171,19 @@ class EnhancementModule(TrainedModule):
         """Compute the loss.
 
         Raises:
-            ValueError: if the name of a term is not an identifier, or is that of a metric.
+            ValueError: if the name of a term is not an identifier, or is that of a metric, or if a
+                term is not a scalar.
         """
         terms: LossTerms = self.loss(sr_BCHW, hr_BCHW)
-        taken = [name for name in terms.terms if name in self.reserved or not name.isidentifier()]
-        if taken:
-            raise ValueError(
-                f"{type(self.loss).__name__}: a term is called {taken[0]!r}; its name has to be a "
-                f"word other than {', '.join(sorted(self.reserved))}"
-            )
+        title = type(self.loss).__name__
+        for name, term in terms.terms.items():
+            if name in self.reserved or not name.isidentifier():
+                raise ValueError(
+                    f"{title}: a term is called {name!r}; its name has to be a word other than "
+                    f"{', '.join(sorted(self.reserved))}"
+                )
+            if term.numel() != 1:
+                raise ValueError(f"{title}: {name} has {term.numel()} values, not one")
         return terms
 
     def mean_of(self, name: str) -> MeanMetric:

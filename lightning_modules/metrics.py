@@ -15,7 +15,7 @@ In both, images are clamped and rounded to 8 bits first. Equal images have `MAX_
 Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -149,17 +149,14 @@ class MicroBatchMeans:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
 
-    def add(self, values: dict[str, Tensor], accumulate: int) -> dict[str, Tensor]:
-        """Add a micro-batch's values; returns the means so far, and starts over after the last."""
+    def add(self, values: Mapping[str, Tensor], part: int) -> dict[str, Tensor]:
+        """Add the values of micro-batch `part` of a step, from 0 on; returns the means so far."""
+        if part == 0:
+            self.sums = {}
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach()
-        self.count += 1
-        means = {name: value / self.count for name, value in self.sums.items()}
-        if self.count == accumulate:
-            self.sums, self.count = {}, 0
-        return means
+        return {name: value / (part + 1) for name, value in self.sums.items()}
 
 
 class RatingMetrics(Metric):

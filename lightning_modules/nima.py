@@ -101,14 +101,13 @@ class NIMAModule(TrainedModule):
             images_BCHW.requires_grad_()
         p_BK = self(images_BCHW)
         loss = emd_per_sample(p_BK, batch.p_BK, self.r).mean()
-        logs = {"train/loss": loss}
+        terms = {"loss": loss}
         if self.gradient_penalty:
             squares_B = input_gradient(mean_score(p_BK), images_BCHW).square().sum(dim=(1, 2, 3))
-            logs = {"train/emd": loss, "train/gradient_norm": squares_B.sqrt().mean()}
+            terms = {"emd": loss, "gradient_norm": squares_B.sqrt().mean()}
             loss = loss + self.gradient_penalty * squares_B.mean()
-            logs["train/loss"] = loss
-        logs = self.means.add(logs, self.trainer.accumulate_grad_batches)
-        self.log_dict(logs, prog_bar=True, sync_dist=True, batch_size=len(images_BCHW))
+            terms["loss"] = loss
+        self.log_terms(terms, batch_idx)
         return loss
 
     def validation_step(self, batch: RatedBatch, batch_idx: int) -> None:

@@ -1,23 +1,28 @@
 """The training of enhancers: what it leaves alone, what it says, what it saves."""
 
 import copy
+import csv
 import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
+from datamodules.batches import PairBatch
 from datamodules.sample import SamplePairs
 from images.pixels import to_bytes, to_unit
 from lightning_modules.callbacks import AveragedWeights, Checkpoints, Watch
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.enhancement import EnhancementModule
+from lightning_modules.loggers import RunCSV
 from lightning_modules.losses import HybridLoss
 from lightning_modules.metric_names import is_baseline
 from lightning_modules.picture_callbacks import BeforeAfter
@@ -263,6 +268,46 @@ def test_a_term_may_not_have_the_name_of_a_metric(name: str) -> None:
 
     with pytest.raises(ValueError, match=rf"Wrong: a term is called '{name}'"):
         quiet_trainer().validate(module_of(Wrong(0)), SamplePairs(2, limit=1), verbose=False)
+
+
+def test_a_term_has_to_be_a_scalar() -> None:
+    class Wrong(HybridLoss):
+        def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
+            return {"rows": (sr_BCHW - hr_BCHW).abs().mean(dim=(0, 1, 3))}
+
+    with pytest.raises(ValueError, match=r"Wrong: rows has \d+ values, not one"):
+        quiet_trainer(max_epochs=1).fit(module_of(Wrong(0)), SamplePairs(2, patch_size=8, limit=1))
+
+
+def test_rows_have_the_means_of_their_step(tmp_path: Path) -> None:
+    found: list[float] = []
+    seen: list[float] = []
+
+    class Module(EnhancementModule):
+        def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+            found.append(super().training_step(batch, batch_idx).item())
+            return torch.zeros((), requires_grad=True)  # the network stays as it is
+
+    class Reader(Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            seen.append(trainer.callback_metrics["train/loss"].item())
+
+    trainer = quiet_trainer(
+        max_epochs=2, accumulate_grad_batches=2, log_every_n_steps=2, callbacks=[Reader()]
+    )
+    trainer.loggers = [RunCSV(tmp_path)]
+    net = EDSR(2, num_blocks=1, num_features=4)
+    module = Module(net, HybridLoss(0), torch.optim.Adam, Constant())
+    data = SamplePairs(2, patch_size=8, batch_size=2, num_steps=3, limit=1)
+    trainer.fit(module, datamodule=data)
+    parts = np.reshape(found, (6, 2))  # steps and their micro-batches
+    assert seen[1::2] == pytest.approx(parts.mean(axis=1))
+    assert seen[::2] == pytest.approx(parts[:, 0])
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [(row["step"], row["epoch"]) for row in rows] == [("1", "0"), ("3", "1"), ("5", "1")]
+    assert [float(row["train/loss"]) for row in rows] == pytest.approx(parts[1::2].mean(axis=1))
+    assert all(row["train/l2"] == row["train/loss"] for row in rows)
 
 
 def test_copies_of_a_module_share_the_scorer() -> None:
