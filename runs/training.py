@@ -29,6 +29,7 @@ from lightning_modules.callbacks import (
     LogEachEpoch,
     ProgressFile,
     Watch,
+    skip_empty_hooks,
 )
 from lightning_modules.checkpoint import check_kind, dependence, read_record
 from lightning_modules.checkpoint_io import WholeFiles
@@ -248,6 +249,7 @@ def train_module(
     trial = TrialCheckpoint(folder / "checkpoints")
     mine = [FreshMetrics(), AtOnce(), LogEachEpoch(), progress, writer, trial]
     attached(trainer).callbacks += mine
+    skip_empty_hooks(attached(trainer).callbacks)
     first_step = resume_point.step if resume_point else 0
     trainer.loggers = build_loggers(cfg, invocation, identity, first_step)
     verb = "continuing" if resume_point else "training"

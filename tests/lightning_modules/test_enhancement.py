@@ -19,7 +19,13 @@ from torch import Tensor
 from datamodules.batches import PairBatch
 from datamodules.sample import SamplePairs
 from images.pixels import to_bytes, to_unit
-from lightning_modules.callbacks import AveragedWeights, Checkpoints, Watch
+from lightning_modules.callbacks import (
+    STEP_HOOKS,
+    AveragedWeights,
+    Checkpoints,
+    Watch,
+    skip_empty_hooks,
+)
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.enhancement import EnhancementModule
 from lightning_modules.loggers import RunCSV
@@ -308,6 +314,16 @@ def test_rows_have_the_means_of_their_step(tmp_path: Path) -> None:
     assert [(row["step"], row["epoch"]) for row in rows] == [("1", "0"), ("3", "1"), ("5", "1")]
     assert [float(row["train/loss"]) for row in rows] == pytest.approx(parts[1::2].mean(axis=1))
     assert all(row["train/l2"] == row["train/loss"] for row in rows)
+
+
+def test_empty_hooks_are_skipped() -> None:
+    class Every(Callback):
+        def on_before_backward(self, *_: object) -> None:
+            """Does something."""
+
+    callback = Every()
+    skip_empty_hooks([callback])
+    assert [name for name in STEP_HOOKS if getattr(callback, name)] == ["on_before_backward"]
 
 
 def test_copies_of_a_module_share_the_scorer() -> None:
