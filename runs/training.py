@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -184,6 +185,10 @@ def build_trainer(cfg: DictConfig, *, shares_process: bool) -> L.Trainer:
     built = {"callbacks": callbacks, "logger": False, "enable_progress_bar": shown}
     trainer: L.Trainer = instantiate(cfg.trainer, strategy=strategy, **built)
     trainer.strategy.checkpoint_io = WholeFiles()
+    if trainer.strategy.root_device.type == "cpu":
+        # Lightning has PyTorch look for GPUs by NVML. Adam looks in every step, and without a GPU
+        # the library is searched for anew each time: 0.1 ms.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     if trainer.world_size > 1:
         # Gloo's threads need the interpreter to finish their last work. A thread that asks for it
         # during shutdown aborts the process, even a successful one (PyTorch issue 190489).
