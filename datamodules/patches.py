@@ -49,6 +49,8 @@ class PatchDataset(BatchDataset):
 
     def scale_of(self, draws: Draws) -> int:
         """Draw the scale of a step, which is the same on all ranks and in all micro-batches."""
+        if len(self.lr) == 1:
+            return next(iter(self.lr))
         step = draws._replace(first=draws.step, items=draws.items[:1])
         word = step.words(self.seed, Purpose.SCALE)[0, 0]
         return list(self.lr)[integers_below(word, len(self.lr))]
