@@ -27,6 +27,7 @@ def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
+BLOCK = 1 << 18  # values resized at a time: 2 MB in float64, which caches hold
 REACH = 2  # source pixels on each side that an upscaled pixel depends on
 
 
@@ -58,18 +59,21 @@ def contributions(
     return weight_OT[:, used_T], index_OT[:, used_T]
 
 
-def resize_dim(x: Tensor, out_length: int, factor: float, dim: int) -> Tensor:
-    """Resize one dimension of a float64 tensor."""
-    weight_OT, index_OT = map(torch.tensor, contributions(x.shape[dim], out_length, factor))
-    shape = [1] * x.ndim
-    shape[dim] = out_length
-    out = torch.zeros(
-        *x.shape[:dim], out_length, *x.shape[dim + 1 :], dtype=x.dtype, device=x.device
-    )
-    for tap in range(weight_OT.shape[1]):
-        index_O = index_OT[:, tap].to(x.device)
-        out += x.index_select(dim, index_O) * weight_OT[:, tap].to(x.device).view(shape)
-    return out
+def resize_rows(x_HN: Tensor, out_length: int, factor: float) -> Tensor:
+    """Resize the first dimension of an H x N uint8 tensor, rounding to 8 bits."""
+    weight_OT, index_OT = contributions(len(x_HN), out_length, factor)
+    weight_TO1 = torch.tensor(weight_OT.T[..., None], device=x_HN.device)
+    index_TO = torch.tensor(index_OT.T, device=x_HN.device)
+    parts = []
+    for part in torch.split(x_HN, max(1, BLOCK // len(x_HN)), dim=1):
+        exact = part.double()
+        # The order of the sum decides the last bit, and that decides halves.
+        out = torch.zeros(out_length, exact.shape[1], dtype=exact.dtype, device=exact.device)
+        for weight_O1, index_O in zip(weight_TO1, index_TO, strict=True):
+            out += exact.index_select(0, index_O).mul_(weight_O1)
+        # MATLAB rounds halves away from zero; negative values become 0 anyway.
+        parts.append(out.add_(0.5).clamp_(0, 255).to(torch.uint8))
+    return torch.cat(parts, dim=1)
 
 
 def imresize(image: Tensor, factor: float) -> Tensor:
@@ -85,13 +89,13 @@ def imresize(image: Tensor, factor: float) -> Tensor:
     if image.dtype != torch.uint8:
         raise ValueError(f"imresize takes 8-bit images, not {image.dtype}")
     out = image
-    for dim in (image.ndim - 2, image.ndim - 1):
+    for _ in ("height", "width"):
+        rows = out.movedim(-2, 0)
         # The epsilon keeps 1/3 * 300 = 100.00000000000001 from becoming 101 pixels.
-        out_length = int(np.ceil(image.shape[dim] * factor - 1e-9))
-        resized = resize_dim(out.double(), out_length, factor, dim)
-        # MATLAB rounds halves away from zero; negative values are clamped anyway.
-        out = (resized + 0.5).floor().clamp(0, 255).to(torch.uint8)
-    return out
+        out_length = int(np.ceil(len(rows) * factor - 1e-9))
+        resized = resize_rows(rows.flatten(1), out_length, factor)
+        out = resized.view(out_length, *rows.shape[1:]).movedim(0, -1)
+    return out.contiguous()
 
 
 @lru_cache
