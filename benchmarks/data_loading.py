@@ -45,7 +45,7 @@ from datamodules.ava import AVA
 from datamodules.base import ShardedDataModule
 from datamodules.batches import PatchBatch
 from datamodules.folders import PhotoFolders
-from datamodules.packing import pack
+from datamodules.packing import Order, Photo, pack
 from datamodules.pairs import PairsDataModule
 from datamodules.rated import RatedFolder
 from datamodules.ratings_dataset import RatedCrops, RatedDataset
@@ -306,7 +306,7 @@ class Plain:
 
     side: int
 
-    def __call__(self, source: Source) -> NDArray[np.uint8]:
+    def __call__(self, photo: Photo) -> NDArray[np.uint8]:
         """A black square."""
         return np.zeros((self.side, self.side, 3), np.uint8)
 
@@ -317,7 +317,7 @@ def many(folder: Path, num: int, side: int) -> PackedImages:
     if not file.exists():
         file.write_bytes(b"tiny")
     sources = [Source(f"{k:06}.jpg", str(file)) for k in range(num)]
-    return pack(folder, f"many{num}", sources, Plain(side), per_shard=1024, what="images")
+    return pack(folder, [Order(f"many{num}", sources, Plain(side), "images")], per_shard=1024)[0]
 
 
 def opening(folder: Path) -> str:

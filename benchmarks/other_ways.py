@@ -28,7 +28,7 @@ from images.pixels import to_array, to_tensor, to_unit
 from images.reading import read_image
 from networks.nima import resize_images
 from system.places import expanded
-from system.workers import map_parallel, num_cores
+from system.workers import map_parallel
 
 WIDTH, HEIGHT = 2040, 1356  # the usual size of DIV2K
 NUM_PHOTOS = 24
@@ -96,7 +96,7 @@ def make_photos(folder: Path, photos: str | None) -> str:
     if photos and not given:
         raise ValueError(f"photos={photos}: no photo of at least {WIDTH}x{HEIGHT} in this folder")
     make = MakePhoto(folder, given[:NUM_PHOTOS])
-    list(map_parallel(make, range(NUM_PHOTOS), "making photos", num_workers=num_cores()))
+    list(map_parallel(make, range(NUM_PHOTOS), "making photos"))
     megabytes = np.mean([path.stat().st_size for path in (folder / "HR").iterdir()]) / 1e6
     again = ", the same ones flipped where there are fewer"
     what = f"crops of {min(len(given), NUM_PHOTOS)} given photos{again}"

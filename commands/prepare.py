@@ -26,7 +26,7 @@ from images.reading import probe_size
 from networks.nima import VIEW_ARGUMENTS, ResizeFilter, ResizeRule
 from runs.invocation import Invocation
 from system.places import display_path, expanded, program
-from system.workers import map_parallel, num_workers_for
+from system.workers import map_parallel
 
 Sizes = NDArray[np.int64]  # N x 2: height, width
 
@@ -234,10 +234,7 @@ def rated_options(cfg: DictConfig) -> dict[str, Any]:
 def verified(sources: Sequence[Source], what: str) -> Sizes:
     """Decode every file; list the bad ones and exit with 1 if there are any."""
     paths = [source.path for source in sources]
-    num_workers = num_workers_for(paths)
-    probes = list(
-        map_parallel(probe_size, paths, f"verifying {what}", num_workers=num_workers, chunk=16)
-    )
+    probes = list(map_parallel(probe_size, paths, f"verifying {what}"))
     bad = [found for found in probes if isinstance(found, str)]
     log.info("%s: %d of %d files are good", what, len(paths) - len(bad), len(paths))
     if bad:

@@ -11,7 +11,6 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from datamodules.degradations import Degradation, shrink
 from datamodules.listing import list_problems
-from datamodules.packing import pack
+from datamodules.packing import Order, Photo, pack
 from datamodules.pairs import PairsDataModule, Photos
 from datamodules.photo_sets import (
     exclude_lr,
@@ -31,15 +30,15 @@ from datamodules.photo_sets import (
     separate_splits,
     store_key,
 )
-from datamodules.store import Image, Images, Source
+from datamodules.store import Image, Source
 from images.file_names import printable_name
 from images.finding import FoundPhoto, SearchResult, as_list, base_folder, is_system, search
 from images.pixels import to_array
-from images.reading import read_image
 from system.places import expanded
 
 log = logging.getLogger(__name__)
 
+HR = 0  # instead of a scale
 PER_SHARD = 64  # photos per file of the store; half a gigabyte for DIV2K
 
 
@@ -47,9 +46,9 @@ PER_SHARD = 64  # photos per file of the store; half a gigabyte for DIV2K
 class Decode:
     """Decodes a photo without changing it. Its name is part of the recipe of stores."""
 
-    def __call__(self, source: Source) -> Image:
-        """Read the file."""
-        return to_array(read_image(source.path))
+    def __call__(self, photo: Photo) -> Image:
+        """Return the pixels."""
+        return to_array(photo.pixels)
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,13 @@ class MakeLR:
     factor: int
     degradation: Degradation
 
-    def __call__(self, source: Source) -> Image:
-        """Read the file and make the LR photo."""
-        image = shrink(read_image(source.path), self.factor)
+    def __call__(self, photo: Photo) -> Image:
+        """Make the LR photo."""
+        image = shrink(photo.pixels, self.factor)
         try:
-            return to_array(self.degradation.apply_fixed(image, source.name))
+            return to_array(self.degradation.apply_fixed(image, photo.name))
         except ValueError as error:
-            raise ValueError(f"{printable_name(source.path)}: {error}") from error
+            raise ValueError(f"{printable_name(photo.path)}: {error}") from error
 
 
 class FolderPairs(PairsDataModule):
@@ -113,27 +112,29 @@ class FolderPairs(PairsDataModule):
         sources = self.hr_sources(split)
         where = store_folder(folder, self.store)
         hr_key, lr_key = self.store_keys(split)
-        pack_here = partial(pack, where, per_shard=PER_SHARD, limit=self.limit, reread=self.reread)
-        hr = pack_here("HR", sources, Decode(), what=f"HR photos ({split})", key=hr_key)
-        lr: dict[int, Images] = {}
+        hr_what = f"HR photos ({split})"
+        orders: dict[int, Order] = {HR: Order("HR", sources, Decode(), hr_what, hr_key)}
         for scale in self.scales:
             found = self.lr_sources(split, scale, sources[: self.limit])
             if scale == 1 and found is None and degradation.is_identity:
-                lr[1] = hr
-                continue
+                continue  # LR photos are the HR photos
             key = hr_key
             if found:
                 key += lr_key + os.path.relpath(Path(found[0].path).parent, folder)
-            packed = pack_here(
+            orders[scale] = Order(
                 "-".join(filter(None, [f"X{scale}", degradation.label()])),
                 found or sources,
                 MakeLR(1 if found else scale, degradation),
-                what=f"LR photos x{scale} ({split})",
-                key=key,
+                f"LR photos x{scale} ({split})",
+                key,
             )
-            check_sizes(hr.sizes, packed.sizes, found or sources, scale)
-            lr[scale] = packed
-        return Photos(hr, lr)
+        options: dict[str, Any] = {"limit": self.limit, "reread": self.reread}
+        stores = pack(where, list(orders.values()), per_shard=PER_SHARD, **options)
+        packed = dict(zip(orders, stores, strict=True))
+        hr = packed.pop(HR)
+        for scale, lr in packed.items():
+            check_sizes(hr.sizes, lr.sizes, orders[scale].sources, scale)
+        return Photos(hr, {scale: packed.get(scale, hr) for scale in self.scales})
 
 
 def store_folder(photos: Path, store: Path | None) -> Path:

@@ -5,31 +5,25 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, is_dataclass
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from datamodules.listing import list_problems
-from datamodules.store import (
-    DTYPES,
-    FORMAT,
-    HEADER,
-    NAME_ENCODING,
-    Image,
-    PackedImages,
-    Shard,
-    Source,
-)
-from system.files import file_sha256, replacing
+from datamodules.shard_writer import ShardWriter
+from datamodules.store import FORMAT, Image, PackedImages, Shard, Source
+from images.reading import read_image
+from system.files import file_sha256
 from system.locks import locked
-from system.workers import map_parallel, num_workers_for
+from system.workers import map_parallel
 
 log = logging.getLogger(__name__)
 
@@ -40,76 +34,138 @@ class BadImages(ValueError):
     """Raised if image files cannot be used; names all of them."""
 
 
+class Photo:
+    """A photo to make images from; it is decoded once, however many stores ask for its pixels."""
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.path = source
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """Decode the file: 3 x H x W, uint8."""
+        return read_image(self.path)
+
+
+Make = Callable[[Photo], Image]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A store to open: of which photos, and how its images are made from them.
+
+    Args:
+        label: start of the name of the store's folder, followed by a hash of recipe and key.
+        sources: the image files.
+        make: returns the image to store of a photo; a dataclass whose fields are the recipe.
+        what: description of the images, for messages.
+        key: distinguishes stores with the same recipe that must not replace each other.
+    """
+
+    label: str
+    sources: Sequence[Source]
+    make: Make
+    what: str
+    key: str = ""
+
+    def recipe(self, per_shard: int) -> str:
+        """Return what the content of the store is a function of, as JSON."""
+        assert is_dataclass(self.make)
+        assert not isinstance(self.make, type)
+        values = {"format": FORMAT, "per_shard": per_shard, "make": type(self.make).__name__}
+        return json.dumps(values | asdict(self.make), sort_keys=True)
+
+
+class Job(NamedTuple):
+    """A file of a store: its path, the images in it, and how they are made."""
+
+    path: Path
+    group: tuple[Source, ...]
+    order: Order
+    recipe: str
+
+
 def pack(
     folder: Path,
-    label: str,
-    sources: Sequence[Source],
-    make: Callable[[Source], Image],
+    orders: Sequence[Order],
     *,
     per_shard: int,
-    what: str,
     limit: int | None = None,
-    key: str = "",
     num_workers: int | None = None,
     reread: bool = False,
-) -> PackedImages:
-    """Open a store, after writing the files that are missing or out of date.
+) -> list[PackedImages]:
+    """Open stores, after writing the files that are missing or out of date.
 
     Args:
         folder: folder for the stores of these photos.
-        label: start of the name of the store's folder, followed by a hash of recipe and key.
-        sources: the image files.
-        make: reads a file and returns the image to store; a dataclass whose fields are the recipe.
-        per_shard: images per file of the store.
-        what: description of the images, for messages.
+        orders: the stores.
+        per_shard: images per file of a store.
         limit: open only the first `limit` images; they are part of the same store.
-        key: distinguishes stores with the same recipe that must not replace each other.
-        num_workers: number of packing processes; chosen by the amount of work if None.
+        num_workers: number of packing threads; one per core if None.
         reread: compare the content of all sources, even if their stamps are unchanged.
 
     Raises:
         BadImages: listing every file that cannot be read.
         ValueError: if the disk is full, or the folder cannot be written to.
     """
-    assert is_dataclass(make)
-    assert not isinstance(make, type)
-    values = {"format": FORMAT, "per_shard": per_shard, "make": type(make).__name__, **asdict(make)}
-    recipe = json.dumps(values, sort_keys=True)
-    folder = folder / f"{label}-{hashlib.sha256(f'{recipe}{key}'.encode()).hexdigest()[:8]}"
-    used = sources[:limit]
-    groups = [used[k : k + per_shard] for k in range(0, len(used), per_shard)]
-    shards = [folder / f"{k:05}.safetensors" for k in range(len(groups))]
-    jobs = list(zip(shards, groups, strict=True))
-    found = [load_current(*job, reread=reread) for job in jobs]
-    if None in found:
+    stores = [list_jobs(folder, order, per_shard, limit) for order in orders]
+    found = [[load_current(job, reread=reread) for job in jobs] for jobs in stores]
+    missing = [k for k, shards in enumerate(found) if None in shards]
+    if missing:
         with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(locked(folder, wait=True))
-            except OSError as error:
-                raise ValueError(
-                    f"{folder}: cannot be written ({error.strerror}); data.store=FOLDER puts the "
-                    "binary store elsewhere"
-                ) from error
-            stale = [job for job in jobs if load_current(*job, reread=reread) is None]
+            for place in sorted({stores[k][0].path.parent for k in missing}):
+                try:
+                    held.enter_context(locked(place, wait=True))
+                except OSError as error:
+                    raise ValueError(
+                        f"{place}: cannot be written ({error.strerror}); data.store=FOLDER puts "
+                        "the binary store elsewhere"
+                    ) from error
+            needed = {
+                job.path: job for k in missing for job in stores[k]
+            }  # without repeated orders
+            stale = [job for job in needed.values() if load_current(job, reread=reread) is None]
             if stale:
-                write_shards(folder, stale, make, recipe, what, num_workers)
-            found = [Shard(shard) for shard in shards]
-    if limit is None:  # delete files from when there were more images
-        for path in set(folder.glob("[0-9]*.safetensors")) - set(shards):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-    return PackedImages([index for index in found if index is not None], len(used))
+                write_shards(stale, num_workers)
+            for k in missing:
+                found[k] = [Shard(job.path) for job in stores[k]]
+    if limit is None:
+        for jobs in stores:
+            remove_superfluous(jobs)
+    num = [len(order.sources[:limit]) for order in orders]
+    return [
+        PackedImages([shard for shard in shards if shard is not None], num_images)
+        for shards, num_images in zip(found, num, strict=True)
+    ]
 
 
-def load_current(shard: Path, group: Sequence[Source], *, reread: bool = False) -> "Shard | None":
+def list_jobs(folder: Path, order: Order, per_shard: int, limit: int | None) -> list[Job]:
+    """List the files of a store that hold its first `limit` images."""
+    recipe, used = order.recipe(per_shard), order.sources[:limit]
+    digest = hashlib.sha256(f"{recipe}{order.key}".encode()).hexdigest()
+    place = folder / f"{order.label}-{digest[:8]}"
+    groups = [tuple(used[k : k + per_shard]) for k in range(0, len(used), per_shard)]
+    return [
+        Job(place / f"{k:05}.safetensors", group, order, recipe) for k, group in enumerate(groups)
+    ]
+
+
+def remove_superfluous(jobs: Sequence[Job]) -> None:
+    """Delete the files of a store from when there were more images."""
+    known = {job.path for job in jobs}
+    for path in set(jobs[0].path.parent.glob("[0-9]*.safetensors")) - known:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def load_current(job: Job, *, reread: bool = False) -> Shard | None:
     """Load the index of a file if its first images were made from exactly these sources."""
-    if not shard.exists():
+    if not job.path.exists():
         return None
     try:
-        index = Shard(shard)
+        index = Shard(job.path)
     except ValueError:
         return None
-    num = len(group)
+    group, num = job.group, len(job.group)
     if index.names[:num].tolist() != [source.name for source in group]:
         return None
     began, now = time.time_ns(), stat_sources(group)
@@ -145,118 +201,90 @@ def stat_sources(group: Sequence[Source]) -> NDArray[np.int64]:
     return np.array([stat(source.path) for source in group], np.int64).reshape(-1, 4)
 
 
-def write_shards(
-    folder: Path,
-    jobs: Sequence[tuple[Path, Sequence[Source]]],
-    make: Callable[[Source], Image],
-    recipe: str,
-    what: str,
-    num_workers: int | None,
-) -> None:
-    """Write files of a store in parallel, continuing past images that cannot be read.
+class Made(NamedTuple):
+    """The images of all stores made from a photo, or the problem with each; its stamp and hash."""
+
+    images: list[Image | str]
+    began: int  # when the stamp was taken, in ns
+    stamp: NDArray[np.int64]
+    sha256: bytes
+
+
+def make_images(work: tuple[Source, Sequence[Make]]) -> Made:
+    """Read a photo and make the images of all stores from it."""
+    source, makes = work
+    # Taken before reading, so that a later change of the source makes the file out of date.
+    began, stamp = time.time_ns(), stat_sources([source])[0]
+    photo = Photo(source)
+    images: list[Image | str] = []
+    for make in makes:
+        try:
+            images.append(np.ascontiguousarray(make(photo)))
+        except (ValueError, OSError) as error:
+            images.append(str(error))
+    try:
+        return Made(images, began, stamp, bytes.fromhex(file_sha256(source.path)))
+    except OSError as error:
+        return Made([str(error)] * len(makes), began, stamp, b"")
+
+
+def write_shards(jobs: Sequence[Job], num_workers: int | None) -> None:
+    """Write files of stores, continuing past images that cannot be read.
+
+    Files of the same photos are written together, so that each photo is read once.
 
     Raises:
         BadImages: listing every image that cannot be read.
         ValueError: if the disk is full.
     """
-    for path in folder.glob(".part-*"):  # left behind by killed processes
-        path.unlink()
-    log.info("packing %d %s into %s", sum(len(group) for _, group in jobs), what, folder)
-    if num_workers is None:
-        num_workers = num_workers_for(source.path for _, group in jobs for source in group)
-    write = partial(write_shard, make=make, recipe=recipe)
-    bad = [
-        problem
-        for problems in map_parallel(write, jobs, f"packing {what}", num_workers=num_workers)
-        for problem in problems
-    ]
+    together: dict[tuple[Source, ...], list[Job]] = {}
+    num_images: Counter[tuple[Path, str]] = Counter()
+    for job in jobs:
+        together.setdefault(job.group, []).append(job)
+        num_images[job.path.parent, job.order.what] += len(job.group)
+    for (folder, what), num in num_images.items():
+        for path in folder.glob(".part-*"):  # left behind by killed processes
+            path.unlink()
+        log.info("packing %d %s into %s", num, what, folder)
+    makes = {group: [job.order.make for job in shared] for group, shared in together.items()}
+    work = [(source, makes[group]) for group in together for source in group]
+    what = jobs[0].order.what if len(num_images) == 1 else "photos"
+    bad: dict[str, list[str]] = {}
+    listed: set[str] = set()  # a photo that cannot be read is a problem of several stores
+    with contextlib.closing(
+        map_parallel(make_images, work, f"packing {what}", num_workers=num_workers)
+    ) as made:
+        for shared in together.values():
+            for job, problems in zip(shared, write_together(shared, made), strict=True):
+                new = [problem for problem in problems if problem not in listed]
+                listed.update(new)
+                if new:
+                    bad.setdefault(job.order.what, []).extend(new)
     if bad:
-        raise BadImages(list_problems(f"of the {what} cannot be used", bad, len(bad)))
+        lists = [
+            list_problems(f"of the {what} cannot be used", b, len(b)) for what, b in bad.items()
+        ]
+        raise BadImages("\n".join(lists))
 
 
-def write_shard(
-    job: tuple[Path, Sequence[Source]], *, make: Callable[[Source], Image], recipe: str
-) -> list[str]:
-    """Write one file of a store unless an image cannot be read.
+def write_together(jobs: Sequence[Job], made: Iterator[Made]) -> list[list[str]]:
+    """Write files of the same photos, each unless one of its images cannot be made.
 
     Returns:
-        The problems with images; the file was written if there are none.
+        The problems with images of each file.
     """
-    target, group = job
-    # Taken before reading, so that a later change of a source makes the file out of date.
-    began, stamps = time.time_ns(), stat_sources(group)
-    try:
-        with replacing(target) as temporary:
-            with open(temporary, "wb") as file:
-                write_content(file, group, stamps, make, recipe)
-                file.flush()
-                os.fsync(file.fileno())
-            os.utime(temporary, ns=(began, began))  # the time of the stamps
-            for old in target.parent.glob(f"{target.stem}-*.stamps.npy"):
-                old.unlink(missing_ok=True)
-    except BadImages as error:
-        return list(error.args)
-    except OSError as error:
-        free = shutil.disk_usage(target.parent).free / 1e9
-        raise ValueError(
-            f"{target}: {error.strerror}; {free:.1f} GB are free; what is "
-            "packed so far is kept, and data.store=FOLDER puts a store elsewhere"
-        ) from error
-    return []
-
-
-def write_content(
-    file: BinaryIO,
-    group: Sequence[Source],
-    stamps: NDArray[np.int64],
-    make: Callable[[Source], Image],
-    recipe: str,
-) -> None:
-    """Write the pixels of all images, the index after them, and the header before them.
-
-    Raises:
-        BadImages: with a problem for each image that cannot be read.
-    """
-    problems, offsets, sizes, hashes = [], [], [], []
-    checksum = hashlib.sha256()
-
-    def write(content: bytes | memoryview) -> None:
-        file.write(content)
-        checksum.update(content)
-
-    file.seek(HEADER)
-    for source in group:
-        try:
-            image = np.ascontiguousarray(make(source))
-            hashes.append(bytes.fromhex(file_sha256(source.path)))
-        except (ValueError, OSError) as error:
-            problems.append(str(error))
-            continue
-        offsets.append(file.tell() - HEADER)
-        sizes.append(image.shape[:2])
-        write(image.data)
-    if problems:
-        raise BadImages(*problems)
-    write(bytes(-file.tell() % 8))  # aligns the index
-    num_pixels = file.tell() - HEADER
-    names = np.array([source.name.encode(*NAME_ENCODING) for source in group])
-    arrays: dict[str, NDArray[np.integer]] = {  # in the order of `INDEX_ARRAYS`
-        "offsets": np.array(offsets, np.int64),
-        "sizes": np.array(sizes, np.int32),
-        "names": names.view(np.uint8).reshape(len(names), -1),
-        "sources": stamps,
-        "sha256": np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32),
-    }
-    pixels = {"dtype": "U8", "shape": [num_pixels], "data_offsets": [0, num_pixels]}
-    header: dict[str, object] = {"__metadata__": {}, "pixels": pixels}
-    for name, array in arrays.items():
-        start = file.tell() - HEADER
-        write(array.tobytes())
-        ends = [start, file.tell() - HEADER]
-        dtype = DTYPES[array.dtype.name]
-        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": ends}
-    header["__metadata__"] = {"recipe": recipe, "sha256": checksum.hexdigest()}
-    text = json.dumps(header).encode().ljust(HEADER - 8)  # safetensors allows spaces at the end
-    assert len(text) == HEADER - 8, "the recipe is too long"
-    file.seek(0)
-    file.write(len(text).to_bytes(8, "little") + text)
+    problems: list[list[str]] = [[] for _ in jobs]
+    began = time.time_ns()
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(ShardWriter(job.path, job.recipe)) for job in jobs]
+        for source, photo in zip(jobs[0].group, made, strict=False):
+            began = min(began, photo.began)
+            for file, image, found in zip(files, photo.images, problems, strict=True):
+                if isinstance(image, str):
+                    found.append(image)
+                else:
+                    file.add(source.name, image, photo.stamp, photo.sha256)
+        for file, found in zip(files, problems, strict=True):
+            if not found:
+                file.finish(began)
+    return problems

@@ -11,7 +11,7 @@ import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from datamodules.base import ShardedDataModule
 from datamodules.folders import store_folder
 from datamodules.listing import join_some
-from datamodules.packing import pack
+from datamodules.packing import Order, Photo, pack
 from datamodules.photo_sets import rated_photos
 from datamodules.ratings_dataset import RatedBatch, RatedCrops, RatedDataset
 from datamodules.ratings_table import FileNames, Ratings, read_ratings, read_text, to_nfc
@@ -32,7 +32,6 @@ from datamodules.store import NAME_ENCODING, Image, PackedImages, Source
 from images.file_names import printable_name
 from images.finding import as_list, base_folder, numbers
 from images.pixels import to_array, to_bytes, to_unit
-from images.reading import read_image
 from networks.nima import ResizeFilter, ResizeRule, check_view, resize_images
 from system.places import expanded
 
@@ -110,19 +109,19 @@ class Resize:
     resize_filter: ResizeFilter
     side: int
 
-    def __call__(self, source: Source) -> Image:
-        """Read the file and resize the photo.
+    def __call__(self, photo: Photo) -> Image:
+        """Resize the photo.
 
         Raises:
             ValueError: if the photo cannot be read or is too narrow; the message names it.
         """
-        image_BCHW = to_unit(read_image(source.path))[None]
+        image_BCHW = to_unit(photo.pixels)[None]
         try:
             resized_BCHW = resize_images(
                 image_BCHW, self.rule, self.resize_filter, self.side, self.side
             )
         except ValueError as error:
-            raise ValueError(f"{printable_name(source.path)}: {error}") from error
+            raise ValueError(f"{printable_name(photo.path)}: {error}") from error
         return to_array(to_bytes(resized_BCHW[0]))
 
 
@@ -228,10 +227,11 @@ class StoredRatings(RatedDataModule, ABC):
             train, val = np.searchsorted(used, train), np.searchsorted(used, val)
             ratings = ratings.rows(used)
         side = self.crop if self.resize_rule == "native" else self.resize
-        images = self.pack_photos(ratings.names, self.resize_rule, side)
-        native = None
+        forms: list[tuple[ResizeRule, int]] = [(self.resize_rule, side)]
         if self.native_share:
-            native = self.pack_photos(ratings.names, "native", self.crop)
+            forms.append(("native", self.crop))
+        images, *more = self.pack_photos(ratings.names, forms)
+        native = more[0] if more else None
 
         def select(items: NDArray[np.int64]) -> RatedDataset:
             part = ratings.rows(items)
@@ -256,22 +256,28 @@ class StoredRatings(RatedDataModule, ABC):
                 total.update(dataset.num_votes_N.tobytes())
         self.digest = total.hexdigest()
 
-    def pack_photos(self, names: NDArray[np.str_], rule: ResizeRule, side: int) -> PackedImages:
-        """Open the store of these photos, resized, after packing what is missing."""
+    def pack_photos(
+        self, names: NDArray[np.str_], forms: Sequence[tuple[ResizeRule, int]]
+    ) -> list[PackedImages]:
+        """Open a store of these photos for each resize rule and side, packing what is missing."""
         folder = min(map(base_folder, self.images))
         suffix = "" if self.resize_filter == "bilinear" else "_nearest"
         photos, _ = self.found
-        return pack(
-            store_folder(folder, self.store),
-            f"{rule}{side}{suffix}",
-            [Source(name, photos[name]) for name in names.tolist()],
-            Resize(rule, self.resize_filter, side),
-            per_shard=PER_SHARD,
-            what="rated photos",
-            reread=self.reread,
-            # Each choice of photos has its own store, so that a small one does not replace 50 GB.
-            key=hashlib.sha256("\0".join(names).encode(*NAME_ENCODING)).hexdigest(),
-        )
+        sources = [Source(name, photos[name]) for name in names.tolist()]
+        # Each choice of photos has its own store, so that a small one does not replace 50 GB.
+        key = hashlib.sha256("\0".join(names).encode(*NAME_ENCODING)).hexdigest()
+        orders = [
+            Order(
+                f"{rule}{side}{suffix}",
+                sources,
+                Resize(rule, self.resize_filter, side),
+                "rated photos",
+                key,
+            )
+            for rule, side in forms
+        ]
+        where = store_folder(folder, self.store)
+        return pack(where, orders, per_shard=PER_SHARD, reread=self.reread)
 
     @cached_property
     def found(self) -> tuple[dict[str, str], Counter[str]]:

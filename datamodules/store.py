@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from system.files import replacing
-from system.workers import map_parallel, num_workers_for
+from system.workers import map_parallel
 
 log = logging.getLogger(__name__)
 
@@ -285,8 +285,7 @@ def read_array(file: BinaryIO, code: str, shape: Sequence[int]) -> NDArray[np.in
 
 def find_corrupt(shards: Sequence[Path]) -> list[Path]:
     """Return the files of a store whose content does not match their checksum."""
-    num_workers = num_workers_for(shards)
-    whole = map_parallel(is_intact, shards, "verifying the store", num_workers=num_workers, chunk=4)
+    whole = map_parallel(is_intact, shards, "verifying the store")
     return [path for path, good in zip(shards, whole, strict=True) if not good]
 
 

@@ -26,14 +26,14 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside a file; what is written there takes its place at the end.
 
-    Only two things are written in another way: a download, whose part is kept to be resumed
-    (`datamodules.download`), and a folder that is unpacked (`datamodules.unpacking`).
+    Three things are written in another way: a download, whose part is kept to be resumed
+    (`datamodules.download`), a folder that is unpacked (`datamodules.unpacking`), and the files of
+    several stores at a time (`datamodules.shard_writer`).
 
     Raises:
         OSError: naming the file, if it cannot be written; an earlier one stays as it was.
     """
-    # A hash, because a name as long as file systems allow leaves no room for a prefix.
-    temporary = path.with_name(f"{temporary_prefix()}{os.getpid()}-{text_sha256(path.name)[:8]}")
+    temporary = temporary_path(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +42,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # such as of a folder that could not be made
             temporary.unlink()
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the temporary name beside a file under which this process writes it."""
+    # A hash, because a name as long as file systems allow leaves no room for a prefix.
+    return path.with_name(f"{temporary_prefix()}{os.getpid()}-{text_sha256(path.name)[:8]}")
 
 
 def temporary_prefix() -> str:

@@ -1,21 +1,12 @@
-"""Map a function over many items in several processes, under a progress bar."""
+"""Map a function over many items in several threads, under a progress bar."""
 
-import logging
-import multiprocessing
-import multiprocessing.connection
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from system.progress import progress
-
-log = logging.getLogger(__name__)
-
-# Decoding fewer bytes of image files is faster than starting processes (about three seconds).
-MIN_BYTES_FOR_WORKERS = 50_000_000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,55 +17,47 @@ def map_parallel(
     items: Sequence[Item],
     what: str,
     *,
-    num_workers: int,
-    chunk: int = 1,
-) -> Iterator[Result]:
+    num_workers: int | None = None,
+) -> Generator[Result, None, None]:
     """Yield the results of a function for all items, in order, under a progress bar.
 
+    The function should spend its time where Python's lock is released, as Pillow, PyTorch and
+    hashing do. Until the last result, PyTorch uses one thread per call: for images, its own
+    threads cost more time than they save, and those of several calls compete for the cores.
+
     Args:
-        function: must be picklable if there are workers, and so must items and results.
+        function: called in several threads at once.
         items: arguments of the function, one per call.
         what: description shown beside the bar.
-        num_workers: number of processes, at most one per chunk; 0 works in this process.
-        chunk: number of items passed to a worker at a time.
+        num_workers: number of threads, by default one per core; 0 works in this thread.
     """
-    num_workers = min(num_workers, -(-len(items) // chunk))
-    if num_workers <= 1:
-        yield from progress(map(function, items), what, len(items))
-        return
-    # Spawned because forking a process with PyTorch's threads can hang the child.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=init_worker)
+    import torch  # here, because most mistakes are refused without
+
+    num_workers = min(num_cores() if num_workers is None else num_workers, len(items))
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        yield from progress(pool.map(function, items, chunksize=chunk), what, len(items))
+        work = map(function, items) if num_workers <= 1 else pooled(function, items, num_workers)
+        yield from progress(work, what, len(items))
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def pooled(
+    function: Callable[[Item], Result], items: Sequence[Item], num_workers: int
+) -> Iterator[Result]:
+    """Yield results in order, computing only a few ahead, because images take much memory."""
+    pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * num_workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def num_workers_for(paths: Iterable[str | Path]) -> int:
-    """Return how many processes to use for reading these files; 0 if they are too few to pay."""
-    total = 0
-    for path in paths:
-        total += os.path.getsize(path) if os.path.exists(path) else 0
-        if total > MIN_BYTES_FOR_WORKERS:
-            return num_cores()
-    return 0
-
-
-def init_worker() -> None:
-    """Initialise a worker process."""
-    import torch
-
-    torch.set_num_threads(1)  # threads of several processes would compete for the cores
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-
-
-def exit_with_parent() -> None:
-    """Exit this worker when the process that started it dies."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def num_cores() -> int:

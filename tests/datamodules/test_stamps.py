@@ -10,7 +10,7 @@ from PIL import Image
 
 from datamodules import packing
 from datamodules.folders import Decode
-from datamodules.packing import pack
+from datamodules.packing import Order, pack
 from datamodules.store import PackedImages, Source
 from system.files import file_sha256
 
@@ -22,8 +22,8 @@ def draw(path: Path, seed: int) -> None:
 
 def store(folder: Path, *, reread: bool = False) -> PackedImages:
     sources = [Source(path.stem, str(path)) for path in sorted(folder.glob("photos/*.bmp"))]
-    options = {"per_shard": 2, "what": "photos", "num_workers": 0, "reread": reread}
-    return pack(folder / "store", "HR", sources, Decode(), **options)  # type: ignore[arg-type]
+    orders = [Order("HR", sources, Decode(), "photos")]
+    return pack(folder / "store", orders, per_shard=2, num_workers=0, reread=reread)[0]
 
 
 def shows(images: PackedImages, folder: Path) -> bool:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from datamodules.folders import Decode
-from datamodules.packing import BadImages, pack
+from datamodules.packing import BadImages, Make, Order, Photo, pack
 from datamodules.store import PackedImages, Shard, Source, find_corrupt
 from images.pixels import to_array
 from images.reading import read_image
@@ -45,13 +44,13 @@ def photos(folder: Path, num: int = 10) -> list[Source]:
 def packed(
     where: Path,
     sources: list[Source],
-    make: Callable[[Source], Any] | None = None,
+    make: Make | None = None,
     limit: int | None = None,
     num_workers: int | None = None,
 ) -> PackedImages:
-    options: dict[str, Any] = {"per_shard": PER_SHARD, "what": "photos"}
-    make = make or Decode()
-    return pack(where, "HR", sources, make, limit=limit, num_workers=num_workers, **options)
+    order = Order("HR", sources, make or Decode(), "photos")
+    options: dict[str, Any] = {"per_shard": PER_SHARD, "limit": limit, "num_workers": num_workers}
+    return pack(where, [order], **options)[0]
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -133,7 +132,7 @@ class Black:
 
     side: int
 
-    def __call__(self, source: Source) -> NDArray[np.uint8]:
+    def __call__(self, photo: Photo) -> NDArray[np.uint8]:
         return np.zeros((self.side, self.side, 3), np.uint8)
 
 
@@ -193,12 +192,13 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from tests.datamodules.test_store import Black, Source, pack\n"
+        "from tests.datamodules.test_store import Black, Order, Source, pack\n"
         "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))\n"
         "path = Path(sys.argv[1], 'one.png'); path.touch()\n"
         "sources = [Source(str(k), str(path)) for k in range(300)]\n"
-        "store = pack(path.parent, 'a', sources, Black(2), per_shard=1, what='photos')\n"
+        "orders = [Order('a', sources, Black(2), 'photos')]\n"
+        "(store,) = pack(path.parent, orders, per_shard=1)\n"
         "assert len(store) == 300 and store[299].sum() == 0\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
@@ -231,6 +231,79 @@ def test_all_bad_images_are_named_and_the_good_files_stay(tmp_path: Path) -> Non
     assert "photo 04.png: not an image" in str(info.value)
     assert "photo 06.png: not an image" in str(info.value)
     assert sorted(times(tmp_path / "store")) == ["00000.safetensors", "00002.safetensors"]
+
+
+@dataclass(frozen=True)
+class Half:
+    """Leaves out every other row, which a photo of a single row has none of."""
+
+    def __call__(self, photo: Photo) -> NDArray[np.uint8]:
+        if photo.pixels.shape[1] < 2:
+            raise ValueError(f"{photo.name}: one row")
+        return to_array(photo.pixels[:, ::2])
+
+
+HALVES = ("HR", Decode()), ("half", Half()), ("black", Black(3))
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_a_photo_is_decoded_once_for_all_stores_with_one_thread_for_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    sources = photos(tmp_path / "photos")
+    decoded: list[str] = []
+    threads = set()
+
+    def read(path: str) -> torch.Tensor:
+        decoded.append(path)
+        threads.add(torch.get_num_threads())
+        return read_image(path)
+
+    monkeypatch.setattr("datamodules.packing.read_image", read)
+    orders = [Order(label, sources, make, label) for label, make in HALVES]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        stores = pack(tmp_path, orders, per_shard=PER_SHARD, num_workers=num_workers)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(decoded) == sorted(source.path for source in sources)
+    assert threads == {1}
+    alone = [pack(tmp_path / "alone", [order], per_shard=PER_SHARD)[0] for order in orders]
+    for store, other in zip(stores, alone, strict=True):
+        assert [p.read_bytes() for p in store.shards] == [p.read_bytes() for p in other.shards]
+    decoded.clear()
+    shutil.rmtree(stores[1].shards[0].parent)
+    pack(tmp_path, orders, per_shard=PER_SHARD)
+    assert len(decoded) == len(sources)
+
+
+def test_an_order_that_comes_twice_is_packed_once(tmp_path: Path) -> None:
+    order = Order("HR", photos(tmp_path / "photos"), Decode(), "photos")
+    one, two = pack(tmp_path, [order, order], per_shard=PER_SHARD)
+    assert one.shards == two.shards
+    assert find_corrupt(one.shards) == []
+
+
+def test_problems_of_several_stores_are_listed_once_and_the_good_files_stay(
+    tmp_path: Path,
+) -> None:
+    sources = photos(tmp_path / "photos", 9)
+    Path(sources[2].path).write_bytes(b"no image")
+    Image.new("RGB", (5, 1)).save(sources[4].path)
+    orders = [Order(label, sources, make, label) for label, make in HALVES]
+    with pytest.raises(BadImages) as info:
+        pack(tmp_path / "store", orders, per_shard=PER_SHARD)
+    title = "of the {} cannot be used:\n  {}"
+    bad = title.format("HR", f"{sources[2].path}: not an image file")
+    assert str(info.value) == f"1 {bad}\n1 {title.format('half', 'photo 04: one row')}"
+    written = {label: sorted(tmp_path.glob(f"store/{label}-*/0*")) for label, _ in HALVES}
+    assert {label: [p.stem for p in paths] for label, paths in written.items()} == {
+        "HR": ["00001", "00002"],
+        "half": ["00002"],
+        "black": ["00000", "00001", "00002"],
+    }
 
 
 @pytest.mark.slow
@@ -276,9 +349,9 @@ def test_killed_packing_goes_on_where_it_was(tmp_path: Path, num_workers: int) -
 class Slow:
     """Takes its time."""
 
-    def __call__(self, source: Source) -> NDArray[np.uint8]:
+    def __call__(self, photo: Photo) -> NDArray[np.uint8]:
         time.sleep(0.03)
-        return to_array(read_image(source.path))
+        return to_array(photo.pixels)
 
 
 @pytest.mark.slow
@@ -346,10 +419,10 @@ def many(folder: Path, num: int, side: int) -> PackedImages:
     path.write_bytes(b"x")
     time.sleep(2.1)  # until its stamps leave no doubt
     sources = [Source(str(k), str(path)) for k in range(num)]
-    options: dict[str, Any] = {"per_shard": 1024, "what": "images", "num_workers": 0}
-    pack(folder / str(num), "black", sources, Black(side), **options)
+    orders = [Order("black", sources, Black(side), "images")]
+    pack(folder / str(num), orders, per_shard=1024, num_workers=0)
     began = time.process_time()
-    store = pack(folder / str(num), "black", sources, Black(side), **options)
+    (store,) = pack(folder / str(num), orders, per_shard=1024, num_workers=0)
     store.seconds = time.process_time() - began  # type: ignore[attr-defined]
     return store
 

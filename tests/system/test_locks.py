@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from datamodules.folders import Decode
-from datamodules.packing import pack
+from datamodules.packing import Order, pack
 from datamodules.store import Source
 from system.locks import lock, locked
 from system.places import ROOT
@@ -88,9 +88,10 @@ def test_a_complete_store_is_read_from_a_read_only_disk(tmp_path: Path, small_di
         Image.fromarray(photo).save(tmp_path / f"{name}.png")
         os.utime(tmp_path / f"{name}.png", (1e9, 1e9))
     sources = [Source(name, str(tmp_path / f"{name}.png")) for name in "ab"]
-    pack(small_disk, "HR", sources, Decode(), per_shard=2, what="photos")
+    orders = [Order("HR", sources, Decode(), "photos")]
+    pack(small_disk, orders, per_shard=2)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    packed = pack(small_disk, "HR", sources, Decode(), per_shard=2, what="photos")
+    (packed,) = pack(small_disk, orders, per_shard=2)
     assert (packed[1] == photos[1]).all()
     with pytest.raises(ValueError, match=r"Read-only file system\); data\.store=FOLDER puts"):
-        pack(small_disk, "HR", sources, Decode(), per_shard=1, what="photos")
+        pack(small_disk, orders, per_shard=1)
