@@ -120,9 +120,8 @@ def pack(
                         f"{place}: cannot be written ({error.strerror}); data.store=FOLDER puts "
                         "the binary store elsewhere"
                     ) from error
-            needed = {
-                job.path: job for k in missing for job in stores[k]
-            }  # without repeated orders
+            # By path, because the same store may be asked for twice.
+            needed = {job.path: job for k in missing for job in stores[k]}
             stale = [job for job in needed.values() if load_current(job, reread=reread) is None]
             if stale:
                 write_shards(stale, num_workers)
@@ -205,7 +204,6 @@ class Made(NamedTuple):
     """The images of all stores made from a photo, or the problem with each; its stamp and hash."""
 
     images: list[Image | str]
-    began: int  # when the stamp was taken, in ns
     stamp: NDArray[np.int64]
     sha256: bytes
 
@@ -214,7 +212,7 @@ def make_images(work: tuple[Source, Sequence[Make]]) -> Made:
     """Read a photo and make the images of all stores from it."""
     source, makes = work
     # Taken before reading, so that a later change of the source makes the file out of date.
-    began, stamp = time.time_ns(), stat_sources([source])[0]
+    stamp = stat_sources([source])[0]
     photo = Photo(source)
     images: list[Image | str] = []
     for make in makes:
@@ -223,9 +221,9 @@ def make_images(work: tuple[Source, Sequence[Make]]) -> Made:
         except (ValueError, OSError) as error:
             images.append(str(error))
     try:
-        return Made(images, began, stamp, bytes.fromhex(file_sha256(source.path)))
+        return Made(images, stamp, bytes.fromhex(file_sha256(source.path)))
     except OSError as error:
-        return Made([str(error)] * len(makes), began, stamp, b"")
+        return Made([str(error)] * len(makes), stamp, b"")
 
 
 def write_shards(jobs: Sequence[Job], num_workers: int | None) -> None:
@@ -237,6 +235,7 @@ def write_shards(jobs: Sequence[Job], num_workers: int | None) -> None:
         BadImages: listing every image that cannot be read.
         ValueError: if the disk is full.
     """
+    began = time.time_ns()
     together: dict[tuple[Source, ...], list[Job]] = {}
     num_images: Counter[tuple[Path, str]] = Counter()
     for job in jobs:
@@ -255,7 +254,7 @@ def write_shards(jobs: Sequence[Job], num_workers: int | None) -> None:
         map_parallel(make_images, work, f"packing {what}", num_workers=num_workers)
     ) as made:
         for shared in together.values():
-            for job, problems in zip(shared, write_together(shared, made), strict=True):
+            for job, problems in zip(shared, write_together(shared, made, began), strict=True):
                 new = [problem for problem in problems if problem not in listed]
                 listed.update(new)
                 if new:
@@ -267,18 +266,21 @@ def write_shards(jobs: Sequence[Job], num_workers: int | None) -> None:
         raise BadImages("\n".join(lists))
 
 
-def write_together(jobs: Sequence[Job], made: Iterator[Made]) -> list[list[str]]:
+def write_together(jobs: Sequence[Job], made: Iterator[Made], began: int) -> list[list[str]]:
     """Write files of the same photos, each unless one of its images cannot be made.
+
+    Args:
+        jobs: the files, whose groups are the same.
+        made: their images; no more than those of these photos are taken.
+        began: when packing began, in ns, which is the time that the files are given.
 
     Returns:
         The problems with images of each file.
     """
     problems: list[list[str]] = [[] for _ in jobs]
-    began = time.time_ns()
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(ShardWriter(job.path, job.recipe)) for job in jobs]
         for source, photo in zip(jobs[0].group, made, strict=False):
-            began = min(began, photo.began)
             for file, image, found in zip(files, photo.images, problems, strict=True):
                 if isinstance(image, str):
                     found.append(image)

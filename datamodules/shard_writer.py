@@ -82,7 +82,7 @@ class ShardWriter:
         """Write the index and the header, and put the file in its place.
 
         Args:
-            began: when the first stamp was taken, in ns; the file is given this time.
+            began: time that the file is given, in ns; no stamp was taken before it.
         """
         with self.explained():
             self.write_index()

@@ -134,6 +134,14 @@ def test_scoring(photos: Path, monkeypatch: pytest.MonkeyPatch, scorer_file: Pat
     assert scoring.gradient(str(photos), "folded, channels-last")["ms"] > 0
 
 
+def test_prepare() -> None:
+    prepare = benchmark("prepare")
+    for case in prepare.CASES:
+        tiny = case._replace(num=2, width=48, height=40)
+        ours, reference = prepare.measure(tiny, 1, 1)
+        assert min(*ours[0], *reference[0]) > 0
+
+
 def test_sensitivity() -> None:
     images = to_unit(photo("chelsea.png")[None, :, :64, :64])
     parts = benchmark("sensitivity").sensitivity(NIMA("mnasnet_0_5").eval(), images)
