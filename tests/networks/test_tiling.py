@@ -58,6 +58,27 @@ def test_tiled_equals_untiled(kind: str, scale: int) -> None:
             assert (difference > 0).float().mean() < 1e-4
 
 
+@pytest.mark.parametrize("kind", ["edsr", "mdsr", "can", "srcnn"])
+def test_batches_of_tiles_equal_tiles_one_by_one(kind: str) -> None:
+    net = network(kind, 2)
+    lr = photo(61, 83)
+    sizes: list[int] = []
+    net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    ticks: list[tuple[int, int]] = []
+    batched = restore(
+        net, lr, device=CPU, tile=20, at_once=3, on_tile=lambda *tick: ticks.append(tick)
+    )
+    assert sum(sizes) == 4 * 5
+    assert 1 < max(sizes) <= 3
+    assert ticks == [(k, 20) for k in range(1, 21)]
+    sizes.clear()
+    one_by_one = restore(net, lr, device=CPU, tile=20)
+    assert sizes == [1] * 20
+    difference = (batched.int() - one_by_one.int()).abs()
+    assert difference.max() <= 1  # a batch may add up in another order
+    assert (difference > 0).float().mean() < 1e-4
+
+
 def test_without_its_margin_tiles_would_differ() -> None:
     net = network("edsr", 2)
     lr = photo(40, 40)
