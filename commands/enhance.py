@@ -1,7 +1,9 @@
 """python run.py enhance: enhance image files."""
 
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,14 +17,14 @@ from torch import nn
 from images.file_names import printable_name
 from images.finding import SearchResult, search
 from images.formats import SUFFIXES
-from images.reading import read_photo
+from images.reading import Photo, read_photo
 from images.writing import check_side, write_photo
 from lightning_modules.enhancing import enhanced, load_enhancer
 from networks.scales import scales_of
 from networks.tiling import SelfEnsemble, num_tiles
 from runs.invocation import Invocation
 from runs.requirements import require_file, require_folder
-from system.device import pick_device
+from system.device import keep_memory, pick_device
 from system.files import remove_abandoned
 from system.places import display_path, expanded
 from system.progress import Bar
@@ -81,8 +83,16 @@ class Enhanced(NamedTuple):
     kept: bool = False  # the result existed before
 
 
+class Task(NamedTuple):
+    """A photo and the file for its result."""
+
+    path: Path
+    target: Path
+
+
 def run(cfg: DictConfig, invocation: Invocation) -> list[Enhanced]:
     """Enhance every file, and list bad ones at the end."""
+    keep_memory()
     device = pick_device(cfg.device)
     net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
     scale, kind = scales_of(net)[0], type(getattr(net, "net", net)).__name__
@@ -97,32 +107,129 @@ def run(cfg: DictConfig, invocation: Invocation) -> list[Enhanced]:
         found.summary(),
     )
     remove_abandoned(expanded(cfg.output))
-    results: list[Enhanced] = []
-    done: dict[Path, Enhanced] = {}
-    with Bar("enhancing", len(found.photos), TaskProgressColumn()) as bar:
-        for number, (path, below, _) in enumerate(found.photos, 1):
-            target = expanded(cfg.output) / below.parent
-            target /= f"{below.stem}_x{scale}.{cfg.format}"
-            count, on_tile = f"[{number}/{len(found.photos)}]", partial(move, bar, number)
-            kept, problem = False, None
-            try:
-                kept = is_kept(path, target, done.get(target), cfg)
-                if not kept:
-                    enhance_file(
-                        net, path, target, cfg, count=count, device=device, on_tile=on_tile
-                    )
-            except Exception as error:  # one bad photo does not stop the others
-                problem = reason(error, path, target)
-            results.append(Enhanced(path, target, problem, kept))
-            if problem is None:
-                done[target] = results[-1]
+    tasks = [
+        Task(path, expanded(cfg.output) / below.parent / f"{below.stem}_x{scale}.{cfg.format}")
+        for path, below, _ in found.photos
+    ]
+    began = time.perf_counter()
+    with Bar("enhancing", len(tasks), TaskProgressColumn()) as bar:
+        pipeline = Pipeline(net, cfg, device, bar)
+        results = pipeline.run(tasks)
+    seconds = time.perf_counter() - began
     num_kept = sum(result.kept for result in results)
     if num_kept:
         log.info("%d skipped: their results exist", num_kept)
     bad = [result.problem for result in results if result.problem is not None]
+    if num_new := len(results) - num_kept - len(bad):
+        speeds = num_new / seconds, pipeline.num_pixels / 1e6 / seconds
+        log.info("%.3g photos and %.3g megapixels of results per second", *speeds)
     if bad:
         log.error("%d not enhanced:\n  %s", len(bad), "\n  ".join(bad))
     return results
+
+
+class Pipeline:
+    """Reads the next photo and writes the last results while the network works.
+
+    At most one photo waits for the network and two results wait to be written, which bounds memory.
+    Messages come in the order of the photos.
+
+    Args:
+        net: the enhancer, on the device.
+        cfg: the configuration.
+        device: where the network is.
+        bar: moved after each tile.
+    """
+
+    def __init__(self, net: nn.Module, cfg: DictConfig, device: torch.device, bar: Bar) -> None:
+        self.net = net
+        self.cfg = cfg
+        self.device = device
+        self.bar = bar
+        self.num_pixels = 0  # of all results
+        self.done: dict[Path, Enhanced] = {}  # by target, without problems
+        self.reader = ThreadPoolExecutor(1)
+        self.writers = ThreadPoolExecutor(2)  # with a GPU, encoding takes longer than the network
+        self.reporter = ThreadPoolExecutor(1)  # one, so that reports keep their order
+
+    def run(self, tasks: Sequence[Task]) -> list[Enhanced]:
+        """Enhance all photos; on Ctrl-C, finish writing what the network has made."""
+        reports: list[Future[Enhanced]] = []
+        reading: Future[Photo | None] | None = None
+        seen: set[Path] = set()
+        with self.reader, self.writers, self.reporter:
+            for number, task in enumerate(tasks, 1):
+                if reading is None:  # the first one, or what becomes of it depends on earlier ones
+                    wait(reports)
+                    reading = self.reader.submit(self.read, task)
+                current, reading = reading, None
+                wait(reports[-2:-1])
+                seen.add(task.target)
+                if number < len(tasks) and tasks[number].target not in seen:
+                    reading = self.reader.submit(self.read, tasks[number])
+                count = f"[{number}/{len(tasks)}]"
+                writing: Future[list[str]] | None = None
+                try:
+                    photo = current.result()
+                    if photo is not None:
+                        writing = self.enhance(photo, task, count, number)
+                except Exception as error:  # one bad photo does not stop the others
+                    writing = Future()
+                    writing.set_exception(error)
+                reports.append(self.reporter.submit(self.report, task, writing))
+        return [report.result() for report in reports]
+
+    def read(self, task: Task) -> Photo | None:
+        """Read a photo; return None if its result is kept.
+
+        Raises:
+            ValueError: if it cannot be read, or its result cannot be written.
+        """
+        if is_kept(*task, self.done.get(task.target), self.cfg):
+            return None
+        photo = read_photo(task.path)
+        height, width = photo.pixels.shape[1:]
+        scale = scales_of(self.net)[0]
+        check_side(task.target, height * scale, width * scale)
+        return photo
+
+    def enhance(self, photo: Photo, task: Task, count: str, number: int) -> Future[list[str]]:
+        """Apply the network, and start writing the result; log the size and target first."""
+        scale, tile = scales_of(self.net)[0], self.cfg.tile
+        height, width = photo.pixels.shape[1:]
+        tiles = num_tiles(self.net, height, width, tile)
+        size = f"{width} x {height}, {tiles} tile{'' if tiles == 1 else 's'}"
+        names = count, printable_name(task.path), size, printable_name(task.target)
+        line = "%s %s  %s -> %s  %d x %d"
+        self.reporter.submit(log.info, line, *names, width * scale, height * scale)
+        result = enhanced(
+            self.net,
+            photo,
+            device=self.device,
+            tile=tile,
+            precision=getattr(torch, self.cfg.precision),
+            on_tile=partial(move, self.bar, number),
+        )
+        self.num_pixels += result.pixels[0].numel()
+        return self.writers.submit(self.write, task, result)
+
+    def write(self, task: Task, result: Photo) -> list[str]:
+        """Write a result; return notes about what was left out."""
+        lost = write_photo(task.target, result, overwrite=self.cfg.overwrite)
+        return [*result.notes, *lost]
+
+    def report(self, task: Task, writing: Future[list[str]] | None) -> Enhanced:
+        """Wait until a result is written, and log notes about it; None if it is kept."""
+        problem = None
+        try:
+            for note in writing.result() if writing else []:
+                log.warning("%s: %s", printable_name(task.path), note)
+        except Exception as error:
+            problem = reason(error, *task)
+        result = Enhanced(*task, problem, kept=writing is None)
+        if problem is None:
+            self.done[task.target] = result
+        return result
 
 
 def is_kept(path: Path, target: Path, earlier: Enhanced | None, cfg: DictConfig) -> bool:
@@ -160,34 +267,3 @@ def reason(error: Exception, path: Path, target: Path) -> str:
 def move(bar: Bar, number: int, done: int, total: int) -> None:
     """Move the progress bar to the finished share of a photo's tiles."""
     bar.update(number - 1 + done / total)
-
-
-def enhance_file(
-    net: nn.Module,
-    path: Path,
-    target: Path,
-    cfg: DictConfig,
-    *,
-    count: str,
-    device: torch.device,
-    on_tile: Callable[[int, int], None],
-) -> None:
-    """Enhance one file, and log its name, size and target first.
-
-    Raises:
-        ValueError: if it cannot be read, or its result cannot be written.
-    """
-    photo = read_photo(path)
-    scale = scales_of(net)[0]
-    height, width = photo.pixels.shape[1:]
-    check_side(target, height * scale, width * scale)
-    tiles = num_tiles(net, height, width, cfg.tile)
-    size = f"{width} x {height}, {tiles} tile{'' if tiles == 1 else 's'}"
-    names = count, printable_name(path), size, printable_name(target)
-    log.info("%s %s  %s -> %s  %d x %d", *names, width * scale, height * scale)
-    precision = getattr(torch, cfg.precision)
-    result = enhanced(
-        net, photo, device=device, tile=cfg.tile, precision=precision, on_tile=on_tile
-    )
-    for note in (*photo.notes, *write_photo(target, result, overwrite=cfg.overwrite)):
-        log.warning("%s: %s", printable_name(path), note)

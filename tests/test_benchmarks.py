@@ -72,12 +72,12 @@ def test_backbones() -> None:
     assert min(times) > 0
 
 
-def test_enhancing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_enhancing() -> None:
     enhancing = benchmark("enhancing")
-    monkeypatch.setattr(enhancing, "WIDTH", 24)
-    monkeypatch.setattr(enhancing, "HEIGHT", 20)
     for way in enhancing.WAYS:
-        assert enhancing.measure(way)["seconds"] > 0
+        assert enhancing.measure(way, 20, 24)["seconds"] > 0
+    for way in enhancing.FOLDER_WAYS:
+        assert enhancing.measure_folder(way, 2, 20, 24)["seconds"] > 0
 
 
 def test_launching() -> None:

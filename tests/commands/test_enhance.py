@@ -4,6 +4,8 @@ import csv
 import os
 import subprocess
 import sys
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
+from commands import enhance
 from images.alpha import fill_hidden
 from images.reading import read_image
+from lightning_modules.enhancing import enhanced
 from networks.edsr import EDSR
 from system.files import temporary_prefix
 from tests.conftest import ROOT, Cli
@@ -211,3 +215,82 @@ def test_whatever_is_wrong_with_one_photo_the_others_go_on(
             assert "photos/0.png: cannot be read as an image (ZeroDivisionError)" in done.out
     assert tree("out") == ["a_x2.png", "b_x2.png", "c_x2.png"]
     assert read_image("out/a_x2.png").shape == (3, 48, 64)
+
+
+def test_reading_and_writing_overlap_the_network(
+    cli: Cli, enhancer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step waits for what only a pipeline does meanwhile; messages keep their order."""
+    for name in "abcdef":
+        save(Path(f"photos/{name}.png"))
+    done: Counter[str] = Counter()
+    begun: dict[str, threading.Event] = {
+        f"{step} {name}": threading.Event()
+        for step in ("read", "enhance", "write")
+        for name in "abcdef"
+    }
+    real = {name: getattr(enhance, name) for name in ("read_photo", "enhanced", "write_photo")}
+
+    def begin(step: str, name: str, other: str) -> None:
+        begun[f"{step} {name}"].set()
+        assert other not in begun or begun[other].wait(60), other
+
+    def neighbour(name: str, by: int) -> str:
+        return chr(ord(name) + by)
+
+    def read(path: Path) -> Any:  # noqa: ANN401
+        # At most one photo is read ahead, and two results are unwritten.
+        assert done["read"] - done["enhance"] <= 1
+        begin("read", path.stem, f"enhance {neighbour(path.stem, -1)}")
+        photo = real["read_photo"](path)
+        done["read"] += 1
+        return photo._replace(notes=(f"note on {path.stem}",))
+
+    def apply(net: Any, photo: Any, **how: Any) -> Any:  # noqa: ANN401
+        name = photo.notes[0][-1]
+        assert done["enhance"] - done["write"] <= 1
+        begin("enhance", name, f"write {neighbour(name, -1)}")
+        begin("enhance", name, f"read {neighbour(name, 1)}")
+        result = real["enhanced"](net, photo, **how)
+        done["enhance"] += 1
+        return result
+
+    def write(path: Path, photo: Any, *, overwrite: bool) -> Any:  # noqa: ANN401
+        name = path.stem[0]
+        begin("write", name, f"enhance {neighbour(name, 1)}")
+        lost = real["write_photo"](path, photo, overwrite=overwrite)
+        done["write"] += 1
+        return lost
+
+    for name, function in [("read_photo", read), ("enhanced", apply), ("write_photo", write)]:
+        monkeypatch.setattr(enhance, name, function)
+    result = cli("enhance", "input=photos", f"checkpoint={enhancer}", "output=out")
+    assert result.code == 0, result.out
+    assert tree("out") == [f"{name}_x2.png" for name in "abcdef"]
+    lines = (result.out + result.err).splitlines()
+    about = [line for line in lines if "photos/" in line and "EDSR" not in line]
+    assert len(about) == 12
+    for k, name in enumerate("abcdef"):
+        assert f"[{k + 1}/6] photos/{name}.png" in about[2 * k]
+        assert f"photos/{name}.png: note on {name}" in about[2 * k + 1]
+    assert "photos and" in lines[-1]
+    assert "megapixels of results per second" in lines[-1]
+
+
+def test_an_interrupted_run_leaves_finished_results(
+    cli: Cli, enhancer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png", "b.jpg", "c.png"):
+        save(Path("photos", name))
+    calls = []
+
+    def apply(*given: Any, **how: Any) -> Any:  # noqa: ANN401
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return enhanced(*given, **how)
+
+    monkeypatch.setattr(enhance, "enhanced", apply)
+    words = ["enhance", "input=photos", f"checkpoint={enhancer}", "output=out"]
+    assert cli(*words).code == 130
+    assert tree("out") == ["a_x2.png", "b_x2.png"]
