@@ -82,12 +82,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=NAMES, default=NAMES)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--output", type=Path, default=default, metavar="FILE.md")
     options = parser.parse_args()
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"no benchmarks: {', '.join(sorted(unknown))}; allowed: {', '.join(NAMES)}")
     begin = time.monotonic()
     rows, failed = [], []
-    for name in options.names:
+    for name in options.names or NAMES:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             lines, succeeded = run(name, Path(folder))

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,57 @@ def benchmark(name: str) -> ModuleType:
 @pytest.mark.parametrize("name", NAMES)
 def test_import(name: str) -> None:
     assert benchmark(name).__doc__
+
+
+SCRIPTS = {
+    "fails": "raise ValueError('one | two')",
+    "hangs": "import subprocess; subprocess.run(['sleep', '1234'])",
+    "measures": """rows=[
+        {"what": "steps, s", "ours": 1234.56, "reference": 2469.0, "asked": "at most 0.6"},
+        {"what": "photos", "ours": 0.01234, "before": "0.02", "ratio": "twice"},
+    ]""",
+    "silent": "print('nothing')",
+    "skips": "skipped='needs a GPU'",
+}
+
+
+def test_all_names_what_failed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in SCRIPTS.items():
+        if "=" in text:
+            text = f"import json, sys; open(sys.argv[-1], 'w').write(json.dumps(dict({text})))"
+        (folder / f"{name}.py").write_text(text)
+    runner = benchmark("all")
+    monkeypatch.setattr(runner, "FOLDER", folder)
+    monkeypatch.setattr(runner, "NAMES", list(SCRIPTS))
+    monkeypatch.setattr(runner, "LIMIT", 2)
+    monkeypatch.setattr(sys, "argv", ["all.py", "--output", "table.md"])
+    with pytest.raises(SystemExit, match="failed: fails, hangs, silent"):
+        runner.main()
+    table = Path("table.md").read_text().splitlines()
+    assert table[table.index("|---|---:|---:|---:|---|---|") + 1 :] == [
+        "| **fails failed**: exit code 1, ValueError: one / two | | | | | |",
+        "| **hangs failed**: stopped after 2 s | | | | | |",
+        "| steps, s | 1,230 | 2,470 | 0.50 | at most 0.6 |  |",
+        "| photos | 0.0123 |  | twice |  | 0.02 |",
+        "| **silent failed**: handed over no rows, nothing | | | | | |",
+        "| skips: skipped, needs a GPU | | | | | |",
+    ]
+    monkeypatch.setattr(sys, "argv", ["all.py", "measures", "skips", "--output", "table.md"])
+    runner.main()
+    monkeypatch.setattr(sys, "argv", ["all.py", "mesures"])
+    with pytest.raises(SystemExit, match="2"):
+        runner.main()
+
+
+def test_make_demo_installs_no_extras() -> None:
+    words = ["make", "--dry-run", "--always-make", "--directory", str(ROOT)]
+    told = {
+        goal: [line for line in out.splitlines() if "pip install" in line]
+        for goal in ("demo", "test")
+        for out in [subprocess.run([*words, goal], capture_output=True, text=True).stdout]
+    }
+    assert [line.rpartition(" ")[2] for line in told["demo"]] == ["."]
+    assert [line.rpartition(" ")[2] for line in told["test"]] == ["'.[dev]'"]
 
 
 @pytest.fixture
