@@ -27,6 +27,8 @@ from system.workers import map_parallel
 
 log = logging.getLogger(__name__)
 
+# Photos in smaller files take longer in several threads, which wait for Python's lock in between.
+MIN_BYTES_FOR_THREADS = 30_000
 TIME_GRAIN = 2 * 10**9  # ns; file systems store times in steps of up to two seconds (FAT)
 
 
@@ -100,7 +102,7 @@ def pack(
         orders: the stores.
         per_shard: images per file of a store.
         limit: open only the first `limit` images; they are part of the same store.
-        num_workers: number of packing threads; one per core if None.
+        num_workers: number of packing threads; by default, one per core if photos are not tiny.
         reread: compare the content of all sources, even if their stamps are unchanged.
 
     Raises:
@@ -247,6 +249,8 @@ def write_shards(jobs: Sequence[Job], num_workers: int | None) -> None:
         log.info("packing %d %s into %s", num, what, folder)
     makes = {group: [job.order.make for job in shared] for group, shared in together.items()}
     work = [(source, makes[group]) for group in together for source in group]
+    if num_workers is None and stat_sources(jobs[0].group)[:, 0].mean() < MIN_BYTES_FOR_THREADS:
+        num_workers = 0
     what = jobs[0].order.what if len(num_images) == 1 else "photos"
     bad: dict[str, list[str]] = {}
     listed: set[str] = set()  # a photo that cannot be read is a problem of several stores
