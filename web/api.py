@@ -73,6 +73,7 @@ def offered_tasks(worker: Worker) -> list[OfferedTask]:
                     name=enhancer.name,
                     note=enhancer.note,
                     seconds=worker.speeds.get(enhancer, task),
+                    margin=enhancer.margin,
                     gammas=enhancer.gammas or None,
                 )
                 for enhancer in enhancers
@@ -133,7 +134,8 @@ async def jobs(site: Served, wanted: JobRequest) -> StartedJob:
         task = None if wanted.task == SCORE else Task(wanted.task, wanted.scale)
         names = wanted.models
         if names is None:
-            names = [enhancer.id for enhancer in site.worker.tasks().get(task, [])] if task else []
+            offered = site.worker.tasks().get(task, []) if task else []
+            names = [enhancer.id for enhancer in offered[:1]]
         photos = site.uploads.find(wanted.photos)
         job = site.worker.submit(photos, task, names)
         site.uploads.hand_over(photos)
@@ -172,10 +174,10 @@ def archive(site: Served, token: str) -> StreamingResponse:
 @router.get(
     "/results/{token}/{file}",
     response_class=FileResponse,
-    responses={200: {"content": {"image/png": BINARY}}},
+    responses={200: {"content": {"image/png": BINARY, "image/webp": BINARY}}},
 )
 def picture(site: Served, token: str, file: str, download: str | None = None) -> FileResponse:
-    """Get a picture of a job as PNG; with `?download`, as a file named after the photo."""
+    """Get a picture of a job; with `?download`, as a file named after the photo."""
     folder, found = site.store.find(token), site.worker.state(token)
     names = download_names(found.photos) if found else {}
     try:
@@ -186,7 +188,7 @@ def picture(site: Served, token: str, file: str, download: str | None = None) ->
         raise HTTPException(404, "There is no such picture.")
     return FileResponse(
         folder / file,
-        media_type="image/png",
+        media_type="image/webp" if file.endswith(".webp") else "image/png",
         headers={"Cache-Control": "private, max-age=3600"},
         filename=names[file] if download is not None else None,
         stat_result=facts,

@@ -23,6 +23,7 @@ from web.api import GONE, Served, Settings, Site, offered_tasks
 from web.guard import Guard
 from web.pages import HERE, NOTHING, REVALIDATE, refuse, render
 from web.schema import Refusal
+from web.speeds import PICTURE
 from web.store import FullError, Store
 from web.uploads import Uploads
 from web.worker import Worker
@@ -123,6 +124,11 @@ def upload_page(site: Site, notice: str | None = None) -> HTMLResponse:
         "keep_hours": site.store.keep_seconds / 3600,
         "device": site.worker.device_name,
         "waiting": site.worker.num_unfinished(),
+        "estimates": {
+            "tile": site.worker.speeds.tile,
+            "rest": site.worker.speeds.rest_seconds,
+            "picture": PICTURE,
+        },
         "examples": [
             {"name": name, "url": f"/examples/{name}.png", "width": width, "height": height}
             for name, (_, width, height) in examples().items()

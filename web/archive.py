@@ -20,8 +20,10 @@ def download_names(photos: Sequence[PhotoResult]) -> dict[str, str]:
             stem += f"_{number}"
         used.add(stem.lower())
         for version in photo.versions:
-            name = f"{stem}_{version.id.partition('-')[2]}.png"
-            names |= {version.view: name, version.file: name}
+            name = f"{stem}_{version.id.partition('-')[2]}"
+            if version.thumb is not None:
+                names[version.thumb] = f"{name}_thumb.webp"
+            names |= {version.view: f"{name}.png", version.file: f"{name}.png"}
     return names
 
 

@@ -73,6 +73,17 @@ class Enhancer:
         return repr(self.net)
 
     @property
+    def num_networks(self) -> int:
+        """Return the number of networks of a series; 1 for a single network."""
+        return max(1, len(self.gammas))
+
+    @property
+    def margin(self) -> int | None:
+        """Return how many pixels around a tile the network reads; None if it takes no tiles."""
+        margin: int | None = getattr(self.net, "margin", None)
+        return margin
+
+    @property
     def tasks(self) -> list[Task]:
         """Return the tasks it can be used for."""
         tasks = []

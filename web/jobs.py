@@ -11,8 +11,6 @@ from web.enhancers import Enhancer, Task
 from web.schema import JobResult
 from web.speeds import Speeds
 
-FIXED_SECONDS = 0.15  # for writing and scoring a picture, in addition to the network's time
-
 
 class Stopped(Exception):
     """Raised inside a job that was cancelled or interrupted."""
@@ -89,12 +87,14 @@ class Progress:
     def __init__(self, job: Job, speeds: Speeds) -> None:
         self.steps: list[float] = []  # expected seconds of each network on each photo
         self.ends: list[int] = []  # number of steps up to the end of each photo
+        num_networks = sum(enhancer.num_networks for enhancer in job.enhancers)
         for upload in job.uploads:
+            size = upload.height, upload.width
             for enhancer in job.enhancers:
                 assert job.task is not None
-                whole = speeds.get(enhancer, job.task, (upload.height, upload.width)) or 0.0
-                num = max(1, len(enhancer.gammas))
-                self.steps += [whole / num + FIXED_SECONDS] * num
+                network = (speeds.get(enhancer, job.task, size) or 0.0) / enhancer.num_networks
+                rest = speeds.rest(job.task, size, num_networks) / num_networks
+                self.steps += [network + rest] * enhancer.num_networks
             self.ends.append(len(self.steps))
         self.done = 0
         self.began = time.monotonic()

@@ -21,6 +21,7 @@ from web.schema import PhotoResult, Score, Version
 from web.speeds import Speeds
 from web.store import FullError, Store
 
+THUMB = 160  # pixels a side: twice the size on the page, for screens with two pixels per CSS pixel
 MAX_VIEW_PIXELS = 12e6  # of a picture in a slider, for which browsers hold 4 bytes per pixel
 
 
@@ -77,6 +78,7 @@ class Processor:
 
     def process_photo(self, job: Job, photo: Photo, progress: Progress) -> None:
         """Make all versions of the last photo of a job's result."""
+        start, in_networks = time.perf_counter(), 0.0
         self.add(job, "original", "original", photo)
         if job.task is None:
             return
@@ -97,12 +99,16 @@ class Processor:
                 began = time.perf_counter()
                 made = self.enhance(net, photo, self.device, on_tile(job, name, progress))
                 seconds = time.perf_counter() - began
+                in_networks += seconds
                 series = enhancer.id if enhancer.gammas else None
                 facts = {"seconds": round(seconds, 3), "series": series, "gamma": gamma}
                 self.add(job, name, word, made, **facts)
                 del made
                 self.speeds.add(enhancer, job.task, (height, width), seconds)
                 progress.done += 1
+        num = sum(enhancer.num_networks for enhancer in job.enhancers)
+        rest = time.perf_counter() - start - in_networks
+        self.speeds.add_rest(job.task, (height, width), num, rest)
 
     def enhance(
         self,
@@ -122,7 +128,7 @@ class Processor:
         path = job.folder / f"{len(job.result.photos)}-{word}.png"
         job.update(now=f"{entry.name}: {name}")
         write_photo(path, photo)
-        view, size = write_view(path, photo)
+        view, thumb, size = write_smaller(path, photo)
         height, width = photo.pixels.shape[1:]
         version = {
             "id": path.stem,
@@ -134,6 +140,7 @@ class Processor:
             "view": view,
             "view_width": size[0],
             "view_height": size[1],
+            "thumb": thumb,
             "bytes": path.stat().st_size,
             "score": self.score(path),
         }
@@ -165,16 +172,28 @@ def on_tile(job: Job, name: str, progress: Progress) -> Callable[[int, int], Non
     return tick
 
 
-def write_view(path: Path, photo: Photo) -> tuple[str, tuple[int, int]]:
-    """Return name and size of the picture for sliders, writing a smaller one if necessary."""
-    height, width = photo.pixels.shape[1:]
-    if height * width <= MAX_VIEW_PIXELS:
-        return path.name, (width, height)
-    factor = math.sqrt(MAX_VIEW_PIXELS / (height * width))
-    size = max(1, int(width * factor)), max(1, int(height * factor))
-    pixels = photo.pixels if photo.levels == 255 else photo.pixels // 257
+def write_smaller(path: Path, photo: Photo) -> tuple[str, str, tuple[int, int]]:
+    """Write smaller copies of a picture for the page: a square thumbnail, and one for sliders.
+
+    Returns:
+        The file for sliders, which is the picture itself unless it is too large, the thumbnail, and
+        width and height for sliders.
+    """
+    pixels = photo.pixels if photo.alpha is None else torch.cat([photo.pixels, photo.alpha])
+    pixels = pixels if photo.levels == 255 else pixels // 257
     image = Image.fromarray(to_array(pixels.to(torch.uint8)))
+    profile = photo.info.get("icc_profile")
+    thumb = path.with_name(f"{path.stem}-thumb.webp")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = left, top, left + side, top + side
+    shown = image.resize((THUMB, THUMB), Image.Resampling.LANCZOS, box, reducing_gap=2.0)
+    shown.save(thumb, quality=80, icc_profile=profile)
+    if image.width * image.height <= MAX_VIEW_PIXELS:
+        return path.name, thumb.name, image.size
+    factor = math.sqrt(MAX_VIEW_PIXELS / (image.width * image.height))
+    size = max(1, int(image.width * factor)), max(1, int(image.height * factor))
     smaller = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     view = path.with_name(f"{path.stem}-view.png")
-    smaller.save(view, compress_level=1)
-    return view.name, size
+    smaller.save(view, compress_level=1, icc_profile=profile)
+    return view.name, thumb.name, size

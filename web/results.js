@@ -91,6 +91,7 @@ class PhotoView {
     this.scale = scale;
     this.drawn = ""; // the versions at the last update, as JSON
     this.near = false; // whether the section has been near the viewport; until then it loads no pictures
+    this.closeupsSeen = false; // whether the close-ups have been in the viewport; they need every picture in full
     this.touched = false; // once the user has chosen something, new results no longer change the selection
     this.zoom = null; // null: fit
     this.at = 0.5; // position of the divider, as a fraction of the frame
@@ -157,16 +158,20 @@ class PhotoView {
       this.shift(-dx * step, -dy * step);
     });
     // Not loading=lazy: in Chromium it leaves pictures empty that content-visibility has hidden.
-    const approach = new IntersectionObserver(
-      (entries) => {
-        if (!entries.some((entry) => entry.isIntersecting)) return;
-        approach.disconnect();
-        this.near = true;
-        if (this.photo.versions.length) this.fill();
-      },
-      { rootMargin: "100% 0px" }
-    );
-    approach.observe(this.node);
+    const approached = (node, rootMargin, then) => {
+      const approach = new IntersectionObserver(
+        (entries) => {
+          if (!entries.some((entry) => entry.isIntersecting)) return;
+          approach.disconnect();
+          then();
+          if (this.photo.versions.length) this.fill();
+        },
+        { rootMargin }
+      );
+      approach.observe(node);
+    };
+    approached(this.node, "100% 0px", () => (this.near = true));
+    approached(this.find(".closeups"), "0px", () => (this.closeupsSeen = true));
     new ResizeObserver(() => this.measure()).observe(this.stage);
     new ResizeObserver(() => this.measure()).observe(this.find(".crops"));
   }
@@ -230,10 +235,10 @@ class PhotoView {
     return version.series && twice ? `${version.name} (slider)` : version.name;
   }
 
-  draw(image, version, alt) {
+  draw(image, version, alt, file = version.view) {
     if (!this.near) return;
     image.alt = alt;
-    const source = address(version.view);
+    const source = address(file);
     // Setting the same source again would reload it.
     if (image.getAttribute("src") !== source) image.src = source;
   }
@@ -332,7 +337,7 @@ class PhotoView {
       const { score } = version;
       const label = this.label(version);
       setText(card.querySelector(".name"), label);
-      this.draw(card.querySelector("img"), version, "");
+      this.draw(card.querySelector("img"), version, "", version.thumb ?? version.view);
       card.querySelector(".open").setAttribute("aria-label", `Open full size: ${this.photo.name}, ${label}`);
       card.querySelector(".save").setAttribute("aria-label", `Download: ${this.photo.name}, ${label}`);
       setText(card.querySelector(".score"), scoreText(score, this.done));
@@ -368,7 +373,7 @@ class PhotoView {
     for (const [name, { node, index }] of this.gammas) this.showGamma(node, index, this.shown(name));
     for (const [key, node] of this.crops) {
       const version = this.shown(key);
-      this.draw(node.querySelector("img"), version, `Part of ${this.photo.name}, ${this.label(version)}`);
+      if (this.closeupsSeen) this.draw(node.querySelector("img"), version, `Part of ${this.photo.name}, ${this.label(version)}`);
       node.querySelector(".window").setAttribute("aria-label", `Close-up of ${this.label(version)}: arrow keys move all close-ups`);
       setText(node.querySelector(".name"), this.label(version));
       setText(node.querySelector(".mean"), version.score ? version.score.mean.toFixed(2) : "");

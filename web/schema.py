@@ -18,7 +18,12 @@ class Model(Exact):
     id: str
     name: str
     note: str = Field(description="size and training data")
-    seconds: float | None = Field(description="estimate for one megapixel; null until measured")
+    seconds: float | None = Field(
+        description="estimate for a photo of 1000 x 1000 pixels; null until measured"
+    )
+    margin: int | None = Field(
+        description="pixels around a tile that the network reads too; null if it takes no tiles"
+    )
     gammas: list[float] | None = Field(description="of a series of networks; null for a single one")
 
 
@@ -50,7 +55,7 @@ class JobRequest(BaseModel):
     )
     scale: int = Field(2, ge=1, le=64, description="no effect with task=score")
     models: Ids | None = Field(
-        default=None, description="ids listed by GET /models; null: all for the task"
+        default=None, description="ids listed by GET /models; null: the first for the task"
     )
 
 
@@ -81,6 +86,9 @@ class Version(Exact):
     view: str = Field(description="a smaller PNG if the file is too large for a page")
     view_width: int
     view_height: int
+    thumb: str | None = Field(
+        default=None, description="the middle of the picture at 160 x 160 pixels, WebP"
+    )
     bytes: int
     seconds: float | None = Field(default=None, description="computing time of the network")
     series: str | None = Field(

@@ -2,7 +2,7 @@
 import { Problem, byId, bytes, duration, element, page, plural, request, setText } from "./shared.js";
 import { forget, keep, keepChoices, kept, restoreChoices } from "./kept.js";
 
-// An entry: {file, key, state: "waiting"|"sending"|"ready"|"refused", sent, answer, error, megapixels, upload, node}.
+// An entry: {file, key, state: "waiting"|"sending"|"ready"|"refused", sent, answer, error, upload, node}.
 let entries = [];
 let starting = false;
 let sending = Promise.resolve();
@@ -49,10 +49,6 @@ function build(entry) {
   const thumb = element("span", "thumb");
   const image = element("img");
   image.alt = "";
-  image.addEventListener("load", () => {
-    entry.megapixels ??= (image.naturalWidth * image.naturalHeight) / 1e6;
-    refresh();
-  });
   // The browser cannot display this type, such as TIFF.
   image.addEventListener("error", () => thumb.replaceChildren(element("span", "type", name.split(".").pop().slice(0, 5).toUpperCase())));
   image.src = URL.createObjectURL(entry.file);
@@ -119,7 +115,6 @@ function send(entry) {
     entry.state = "sending";
     try {
       entry.answer = await upload(entry);
-      entry.megapixels = entry.answer.megapixels;
       entry.state = "ready";
     } catch (problem) {
       entry.state = "refused";
@@ -166,6 +161,8 @@ function models() {
   return task()?.models.filter((model) => ids.includes(model.id)) ?? [];
 }
 
+const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
+
 const ready = () => entries.filter((entry) => entry.state === "ready");
 
 // The reason why no job can be started now, or null.
@@ -179,14 +176,39 @@ function obstacle() {
   return null;
 }
 
+// The formulas of web/speeds.py: tiles are read with their margins, and each picture is written and scored.
+function seconds({ width, height }, models) {
+  const { tile, rest, picture } = page.estimates;
+  const { scale } = task();
+  const read = (side, margin) => (margin === null ? side : side + 2 * margin * (Math.ceil(side / tile) - 1));
+  const pixels = ({ margin }, wide, high) => read(wide, margin) * read(high, margin);
+  const networks = sum(models.map((model) => (model.seconds * pixels(model, width, height)) / pixels(model, 1000, 1000)));
+  const megapixels = (width * height) / 1e6;
+  const large = sum(models.map((model) => model.gammas?.length ?? 1)) + (scale > 1 ? 1 : 0);
+  return networks + rest * (megapixels + picture + large * (megapixels * scale ** 2 + picture));
+}
+
 function estimate() {
   const known = models().filter((model) => model.seconds !== null);
-  const megapixels = ready().reduce((sum, entry) => sum + entry.megapixels, 0);
-  const seconds = megapixels * known.reduce((sum, model) => sum + model.seconds, 0);
+  const total = sum(ready().map((entry) => seconds(entry.answer, known)));
   const before = page.waiting ? ` ${plural(page.waiting, "job")} ahead of yours.` : "";
   if (!known.length) return `The time on this ${page.device} is not known yet.${before}`;
   const most = known.length < models().length ? "More than" : "About";
-  return `${most} ${duration(Math.max(1, Math.round(seconds)))} on this ${page.device}.${before}`;
+  return `${most} ${duration(Math.max(1, Math.round(total)))} on this ${page.device}.${before}`;
+}
+
+// Just after its start, the server is still measuring its speed.
+async function learn() {
+  const unknown = () => page.tasks.some((offered) => offered.models.some((model) => model.seconds === null));
+  for (let k = 0; k < 60 && unknown(); k += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 2000));
+    try {
+      page.tasks = await (await request("/models")).json();
+    } catch {
+      return; // the page works without estimates
+    }
+    refresh();
+  }
 }
 
 function refresh() {
@@ -277,6 +299,7 @@ window.addEventListener("pageshow", (event) => {
 
 restoreChoices(byId("form"));
 chooseTask();
+learn();
 restored.then((found) => {
   if (found.length) add(found.map(([, file]) => file), found.map(([key]) => key));
 });

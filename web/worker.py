@@ -209,8 +209,9 @@ class Worker:
         except Stopped:
             return ("interrupted" if self.ending else "cancelled"), None
         except FullError as error:  # keeping its pictures would displace others' results
-            for path in job.folder.glob("*.png"):
-                path.unlink()
+            for pattern in ("*.png", "*.webp"):
+                for path in job.folder.glob(pattern):
+                    path.unlink()
             job.update(photos=[])
             return "failed", str(error)
         except Exception as error:  # the next job must still run

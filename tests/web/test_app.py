@@ -536,6 +536,58 @@ def test_a_photo_that_cannot_be_done_does_not_end_the_job(server: Server) -> Non
     assert len(found["photos"][1]["versions"]) == 3
 
 
+def test_thumbnails_are_small_upright_and_keep_transparency(server: Server) -> None:
+    """The thumbnail is the middle of the upright photo; it is written once, beside the result."""
+    red_left = np.zeros((60, 400, 3), np.uint8)
+    red_left[:, :200, 0] = 255
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(red_left).save(buffer, "JPEG", exif=exif)
+    transparent = picture(90, 60, mode="RGBA")
+    image = Image.open(io.BytesIO(transparent))
+    image.putalpha(Image.linear_gradient("L").resize((90, 60)))
+    buffer2 = io.BytesIO()
+    image.save(buffer2, "PNG")
+    found = server.finished(server.job(buffer.getvalue(), buffer2.getvalue()))
+    opaque, gradient = found["photos"]
+    for photo in (opaque, gradient):
+        assert [v["thumb"] for v in photo["versions"]] == [
+            f"{v['id']}-thumb.webp" for v in photo["versions"]
+        ]
+        for version in photo["versions"]:
+            answer = server.client.get(f"/results/{found['token']}/{version['thumb']}")
+            assert answer.headers["content-type"] == "image/webp"
+            assert len(answer.content) < 20_000
+            thumb = Image.open(io.BytesIO(answer.content))
+            assert thumb.size == (160, 160)
+            assert thumb.mode == ("RGB" if photo is opaque else "RGBA")
+            values = np.asarray(thumb)
+            if photo is opaque and version["kind"] != "model":  # its weights are random
+                assert values[:, 120:, 0].min() > 200
+                assert values[:, :40, 0].max() < 60
+            if photo is gradient:
+                assert values[:10, :, 3].max() < 40
+                assert values[-10:, :, 3].min() > 215
+    names = zipfile.ZipFile(
+        io.BytesIO(server.client.get(f"/results/{found['token']}/all.zip").content)
+    ).namelist()
+    assert not [name for name in names if name.endswith(".webp")]
+
+
+def test_results_without_thumbnails_are_still_shown(server: Server) -> None:
+    """Results of earlier versions stay."""
+    token = server.job(picture())
+    server.finished(token)
+    path = server.store.folder / token / "result.json"
+    old = json.loads(path.read_text())
+    for version in old["photos"][0]["versions"]:
+        del version["thumb"]
+    path.write_text(json.dumps(old))
+    assert server.client.get(f"/results/{token}").status_code == 200
+    assert {v["thumb"] for v in server.result(token)["photos"][0]["versions"]} == {None}
+
+
 def test_a_large_result_has_a_smaller_view(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -575,7 +627,8 @@ def test_a_program_can_do_what_the_page_does(server: Server) -> None:
     assert result["state"] == "done"
     assert result == server.result(result["token"])
     assert result["photos"][0]["name"] == "my photo.png"
-    # All models by default; progress on the way.
+    # The first model by default; progress on the way.
+    assert [v["name"] for v in followed()[-1]["photos"][0]["versions"]][2:] == ["EDSR gamma=0"]
     seen = followed(scale=4)
     assert seen[0]["state"] in ("waiting", "working")
     assert [v["width"] for v in seen[-1]["photos"][0]["versions"]] == [50, 200, 200]

@@ -4,6 +4,7 @@ import io
 import socket
 import urllib.parse
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -12,13 +13,15 @@ import torch
 from PIL import Image
 
 from networks.edsr import EDSR
+from networks.tiling import restore
 from tests.web.conftest import Serve, Server, save_enhancer
 from tests.web.test_app import picture, pixels
+from web import speeds as speed_module
 from web.archive import download_names
-from web.enhancers import load_enhancers
+from web.enhancers import Enhancer, Task, load_enhancers
 from web.hosts import is_name, same_address
 from web.schema import JobResult, PhotoResult, Version
-from web.speeds import Speeds
+from web.speeds import PICTURE, REST_SECONDS, Speeds
 from web.uploads import clean_name
 
 NAMES = [
@@ -209,3 +212,50 @@ def test_a_rotated_photo_has_its_pixels_upright(server: Server) -> None:
     original = server.client.get(f"/results/{token}/1-original.png").content
     assert np.array_equal(pixels(original), np.rot90(pixels(content), -1))
     assert Image.open(io.BytesIO(original)).size == (40, 60)
+
+
+class Worked(torch.nn.Module):
+    """A network on a clock of its own: it takes time for each pixel that it reads."""
+
+    def __init__(self, scale: int, per_megapixel: float) -> None:
+        super().__init__()
+        self.scale, self.margin, self.per_megapixel = scale, 20, per_megapixel
+        self.seconds = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seconds += 0.002 + self.per_megapixel * x[:, 0].numel() / 1e6
+        return torch.nn.functional.interpolate(x, scale_factor=self.scale)
+
+
+@pytest.mark.parametrize(("tile", "per_megapixel"), [(256, 27.0), (256, 0.2), (64, 27.0)])
+def test_estimates_count_tiles_with_their_margins(
+    monkeypatch: pytest.MonkeyPatch, tile: int, per_megapixel: float
+) -> None:
+    """They are right within 1.5 times on first use, for every size, and closer after a job."""
+    net, cpu = Worked(2, per_megapixel), torch.device("cpu")
+    monkeypatch.setattr(speed_module, "time", SimpleNamespace(perf_counter=lambda: net.seconds))
+    enhancer, task = Enhancer("Worked gamma=0", "", net, {}), Task("super-resolution", 2)
+    speeds = Speeds(tile)
+    assert speeds.get(enhancer, task) is None
+    speeds.measure([enhancer], cpu)
+    ratios = []
+    for size in ((100, 150), (256, 256), (257, 300), (512, 512), (680, 1020), (90, 1500)):
+        expected = speeds.get(enhancer, task, size)
+        began = net.seconds
+        restore(net, torch.zeros(3, *size, dtype=torch.uint8), device=cpu, tile=tile)
+        ratios.append((expected or 0) / (net.seconds - began))
+        speeds.add(enhancer, task, size, net.seconds - began)
+    assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios), ratios
+    assert ratios[-1] == pytest.approx(1, abs=0.2)
+
+
+def test_what_pictures_take_beyond_the_networks_is_learned() -> None:
+    speeds, task, size = Speeds(256), Task("super-resolution", 2), (500, 800)
+    # The original, bicubic and two models: 0.4, 1.6, 1.6 and 1.6 megapixels.
+    assert speeds.rest(task, size, 2) == pytest.approx(REST_SECONDS * (5.2 + 4 * PICTURE))
+    for _ in range(8):
+        speeds.add_rest(task, size, 2, 7.0)
+    assert speeds.rest(task, size, 2) == pytest.approx(7.0, rel=0.02)
+    assert speeds.rest(Task("restoration", 1), size, 1) == pytest.approx(
+        7.0 * (0.8 + 2 * PICTURE) / (5.2 + 4 * PICTURE), rel=0.02
+    )

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.conftest import Cli
 from tests.web.conftest import Serve, Server
 from tests.web.test_app import picture
+from web.enhancers import Task
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -91,7 +92,20 @@ def test_upload_progress_results_and_scores(
         page.set_input_files("#files", [file("my <b>photo.png", content)])
         page.wait_for_selector("#enhance:enabled")
         assert "320 x 240 pixels" in page.locator("#list").inner_text()
-        assert re.search(r"About \d+ s on this CPU", page.locator("#estimate").inner_text())
+        # One model is ticked; the user can tick others.
+        boxes = page.locator("input[type=checkbox]:visible")
+        assert [box.is_checked() for box in boxes.all()] == [True, False, False, False]
+        assert "Tick several to compare them" in page.locator("fieldset:visible").last.inner_text()
+        for box in boxes.all():
+            box.check()
+        speeds, names = server.worker.speeds, list(server.worker.enhancers)
+        task = Task("super-resolution", 2)
+        of_task = [server.worker.enhancers[name] for name in names if "can" not in name]
+        networks = sum(speeds.get(one, task, (240, 320)) or 0 for one in of_task)
+        expected = networks + speeds.rest(task, (240, 320), sum(e.num_networks for e in of_task))
+        text = page.locator("#estimate").inner_text()
+        (shown,) = re.findall(r"About (\d+) s on this CPU", text)
+        assert int(shown) == pytest.approx(expected, rel=0.05, abs=1)
         page.locator("#enhance").click()
         page.wait_for_url("**/results/*")
         token = page.url.rpartition("/")[2]
@@ -134,6 +148,29 @@ def test_upload_progress_results_and_scores(
         assert {
             url.split("/")[2] for url in requests if not url.startswith(("blob:", "data:"))
         } == {server.base.split("/")[2]}
+
+
+def test_pictures_in_full_size_are_loaded_when_they_are_seen(
+    server: Server, visit: Callable[..., Visit]
+) -> None:
+    token = server.job(picture(600, 1100), models=["edsr-gamma-0", "mdsr-gamma-0.1"])
+    versions = server.finished(token)["photos"][0]["versions"]
+    page, complaints, requests = visit(
+        f"{server.base}/results/{token}", viewport={"width": 1000, "height": 500}
+    )
+    done(page)
+    loaded = "[...document.querySelectorAll('.card img')].every(i => i.naturalWidth === 160)"
+    wait_for(page, loaded)
+    full = {f"{server.base}/results/{token}/{version['file']}": version for version in versions}
+    # The slider shows two versions; the cards have thumbnails.
+    assert sorted(full[url]["id"] for url in requests if url in full) == [
+        "1-bicubic",
+        "1-mdsr-gamma-0.1",
+    ]
+    page.locator(".closeups").scroll_into_view_if_needed()
+    wait_for(page, "[...document.querySelectorAll('.crop img')].every(i => i.naturalWidth >= 600)")
+    assert {url for url in requests if url in full} == set(full)
+    assert complaints == []
 
 
 def test_the_sliders_and_the_close_ups(server: Server, visit: Callable[..., Visit]) -> None:
