@@ -84,13 +84,13 @@ def measure_folder(name: str, num: int, height: int, width: int) -> dict[str, fl
     from omegaconf import OmegaConf
     from PIL import Image
 
-    from commands.enhance import Pipeline, Task
     from datamodules.sample import photo
     from images.pixels import to_array
     from images.reading import read_photo
     from images.writing import write_photo
     from lightning_modules.enhancing import enhanced
     from networks.edsr import EDSR
+    from runs.enhancing import Pipeline, Task
     from system.device import keep_memory
     from system.progress import Bar
 

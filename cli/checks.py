@@ -24,7 +24,7 @@ from configuration import signatures
 from configuration.hints import called_elsewhere, fitting, key_meant, near, nearest
 from configuration.parsing import flatten
 from configuration.signatures import locate, shown
-from configuration.source import has_argument
+from configuration.source import has_argument, is_number
 from system.places import CONF
 
 OURS = ("hydra_plugins.launchers.", "hydra_plugins.study_sweeper.")
@@ -81,7 +81,16 @@ def class_texts(
     wrong = any(key_in(word) not in known for word in settings)
     if wrong and all(map(overrides.parses, arguments)):
         return {}
-    return dict(signatures.text_arguments("", cfg, [key_in(word) for word in arguments]))
+    keys = [key_in(word) for word in arguments]
+    return dict(signatures.text_arguments("", cfg, [key for key in keys if may_be_text(cfg, key)]))
+
+
+def may_be_text(cfg: DictConfig, key: str) -> bool:
+    """Return whether an argument can be text; False only if the source of its class says so."""
+    node, argument = holder(cfg, key)
+    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
+        return True
+    return not is_number(node["_target_"], argument)
 
 
 def check(
@@ -107,11 +116,20 @@ def check(
             valid = check_plugins(command, loader, valid, problems)
         here = not (multirun and on_cluster(command, words))
         wrong = {key_of(problem) for problem in problems} - {""}
-        for number, variant in enumerate(overrides.variants(valid)):
-            found = check_composed(command, variant, here=here, classes=not problems)
-            problems += [problem for problem in found if key_of(problem) not in wrong]
-            if number == 0 and not problems:
-                problems += check_values(command, variant, valid)
+        variants = list(overrides.variants(valid))
+
+        def found(*, classes: bool) -> list[str]:
+            each = [
+                check_composed(command, words, here=here, classes=classes) for words in variants
+            ]
+            return [one for some in each for one in some if key_of(one) not in wrong]
+
+        if problems or len(variants) > 1:  # classes take seconds to import: all else comes first
+            problems += found(classes=False)
+        if not problems:
+            problems += found(classes=True)
+        if not problems:
+            problems += check_values(command, variants[0], valid)
     raise_all(problems)
 
 

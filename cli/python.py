@@ -24,8 +24,8 @@ from cli.command_line import complete
 from cli.composing import composed, loaded
 from cli.execution import execute
 from cli.overrides import quoted
-from commands.enhance import Enhanced
 from lightning_modules.scoring import Rating
+from runs.enhancing import Enhanced
 from runs.invocation import Invocation
 from runs.results import Result
 from system.places import display_path

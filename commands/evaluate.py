@@ -102,7 +102,8 @@ def of_scorer(cfg: DictConfig, scorer: object, paths: list[str]) -> DictConfig:
     Raises:
         ValueError: if there are several, or if settings do not apply to it.
     """
-    from networks.nima import NIMA, VIEW_ARGUMENTS
+    from networks.nima import NIMA
+    from networks.views import VIEW_ARGUMENTS
     from runs.raters import view_of
 
     if len(paths) > 1:

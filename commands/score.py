@@ -7,13 +7,14 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
 from pydantic import BaseModel, PositiveInt
 
 from images.file_names import printable_name
 from images.finding import SearchResult, search
+from networks.views import Precision
 from runs.invocation import Invocation
 from runs.requirements import check_output, require_file
 from system.device import pick_device
@@ -51,7 +52,7 @@ class Options(BaseModel, strict=True):
     output: str | None
     sheet: str | None
     rows: PositiveInt | None
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     batch_size: PositiveInt
     num_workers: PositiveInt | None
     trusted: list[str]

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 MAX_IMPORTS = 4  # followed from the module that is named to the one that defines the class
@@ -19,6 +20,16 @@ def has_argument(name: str, argument: str) -> bool | None:
         return None
     names = {one.arg for one in (*found.posonlyargs, *found.args, *found.kwonlyargs)}
     return None if found.kwarg is not None and argument not in names else argument in names
+
+
+def is_number(name: str, argument: str) -> bool:
+    """Return whether a class's own constructor declares an argument as a number or boolean."""
+    found = constructor(name, MAX_IMPORTS)
+    for one in (*found.posonlyargs, *found.args, *found.kwonlyargs) if found else ():
+        if one.arg == argument and one.annotation is not None:
+            words = re.findall(r"\w+", ast.unparse(one.annotation))
+            return set(words) <= {"int", "float", "bool", "None", "Tensor"}
+    return False
 
 
 def constructor(name: str, imports: int) -> ast.arguments | None:

@@ -24,7 +24,6 @@ from datamodules.pairs import PairsDataModule, Photos
 from datamodules.photo_sets import (
     exclude_lr,
     find_lr,
-    is_one_folder,
     join_problems,
     name_photos,
     separate_splits,
@@ -32,7 +31,15 @@ from datamodules.photo_sets import (
 )
 from datamodules.store import Image, Source
 from images.file_names import printable_name
-from images.finding import FoundPhoto, SearchResult, as_list, base_folder, is_system, search
+from images.finding import (
+    FoundPhoto,
+    SearchResult,
+    as_list,
+    base_folder,
+    is_one_folder,
+    is_system,
+    search,
+)
 from images.pixels import to_array
 from system.places import expanded
 

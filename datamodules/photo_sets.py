@@ -15,7 +15,14 @@ from typing import NamedTuple
 from datamodules.listing import list_problems
 from datamodules.store import Source
 from images.file_names import printable_name
-from images.finding import FoundPhoto, SearchResult, base_folder, photos_by_name, search
+from images.finding import (
+    FoundPhoto,
+    SearchResult,
+    base_folder,
+    is_one_folder,
+    photos_by_name,
+    search,
+)
 from system.places import expanded
 
 log = logging.getLogger(__name__)
@@ -67,11 +74,6 @@ def rated_photos(given: Sequence[str], key: str) -> tuple[dict[str, str], Counte
         (above[one.entry] / one.relative_path).as_posix(): str(one.path) for one in found.photos
     }
     return dict(sorted(photos.items())), found.left_out
-
-
-def is_one_folder(given: Sequence[str]) -> bool:
-    """Return whether a single folder was given."""
-    return len(given) == 1 and expanded(given[0]).is_dir()
 
 
 def store_key(given: Sequence[str]) -> str:

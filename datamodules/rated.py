@@ -32,7 +32,8 @@ from datamodules.store import NAME_ENCODING, Image, PackedImages, Source
 from images.file_names import printable_name
 from images.finding import as_list, base_folder, numbers
 from images.pixels import to_array, to_bytes, to_unit
-from networks.nima import ResizeFilter, ResizeRule, check_view, resize_images
+from networks.nima import check_view, resize_images
+from networks.views import ResizeFilter, ResizeRule
 from system.places import expanded
 
 log = logging.getLogger(__name__)

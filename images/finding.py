@@ -385,3 +385,8 @@ def is_result(path: Path, stems: Collection[tuple[str, ...]]) -> bool:
         return False
     folders = path.parts[:-1]
     return any((*folders[k:], match[1]) in stems for k in range(len(folders) + 1))
+
+
+def is_one_folder(given: Sequence[str]) -> bool:
+    """Return whether a single folder was given."""
+    return len(given) == 1 and expanded(given[0]).is_dir()

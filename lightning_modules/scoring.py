@@ -14,7 +14,8 @@ from torch import Tensor
 
 from images.pixels import to_bytes, to_unit
 from images.reading import read_image_with_notes
-from networks.nima import NIMA, Precision, inference_copy, mean_score, std_score
+from networks.nima import NIMA, inference_copy, mean_score, std_score
+from networks.views import Precision
 
 BATCH_SIZE = 4  # large enough for a CPU: more make it no faster
 

@@ -12,7 +12,7 @@ Shape suffixes: B batch, C channels, H and W height and width, F features, K rat
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args, overload
+from typing import get_args, overload
 
 import numpy as np
 import torch
@@ -25,18 +25,14 @@ from images.reading import read_image
 from networks.backbones import BACKBONES, COUNTER, map_by_order
 from networks.keras_files import read_keras
 from networks.pretrained import load_pretrained
+from networks.views import VIEW_ARGUMENTS, Precision, ResizeFilter, ResizeRule
 from networks.weights import load_weights
 from system.places import expanded
 
-ResizeRule = Literal["squash", "short_side", "native"]
-ResizeFilter = Literal["bilinear", "nearest"]
-Precision = Literal["float32", "bfloat16"]
 # With fewer channels, casting takes the time that bfloat16 saves, and scores change by over 0.01.
 MIN_BF16_CHANNELS = 96
 MAX_SIDE = 30_000  # pixels
 MAX_VIEW = 4096  # pixels; the first layer takes half a gigabyte for an image of this size
-# The arguments of NIMA that determine what it sees of an image.
-VIEW_ARGUMENTS = ("resize_rule", "resize_filter", "resize", "crop")
 
 
 class NIMA(nn.Module):

@@ -7,7 +7,8 @@ from torch import nn
 
 from lightning_modules.checkpoint import load_network
 from lightning_modules.record import Record
-from networks.nima import NIMA, VIEW_ARGUMENTS
+from networks.nima import NIMA
+from networks.views import VIEW_ARGUMENTS
 
 
 def view_of(cfg: DictConfig, who: str) -> dict[str, Any]:

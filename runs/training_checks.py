@@ -12,7 +12,7 @@ from configuration.signatures import locate
 from configuration.trust import rebuild_problems
 from lightning_modules.checkpoint import read_record
 from lightning_modules.compiling import WITH_GRAPHS
-from networks.nima import VIEW_ARGUMENTS
+from networks.views import VIEW_ARGUMENTS
 from runs.identity import scores_always
 from runs.requirements import require_file, require_kind
 from system.places import program

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from commands import enhance
 from images.alpha import fill_hidden
 from images.reading import read_image
 from lightning_modules.enhancing import enhanced
 from networks.edsr import EDSR
+from runs import enhancing
 from system.files import temporary_prefix
 from tests.conftest import ROOT, Cli
 
@@ -229,7 +229,7 @@ def test_reading_and_writing_overlap_the_network(
         for step in ("read", "enhance", "write")
         for name in "abcdef"
     }
-    real = {name: getattr(enhance, name) for name in ("read_photo", "enhanced", "write_photo")}
+    real = {name: getattr(enhancing, name) for name in ("read_photo", "enhanced", "write_photo")}
 
     def begin(step: str, name: str, other: str) -> None:
         begun[f"{step} {name}"].set()
@@ -263,7 +263,7 @@ def test_reading_and_writing_overlap_the_network(
         return lost
 
     for name, function in [("read_photo", read), ("enhanced", apply), ("write_photo", write)]:
-        monkeypatch.setattr(enhance, name, function)
+        monkeypatch.setattr(enhancing, name, function)
     result = cli("enhance", "input=photos", f"checkpoint={enhancer}", "output=out")
     assert result.code == 0, result.out
     assert tree("out") == [f"{name}_x2.png" for name in "abcdef"]
@@ -290,7 +290,7 @@ def test_an_interrupted_run_leaves_finished_results(
             raise KeyboardInterrupt
         return enhanced(*given, **how)
 
-    monkeypatch.setattr(enhance, "enhanced", apply)
+    monkeypatch.setattr(enhancing, "enhanced", apply)
     words = ["enhance", "input=photos", f"checkpoint={enhancer}", "output=out"]
     assert cli(*words).code == 130
     assert tree("out") == ["a_x2.png", "b_x2.png"]

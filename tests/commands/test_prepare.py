@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands import prepare
+from datamodules import preparing
 from tests.conftest import Cli
 
 
@@ -35,7 +35,7 @@ def server(
     """DIV2K with tiny photos on a local server, and the command told of its address and sums."""
     root = tmp_path_factory.mktemp("server")
     sums = {}
-    for name in prepare.DIV2K_ARCHIVES:
+    for name in preparing.DIV2K_ARCHIVES:
         numbers = range(1, 801) if "train" in name else range(801, 901)
         scale = int(name[-1]) if "/" in name else 1
         suffix = f"x{scale}" if "/" in name else ""
@@ -55,18 +55,18 @@ def server(
     handler = functools.partial(Handler, directory=str(root))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        monkeypatch.setattr(prepare, "DIV2K_URL", f"http://127.0.0.1:{httpd.server_port}/")
-        monkeypatch.setattr(prepare, "DIV2K_ARCHIVES", sums)
+        monkeypatch.setattr(preparing, "DIV2K_URL", f"http://127.0.0.1:{httpd.server_port}/")
+        monkeypatch.setattr(preparing, "DIV2K_ARCHIVES", sums)
         yield requests
         httpd.shutdown()
 
 
 def test_addresses_and_sums_are_those_of_div2k() -> None:
-    assert prepare.DIV2K_URL == "http://data.vision.ee.ethz.ch/cvl/DIV2K/"
-    assert len(prepare.DIV2K_ARCHIVES) == 8
-    assert prepare.DIV2K_ARCHIVES["DIV2K_train_HR"][0] == "bdc2d9338d4e574fe81bf7d158758658"
-    assert len({md5 for md5, _ in prepare.DIV2K_ARCHIVES.values()}) == 8
-    assert all(len(md5) == 32 for md5, _ in prepare.DIV2K_ARCHIVES.values())
+    assert preparing.DIV2K_URL == "http://data.vision.ee.ethz.ch/cvl/DIV2K/"
+    assert len(preparing.DIV2K_ARCHIVES) == 8
+    assert preparing.DIV2K_ARCHIVES["DIV2K_train_HR"][0] == "bdc2d9338d4e574fe81bf7d158758658"
+    assert len({md5 for md5, _ in preparing.DIV2K_ARCHIVES.values()}) == 8
+    assert all(len(md5) == 32 for md5, _ in preparing.DIV2K_ARCHIVES.values())
 
 
 @pytest.mark.slow
@@ -119,8 +119,8 @@ def test_bad_photos_of_div2k_are_named(cli: Cli, folder: Path, server: Requests)
 def test_wrong_checksum_ends_it(
     cli: Cli, folder: Path, server: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sums = prepare.DIV2K_ARCHIVES | {"DIV2K_valid_HR": ("0" * 32, None)}
-    monkeypatch.setattr(prepare, "DIV2K_ARCHIVES", sums)
+    sums = preparing.DIV2K_ARCHIVES | {"DIV2K_valid_HR": ("0" * 32, None)}
+    monkeypatch.setattr(preparing, "DIV2K_ARCHIVES", sums)
     done = cli("prepare", "dataset=div2k", "scales=[2]")
     assert done.code == 2
     assert "DIV2K_valid_HR.zip: the checksum is wrong" in done.err

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from datamodules.sample import photo
 from images.pixels import to_unit
 from lightning_modules.checkpoint import load_scorer
-from networks.nima import NIMA, ResizeFilter, ResizeRule, mean_score, resize_images
+from networks.nima import NIMA, mean_score, resize_images
+from networks.views import ResizeFilter, ResizeRule
 from tests.conftest import SAMPLE_SCORER
 
 
