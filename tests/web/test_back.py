@@ -35,11 +35,14 @@ def visited(browser: Any, server: Server) -> Any:  # noqa: ANN401
 
 
 def choose(page: Any) -> None:  # noqa: ANN401
-    """Two photos, a task that is not the first, and one model less."""
+    """Two photos, a task that is not the first, and another model."""
     photos = [file("first.png", picture(40, 30)), file("höhe 水.png", picture(30, 20))]
     page.set_input_files("#files", photos)
     page.locator("text=Enlarge x2").click()
-    page.locator("input[type=checkbox]:visible").nth(1).uncheck()
+    boxes = page.locator("input[type=checkbox]:visible")
+    assert [box.is_checked() for box in boxes.all()] == [True, False, False, False]
+    boxes.nth(0).uncheck()
+    boxes.nth(2).check()
     page.wait_for_selector("#enhance:enabled")
 
 
@@ -51,7 +54,7 @@ def check_kept(page: Any) -> None:  # noqa: ANN401
     ]
     assert "40 x 30 pixels" in entries.first.inner_text()
     boxes = page.locator("input[type=checkbox]:visible").all()
-    assert [box.is_checked() for box in boxes] == [True, False, True, True]
+    assert [box.is_checked() for box in boxes] == [False, False, True, False]
 
 
 def back(page: Any, server: Server) -> None:  # noqa: ANN401
