@@ -1,6 +1,6 @@
 """Strongly augmented crops of photos, for a scorer that learns from another one.
 
-    python benchmarks/augmented_crops.py PHOTOS [PHOTOS ...] --output crops --num 24000
+    python benchmarks/augmented_crops.py PHOTOS [PHOTOS ...] --output crops [--num 24000] [--short]
 
 Writes `crops/images/*.jpg`, at the photos' own resolution, and `crops/val.txt`, the crops of every
 twentieth photo. Then a teacher rates them, and a student is trained on its ratings, by ordinary
@@ -13,7 +13,8 @@ commands:
 The student should make its small picture of a crop as the teacher does:
 scorer.resize_filter=nearest for one that takes single pixels.
 
-Crop k is a function of the seed and k alone.
+Crop k is a function of the seed and k alone. `--short` makes 20 crops, and without PHOTOS they are
+of the built-in ones.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 import torch
 from PIL import Image, ImageEnhance
 
@@ -31,6 +33,7 @@ from images.pixels import to_array, to_tensor
 from images.reading import read_image
 from system.progress import progress
 
+BUILT_IN = [Path(skimage.data.__file__).with_name(name) for name in ("chelsea.png", "coffee.png")]
 SIDE = 224  # pixels that a crop has on each side at least, where the photo has them
 WHOLE = 0.3  # share of crops that are whole photos, which is what scorers are asked about
 
@@ -87,13 +90,18 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("photos", nargs="+", help="folders of photos")
+    parser.add_argument("photos", nargs="*", help="folders of photos")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--num", type=int, default=24_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--short", action="store_true", help="20 crops, in seconds")
     given = parser.parse_args(arguments)
+    if given.short:
+        given.num = min(given.num, 20)
+    elif not given.photos:
+        parser.error("PHOTOS: folders of photos; only --short takes the built-in ones instead")
     torch.set_num_threads(1)
-    photos = [path for folder in given.photos for path in search(folder).paths]
+    photos = [path for folder in given.photos for path in search(folder).paths] or BUILT_IN
     folder = given.output / "images"
     folder.mkdir(parents=True, exist_ok=True)
     held_out = []

@@ -1,23 +1,21 @@
 """Measures how fast training data come, beside other ways of reading them; writes a report.
 
-python benchmarks/data_loading.py [photos=FOLDER] [output=FILE.md] [seconds=N]
+python benchmarks/data_loading.py [--photos FOLDER] [--seconds N] [--short] [--output FILE.md]
 
 Every number is the median of several repeats, with the lowest and the highest. What is compared
 takes turns, so that a busy moment of the machine meets all of it. One thread per process, but for
-training steps. The other ways are loops in the manner of the code bases that are named.
+training steps. The other ways are loops in the manner of the code bases that are named. Takes ten
+minutes and 1.5 GB in a temporary folder; `--short` compares ways of reading a pair of patches.
 """
 
-import argparse
 import csv
 import gc
 import multiprocessing
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from other_ways import (
     HAS_LMDB,
     HEIGHT,
+    NUM_PHOTOS,
     SCALE,
     SUB,
     WIDTH,
@@ -39,6 +38,7 @@ from other_ways import (
     read_png,
 )
 from PIL import Image
+from report import Row, command_line, hand_over, heading, publish
 from torch.utils.data import DataLoader
 
 from datamodules.ava import AVA
@@ -75,15 +75,22 @@ def pull(batches: Iterator[Any], finish: Callable[[Any], Any] | None = None) -> 
     return work
 
 
-def measure(ways: dict[str, Callable[[], int]], seconds: float) -> dict[str, list[float]]:
-    """Seconds per sample of each way in each round; the first round is not counted."""
+def measure(
+    ways: dict[str, Callable[[], int]],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds per sample of each way in each round; the first round is not counted.
+
+    On a busy machine, `time.process_time` is a fair clock for ways without other processes.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS + 1):
         for name, work in ways.items():
-            count, elapsed, start = 0, 0.0, time.perf_counter()
+            count, elapsed, start = 0, 0.0, clock()
             while elapsed < seconds / ROUNDS:
                 count += work()
-                elapsed = time.perf_counter() - start
+                elapsed = clock() - start
             times[name].append(elapsed / count)
     return {name: values[1:] for name, values in times.items()}
 
@@ -148,16 +155,20 @@ def wait(device: torch.device) -> None:
 # What is measured, one function per table.
 
 
-def compare_ways(folder: Path, seconds: float) -> str:
-    """One pair of patches, by this project and by others."""
+def compare_ways(
+    folder: Path, seconds: float, sizes: Sequence[int] = (96, 192), num_photos: int = NUM_PHOTOS
+) -> tuple[str, list[Row]]:
+    """One pair of patches, by this project and by others; the first HR size is 96."""
     readers: dict[str, Read] = {
-        "whole PNG files (EDSR `--ext img`, BasicSR on whole images, super-image)": read_png,
-        "pickled arrays (EDSR `--ext sep`)": read_pickle,
+        "whole PNG files (EDSR `--ext img`, BasicSR on whole images, super-image)": partial(
+            read_png, num_photos=num_photos
+        ),
+        "pickled arrays (EDSR `--ext sep`)": partial(read_pickle, num_photos=num_photos),
     }
     png, sep = readers
     if HAS_LMDB:
         readers[f"sub-images of {SUB} pixels in LMDB (BasicSR)"] = ReadSubImages(folder)
-    sizes, results = (96, 192), []
+    results = []
     for size in sizes:
         ways = {}
         for name, read in readers.items():
@@ -165,32 +176,38 @@ def compare_ways(folder: Path, seconds: float) -> str:
             ways[name] = pull(endless(DataLoader(data, BATCH, shuffle=True)))
         ours = endless(pairs(folder, size).train_dataloader())
         ways |= {"loader": pull(ours), "ready": pull(ours, PatchBatch.to_unit)}
-        results.append(measure(ways, seconds))
-    rows = [["ms per pair"]]
+        results.append(measure(ways, seconds, time.process_time))
+    rows = [["ms of CPU per pair"]]
     rows[0] += [f"{size}/{size // SCALE}: {what}" for size in sizes for what in ("loader", "ready")]
     for name in readers:
         rows.append([name, *(spread(times[name], 1e3) for times in results for _ in "ab")])
     ours_too = [spread(times[what], 1e3) for times in results for what in ("loader", "ready")]
     rows.append(["this project", *ours_too])
     targets = [["target", *(f"{size}/{size // SCALE}" for size in sizes)]]
-    loader = [spread(times["loader"], 1e3) for times in results]
-    holds = "holds" if np.median(results[0]["loader"]) <= 1e-4 else "missed"
-    targets.append(["loader: 0.1 ms a pair at most at 96/48", f"{loader[0]}: {holds}", loader[1]])
+    first, *more = [spread(times["loader"], 1e3) for times in results]
+    first += ": holds" if np.median(results[0]["loader"]) <= 1e-4 else ": missed"
+    targets.append(["loader: 0.1 ms a pair at most at 96/48", first, *more])
     for name, aim in ((sep, 10), (png, 600)):
         targets.append([f"ready: {aim} times faster than {name.partition(' (')[0]}"])
         for times in results:
             factors = ratio(times["ready"], times[name])
             holds = "holds" if np.median(factors) >= aim else "missed"
             targets[-1].append(f"{spread(factors)}: {holds}")
-    return section(
+    ms = {name: float(np.median(values)) * 1e3 for name, values in results[0].items()}
+    what = "a pair of 96/48 patches"
+    handed = [
+        Row(f"{what} from the loader, ms of CPU", ms["loader"], None, "at most 0.1", "0.029"),
+        Row(f"{what}, float32, beside pickled photos", ms["ready"], ms[sep], "", "0.044"),
+    ]
+    parts = section(
         "A pair of patches",
         rows,
         "`loader` is a batch of 16 as the loader leaves it, `ready` the same up to flipped and "
         "rotated float32 patches; the other ways' loaders do all of that themselves, so it is one "
         "number. PNG is decoded by Pillow everywhere."
-        + ("" if HAS_LMDB else " BasicSR's sub-images were left out: lmdb is not installed.")
-        + "\n\n",
+        + ("\n\n" if HAS_LMDB else " BasicSR's way was left out: lmdb is not installed.\n\n"),
     ) + section("Targets", targets, "Ratios are taken round by round.")
+    return parts, handed
 
 
 def count_workers(folder: Path, seconds: float) -> str:
@@ -286,7 +303,7 @@ def rated_photos(folder: Path, seconds: float) -> str:
     for name, exact in (("JPEG, resized by the scorer's rule", True), ("JPEG, by Pillow", False)):
         data = EachPhoto(paths, exact=exact)
         ways[name] = pull(endless(DataLoader(data, 128, shuffle=True)))
-    times = measure(ways, seconds)
+    times = measure(ways, seconds, time.process_time)
     ours = next(iter(times.values()))
     rows = [["way", "photos per second and core", "the store is faster by"]]
     for name, values in times.items():
@@ -392,80 +409,41 @@ def worker_memory(folder: Path) -> str:
     )
 
 
-def machine() -> list[str]:
-    """What it was measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return [
-        f"- {[*names, platform.processor()][0]}, {num_cores()} cores, {ram:.0f} GB; GPU: {gpu}",
-        f"- Python {platform.python_version()}, PyTorch {torch.__version__}, "
-        f"NumPy {np.__version__}, {platform.system()}",
-    ]
-
-
 def main() -> None:
-    """Measures everything, and writes the report after the last table."""
-    today = date.today().isoformat()
-    parser = argparse.ArgumentParser(
-        description="Measures how fast training data come, beside other ways of reading them. "
-        "Takes five minutes, and 1.5 GB in a temporary folder that is removed."
-    )
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="key=value",
-        help=f"photos=FOLDER with photos of at least {WIDTH}x{HEIGHT} (default: made of built-in "
-        f"ones); output=FILE.md (default: benchmarks/data_loading_{today}.md); seconds=N for each "
-        "number (default: 3)",
-    )
-    given = dict(word.partition("=")[::2] for word in parser.parse_args().settings)
-    allowed = {"photos": "", "output": f"benchmarks/data_loading_{today}.md", "seconds": "3"}
-    if wrong := [key for key in given if key not in allowed]:
-        parser.error(f"{', '.join(wrong)}: allowed are {', '.join(allowed)}")
-    settings = allowed | given
-    load = os.getloadavg()[0]
+    """Measures what was asked for, and writes the report after the last table."""
+    parser = command_line(__doc__)
+    parser.add_argument("--photos", help=f"folder of photos of at least {WIDTH}x{HEIGHT}")
+    parser.add_argument("--seconds", type=float, help="for each number (3; with --short 0.2)")
+    options = parser.parse_args()
+    seconds = options.seconds or (0.2 if options.short else 3)
+    num_photos = 3 if options.short else NUM_PHOTOS
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            output, seconds = Path(settings["output"]), float(settings["seconds"])
-            photos = make_photos(folder, settings["photos"] or None)
+            photos = make_photos(folder, options.photos, num_photos)
         except ValueError as error:
             parser.error(str(error))
-        tables: list[Callable[[], str]] = [
-            lambda: compare_ways(folder, seconds),
-            lambda: count_workers(folder, seconds),
-            lambda: training_share(folder),
-            lambda: on_device(folder, seconds),
-            lambda: rated_photos(folder, seconds),
-            lambda: opening(folder),
-            lambda: worker_memory(folder),
-        ]
-        parts = []
-        for table in tables:
-            parts.append(table())
-            print(parts[-1], end="\n\n", flush=True)
-    # Where files lie on this machine says nothing to others; what they are called may.
-    words = [
-        f"{key}={value if key == 'seconds' else Path(value).name}" for key, value in given.items()
-    ]
-    intro = [
-        f"# Data loading, {today}",
-        "",
-        *machine(),
-        f"- load average {load:.1f} when it began",
-        f"- {photos}; everything in the system's file cache",
-        f"- `{' '.join(['python benchmarks/data_loading.py', *words])}`",
-        "",
-        f"Medians of {ROUNDS} rounds, in which every way of a table has its turn (lowest-highest).",
-        "One thread per process, but for training steps.",
-    ]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("\n\n".join(["\n".join(intro), *parts]) + "\n")
-    print(f"wrote {output}")
+        sizes = (96,) if options.short else (96, 192)
+        compared, rows = compare_ways(folder, seconds, sizes, num_photos)
+        parts = [compared]
+        if not options.short:
+            parts += [
+                count_workers(folder, seconds),
+                training_share(folder),
+                on_device(folder, seconds),
+                rated_photos(folder, seconds),
+                opening(folder),
+                worker_memory(folder),
+            ]
+    lines = heading(
+        "Data loading",
+        f"{photos}; everything in the system's file cache",
+        f"medians of {ROUNDS} rounds, in which every way of a table has its turn (lowest-highest)",
+        "one thread per process, but for training steps",
+    )
+    publish([*lines, "\n\n".join(parts)], options.output)
+    hand_over(rows, options.json)
 
 
 if __name__ == "__main__":

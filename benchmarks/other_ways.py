@@ -5,6 +5,7 @@ each sample: EDSR-PyTorch, BasicSR, super-image, and what is usual for rated pho
 H x W x 3 arrays, LR half as large as HR; `folder` is where `make_photos` put them.
 """
 
+import importlib
 import importlib.util
 import io
 import pickle
@@ -77,8 +78,13 @@ class MakePhoto:
             small.save(self.folder / "rated" / f"{k:04}_{j}.jpg", quality=90)
 
 
-def make_photos(folder: Path, photos: str | None) -> str:
+def make_photos(folder: Path, photos: str | None, num_photos: int = NUM_PHOTOS) -> str:
     """Makes the photos that everything is measured on.
+
+    Args:
+        folder: where to.
+        photos: folder of large photos to cut them from; the built-in ones if None.
+        num_photos: number of photos.
 
     Returns:
         What they are.
@@ -94,31 +100,31 @@ def make_photos(folder: Path, photos: str | None) -> str:
             if max(image.size) >= WIDTH and min(image.size) >= HEIGHT:
                 given.append(path)
     if photos and not given:
-        raise ValueError(f"photos={photos}: no photo of at least {WIDTH}x{HEIGHT} in this folder")
-    make = MakePhoto(folder, given[:NUM_PHOTOS])
-    list(map_parallel(make, range(NUM_PHOTOS), "making photos"))
+        raise ValueError(f"--photos {photos}: no photo of at least {WIDTH}x{HEIGHT} in this folder")
+    make = MakePhoto(folder, given[:num_photos])
+    list(map_parallel(make, range(num_photos), "making photos"))
     megabytes = np.mean([path.stat().st_size for path in (folder / "HR").iterdir()]) / 1e6
     again = ", the same ones flipped where there are fewer"
-    what = f"crops of {min(len(given), NUM_PHOTOS)} given photos{again}"
+    what = f"crops of {min(len(given), num_photos)} given photos{again}"
     if not given:
         what = f"made of scikit-image's {len(BUILT_IN)} colour photos, mirrored until they are "
         what += f"large enough, with noise of one grey level{again}"
     return (
-        f"{NUM_PHOTOS} photos of {WIDTH}x{HEIGHT}, {what}; "
+        f"{num_photos} photos of {WIDTH}x{HEIGHT}, {what}; "
         f"{megabytes:.1f} MB a PNG file (DIV2K: 4.4 MB)"
     )
 
 
-def read_png(folder: Path, k: int) -> Arrays:
+def read_png(folder: Path, k: int, num_photos: int = NUM_PHOTOS) -> Arrays:
     """Whole PNG files."""
-    names = [folder / side / f"{k % NUM_PHOTOS:04}.png" for side in ("LR", "HR")]
+    names = [folder / side / f"{k % num_photos:04}.png" for side in ("LR", "HR")]
     lr, hr = (np.asarray(Image.open(name).convert("RGB")) for name in names)
     return lr, hr
 
 
-def read_pickle(folder: Path, k: int) -> Arrays:
+def read_pickle(folder: Path, k: int, num_photos: int = NUM_PHOTOS) -> Arrays:
     """Whole photos that were decoded once and pickled."""
-    names = [folder / "sep" / side / f"{k % NUM_PHOTOS:04}.pt" for side in ("LR", "HR")]
+    names = [folder / "sep" / side / f"{k % num_photos:04}.pt" for side in ("LR", "HR")]
     lr, hr = (pickle.loads(name.read_bytes()) for name in names)
     return lr, hr
 
@@ -127,8 +133,7 @@ class ReadSubImages:
     """PNG-compressed sub-images in LMDB; float32 in [0, 1] as soon as they are decoded."""
 
     def __init__(self, folder: Path) -> None:
-        import lmdb  # type: ignore[import-not-found]
-
+        lmdb: Any = importlib.import_module("lmdb")
         self.databases = []
         for side, size in (("LR", SUB // SCALE), ("HR", SUB)):
             database = lmdb.open(str(folder / f"{side}.lmdb"), map_size=1 << 32, readahead=False)
