@@ -1,15 +1,15 @@
 """Measures training on a GPU: throughput, share of its peak, memory, and where the time goes.
 
-    python benchmarks/gpu.py [--output FILE.md] [--rounds 3] [--only TEXT]
+    python benchmarks/gpu.py [--short] [--output FILE.md] [--rounds 3] [--only TEXT]
 
 Steps of `EnhancementModule` and `NIMAModule` in a bare loop, as Lightning takes them, without data
 and logging. Each way is a process of its own; all of them start and compile side by side, then
 they are measured one at a time, in turns. The arithmetic is counted by
 `torch.utils.flop_counter`, forward and backward, the scorer included. PyTorch lets cuDNN use TF32
-in float32 convolutions, so that is what their share refers to.
+in float32 convolutions, so that is what their share refers to. `loop.py --gpu` compares a step of
+`python run.py` with a bare loop, and `grid.py` ways to run several trainings on one GPU.
 """
 
-import argparse
 import collections
 import json
 import statistics
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from report import heading, publish, spread
+from report import Row, command_line, hand_over, heading, publish, skip, spread
 
 ROUND = 0.4  # seconds
 DTYPES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
@@ -100,6 +100,7 @@ TABLES: dict[str, list[Way]] = {
         ("nima", 192, 512, "bf16", True),
     ),
 }
+SHORT = Way("edsr", 48, 16, "bf16", GRAPHS)
 PROFILED = [
     Way("edsr", 48, 16, "bf16"),
     Way("edsr", 48, 16, "bf16", GRAPHS),
@@ -308,12 +309,15 @@ def main() -> None:
     """Measures and prints the report."""
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path)
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="tables whose title has this")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        skip("there is no GPU", options.json)
     tables = {title: each for title, each in TABLES.items() if options.only in title}
+    if options.short:
+        tables = {"EDSR baseline x2, 48 -> 96": [SHORT]}
     wanted = [way for each in tables.values() for way in each]
     workers = {way: Worker(way) for way in wanted}
     for way, worker in list(workers.items()):
@@ -354,6 +358,9 @@ def main() -> None:
     for worker in workers.values():
         worker.end()
     publish(lines, options.output)
+    if SHORT in workers:
+        what = f"a step of EDSR baseline on a GPU in a bare loop, {SHORT.title}, ms"
+        hand_over([Row(what, 1e3 * statistics.median(workers[SHORT].seconds))], options.json)
 
 
 if __name__ == "__main__":

@@ -139,9 +139,16 @@ def test_launching() -> None:
         config.check("train", [*launching.JOB, *given], multirun="-m" in words)
 
 
+def test_grid() -> None:
+    words = [word for word in benchmark("grid").JOB if word != "trainer=gpu"]  # checked for a GPU
+    config.check("train", [*words, "hydra.launcher.share=4"], multirun=True)
+
+
 def test_loop(folder: Path) -> None:
     loop = benchmark("loop")
-    loop.measure(2, 1)
+    words = [word for word in loop.GPU if word != "trainer=gpu"]  # checked for a GPU
+    config.check("train", words, multirun=False)
+    loop.measure(2, 1, *loop.CPU)
     assert [len(loop.FOUND[way]) for way in (loop.OURS, loop.BARE, loop.EMPTY)] == [1, 1, 1]
 
 
