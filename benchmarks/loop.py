@@ -112,7 +112,7 @@ class Bare:
         """Return the same patches as the training, or, on a GPU, random ones that stay there."""
         data, device = copy.copy(trainer.datamodule), trainer.strategy.root_device
         if device.type == "cpu":
-            return (batch.to_unit() for batch in data.train_dataloader())
+            return (data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
         sides = (data.patch_size, data.patch_size * data.scales[0])
         shapes = [(data.batch_size, 3, side, side) for side in sides]
         return repeat(PairBatch(*(torch.rand(shape, device=device) for shape in shapes)))
@@ -121,15 +121,16 @@ class Bare:
 class Empty(L.LightningModule):
     """The least that trains the network."""
 
-    def __init__(self, net: nn.Module, optimizers: OptimizerLRScheduler) -> None:
+    def __init__(self, net: nn.Module, optimizers: OptimizerLRScheduler, data: Any) -> None:  # noqa: ANN401
         super().__init__()
         self.net = net
         self.optimizers_and_schedules = optimizers
+        self.data = data
         self.start = 0.0
 
     def training_step(self, batch: Any) -> Tensor:  # noqa: ANN401
         """Compute the loss."""
-        pair = batch.to_unit()
+        pair = self.data.on_after_batch_transfer(batch, 0)
         return l2_loss(self.net(pair.lr_BCHW), pair.hr_BCHW)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -148,6 +149,7 @@ class Empty(L.LightningModule):
 def alone(trainer: Any, trained: Any) -> None:  # noqa: ANN401
     """Measure a Trainer that does nothing else, over an epoch of the same patches."""
     net = copy.deepcopy(trained.net)
+    data = copy.copy(trainer.datamodule)
     built = configure([(net, 1.0)], trained.optimizer, trained.schedule, num_steps=1)
     plain = L.Trainer(
         accelerator="cpu",
@@ -158,7 +160,7 @@ def alone(trainer: Any, trained: Any) -> None:  # noqa: ANN401
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    plain.fit(Empty(net, built), copy.copy(trainer.datamodule).train_dataloader())
+    plain.fit(Empty(net, built, data), data.train_dataloader())
 
 
 def measure(steps: int, rounds: int, *settings: str) -> None:
