@@ -1,6 +1,7 @@
 """Show training progress: a bar on a terminal, lines of text in a pipe or a file."""
 
 import logging
+import time
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
@@ -11,6 +12,8 @@ from system.progress import ProgressTimer
 
 log = logging.getLogger(__name__)
 
+RATE = 10  # times a second that the bar is drawn; at Lightning's 100, a core is busy with it
+
 
 class ProgressBarOrLines(RichProgressBar):
     """Lightning's progress bar, or lines of text if there is no terminal.
@@ -20,7 +23,8 @@ class ProgressBarOrLines(RichProgressBar):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(refresh_rate=RATE)
+        self.updated = 0.0
         console = get_console()
         self.lines = not (console.is_terminal or console.is_jupyter)
         if self.lines:
@@ -44,9 +48,11 @@ class ProgressBarOrLines(RichProgressBar):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Write a line if one is due."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        """Update the bar, or write a line, if it is due."""
         done, total = batch_idx + 1, trainer.num_training_batches
+        if self.is_enabled and (done == total or time.monotonic() > self.updated + 1 / RATE):
+            self.updated = time.monotonic()
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self.speaks(trainer) and self.epoch.is_due(done, total):
             part = trainer.accumulate_grad_batches
             loss = trainer.callback_metrics.get("train/loss")
@@ -56,6 +62,16 @@ class ProgressBarOrLines(RichProgressBar):
                 "" if loss is None else f"train/loss {loss.item():.4g}",
                 self.training.time_left(trainer.global_step, trainer.estimated_stepping_batches),
             )
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what the bar shows: the metrics logged for it, or else the latest loss."""
+        metrics = super().get_metrics(trainer, pl_module)
+        loss = trainer.callback_metrics.get("train/loss")
+        if loss is not None and not trainer.progress_bar_metrics:
+            metrics["train/loss"] = loss.item()
+        return metrics
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of a validation."""
