@@ -13,7 +13,13 @@ from lightning_modules.attached import attached
 from lightning_modules.compiling import WITH_GRAPHS, compile_in_place
 from lightning_modules.kinds import Kind
 from lightning_modules.metrics import MicroBatchMeans
-from lightning_modules.schedules import OptimizerFactory, Schedule, apply_schedule, configure
+from lightning_modules.schedules import (
+    OptimizerFactory,
+    Schedule,
+    apply_schedule,
+    configure,
+    fused,
+)
 
 
 class TrainedModule(L.LightningModule):
@@ -104,5 +110,11 @@ class TrainedModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and its schedule over the whole training."""
-        num_steps = int(self.trainer.estimated_stepping_batches)
-        return configure(self.parameter_groups(), self.optimizer, self.schedule, num_steps)
+        trainer, optimizer = self.trainer, self.optimizer
+        # In mixed precision Lightning refuses to clip the gradients of fused optimizers, and those
+        # unscale float16 gradients themselves, which a checkpoint of another kind does not expect.
+        may_fuse = trainer.gradient_clip_val is None and trainer.precision != "16-mixed"
+        if may_fuse and trainer.strategy.root_device.type == "cuda":
+            optimizer = fused(optimizer)
+        num_steps = int(trainer.estimated_stepping_batches)
+        return configure(self.parameter_groups(), optimizer, self.schedule, num_steps)

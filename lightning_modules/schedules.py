@@ -4,6 +4,8 @@ Nothing is accumulated, so a resumed run cannot apply a schedule twice, and a ru
 goes on with the schedule of its new length.
 """
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,6 +100,13 @@ class WarmUp:
         """Return the factor on the learning rate at `progress` (0..1) of the training."""
         rise = min(1.0, (progress + FIRST) / self.share) if self.share else 1.0
         return rise * self.then(progress)
+
+
+def fused(optimizer: OptimizerFactory) -> OptimizerFactory:
+    """Return an optimizer that updates all weights by one GPU kernel, if it can and may choose."""
+    known = inspect.signature(optimizer).parameters
+    free = all(name in known and known[name].default is None for name in ("fused", "foreach"))
+    return functools.partial(optimizer, fused=True) if free else optimizer
 
 
 def configure(

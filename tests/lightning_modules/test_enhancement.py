@@ -32,7 +32,7 @@ from lightning_modules.loggers import RunCSV
 from lightning_modules.losses import HybridLoss
 from lightning_modules.metric_names import is_baseline
 from lightning_modules.picture_callbacks import BeforeAfter
-from lightning_modules.schedules import Constant, Cosine, Exponential, Steps
+from lightning_modules.schedules import Constant, Cosine, Exponential, Steps, fused
 from networks.bicubic import Bicubic
 from networks.edsr import EDSR
 from networks.mdsr import MDSR
@@ -78,6 +78,18 @@ def test_schedules() -> None:
     assert steps == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
     with pytest.raises(ValueError, match="places"):
         Steps([1.5])
+
+
+def test_optimizers_are_fused_unless_they_say_how_they_compute() -> None:
+    layer = torch.nn.Linear(1, 1)
+    free = (partial(torch.optim.Adam, lr=1e-3, betas=(0.8, 0.9)), partial(torch.optim.SGD, lr=1))
+    for factory in free:
+        (group,) = fused(factory)(layer.parameters()).param_groups
+        assert group["fused"]
+        assert group["lr"] == factory.keywords["lr"]
+    adam = torch.optim.Adam
+    for told in (partial(adam, foreach=True), partial(adam, fused=False), torch.optim.Rprop):
+        assert fused(told) is told
 
 
 def last_layer(module: EnhancementModule) -> torch.nn.Conv2d:
