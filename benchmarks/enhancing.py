@@ -10,7 +10,6 @@ own, in turns. Memory is the peak of the whole process, PyTorch included. CPU ti
 threads. `--short` takes one round, small photos, and only the ways in which they differ.
 """
 
-import argparse
 import json
 import resource
 import statistics
@@ -21,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from report import heading, publish, spread
+from report import Row, command_line, hand_over, heading, publish, spread
 
 HEIGHT, WIDTH = 678, 1020
 PLAIN, AS_SET, BF16 = SHORT_WAYS = (
@@ -120,10 +119,7 @@ def measure_folder(name: str, num: int, height: int, width: int) -> dict[str, fl
 
 def main() -> None:
     """Measures and prints the report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--short", action="store_true")
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     rounds, num = (1, 8) if options.short else (3, 24)
     size = [str(side // (4 if options.short else 1)) for side in (HEIGHT, WIDTH)]
     folder_size = [str(side // (2 if options.short else 1)) for side in (HEIGHT, WIDTH)]
@@ -153,6 +149,23 @@ def main() -> None:
         *(row(name, found, PLAIN_LOOP, memory=False) for name in FOLDER_WAYS),
     ]
     publish(lines, options.output)
+    small, many = f"one photo of {' x '.join(reversed(size))}", f"a folder of {num} photos"
+    hand_over(
+        [
+            Row(f"{what}, {name}, s", middle(found[name]), middle(found[base]), before=before)
+            for what, name, base, before in (
+                (small, AS_SET, PLAIN, "0.81, at 1020 x 678"),
+                (small, BF16, PLAIN, "0.37, at 1020 x 678"),
+                (many, PIPELINE, PLAIN_LOOP, "about 1: one after the other"),
+            )
+        ],
+        options.json,
+    )
+
+
+def middle(runs: list[dict[str, float]]) -> float:
+    """The median of the seconds."""
+    return statistics.median(run["seconds"] for run in runs)
 
 
 def row(

@@ -8,7 +8,6 @@ the binary store, hashes included. The reference decodes each photo, makes the s
 writes them as .npy files, in a loop in one thread. Both take turns. CPU time includes children.
 """
 
-import argparse
 import csv
 import resource
 import statistics
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from report import heading, publish, spread
+from report import Row, command_line, hand_over, heading, publish, spread
 
 from datamodules.degradations import shrink
 from datamodules.folders import PhotoFolders
@@ -136,8 +135,8 @@ def measure(case: Case, rounds: int, num_threads: int) -> tuple[list[Cost], list
     return us[1:], them[1:]
 
 
-def row(case: Case, rounds: int, num_threads: int) -> str:
-    """Measure photos and return a row of the table."""
+def row(case: Case, rounds: int, num_threads: int) -> tuple[str, Row]:
+    """Measure photos and return a row of the table, and of that of `make bench`."""
     us, them = measure(case, rounds, num_threads)
     ratios = [a.cpu / b.cpu for a, b in zip(us, them, strict=True)]
     verdict = "holds" if statistics.median(ratios) <= MOST_CPU else "missed"
@@ -153,18 +152,19 @@ def row(case: Case, rounds: int, num_threads: int) -> str:
         f"{case.before:g}",
         verdict,
     ]
-    return f"| {' | '.join(cells)} |"
+    us_cpu, them_cpu = (statistics.median(one.cpu for one in costs) for costs in (us, them))
+    what = f"packing {case.num} photos of {case.width}x{case.height}, {case.what}, s of CPU"
+    asked, before = f"at most {MOST_CPU}", f"{case.before:g} times the reference"
+    return f"| {' | '.join(cells)} |", Row(what, us_cpu, them_cpu, asked, before)
 
 
 def main() -> None:
     """Measures and prints the report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--short", action="store_true", help="fewer photos and rounds")
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     rounds = 3 if options.short else 7
     cases = [case._replace(num=min(case.num, 60)) for case in CASES] if options.short else CASES
     num_threads = torch.get_num_threads()
+    rows = [row(case, rounds, num_threads) for case in cases]
     lines = [
         *heading(
             "Packing photos",
@@ -173,9 +173,10 @@ def main() -> None:
         ),
         f"| photos | wall, ours | CPU, ours | CPU, reference | ratio | 0.1 | at most {MOST_CPU} |",
         "|---|---|---|---|---|---|---|",
-        *(row(case, rounds, num_threads) for case in cases),
+        *(line for line, _ in rows),
     ]
     publish(lines, options.output)
+    hand_over([short for _, short in rows], options.json)
 
 
 if __name__ == "__main__":
