@@ -1,6 +1,6 @@
 # make demo   train EDSR against the scorer that ships, evaluate, enhance a photo     (about 4 minutes)
 # make test   ruff, mypy, pytest
-# make test-slurm the tests on a real SLURM, which take as long again
+# make test-slurm the tests on a real SLURM, which wait for its queue most of the time (8 minutes)
 # make lint   ruff and mypy alone
 # make test-fast  the tests that take seconds each: no browser, no ranks, no cluster
 # make coverage   the lines that those tests miss, also in htmlcov/

@@ -10,6 +10,7 @@ say why. The short ways are for noticing a change; the scripts' own reports are 
 import argparse
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -96,8 +97,10 @@ def main() -> None:
         rows += lines
         failed += [] if succeeded else [name]
         print(f"{name}: {time.monotonic() - start:.0f} s", *lines, sep="\n", flush=True)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     remarks = (
-        f"every benchmark in its short way, {(time.monotonic() - begin) / 60:.1f} minutes; "
+        f"every benchmark in its short way, {(time.monotonic() - begin) / 60:.1f} minutes, "
+        f"{(used.ru_utime + used.ru_stime) / 60:.1f} of CPU; "
         f"load average {os.getloadavg()[0]:.1f} at the end",
         "`ours` and `reference` come from one run, `ratio` is ours / reference unless it says "
         "otherwise, `asked` is its limit, and `0.1` what version 0.1 reached",

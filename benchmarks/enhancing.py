@@ -156,7 +156,7 @@ def main() -> None:
             for what, name, base, before in (
                 (small, AS_SET, PLAIN, "0.81, at 1020 x 678"),
                 (small, BF16, PLAIN, "0.37, at 1020 x 678"),
-                (many, PIPELINE, PLAIN_LOOP, "about 1: one after the other"),
+                (many, PIPELINE, PLAIN_LOOP, "one after the other"),
             )
         ],
         options.json,
