@@ -105,7 +105,7 @@ def test_a_sweep_takes_networks_of_ones_own(cli: Cli, module: str) -> None:
     [
         (["net._target_={module}.Net"], "trusted=[{module}] allows it"),
         (["net._target_=torch.nn.PixelShuffle"], "trusted=[torch] allows it"),
-        (["net._target_={module}.Net", "trusted=[{module}_other]"], "trusted=[{module}]"),
+        (["net._target_={module}.Net", "trusted=[json]"], "trusted=[{module}]"),
         (["net._target_={module}.Absent", "trusted=[{module}]"], "cannot be imported"),
         (["net._target_={module}.Net", "trusted={module}"], "trusted={module}: should be a valid"),
         (["net._target_={module}.Net", "trusted=[__main__]"], "trusted: __main__"),
