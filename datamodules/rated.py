@@ -11,7 +11,7 @@ import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -227,11 +227,7 @@ class StoredRatings(RatedDataModule, ABC):
             used = np.union1d(train, val)
             train, val = np.searchsorted(used, train), np.searchsorted(used, val)
             ratings = ratings.rows(used)
-        side = self.crop if self.resize_rule == "native" else self.resize
-        forms: list[tuple[ResizeRule, int]] = [(self.resize_rule, side)]
-        if self.native_share:
-            forms.append(("native", self.crop))
-        images, *more = self.pack_photos(ratings.names, forms)
+        images, *more = self.pack_photos(ratings.names)
         native = more[0] if more else None
 
         def select(items: NDArray[np.int64]) -> RatedDataset:
@@ -257,10 +253,12 @@ class StoredRatings(RatedDataModule, ABC):
                 total.update(dataset.num_votes_N.tobytes())
         self.digest = total.hexdigest()
 
-    def pack_photos(
-        self, names: NDArray[np.str_], forms: Sequence[tuple[ResizeRule, int]]
-    ) -> list[PackedImages]:
-        """Open a store of these photos for each resize rule and side, packing what is missing."""
+    def pack_photos(self, names: NDArray[np.str_]) -> list[PackedImages]:
+        """Open the store of these photos, and that of native crops, packing what is missing."""
+        side = self.crop if self.resize_rule == "native" else self.resize
+        forms: list[tuple[ResizeRule, int]] = [(self.resize_rule, side)]
+        if self.native_share:
+            forms.append(("native", self.crop))
         folder = min(map(base_folder, self.images))
         suffix = "" if self.resize_filter == "bilinear" else "_nearest"
         photos, _ = self.found

@@ -84,6 +84,23 @@ def num_tiles(net: nn.Module, height: int, width: int, tile: int | Literal["auto
     return 1 if side is None else -(-height // side) * -(-width // side)
 
 
+def tiles_of(
+    net: nn.Module, height: int, width: int, tile: int | Literal["auto"] | None
+) -> list[Tile]:
+    """Divide a photo into tiles with margins; see `restore` for the arguments and errors."""
+    side = tile_side(net, tile)
+    if side is not None and side < 1:
+        raise ValueError(f"tile={tile}: 1 or more, or null to process the photo in one piece")
+    side = side or max(height, width)
+    margin = getattr(net, "margin", None)
+    if margin is None and side < max(height, width):
+        raise ValueError(
+            f"{type(net).__name__} has no `margin` (how far its pixels see); "
+            "tile=null enhances the photo in one piece"
+        )
+    return list(product(spans(height, side, margin or 0), spans(width, side, margin or 0)))
+
+
 def of_same_size(tiles: Sequence[Tile], at_once: int) -> Iterator[Sequence[Tile]]:
     """Divide tiles into groups of at most `at_once` that are read in the same height and width."""
     groups: dict[tuple[int, ...], list[Tile]] = {}
@@ -160,23 +177,10 @@ def restore(
         ValueError: if several tiles are needed and the network has no `margin`, or `tile` is below
             1.
     """
-    chosen = tile_side(net, tile)
-    if chosen is not None and chosen < 1:
-        raise ValueError(f"tile={tile}: 1 or more, or null to process the photo in one piece")
+    scale, (height, width) = scale_of(net), lr_CHW.shape[1:]
+    tiles = tiles_of(net, height, width, tile)
     net.to(memory_format=torch.channels_last)
-    scale = scale_of(net)
-    height, width = lr_CHW.shape[1:]
-    side = chosen or max(height, width)
-    margin = getattr(net, "margin", None)
-    if margin is None:
-        if side < max(height, width):
-            raise ValueError(
-                f"{type(net).__name__} has no `margin` (how far its pixels see); "
-                "tile=null enhances the photo in one piece"
-            )
-        margin = 0
     sr_CHW = torch.empty(len(lr_CHW), height * scale, width * scale, dtype=lr_CHW.dtype)
-    tiles = list(product(spans(height, side, margin), spans(width, side, margin)))
     done = 0
     for group in of_same_size(tiles, at_once or (GPU_TILES if device.type == "cuda" else 1)):
         parts = restore_tiles(net, lr_CHW, group, device=device, precision=precision, levels=levels)
