@@ -45,6 +45,18 @@ def test_import(name: str) -> None:
     assert benchmark(name).__doc__
 
 
+def test_every_benchmark_has_a_short_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in benchmark("all").NAMES:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+        with pytest.raises(SystemExit, match="0"):
+            benchmark(name).main()
+        told = capsys.readouterr().out
+        assert "--short" in told, name
+        assert "--json" in told, name
+
+
 SCRIPTS = {
     "fails": "raise ValueError('one | two')",
     "hangs": "import subprocess; subprocess.run(['sleep', '1234'])",
