@@ -80,7 +80,9 @@ def check_node(path: str, node: object, typed: Collection[str] = ()) -> Iterator
         target, parameters = locate(node["_target_"])
     except Exception as error:  # a user's module may raise anything
         reason = str(error).strip().partition("\n")[0]
-        yield f"{prefix}_target_={node['_target_']}: cannot be imported ({reason})"
+        absent = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("optuna")
+        hint = "; pip install '.[optuna]'" if absent else ""
+        yield f"{prefix}_target_={node['_target_']}: cannot be imported ({reason}){hint}"
         return
     for key in ("_partial_", "_recursive_"):
         if key in keys and not isinstance(node[key], bool):

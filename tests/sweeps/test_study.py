@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,14 @@ def test_a_damaged_study_is_said(cli: Cli, folder: Path) -> None:
     assert done.code == 2
     assert "hydra.sweeper.storage=sqlite:///" in done.err
     assert "Traceback" not in done.err
+
+
+def test_without_optuna_the_extra_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "optuna.samplers", raising=False)
+    done = cli("-m", *TINY, "hydra/sweeper=optuna", "gamma=0,0.1")
+    assert done.code == 2
+    assert "pip install '.[optuna]'" in done.err
 
 
 def test_a_study_of_optuna_2_is_refused_with_the_remedy(cli: Cli, folder: Path) -> None:
