@@ -369,6 +369,7 @@ def key_hint(
             f"{name}={option}": option_keys(name, option)
             for name in asked
             if name in groups and name not in ("experiment", "sweep", "debug")
+            if mentions(name, rest)
             for option in options(loader, name)
         }
         meant = key_meant(key, command, keys, groups, elsewhere)
@@ -387,6 +388,11 @@ def meant(command: str, key: str, folder: str | None) -> str | None:
         keys = list(flat_keys(cfg))
         groups = [group for group in loader.list_groups("") if group in cfg]
         return key if key in (*keys, *groups) else key_meant(key, command, keys, groups, {})
+
+
+def mentions(group: str, key: str) -> bool:
+    """Return whether a file of a group has a key, at any depth: parsing them all takes longer."""
+    return any(f"{key}:" in path.read_text() for path in (CONF / group).glob("*.yaml"))
 
 
 @functools.cache

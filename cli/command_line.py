@@ -299,7 +299,7 @@ def help_text(call: Call) -> str:
     with composing.loaded(call.folder) as loader:
         words = config.check_typed(command, call.overrides, loader)
         settings = help.effective(command, words, call.folder)
-        groups = composing.group_options(command, loader)
+        groups = composing.group_options(command, call.folder)
     start = program()
     lines = [f"{start} [command] [key=value ...]", ""]
     lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]

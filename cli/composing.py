@@ -129,12 +129,18 @@ def first_line(error: BaseException) -> str:
     return f"{key}: {text}" if isinstance(error, InterpolationResolutionError) and key else text
 
 
-def group_options(command: str, loader: ConfigLoader) -> dict[str, list[str]]:
+def group_options(command: str, folder: str | None) -> dict[str, list[str]]:
     """Return the groups that a command's configuration chooses from, with their options."""
+    places = [CONF] if folder is None else [CONF, expanded(folder)]
     text = (CONF / f"{command}.yaml").read_text()
     names = re.findall(r"^  - (?:override )?/?(\w+):", text, flags=re.MULTILINE)
     hidden = ("paths", "hydra")
-    return {name: options(loader, name) for name in names if name not in hidden}
+    found = {
+        name: {path.stem for place in places for path in (place / name).glob("[!_]*.yaml")}
+        for name in names
+        if name not in hidden
+    }
+    return {name: sorted(options) for name, options in found.items()}
 
 
 def options(loader: ConfigLoader, group: str) -> list[str]:

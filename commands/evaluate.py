@@ -11,7 +11,8 @@ from configuration.own_data import own_data
 from configuration.parsing import changed
 from lightning_modules.record import Record
 from runs.invocation import Invocation
-from runs.requirements import MeasuringOptions, measuring_problems, require_kind
+from runs.measuring_options import MeasuringOptions, measuring_problems
+from runs.requirements import require_kind
 from runs.results import Result
 from system.places import display_path
 from system.terminal import printable

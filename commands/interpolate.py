@@ -15,7 +15,8 @@ from pydantic import Field
 from configuration.own_data import own_data
 from configuration.parsing import changed
 from runs.invocation import Invocation
-from runs.requirements import MeasuringOptions, measuring_problems, require_kind
+from runs.measuring_options import MeasuringOptions, measuring_problems
+from runs.requirements import require_kind
 from runs.results import Result
 from system.terminal import format_table
 

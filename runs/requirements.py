@@ -5,11 +5,9 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from configuration.signatures import locate
 from runs.run_folder import BEST
@@ -109,26 +107,3 @@ def check_output(cfg: DictConfig, *suffixes: str, key: str = "output") -> Iterat
         yield f"{key}={cfg[key]} exists: overwrite=true replaces it"
     else:
         yield from require_folder(key, str(path.parent))
-
-
-class MeasuringOptions(BaseModel):
-    """Keys shared by the commands that measure on held-out photos."""
-
-    model_config = ConfigDict(strict=True)
-
-    scale: Literal[1, 2, 3, 4] | None
-    trusted: list[str]
-    device: str
-    name: str | None
-    seed: NonNegativeInt
-    overwrite: bool
-    stale: Literal["refuse", "rerun", "accept"]
-
-
-def measuring_problems(cfg: DictConfig, key: str, paths: list[str]) -> Iterator[str]:
-    """Check the keys of `MeasuringOptions`, and that the files exist."""
-    yield from check_name(cfg)
-    for path in paths:
-        yield from require_file(key, path)
-    yield from require_file("scorer.checkpoint", cfg.scorer.checkpoint)
-    yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
