@@ -16,7 +16,7 @@ from runs.code_identity import OURS
 from tests.commands.test_train import assert_same_curve, on_two_ranks
 from tests.conftest import ROOT, TINY, Cli, kill_when, launch
 from tests.runs.test_interruptions import epoch_of
-from tests.sweeps.conftest import results, wait_for
+from tests.sweeps.conftest import files_named, results, wait_for
 
 
 def answers() -> bool:
@@ -44,7 +44,7 @@ LONG = ["epochs=12", "data.num_steps=20"]
 
 def queued(folder: Path) -> list[str]:
     """Numbers of the SLURM jobs that this folder's sweeps have submitted and that are not over."""
-    numbers = {json.loads(path.read_text())["job_id"] for path in folder.rglob("slurm.json")}
+    numbers = {json.loads(path.read_text())["job_id"] for path in files_named("slurm.json", folder)}
     listed = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True).stdout
     return sorted(numbers & set(listed.split()))
 
@@ -80,7 +80,7 @@ def test_a_sweep_of_jobs_of_two_ranks(folder: Path, cli: Cli) -> None:
 def test_a_preempted_job_goes_on_and_ends_the_same(folder: Path) -> None:
     """The sweep's own process is killed, too; the same command looks after the job again."""
     process = launch(folder, *SLURM, *LONG)
-    kill_when(process, lambda: bool(list(folder.rglob("last.ckpt"))))
+    kill_when(process, lambda: bool(files_named("last.ckpt", folder)))
     (number,) = queued(folder)
     (last,) = folder.rglob("last.ckpt")
     run = last.parent.parent
@@ -134,7 +134,7 @@ def printed(folder: Path, pattern: str, count: int) -> bool:
 def test_a_job_that_an_urgent_one_preempts(folder: Path) -> None:
     """SLURM tells it by SIGTERM; `overwrite=true` does not begin it anew a second time."""
     process = launch(folder, *SLURM, *LONG, "overwrite=true")
-    wait_while_running(process, lambda: bool(list(folder.rglob("last.ckpt"))))
+    wait_while_running(process, lambda: bool(files_named("last.ckpt", folder)))
     urgent = ["sbatch", "--partition=urgent", "--ntasks=4", "--output=/dev/null", "--wrap=sleep 1"]
     subprocess.run(urgent, check=True, capture_output=True)
     output, _ = process.communicate(timeout=400)
@@ -167,7 +167,7 @@ def test_a_rank_that_fails_takes_the_job_along(folder: Path) -> None:
 
 def test_an_interrupt_cancels_the_jobs(folder: Path) -> None:
     process = launch(folder, *SLURM, "epochs=500", "seed=1,2,3")
-    wait_while_running(process, lambda: bool(list(folder.rglob("last.ckpt"))))
+    wait_while_running(process, lambda: bool(files_named("last.ckpt", folder)))
     assert len(queued(folder)) == 3
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)

@@ -22,7 +22,7 @@ from sweeps.table import summary
 from system.locks import locked
 from system.places import CONF
 from tests.conftest import ROOT, TINY, Cli, kill_when, launch
-from tests.sweeps.conftest import results, wait_for
+from tests.sweeps.conftest import files_named, results, wait_for
 
 QUIET = ["callbacks.epoch_line=null", "callbacks.watch=null"]
 
@@ -299,7 +299,7 @@ def test_an_interrupt_stops_the_jobs_of_a_local_ray(folder: Path) -> None:
     pytest.importorskip("ray")
     words = ["-m", *TINY, "epochs=500", "gamma=0", "hydra/launcher=ray", "seed=1,2,3"]
     process = launch(folder, *words)
-    wait_for(lambda: len(list(Path("outputs").rglob("last.ckpt"))) >= 1)
+    wait_for(lambda: len(files_named("last.ckpt", Path("outputs"))) >= 1)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
@@ -390,7 +390,7 @@ def test_the_same_sweep_twice_at_a_time(cli: Cli, folder: Path) -> None:
     assert "running elsewhere, left alone: seed=1, seed=2\n" in second.out
     assert second.out.count("│ running elsewhere │") == 2
     assert "started" not in second.out
-    wait_for(lambda: len(list(folder.rglob("last.ckpt"))) == 2)
+    wait_for(lambda: len(files_named("last.ckpt", folder)) == 2)
     assert all("training in " in path.read_text() for path in folder.glob(consoles))
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
