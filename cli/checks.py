@@ -1,35 +1,40 @@
-"""Check a command's configuration before any work starts, and report all mistakes at once.
+"""Check a command's configuration before any work starts.
 
 Three kinds: what Hydra would refuse (unknown keys, groups and options, with the nearest valid
 name), what a class under construction would refuse (arguments it does not have or of another type,
-read off its signature), and what the command itself refuses (its `Options` and `problems`).
+read off its signature), and what the command itself refuses (its `Options` and `problems`). All
+mistakes that need no class are reported at once; classes, which take seconds to import, come after.
 """
 
 import contextlib
-import functools
 import re
 
-import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from cli import bounds, overrides
-from cli.composing import INVALID, composed, first_line, flat_keys, loaded, options
+from cli.composing import (
+    INVALID,
+    composed,
+    first_line,
+    flat_keys,
+    loaded,
+    option_values,
+    options,
+)
 from cli.mistakes import key_of, raise_all
 from cli.value_checks import LISTS, TEXT_KEYS, check_composed, check_values
 from cli.yaml_files import searchpath_problems
 from commands import load_command
 from configuration import signatures
 from configuration.hints import called_elsewhere, fitting, key_meant, near, nearest
-from configuration.parsing import flatten
+from configuration.parsing import flatten, plain
 from configuration.signatures import locate, shown
 from configuration.source import has_argument, is_number
 from system.places import CONF
 
 OURS = ("hydra_plugins.launchers.", "hydra_plugins.study_sweeper.")
-# The loader in C, where PyYAML has it, takes a tenth of the time.
-FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PLUGINS = ("hydra/launcher", "hydra/sweeper")
 
 
@@ -87,10 +92,10 @@ def class_texts(
 
 def may_be_text(cfg: DictConfig, key: str) -> bool:
     """Return whether an argument can be text; False only if the source of its class says so."""
-    node, argument = holder(cfg, key)
-    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
-        return True
-    return not is_number(node["_target_"], argument)
+    with contextlib.suppress(Exception):  # damaged modules are reported elsewhere
+        node, argument = holder(cfg, key)
+        return not (isinstance(node, DictConfig) and is_number(node["_target_"], argument))
+    return True
 
 
 def check(
@@ -99,7 +104,7 @@ def check(
     """Check everything that can be checked before work starts; sweeps (`a,b`) value by value.
 
     Raises:
-        ValueError: listing all mistakes.
+        ValueError: listing all mistakes that need no class, or if there are none, all others.
     """
     problems: list[str] = []
     with loaded(folder) as loader:
@@ -395,11 +400,6 @@ def mentions(group: str, key: str) -> bool:
     return any(f"{key}:" in path.read_text() for path in (CONF / group).glob("*.yaml"))
 
 
-@functools.cache
 def option_keys(group: str, option: str) -> list[str]:
     """Return the dotted keys in the file of a group's option and in the files it builds on."""
-    path = CONF / group / f"{option}.yaml"
-    content = (yaml.load(path.read_text(), FAST_YAML) if path.is_file() else None) or {}
-    bases = [base for base in content.pop("defaults", []) if isinstance(base, str)]
-    keys = list(flatten({group: content}))
-    return keys + [key for base in bases if base != "_self_" for key in option_keys(group, base)]
+    return list(flatten({group: plain(option_values(CONF, group, option), resolve=False)}))

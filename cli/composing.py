@@ -5,6 +5,7 @@ import copy
 import functools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -141,6 +142,19 @@ def group_options(command: str, folder: str | None) -> dict[str, list[str]]:
         if name not in hidden
     }
     return {name: sorted(options) for name, options in found.items()}
+
+
+def option_values(folder: Path, group: str, option: str) -> DictConfig:
+    """Merge the file of a group's option with the files that it builds on."""
+    files = [place / group / f"{option}.yaml" for place in (folder, CONF)]
+    file = next((file for file in files if file.is_file()), None)
+    found = OmegaConf.create({}) if file is None else OmegaConf.load(file)
+    assert isinstance(found, DictConfig)
+    bases = [base for base in found.pop("defaults", []) if isinstance(base, str)]
+    parts = [found if base == "_self_" else option_values(folder, group, base) for base in bases]
+    merged = OmegaConf.merge(*(parts or [found]))
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def options(loader: ConfigLoader, group: str) -> list[str]:

@@ -4,12 +4,11 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from cli.composing import composed
+from cli.composing import composed, option_values
 from configuration.parsing import flatten, plain
 from configuration.signatures import shown
 from runs.identity import not_read
@@ -140,19 +139,6 @@ def beside(
         for key, value in flatten({group: values[group]}).items():
             if own.get(key, ...) != value:
                 yield f"{key}={shown(value)}"
-
-
-def option_values(folder: Path, group: str, option: str) -> DictConfig:
-    """Merge the file of a group's option with the files that it builds on."""
-    files = [place / group / f"{option}.yaml" for place in (folder, CONF)]
-    file = next((file for file in files if file.is_file()), None)
-    found = OmegaConf.create({}) if file is None else OmegaConf.load(file)
-    assert isinstance(found, DictConfig)
-    bases = [base for base in found.pop("defaults", []) if isinstance(base, str)]
-    parts = [found if base == "_self_" else option_values(folder, group, base) for base in bases]
-    merged = OmegaConf.merge(*(parts or [found]))
-    assert isinstance(merged, DictConfig)
-    return merged
 
 
 def with_value(line: str, found: re.Match[str], value: str) -> str:

@@ -21,6 +21,7 @@ def test_every_command_has_the_interface(name: str) -> None:
     assert issubclass(command.Options, BaseModel)
     functions = {"problems": ["cfg"], "run": ["cfg", "invocation"]}
     optional = {"machine_problems": ["cfg"], "typed_problems": ["cfg", "words"]}
+    optional["class_problems"] = ["cfg"]
     functions |= {key: value for key, value in optional.items() if hasattr(command, key)}
     for function, parameters in functions.items():
         names = list(inspect.signature(getattr(command, function)).parameters)
