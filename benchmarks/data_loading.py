@@ -51,7 +51,7 @@ from datamodules.rated import RatedFolder
 from datamodules.ratings_dataset import RatedCrops, RatedDataset
 from datamodules.store import PackedImages, Source
 from images.finding import search
-from lightning_modules.losses import l2_loss
+from lightning_modules.loss_terms import l2_loss
 from networks.edsr import EDSR
 from system.workers import num_cores
 

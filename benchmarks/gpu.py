@@ -135,7 +135,7 @@ def module_of(way: Way) -> Any:  # noqa: ANN401
         "edsr_full": lambda: EDSR(2, num_blocks=32, num_features=256, res_scale=0.1),
         "mdsr": MDSR,
     }
-    loss = HybridLoss(way.gamma, lambda: NIMA("mnasnet_1_0").eval())
+    loss = HybridLoss(way.gamma, NIMA("mnasnet_1_0"))
     return EnhancementModule(nets[way.net](), loss, adam, Constant(), compile=way.compile)
 
 

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from cli.python import train
 from datamodules.batches import PairBatch
 from lightning_modules.compiling import compile_in_place
-from lightning_modules.losses import l2_loss
+from lightning_modules.loss_terms import l2_loss
 from lightning_modules.schedules import configure
 
 CPU = [

@@ -44,7 +44,7 @@ def files(folder: str) -> list[Path]:
 
 def pyiqa_one_by_one(folder: str) -> dict[str, float]:
     """Pyiqa's NIMA on the same backbone and input size, one file after the other."""
-    import timm  # type: ignore[import-not-found]
+    import timm
     import torch
 
     create = timm.create_model

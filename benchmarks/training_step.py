@@ -60,7 +60,7 @@ def serve(side: int, precision: str, gamma: float | str) -> None:
     if isinstance(gamma, str):
         net = net.to(device)
     else:
-        loss = HybridLoss(gamma, lambda: NIMA("mnasnet_1_0", dropout=0.75).eval())
+        loss = HybridLoss(gamma, NIMA("mnasnet_1_0"))
         module = EnhancementModule(net, loss, torch.optim.Adam, Constant()).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
 

@@ -203,12 +203,12 @@ def check_deleted(parsed: list[Override], problems: list[str]) -> list[Override]
         for override in parsed
         if override.is_delete()
         and not re.match(
-            r"(callbacks|logger|net|hydra|model\.loss)\.(?!gamma|.*_target_)", override.key_or_group
+            r"(callbacks|logger|net|hydra|loss)\.(?!.*(_target_|\.weight))", override.key_or_group
         )
     ]
     problems += [
         f"{override.input_line}: the command needs {override.key_or_group}; only parts of "
-        "callbacks, logger, net and model.loss can be deleted"
+        "callbacks, logger, net and loss can be deleted"
         for override in wrong
     ]
     return [override for override in parsed if override not in wrong]
@@ -281,6 +281,9 @@ def check_groups(
         values = overrides.values_of(override)
         if None in values and group not in ("debug", "sweep"):
             problems.append(f"{group}=null: choose one of {', '.join(allowed)}")
+            continue
+        if group == "loss" and override.value() == []:
+            problems.append(f"loss=[]: choose at least one of {', '.join(allowed)}")
             continue
         if isinstance(override.value(), list) and group not in LISTS:
             listing = ",".join(map(str, values))
@@ -371,7 +374,9 @@ def key_hint(
         group, _, rest = key.rpartition(".")
         asked = [group.partition(".")[0]] if rest and group else groups
         elsewhere = {
-            f"{name}={option}": option_keys(name, option)
+            f"{name}=[{option},...]" if name in LISTS else f"{name}={option}": (
+                option_keys(name, option)
+            )
             for name in asked
             if name in groups and name not in ("experiment", "sweep", "debug")
             if mentions(name, rest)
@@ -402,4 +407,7 @@ def mentions(group: str, key: str) -> bool:
 
 def option_keys(group: str, option: str) -> list[str]:
     """Return the dotted keys in the file of a group's option and in the files it builds on."""
-    return list(flatten({group: plain(option_values(CONF, group, option), resolve=False)}))
+    first = (CONF / group / f"{option}.yaml").read_text().partition("\n")[0]
+    package = first.removeprefix("# @package ") if first.startswith("# @package ") else group
+    values = plain(option_values(CONF, group, option), resolve=False)
+    return [f"{package}.{key}" for key in flatten(values)]

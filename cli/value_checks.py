@@ -24,7 +24,7 @@ from system.device import device_problems
 from system.places import expanded
 
 FOLDER_COMMANDS = ("train", "evaluate", "interpolate")  # commands with run folders
-LISTS = ("logger", "callbacks")  # groups that take several options at once
+LISTS = ("logger", "callbacks", "loss")  # groups that take several options at once
 # Keys that are neither among a command's `Options` nor arguments of a class.
 TEXT_KEYS = {
     "scorer.checkpoint": Text(optional=True),
@@ -195,6 +195,10 @@ def class_problems(cfg: DictConfig, words: list[str], *, here: bool) -> Iterator
         for key in ("net", "scorer"):
             if isinstance(cfg.get(key), DictConfig):
                 yield from bounds.network_problems(key, cfg[key])
+        if here:
+            from runs.training_checks import term_problems
+
+            yield from term_problems(cfg)
 
 
 def place_problems(command: str, cfg: DictConfig) -> Iterator[str]:

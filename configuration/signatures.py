@@ -17,6 +17,9 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from configuration.hints import nearest
 from configuration.parsing import plain
 
+# Arguments of `lightning_modules.losses.Term`, which takes seconds to import.
+TERM = {"weight": float, "warmup": float, "from_step": int}
+
 
 @dataclass(frozen=True)
 class Text:
@@ -92,6 +95,9 @@ def check_node(path: str, node: object, typed: Collection[str] = ()) -> Iterator
         special.add("precision")  # the command says which
     if path == "scorer":
         special.add("checkpoint")  # read by the command, not by the network
+    if path.startswith("loss."):
+        yield from check_term(path, node)
+        special |= TERM.keys() | {"sr_BCHW", "hr_BCHW"}
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) or not parameters
     names = [name for name in parameters if name != "self"]
     for key in every:
@@ -106,6 +112,13 @@ def check_node(path: str, node: object, typed: Collection[str] = ()) -> Iterator
         elif key in keys and not (isinstance(node[key], DictConfig) and "_target_" in node[key]):
             # Hydra builds an object from others, whose own type does not count.
             yield from check_type(f"{prefix}{key}", plain(node)[key], parameters[key].annotation)
+
+
+def check_term(path: str, node: DictConfig) -> Iterator[str]:
+    """Check the settings that each term of a loss has beside the arguments of its function."""
+    for key, annotation in TERM.items():
+        if key in node and not OmegaConf.is_interpolation(node, key):
+            yield from check_type(f"{path}.{key}", node[key], annotation)
 
 
 def locate(name: str) -> tuple[Any, dict[str, inspect.Parameter]]:

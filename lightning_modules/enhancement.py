@@ -1,4 +1,4 @@
-"""Train enhancers: `L2 + gamma * (K - mean score)`, the scorer frozen (paper, section 2.3.1)."""
+"""Train enhancers, by default with `L2 + gamma * (K - mean score)` (paper, section 2.3.1)."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,12 +9,14 @@ from torchmetrics import MeanMetric
 from datamodules.batches import PairBatch
 from lightning_modules.base import TrainedModule
 from lightning_modules.checkpoint import load_scorer
-from lightning_modules.losses import EPSILON, Frozen, HybridLoss, LossTerms, gradient_squares
+from lightning_modules.frozen import Frozen
+from lightning_modules.loss_terms import EPSILON
+from lightning_modules.losses import GradientSquares, LossSum, LossTerms, gradient_squares
 from lightning_modules.metric_names import baseline_name, is_baseline
 from lightning_modules.metrics import drift, image_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule
 from networks.bicubic import Bicubic
-from networks.nima import NIMA
+from networks.nima import NIMA, inference_copy
 from networks.scales import scales_of
 
 
@@ -25,14 +27,16 @@ class EnhancementModule(TrainedModule):
         net: maps LR B x 3 x H x W in [0, 1] to SR, `net.scale` times larger; or has several
             `net.scales` and takes one of them beside the images (MDSR).
         loss: minimised on patches, and measured on validation photos as `val/loss`; each of its
-            terms is logged by its own name.
+            terms is logged under its name.
         optimizer: called with the parameters.
         schedule: factor on the learning rate by progress.
         judge: a second scorer, or its checkpoint, used only in validation: an enhancer that games
             its scorer gains with the scorer and loses with the judge.
         trusted: modules that the judge's network may come from, besides `networks`.
-        grad_ratio_every: steps between measurements of `train/grad_ratio`.
-        compile: compile network and aesthetic term for training patches, in place, so that
+        grad_ratio_every: steps between measurements of `train/grad_share/<term>`, the share of a
+            term in the sum of the weighted terms' gradient norms at the SR pixels, and of
+            `train/grad_ratio`, the norm of the aesthetic term's over that of all others together.
+        compile: compile network and the loss's terms for training patches, in place, so that
             checkpoints keep their keys; a string is a mode of `torch.compile`, such as
             `reduce-overhead`, which replays CUDA graphs. Whole photos vary in size and run
             uncompiled.
@@ -43,7 +47,7 @@ class EnhancementModule(TrainedModule):
     def __init__(
         self,
         net: nn.Module,
-        loss: HybridLoss,
+        loss: LossSum,
         optimizer: OptimizerFactory,
         schedule: Schedule,
         judge: NIMA | str | None = None,
@@ -51,24 +55,30 @@ class EnhancementModule(TrainedModule):
         grad_ratio_every: int = 50,
         compile: bool | str = False,
     ) -> None:
-        super().__init__(net, optimizer, schedule, compile, loss.aesthetic)
+        functions = [term.function for term in loss.parts.values()]
+        modules = [function for function in functions if isinstance(function, nn.Module)]
+        super().__init__(net, optimizer, schedule, compile, *modules)
         if grad_ratio_every < 1:
             raise ValueError(f"model.grad_ratio_every={grad_ratio_every}: 1 or more")
         self.scales = scales_of(net)
         self.loss = loss
         self.grad_ratio_every = grad_ratio_every
         judge = load_scorer(judge, trusted) if isinstance(judge, str) else judge
-        self.judge = None if judge is None else Frozen(judge)
-        names = ["loss", "psnr", "psnr_y", "ssim"]
-        if loss.aesthetic is not None:
-            names += ["score"]
-            self.grad_ratio = MeanMetric()
-            self.grad_squares = torch.zeros(2)  # of the micro-batches of a step so far
-        if self.judge is not None:
-            names += ["score_judge"]
-        if self.judge is not None or loss.aesthetic is not None:
+        self.judge = None if judge is None else Frozen(inference_copy(judge))
+        names = ["loss", "psnr", "psnr_y", "ssim", *self.scorers]
+        if self.scorers:
             names += ["contrast_drift", "saturation_drift"]
-        self.reserved = {*names, "grad_ratio"}  # names that no term of the loss may have
+        shares = [f"grad_share/{name}" for name in loss.names if len(loss.names) > 1]
+        shares += ["grad_ratio"] if "aesthetic" in loss.names and shares else []
+        self.gradients = nn.ModuleDict({name: MeanMetric() for name in shares})
+        self.grad_squares: GradientSquares | None = None  # of a step's micro-batches so far
+        reserved = {*names, "grad_ratio", "grad_share", "weight"}
+        for name in loss.names:
+            if name in reserved or not name.isidentifier():
+                raise ValueError(
+                    f"loss.{name}: the name of a term has to be a word other than "
+                    f"{', '.join(sorted(reserved))}"
+                )
         if self.several:
             names += [f"{name}/x{scale}" for scale in self.scales for name in names[1:]]
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in names})
@@ -83,22 +93,23 @@ class EnhancementModule(TrainedModule):
     def metric_names(self) -> set[str] | None:
         """Return what validation logs besides baselines, without `val/`.
 
-        None where the terms of the loss are known only after the first batch.
+        None where a subclass may log more.
         """
-        if type(self) is not EnhancementModule or type(self.loss) is not HybridLoss:
+        if type(self) is not EnhancementModule:
             return None
-        terms: list[str] = [self.loss.fidelity]
-        if self.loss.aesthetic is not None:
-            terms += ["aesthetic", "grad_ratio"]
+        terms = self.loss.names
         if self.several:
-            terms += [f"{name}/x{scale}" for name in terms for scale in self.scales]
-        return {*self.val_metrics, *terms}
+            terms = terms + [f"{name}/x{scale}" for name in terms for scale in self.scales]
+        return {*self.val_metrics, *terms, *self.gradients}
 
     @property
     def scorers(self) -> dict[str, NIMA]:
-        """Return the scorer in the loss and the judge, if any, by the names of their scores."""
-        frozen = {"score": self.loss.aesthetic, "score_judge": self.judge}
-        return {name: part.scorer for name, part in frozen.items() if part is not None}
+        """Return the scorers in the loss and the judge, if any, by the names of their scores.
+
+        `score` is that of the term `aesthetic`, `score_<term>` that of another one.
+        """
+        found = {score_name(name): part.scorer for name, part in self.loss.aesthetics.items()}
+        return found if self.judge is None else {**found, "score_judge": self.judge.held}
 
     def setup(self, stage: str) -> None:
         """Drop the baselines of earlier photos."""
@@ -112,26 +123,40 @@ class EnhancementModule(TrainedModule):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Compute the loss of one batch of patches."""
-        self.loss.at(self.trainer.global_step / self.trainer.estimated_stepping_batches)
+        self.loss.at(self.trainer.global_step, self.trainer.estimated_stepping_batches)
         sr_BCHW = self(batch.lr_BCHW, batch.scale)
-        total, terms, _ = self.compare(sr_BCHW, batch.hr_BCHW)
-        if "aesthetic" in terms:
-            self.log_grad_ratio(sr_BCHW, batch.hr_BCHW, batch_idx)
-        self.log_terms({"loss": total, **terms}, batch_idx)
-        return total
+        found: LossTerms = self.loss(sr_BCHW, batch.hr_BCHW)
+        if len(self.gradients) and self.trainer.global_step % self.grad_ratio_every == 0:
+            self.log_gradients(sr_BCHW, batch.hr_BCHW, batch_idx)
+        self.log_terms({"loss": found.total, **found.terms}, batch_idx)
+        return found.total
 
-    def log_grad_ratio(self, sr_BCHW: Tensor, hr_BCHW: Tensor, batch_idx: int) -> None:
-        """Log at intervals the scorer's share of the gradient at the SR pixels."""
+    def log_gradients(self, sr_BCHW: Tensor, hr_BCHW: Tensor, batch_idx: int) -> None:
+        """Log the terms' weights, and their shares of the gradient at the SR pixels."""
         part = batch_idx % self.trainer.accumulate_grad_batches
-        if self.trainer.global_step % self.grad_ratio_every:
-            return
         squares = gradient_squares(self.loss, sr_BCHW, hr_BCHW)
-        self.grad_squares = squares if part == 0 else self.grad_squares + squares
-        if part == self.trainer.accumulate_grad_batches - 1:
-            aesthetic, fidelity = self.trainer.strategy.reduce(self.grad_squares, reduce_op="sum")
-            ratio = self.loss.weight * (aesthetic / (fidelity + EPSILON)).sqrt()
-            self.grad_ratio.update(ratio)
-            self.write_row({"train/grad_ratio": ratio}, self.trainer.global_step)
+        if part > 0 and self.grad_squares is not None:
+            squares = squares.plus(self.grad_squares)
+        self.grad_squares = squares
+        if part < self.trainer.accumulate_grad_batches - 1:
+            return
+        reduce = self.trainer.strategy.reduce
+        terms_T, others = (reduce(value, reduce_op="sum") for value in squares)
+        weights = {name: self.loss.parts[name].now for name in self.loss.names}
+        norms_T = terms_T.sqrt() * terms_T.new_tensor(list(weights.values()))
+        shares_T = norms_T / (norms_T.sum() + EPSILON)
+        found = {f"grad_share/{name}": shares_T[k] for k, name in enumerate(weights)}
+        if "grad_ratio" in self.gradients:
+            k = list(weights).index("aesthetic")
+            found["grad_ratio"] = weights["aesthetic"] * (terms_T[k] / (others + EPSILON)).sqrt()
+        for name, value in found.items():
+            mean_of(self.gradients, name).update(value)
+        row = {
+            f"weight/{name}": torch.tensor(weight, dtype=torch.float64)
+            for name, weight in weights.items()
+        } | found
+        row = {f"train/{name}": value for name, value in row.items()}
+        self.write_row(row, self.trainer.global_step)
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Measure a whole photo, in float32 whatever the training precision.
@@ -142,18 +167,16 @@ class EnhancementModule(TrainedModule):
         with torch.autocast(self.device.type, enabled=False):
             sr_BCHW = self(batch.lr_BCHW, batch.scale)
             values = image_metrics(sr_BCHW, batch.hr_BCHW, batch.scale)
-            total, terms, score_B = self.compare(sr_BCHW, batch.hr_BCHW)
+            total, terms, scores = self.loss(sr_BCHW, batch.hr_BCHW)
             values |= {"loss": total, **terms}
             if not self.baselines:
                 enlarged_BCHW = Bicubic(batch.scale)(batch.lr_BCHW)
                 found = image_metrics(enlarged_BCHW, batch.hr_BCHW, batch.scale)
                 values |= {baseline_name(name, self.baseline): v for name, v in found.items()}
             clamped_BCHW = sr_BCHW.clamp(0, 1)
-            if self.loss.aesthetic is not None:
-                scorer = self.loss.aesthetic.scorer
-                values["score"] = scorer.score(clamped_BCHW) if score_B is None else score_B
-            if self.judge is not None:
-                values["score_judge"] = self.judge.scorer.score(clamped_BCHW)
+            rated = {score_name(name): score_B for name, score_B in scores.items()}
+            for name, scorer in self.scorers.items():
+                values[name] = rated[name] if name in rated else scorer.score(clamped_BCHW)
             if "contrast_drift" in self.val_metrics:
                 values |= drift(clamped_BCHW, batch.hr_BCHW)
         self.make_room(values)
@@ -165,32 +188,7 @@ class EnhancementModule(TrainedModule):
                     "may help"
                 )
             for key in {name, f"{name}/x{batch.scale}"} & set(self.val_metrics):
-                self.mean_of(key).update(value)
-
-    def compare(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
-        """Compute the loss.
-
-        Raises:
-            ValueError: if the name of a term is not an identifier, or is that of a metric, or if a
-                term is not a scalar.
-        """
-        terms: LossTerms = self.loss(sr_BCHW, hr_BCHW)
-        title = type(self.loss).__name__
-        for name, term in terms.terms.items():
-            if name in self.reserved or not name.isidentifier():
-                raise ValueError(
-                    f"{title}: a term is called {name!r}; its name has to be a word other than "
-                    f"{', '.join(sorted(self.reserved))}"
-                )
-            if term.numel() != 1:
-                raise ValueError(f"{title}: {name} has {term.numel()} values, not one")
-        return terms
-
-    def mean_of(self, name: str) -> MeanMetric:
-        """Return the mean of a metric over the photos."""
-        metric = self.val_metrics[name]
-        assert isinstance(metric, MeanMetric)
-        return metric
+                mean_of(self.val_metrics, key).update(value)
 
     def make_room(self, names: Iterable[str]) -> None:
         """Add means for loss terms and baselines, which are unknown before the first batch."""
@@ -204,7 +202,7 @@ class EnhancementModule(TrainedModule):
         """Log the means over the photos of all ranks."""
         means: dict[str, Tensor] = {}
         for name in self.val_metrics:
-            metric = self.mean_of(name)
+            metric = mean_of(self.val_metrics, name)
             with metric.sync_context():  # of all ranks; `compute` would warn where there is none
                 means[name] = metric.mean_value / metric.weight
             metric.reset()
@@ -217,6 +215,20 @@ class EnhancementModule(TrainedModule):
             if not value.isnan():  # limit_val_batches may leave no photo at a scale
                 # The same on all ranks already; saying so keeps Lightning from warning.
                 self.log(f"val/{name}", value, prog_bar=name == "psnr", sync_dist=True)
-        if self.loss.aesthetic is not None and self.grad_ratio.update_called:
-            self.log("val/grad_ratio", self.grad_ratio.compute(), sync_dist=True)
-            self.grad_ratio.reset()
+        for name in self.gradients:
+            mean = mean_of(self.gradients, name)
+            if mean.update_called:
+                self.log(f"val/{name}", mean.compute(), sync_dist=True)
+                mean.reset()
+
+
+def score_name(term: str) -> str:
+    """Return the name under which the scores of a term's scorer are logged."""
+    return "score" if term == "aesthetic" else f"score_{term}"
+
+
+def mean_of(metrics: nn.ModuleDict, name: str) -> MeanMetric:
+    """Return one of several means."""
+    metric = metrics[name]
+    assert isinstance(metric, MeanMetric)
+    return metric

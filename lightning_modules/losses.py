@@ -1,4 +1,4 @@
-"""The losses: EMD between rating distributions, and L2 + gamma * (K - mean score) for images.
+"""The losses: EMD between rating distributions, and weighted sums of terms for images.
 
 "Neural Image Enhancement and Assessment", sections 2.2 (EMD) and 2.3.1 (hybrid loss); the EMD is
 equation 1 of "NIMA: Neural Image Assessment".
@@ -10,23 +10,19 @@ Images are RGB in [0, 1]. The L2 term is the mean squared error in 0..255 units,
 Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 """
 
-import copy
-import logging
-from collections.abc import Callable
-from typing import Literal, NamedTuple, Self, get_args
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from networks.nima import NIMA, inference_copy, mean_score
-
-log = logging.getLogger(__name__)
-
-Mode = Literal["linear", "hinge", "feature"]
-Fidelity = Literal["l2", "l1"]
-EPSILON = 1e-12  # inside roots, whose slope at 0 is infinite: a perfect prediction would give NaN
-MIN_SCORER_SIDE = 192  # pixels; a NIMA's features are 3 to 5 times too large on smaller images
+from lightning_modules.frozen import Frozen
+from lightning_modules.loss_terms import EPSILON, AestheticLoss, Mode, l2_loss
+from networks.nima import NIMA
 
 
 def cdf_difference(p_BK: Tensor, q_BK: Tensor) -> Tensor:
@@ -89,264 +85,235 @@ def emd_batch(p: Tensor, q: Tensor) -> Tensor:
     return (cdf_difference(p, q).square().mean() + EPSILON).sqrt()
 
 
-def l2_loss(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
-    """Mean squared error of images in [0, 1], **in 0..255 units**; a scalar."""
-    return 65025.0 * F.mse_loss(sr_BCHW.float(), hr_BCHW.float())
-
-
-def l1_loss(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
-    """Mean absolute error of images in [0, 1], **in 0..255 units**; a scalar."""
-    return 255.0 * F.l1_loss(sr_BCHW.float(), hr_BCHW.float())
-
-
-class Frozen(nn.Module):
-    """Hold a frozen scorer.
-
-    It is not a submodule: its weights would be trained, averaged and saved with the enhancer. It
-    moves to other devices with the module, stays in eval mode with its batch norms folded, and lets
-    the gradient through to the pixels.
-
-    Args:
-        scorer: any NIMA; it is copied.
-    """
-
-    def __init__(self, scorer: NIMA) -> None:
-        super().__init__()
-        self._unregistered = (inference_copy(scorer),)  # nn.Module does not look into tuples
-
-    @property
-    def scorer(self) -> NIMA:
-        """Return the frozen scorer."""
-        return self._unregistered[0]
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """Copies of the module around it, such as averages of its weights, share the scorer."""
-        memo[id(self.scorer)] = self.scorer
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin.__dict__ = copy.deepcopy(self.__getstate__(), memo)  # type: ignore[no-untyped-call]
-        return twin
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.scorer._apply(fn)  # type: ignore[no-untyped-call]
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
-
-
-class AestheticLoss(Frozen):
-    """Aesthetic loss computed by a frozen scorer.
-
-    Modes:
-
-    - `linear`: `K - mean score` ("Neural Image Enhancement and Assessment", section 2.3.1): any
-      score can be raised, also above that of HR. A scalar within 0..K-1.
-    - `hinge`: `max(0, score of HR - score of SR)` of each image: only what SR loses against its own
-      HR is charged, so that nothing is gained by pleasing the scorer more than the original does
-      (the margin of a ranking loss, with HR in place of a constant). A scalar within 0..K-1.
-    - `feature`: squared distance of the scorer's pooled features of SR and HR, relative to the
-      squared norm of those of HR (a perceptual loss: Johnson, Alahi, Fei-Fei, ECCV 2016; pooled,
-      since the scorer looks at pooled features only). A scalar, 0 where they are equal.
-
-    Args:
-        scorer: any NIMA; it is copied. K is its number of buckets.
-        mode: see above.
-
-    Raises:
-        ValueError: if the mode is unknown.
-    """
-
-    def __init__(self, scorer: NIMA, mode: Mode = "linear") -> None:
-        super().__init__(scorer)
-        if mode not in get_args(Mode):
-            raise ValueError(f"model.loss.mode={mode}: allowed are {', '.join(get_args(Mode))}")
-        self.mode = mode
-        self._warned = False
-
-    def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
-        """Mean of the term over the batch.
-
-        The scorer sees the images clamped to [0, 1], whole, at their own size; below 192 pixels
-        they are enlarged to it, bilinearly.
-        """
-        sr_BCHW = self.view(sr_BCHW)
-        if self.mode == "linear":
-            return self.scorer.num_buckets - mean_score(self.scorer(sr_BCHW)).mean()
-        with torch.no_grad():
-            hr_BCHW = self.view(hr_BCHW)
-            target = (
-                self.scorer.pooled_features(hr_BCHW)
-                if self.mode == "feature"
-                else self.scorer(hr_BCHW)
-            )
-        if self.mode == "hinge":
-            return (mean_score(target) - mean_score(self.scorer(sr_BCHW))).relu().mean()
-        return relative_distance(self.scorer.pooled_features(sr_BCHW), target)
-
-    def whole(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the term for whole photos, which the scorer sees by its own rule.
-
-        Returns:
-            The mean of the term over the photos, and the mean score of each SR photo.
-        """
-        seen_BCHW = self.scorer.prepare(sr_BCHW.clamp(0, 1))
-        score_B = mean_score(self.scorer(seen_BCHW))
-        if self.mode == "linear":
-            return self.scorer.num_buckets - score_B.mean(), score_B
-        hr_BCHW = self.scorer.prepare(hr_BCHW)
-        if self.mode == "hinge":
-            return (mean_score(self.scorer(hr_BCHW)) - score_B).relu().mean(), score_B
-        features = (self.scorer.pooled_features(images) for images in (seen_BCHW, hr_BCHW))
-        return relative_distance(*features), score_B
-
-    def view(self, images_BCHW: Tensor) -> Tensor:
-        """Prepare a batch of patches for the scorer: clamp, and enlarge small ones."""
-        images_BCHW = images_BCHW.clamp(0, 1)
-        side = min(images_BCHW.shape[-2:])
-        if side >= MIN_SCORER_SIDE:
-            return images_BCHW
-        size = [round(length * MIN_SCORER_SIDE / side) for length in images_BCHW.shape[-2:]]
-        return F.interpolate(images_BCHW, size=size, mode="bilinear")
-
-    def warn_of(self, images_BCHW: Tensor) -> None:
-        """Warn once that patches are enlarged; not in `forward`, which may be compiled."""
-        side = min(images_BCHW.shape[-2:])
-        if side < MIN_SCORER_SIDE and not self._warned:
-            self._warned = True
-            log.warning(
-                "the scorer sees patches of %d pixels enlarged to %d, and the blur changes its "
-                "scores (data.patch_size x scale >= %d avoids this)",
-                side,
-                MIN_SCORER_SIDE,
-                MIN_SCORER_SIDE,
-            )
-
-
-def relative_distance(sr_BC: Tensor, hr_BC: Tensor) -> Tensor:
-    """Average the squared distance of features, relative to the squared norm of those of HR."""
-    distance_B = (sr_BC - hr_BC).float().square().sum(dim=1)
-    return (distance_B / (hr_BC.float().square().sum(dim=1) + EPSILON)).mean()
+# Settings of a `Term` that stand beside those of its function.
+TERM = ("weight", "warmup", "from_step")
 
 
 class LossTerms(NamedTuple):
     """The value of a loss and what it is made of.
 
-    `total` is the scalar that is minimised. `terms` are scalars by name, before they are weighted:
-    each is logged, as `train/<name>` and `val/<name>`. `score_B` is the mean score of each image
-    where the loss has rated whole photos anyway.
+    `total` is the scalar that is minimised. `terms` are scalars by name, before they are weighted.
+    `scores` are the mean scores of each image, by term, where the loss has rated whole photos.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
-    score_B: Tensor | None = None
+    scores: dict[str, Tensor]
 
 
-class HybridLoss(nn.Module):
-    """`L2 + gamma * (K - mean score)` (paper, section 2.3.1), the L2 term in 0..255 units.
-
-    In training mode it compares patches, and `gamma` may be warming up. In eval mode it compares
-    whole photos: the scorer sees them by its own rule, and the weight is `gamma`.
-
-    A loss of your own that replaces the L2 term overrides `fidelity_terms`; one that adds to the
-    sum overrides `forward`.
+class Term(Frozen):
+    """A term of a loss, with its weight.
 
     Args:
-        gamma: weight of the aesthetic term, 0 or more; with 0 this is the plain L2 loss, and no
-            scorer is built unless `score_always`.
-        scorer: the scorer, or a function that builds it, which is called at most once.
-        mode: of the aesthetic term, see `AestheticLoss`.
-        fidelity: the other term: `l2` (paper), or `l1`, the mean absolute error in 0..255 units
-            (EDSR).
-        warmup: share of the training over which gamma rises evenly from 0: at first the images are
-            too far from photos for a scorer to say anything.
-        score_always: builds the scorer at gamma 0, too, to rate validation photos: so that a curve
-            of scores by gamma begins there.
+        function: maps SR and HR (B x 3 x H x W in [0, 1], SR not clamped) to one value, or one for
+            each image. A module is not trained.
+        weight: 0 or more.
+        warmup: share of the training over which the weight rises evenly from 0: at first the images
+            are too far from photos for a scorer to say anything.
+        from_step: optimizer steps before the term counts; `warmup` follows them.
 
     Attributes:
-        weight: gamma as it stands now.
+        now: the weight as it stands.
 
     Raises:
-        ValueError: if gamma is negative, or above 0 without a scorer, or a word is unknown.
+        ValueError: if a number is out of its range.
     """
 
     def __init__(
         self,
-        gamma: float,
-        scorer: NIMA | Callable[[], NIMA] | None = None,
+        function: Callable[[Tensor, Tensor], Tensor],
+        weight: float = 1.0,
         *,
-        mode: Mode = "linear",
-        fidelity: Fidelity = "l2",
         warmup: float = 0.0,
-        score_always: bool = False,
+        from_step: int = 0,
     ) -> None:
-        super().__init__()
-        if not gamma >= 0:
-            raise ValueError(f"gamma={gamma}: the weight of the aesthetic term is 0 or more")
-        needed = gamma > 0 or score_always
-        if needed and scorer is None:
-            raise ValueError(f"gamma={gamma} needs a scorer: give scorer.checkpoint=<file>")
-        if fidelity not in FIDELITIES:
-            raise ValueError(f"model.loss.fidelity={fidelity}: allowed are {', '.join(FIDELITIES)}")
+        super().__init__(function)
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"weight={weight}: the weight of a term is 0 or more")
         if not 0 <= warmup <= 1:
-            raise ValueError(f"model.loss.warmup={warmup}: 0 to 1, a share of the training")
-        self.gamma = gamma
-        self.fidelity = fidelity
+            raise ValueError(f"warmup={warmup}: 0 to 1, a share of the training")
+        if from_step < 0:
+            raise ValueError(f"from_step={from_step}: 0 or more")
+        self.weight = weight
         self.warmup = warmup
-        self.weight = gamma
-        self.aesthetic: AestheticLoss | None = None
-        if needed and scorer is not None:
-            built = scorer if isinstance(scorer, NIMA) else scorer()
-            self.aesthetic = AestheticLoss(built, mode)
+        self.from_step = from_step
+        self.now = weight
 
-    def at(self, progress: float) -> None:
-        """Set `weight` for a point of the training, 0..1."""
-        self.weight = self.gamma * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
+    @property
+    def function(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what computes the term."""
+        function: Callable[[Tensor, Tensor], Tensor] = self.held
+        return function
 
-    def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
-        """Compute the terms that compare SR with HR; their sum is what gamma weighs against."""
-        return {self.fidelity: FIDELITIES[self.fidelity](sr_BCHW, hr_BCHW)}
+    def at(self, step: int, num_steps: float) -> None:
+        """Set the weight for a step of a training that has `num_steps`."""
+        risen = (step - self.from_step) / num_steps / self.warmup if self.warmup else 1.0
+        self.now = self.weight * min(1.0, risen) if step >= self.from_step else 0.0
+
+    def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
+        """Compute the term, not weighted."""
+        function = self.function
+        if not self.training and isinstance(function, nn.Module):
+            function = function.forward  # which is never compiled: photos vary in size
+        value = function(sr_BCHW, hr_BCHW)
+        if not isinstance(value, Tensor) or value.shape not in ((), (1,), (len(sr_BCHW),)):
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"should be one value, or one for each image, not {shape}")
+        return value.mean() if value.ndim else value
+
+
+class LossSum(nn.Module):
+    """A sum of weighted terms.
+
+    In training mode it compares patches, and weights may be warming up. In eval mode it compares
+    whole photos, which scorers see by their own rule, with the full weights.
+
+    Args:
+        terms: by name, in the order in which they are added. One of weight 0 is not computed.
+
+    Raises:
+        ValueError: if no term has a weight above 0.
+    """
+
+    def __init__(self, terms: Mapping[str, Term]) -> None:
+        super().__init__()
+        self.parts = terms
+        self._held = nn.ModuleList(terms.values())  # which follow to other devices and modes
+        if not self.names:
+            raise ValueError("loss: no term has a weight above 0")
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the terms that are summed."""
+        return [name for name, term in self.parts.items() if term.weight > 0]
+
+    @property
+    def aesthetics(self) -> dict[str, AestheticLoss]:
+        """Return the terms that hold a scorer, also those of weight 0, by name."""
+        functions = {name: term.function for name, term in self.parts.items()}
+        return {name: f for name, f in functions.items() if isinstance(f, AestheticLoss)}
+
+    def at(self, step: int, num_steps: float) -> None:
+        """Set the weights for a step of a training that has `num_steps`."""
+        for term in self.parts.values():
+            term.at(step, num_steps)
 
     def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
         """Compare B x 3 x H x W images in [0, 1]; the gradient goes to `sr_BCHW`.
 
-        Warns once if patches are enlarged for the scorer.
+        Warns once if patches are enlarged for a scorer.
+
+        Raises:
+            ValueError: if a term returns something else than one value, or one for each image.
         """
-        terms = self.fidelity_terms(sr_BCHW, hr_BCHW)
-        first, *others = terms.values()
-        total = sum(others, start=first)
-        if self.aesthetic is None or self.gamma == 0:
-            return LossTerms(total, terms)
-        if not self.training:
-            aesthetic, score_B = self.aesthetic.whole(sr_BCHW, hr_BCHW)
-            terms["aesthetic"] = aesthetic
-            return LossTerms(total + self.gamma * aesthetic, terms, score_B)
-        self.aesthetic.warn_of(sr_BCHW)
-        terms["aesthetic"] = self.aesthetic(sr_BCHW, hr_BCHW)
-        return LossTerms(total + self.weight * terms["aesthetic"], terms)
+        total: Tensor | None = None
+        terms: dict[str, Tensor] = {}
+        scores: dict[str, Tensor] = {}
+        for name in self.names:
+            part = self.parts[name]
+            if not isinstance(part.function, AestheticLoss):
+                try:
+                    terms[name] = part(sr_BCHW, hr_BCHW)
+                except ValueError as error:
+                    raise ValueError(f"loss.{name}: {error}") from error
+            elif self.training:
+                part.function.warn_of(sr_BCHW)
+                terms[name] = part(sr_BCHW, hr_BCHW)
+            else:
+                terms[name], scores[name] = part.function.whole(sr_BCHW, hr_BCHW)
+            weighted = (part.now if self.training else part.weight) * terms[name]
+            total = weighted if total is None else total + weighted
+        assert total is not None
+        return LossTerms(total, terms, scores)
 
 
-def gradient_squares(loss: HybridLoss, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
-    """Compute the squared norms of the gradients of the aesthetic term and of all others.
-
-    At the SR pixels, before gamma weighs the aesthetic term. Computes the loss anew, not compiled:
-    a compiled one has no second backward pass. The squares add up over micro-batches and ranks.
+class HybridLoss(LossSum):
+    """`L2 + gamma * (K - mean score)` (paper, section 2.3.1), the L2 term in 0..255 units.
 
     Args:
-        loss: has an aesthetic term.
+        gamma: weight of the aesthetic term, 0 or more; 0 is plain L2, which needs no scorer.
+        scorer: a NIMA, or its checkpoint.
+        mode: of the aesthetic term, see `AestheticLoss`.
+
+    Raises:
+        ValueError: if gamma is negative, or above 0 without a scorer.
+    """
+
+    def __init__(
+        self, gamma: float, scorer: NIMA | str | Path | None = None, mode: Mode = "linear"
+    ) -> None:
+        terms = {"l2": Term(l2_loss)}
+        if gamma != 0:
+            if scorer is None:
+                raise ValueError(f"gamma={gamma} needs a scorer: give scorer.checkpoint=<file>")
+            terms["aesthetic"] = Term(AestheticLoss(scorer, mode), gamma)
+        super().__init__(terms)
+
+
+def build_loss(terms: Mapping[str, Mapping[str, object] | None]) -> LossSum:
+    """Build a loss from settings, such as those of `conf/loss/`.
+
+    Args:
+        terms: for each name the class or function (`_target_`), its arguments, and those of `Term`.
+            Without a weight it is 1. Terms of weight 0 are left out, unless `score_always` is set.
+
+    Raises:
+        ValueError: naming the term that cannot be built.
+    """
+    built = {name: build_term(name, settings) for name, settings in terms.items()}
+    return LossSum({name: term for name, term in built.items() if term is not None})
+
+
+def build_term(name: str, settings: Mapping[str, object] | None) -> Term | None:
+    """Build a term of `build_loss`; None if it is left out."""
+    arguments = dict(settings or {"weight": 0})
+    own: dict[str, Any] = {key: arguments.pop(key) for key in TERM if key in arguments}
+    if own.get("weight") == 0 and not arguments.get("score_always"):
+        return None
+    try:
+        target = get_object(str(arguments.get("_target_")))
+        return Term(instantiate(arguments, _partial_=not inspect.isclass(target)), **own)
+    except Exception as error:  # a term of the user's own may raise what it likes
+        cause = error.__cause__ if isinstance(error, InstantiationException) else None
+        raise ValueError(f"loss.{name}: {cause or error}") from error
+
+
+class GradientSquares(NamedTuple):
+    """Squared norms of gradients at the SR pixels; they add up over micro-batches and ranks.
+
+    Attributes:
+        terms_T: of each term, before it is weighted.
+        others: of the weighted sum of all terms but `aesthetic`.
+    """
+
+    terms_T: Tensor
+    others: Tensor
+
+    def plus(self, other: "GradientSquares") -> "GradientSquares":
+        """Add those of another micro-batch."""
+        return GradientSquares(self.terms_T + other.terms_T, self.others + other.others)
+
+
+def gradient_squares(loss: LossSum, sr_BCHW: Tensor, hr_BCHW: Tensor) -> GradientSquares:
+    """Compute the squared norms of the terms' gradients at the SR pixels.
+
+    Computes the loss anew, not compiled: a compiled one has no second backward pass.
+
+    Args:
+        loss: in training mode.
         sr_BCHW: the images.
         hr_BCHW: what they are compared with.
-
-    Returns:
-        Two values.
     """
     sr_BCHW = sr_BCHW.detach().requires_grad_()
     with torch.compiler.set_stance("force_eager"):
-        total, terms, _ = loss(sr_BCHW, hr_BCHW)
-    aesthetic = terms["aesthetic"]
-    others = total - loss.weight * aesthetic
-    gradients = [
-        torch.autograd.grad(aesthetic, sr_BCHW, retain_graph=True)[0],
-        torch.autograd.grad(others, sr_BCHW)[0],
-    ]
-    return torch.stack([gradient.float().square().sum() for gradient in gradients])
-
-
-FIDELITIES = {"l2": l2_loss, "l1": l1_loss}
+        terms = loss(sr_BCHW, hr_BCHW).terms
+    gradients = {
+        name: torch.autograd.grad(term, sr_BCHW, retain_graph=True)[0].float()
+        for name, term in terms.items()
+    }
+    others = [loss.parts[name].now * g for name, g in gradients.items() if name != "aesthetic"]
+    total = torch.stack(others).sum(dim=0) if others else torch.zeros_like(sr_BCHW)
+    return GradientSquares(
+        torch.stack([gradient.square().sum() for gradient in gradients.values()]),
+        total.square().sum(),
+    )

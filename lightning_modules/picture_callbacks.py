@@ -78,7 +78,7 @@ class BeforeAfter(Pictures):
         lr, hr = to_unit(photo.lr).to(device), to_unit(photo.hr).to(device)
         with torch.autocast(device.type, enabled=False):
             sr = module(lr[None], photo.scale)[0].clamp(0, 1)
-            scorer = module.loss.aesthetic.scorer if module.loss.aesthetic is not None else None
+            scorer = module.scorers.get("score")
             panels = comparison(lr, hr, {"SR": sr}, photo.scale, scorer)
         name = f"{photo.name}_x{photo.scale}" if module.several else photo.name
         path = self.folder / f"{name}.png"

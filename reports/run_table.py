@@ -221,7 +221,12 @@ def label_of(run: Run, keys: Sequence[str] = ()) -> str:
 
 def copies_last(key: str) -> tuple[bool, bool, int, str]:
     """Sort key that prefers, among equal keys, the one that a user would type."""
-    return key.startswith(("model.", "callbacks.")), key.endswith("_target_"), key.count("."), key
+    return (
+        key.startswith(("model.", "callbacks.", "loss.")),
+        key.endswith("_target_"),
+        key.count("."),
+        key,
+    )
 
 
 def cell(value: object) -> str:

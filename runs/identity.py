@@ -18,7 +18,7 @@ NOT_IN_HASH = NOT_SETTINGS | {
     *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.enable_model_summary"),
     *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after", "callbacks.pictures"),
     *("callbacks.watch", "callbacks.photo_table", "model.grad_ratio_every"),
-    *("model.trusted", "model.loss.scorer.trusted"),
+    *("model.trusted", "loss.aesthetic.trusted"),
     # Version 0.1 let runs set these; they are fixed now.
     *("callbacks.checkpoint.enable_version_counter", "callbacks.checkpoint.filename"),
     "callbacks.checkpoint.save_last",
@@ -34,19 +34,20 @@ def not_read(config: DictConfig) -> set[str]:
     keys = set()
     if "scales" in (config.get("net") or {}):  # MDSR has scales of its own
         keys.add("scale")
-    if config.get("gamma") == 0:  # no scorer in the loss
-        keys |= {"model.loss.mode", "model.loss.warmup"}
-        if not scores_always(config):
-            keys |= {"scorer", "model.loss.scorer"}
-    else:
-        keys.add("model.loss.score_always")  # the scorer rates them anyway
+    for name, term in (config.get("loss") or {}).items():
+        if term is not None and term.get("weight") == 0:
+            keys |= {f"loss.{name}.{key}" for key in term if key not in ("weight", "score_always")}
+    if not uses_scorer(config):
+        keys.add("scorer")
+    elif config.gamma != 0:
+        keys.add("loss.aesthetic.score_always")  # the scorer rates them anyway
     return keys
 
 
-def scores_always(config: DictConfig) -> bool:
-    """Return whether the scorer rates validation photos even at gamma 0."""
-    model = config.get("model") or {}
-    return bool((model.get("loss") or {}).get("score_always"))
+def uses_scorer(config: DictConfig) -> bool:
+    """Return whether an enhancer's loss has the scorer, if only to rate validation photos."""
+    term = (config.get("loss") or {}).get("aesthetic")
+    return term is not None and (config.get("gamma") != 0 or bool(term.get("score_always")))
 
 
 def is_setting(key: str) -> bool:

@@ -85,4 +85,6 @@ def name_value(value: str) -> str:
     if "/" in value or re.fullmatch(r".*\.(ckpt|safetensors|pt)", value):
         stem = re.sub(r"[^\w.+-]+", "-", Path(value).stem)
         return f"{stem}-{text_sha256(value)[:6]}"
+    if re.fullmatch(r"\[[\w,]+\]", value):  # commas would need quotes in a path
+        return value[1:-1].replace(",", "+")
     return re.sub(r"[^\w.+,-]+", "-", value)

@@ -55,6 +55,7 @@ from runs.training_checks import reads_scorer
 from system.device import full_float32, keep_memory
 from system.json_files import JsonObject
 from system.locks import locked
+from system.places import expanded
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -207,9 +208,17 @@ def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str]]:
     if not trains_scorer(cfg):
         if "scale" in unread:
             config["scale"] = None
-        for name in ("scorer", "mode", "warmup", "score_always"):
-            if f"model.loss.{name}" in unread:
-                config["model"]["loss"].pop(name, None)
+        config["model"].pop("loss")  # as it stands under `loss`
+        config["loss"] = {
+            name: {key: value for key, value in term.items() if f"loss.{name}.{key}" not in unread}
+            for name, term in config["loss"].items()
+            if term is not None and (term.get("weight") != 0 or term.get("score_always"))
+        }
+        config["loss"].get("aesthetic", {}).pop("scorer", None)  # scorer.checkpoint
+        for name, term in config["loss"].items():
+            for key in ("scorer", "weights"):
+                if isinstance(term.get(key), str) and expanded(term[key]).is_file():
+                    files[f"loss.{name}.{key}"] = term[key]
         if "scorer" in unread:
             del config["scorer"]
         else:
@@ -217,7 +226,8 @@ def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str]]:
             config["scorer"] = {"checkpoint": config["scorer"]["checkpoint"]}
         files["judge.checkpoint"] = config["judge"]["checkpoint"]
     else:
-        del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"], config["judge"]
+        del config["loss"], config["judge"]
+        del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
         package = BACKBONES[cfg.scorer.backbone].package
         if cfg.scorer.pretrained != "imagenet":
             files["scorer.pretrained"] = cfg.scorer.pretrained

@@ -8,12 +8,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from configuration.model_kind import trains_scorer
+from configuration.parsing import plain
 from configuration.signatures import locate
 from configuration.trust import rebuild_problems
 from lightning_modules.checkpoint import read_record
 from lightning_modules.compiling import WITH_GRAPHS
+from lightning_modules.losses import build_term
 from networks.views import VIEW_ARGUMENTS
-from runs.identity import scores_always
+from runs.identity import uses_scorer
 from runs.requirements import require_file, require_kind
 from system.places import program
 
@@ -133,23 +135,49 @@ def enhancer_problems(cfg: DictConfig) -> Iterator[str]:
         yield "net=null: an enhancer needs a network"
     elif "scales" not in cfg.net and cfg.net.get("scale", cfg.scale) != cfg.scale:
         yield f"net.scale={cfg.net.scale}: set scale, which data and network follow"
-    elif cfg.model.loss.get("gamma", cfg.gamma) != cfg.gamma:
-        yield f"model.loss.gamma={cfg.model.loss.gamma}: set gamma, which the loss follows"
+    elif cfg.gamma is None or (cfg.scale is None and "scales" not in cfg.net):
+        yield f"gamma={cfg.gamma} scale={cfg.scale}: an enhancer needs both"
     elif cfg.scale == 1 and "scales" not in cfg.net and undegraded(cfg):
         yield "scale=1: set data.degradation.blur, .noise or .jpeg; otherwise LR equals HR"
     elif "scale" in cfg.data and cfg.data.scale != cfg.net.get("scales", cfg.scale):
         yield f"data.scale={cfg.data.scale}: set scale, which data and network follow"
     elif cfg.net._target_.endswith(".Bicubic"):
         yield "net=bicubic has nothing to train; evaluate compares every network with it"
-    elif cfg.gamma is None or (cfg.scale is None and "scales" not in cfg.net):
-        yield f"gamma={cfg.gamma} scale={cfg.scale}: an enhancer needs both"
-    elif cfg.gamma == 0 and not scores_always(cfg):
-        pass  # the scorer is not read
+    else:
+        yield from loss_problems(cfg)
+
+
+def loss_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check the terms of the loss, and the files of its scorers."""
+    loss = cfg.get("loss") or {}
+    terms = {str(name): term for name, term in loss.items() if term is not None}
+    aesthetic = terms.get("aesthetic")
+    if not any(term.get("weight", 1) for term in terms.values()):
+        yield f"loss=[{','.join(terms)}]: no term has a weight above 0"
+    for name, term in terms.items():
+        if "_target_" not in term:
+            yield f"loss.{name}: needs a _target_, the dotted name of its class or function"
+        elif name != "aesthetic" and str(term._target_).endswith(".AestheticLoss"):
+            key = f"loss.{name}.scorer"
+            missing = list(require_file(key, term.get("scorer")))
+            yield from missing or check_is_scorer(key, term.scorer)
+    if aesthetic is None:
+        if cfg.gamma != 0:
+            yield (
+                f"gamma={cfg.gamma}: loss=[{','.join(terms)}] has no aesthetic term to weigh; "
+                "add it, or set gamma=0"
+            )
+    elif aesthetic.get("weight", 1) != cfg.gamma:
+        yield f"loss.aesthetic.weight={aesthetic.get('weight')}: set gamma, which it follows"
+    elif not uses_scorer(cfg):
+        pass  # its file is not read
     elif cfg.scorer.checkpoint is None:
         what, instead = f"gamma={cfg.gamma}", "gamma=0"
         if cfg.gamma == 0:
-            what, instead = ("model.loss.score_always" + end for end in ("", "=false"))
+            what, instead = ("loss.aesthetic.score_always" + end for end in ("", "=false"))
         yield f"{what} needs a scorer: give scorer.checkpoint=FILE, or {instead}"
+    elif aesthetic.get("scorer") != cfg.scorer.checkpoint:
+        yield f"loss.aesthetic.scorer={aesthetic.scorer}: set scorer.checkpoint, which it follows"
     else:
         yield from require_scorer(cfg)
 
@@ -160,6 +188,28 @@ def machine_problems(cfg: DictConfig) -> Iterator[str]:
         yield "trainer: no GPU that PyTorch can use on this machine; trainer=cpu needs none"
     if cfg.trainer.get("plugins") is not None and "SLURM_PROCID" not in os.environ:
         yield "trainer=slurm: is for ranks that SLURM starts, by -m hydra/launcher=slurm or by srun"
+
+
+def term_problems(cfg: DictConfig) -> Iterator[str]:
+    """Try the terms of the loss that need no scorer on a patch.
+
+    Only they know whether their weights are there, and whether a gradient reaches the image.
+    """
+    if trains_scorer(cfg):
+        return
+    side = cfg.data.get("patch_size", 48) * max(cfg.net.get("scales", [cfg.scale]))
+    for name, settings in plain(cfg.loss).items():
+        target = settings.get("_target_", ".AestheticLoss") if isinstance(settings, dict) else ""
+        if not target or target.endswith(".AestheticLoss"):
+            continue
+        try:
+            term = build_term(name, settings)  # type: ignore[arg-type]
+            sr, hr = torch.rand(2, 1, 3, side, side).unbind()
+            if term is not None and not term(sr.requires_grad_(), hr).requires_grad:
+                yield f"loss.{name}: its value does not depend on the SR image"
+        except Exception as error:  # a term of the user's own may raise what it likes
+            text = str(error).partition("\n")[0]
+            yield text if text.startswith("loss.") else f"loss.{name}: {text}"
 
 
 def undegraded(cfg: DictConfig) -> bool:
@@ -212,7 +262,7 @@ def check_is_scorer(key: str, path: str) -> Iterator[str]:
 
 def reads_scorer(cfg: DictConfig) -> bool:
     """Return whether this trains an enhancer that needs the file of a scorer."""
-    return not trains_scorer(cfg) and (cfg.gamma != 0 or scores_always(cfg))
+    return not trains_scorer(cfg) and uses_scorer(cfg)
 
 
 def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:

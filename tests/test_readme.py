@@ -22,7 +22,6 @@ from PIL import Image
 
 from cli import checks as config
 from cli import command_line as command_line
-from runs.code_identity import OURS
 from tests.conftest import ROOT, TINY
 
 README = (ROOT / "README.md").read_text()
@@ -49,8 +48,8 @@ def test_commands_have_no_mistakes(
 ) -> None:
     """In an empty folder: what a reader of the docs has already run here does not count."""
     monkeypatch.setenv("SERVE_PASSWORD", "secret" if "user=" in line else "")
-    if line.startswith("python run.py [command]") or "net=mynet" in line:
-        return  # a pattern; and what another test runs
+    if line.startswith("python run.py [command]"):
+        return  # a pattern
     if "--config-dir" in line:
         return  # tests/cli/test_recipes.py makes the folder
     call = command_line.parse(shlex.split(line, comments=True)[2:])
@@ -68,7 +67,7 @@ def test_commands_have_no_mistakes(
 
 def test_recipes_are_shown_as_they_are() -> None:
     files = [path for path in sorted(RECIPES.rglob("*")) if path.suffix in (".py", ".yaml")]
-    assert len(files) == 4
+    assert len(files) == 5
     blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", EXTENDING, flags=re.DOTALL)
     assert sorted(blocks) == sorted(path.read_text() for path in files)
     for path in files:
@@ -96,77 +95,79 @@ def enlarged(lr_CHW: NDArray[np.float64], weight: Any, bias: Any) -> NDArray[np.
     return out
 
 
-def charbonnier(sr: NDArray[np.float64], hr: NDArray[np.float64]) -> float:
-    return float(np.sqrt((255 * (sr - hr)) ** 2 + 1).mean())
+def edges(sr: NDArray[np.float64], hr: NDArray[np.float64]) -> float:
+    x = 255 * (sr - hr)
+    return float(sum(np.abs(np.diff(x, axis=axis)).mean() for axis in (1, 2)))
 
 
 @pytest.mark.slow
-def test_recipes_run_as_printed(folder: Path) -> None:
-    """In a copy: a file added here would change the code hash under the other tests.
-
-    With a learning rate of zero the weights of every step are those of the checkpoint.
-    """
-    for part in (*OURS, "conf", "weights"):
-        shutil.copytree(ROOT / part, folder / part)
-    shutil.copytree(RECIPES, folder / "examples" / "recipes")
-    shutil.copy(ROOT / "run.py", folder)
+def test_recipes_run_as_printed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a folder of one's own: with a learning rate of zero all weights are the checkpoint's."""
+    copy, _, train = re.findall(r"^    (cp -r .*|cd mine|nima .*)$", EXTENDING, re.M)
+    assert copy == "cp -r CLONE/examples/recipes mine"
+    here = folder / "mine"
+    shutil.copytree(RECIPES, here)
+    monkeypatch.chdir(here)
     for k, name in enumerate(("chelsea", "coffee", "astronaut")):
         photo = Image.open(Path(skimage.data.__file__).parent / f"{name}.png").resize((96, 64))
-        photo.save(folder / f"{name}.png")
+        photo.save(here / f"{name}.png")
         for split in ("train", "val"):
-            (folder / split).mkdir(exist_ok=True)
+            (here / split).mkdir(exist_ok=True)
             if (split == "val") == (k == 1):
-                np.save(folder / split / f"{name}.npy", np.array(photo))
-    copy, train = re.findall(r"^    (cp -r .*|python run\.py net=mynet .*)$", EXTENDING, re.M)
+                np.save(here / split / f"{name}.npy", np.array(photo))
 
     def run(line: str, *more: str) -> None:
-        words = [sys.executable if word == "python" else word for word in shlex.split(line)]
-        done = subprocess.run([*words, *more], cwd=folder, capture_output=True, text=True)
+        words = [sys.executable, str(ROOT / "run.py"), *shlex.split(line)[1:], *more]
+        done = subprocess.run(words, cwd=here, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    run(copy)
     small = [word for word in TINY if not word.startswith(("net.", "epochs="))]
     run(train, *small, "epochs=1", "gamma=0.4", "seed=3", "optim.optimizer.lr=0.0", "name=mine")
-    here = folder / "outputs" / "sample_edsr" / "mine"
-    checkpoint = here / "checkpoints" / "best.ckpt"
+    run_folder = here / "outputs" / "sample_edsr" / "mine"
+    checkpoint = run_folder / "checkpoints" / "best.ckpt"
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     weights = (state["net.conv.weight"].double().numpy(), state["net.conv.bias"].double().numpy())
 
     # What was trained on, through the data module in a plain loop.
-    source = importlib.util.spec_from_file_location("mydata", RECIPES / "datamodules/mydata.py")
+    source = importlib.util.spec_from_file_location("photos", RECIPES / "mypackage/photos.py")
     assert source is not None
     assert source.loader is not None
     module = importlib.util.module_from_spec(source)
     source.loader.exec_module(module)
     options = {"patch_size": 16, "num_steps": 2, "batch_size": 4, "limit": 2, "seed": 3}
     data = module.MyPhotos(2, **options)
-    with open(here / "metrics.csv", newline="") as file:
+    with open(run_folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     steps = [row for row in rows if row["train/loss"]]
     assert len(steps) == 2
     for row, batch in zip(steps, data.train_dataloader(), strict=True):
         lr, hr = (part.double().numpy() for part in batch.to_unit())
-        expected = np.mean(
-            [charbonnier(enlarged(x, *weights), y) for x, y in zip(lr, hr, strict=True)]
-        )
-        assert float(row["train/charbonnier"]) == pytest.approx(expected, rel=1e-5)
-        total = expected + 0.4 * float(row["train/aesthetic"])
+        pairs = [(enlarged(x, *weights), y) for x, y in zip(lr, hr, strict=True)]
+        l1 = 255 * np.mean([np.abs(x - y) for x, y in pairs])
+        mine = np.mean([edges(x, y) for x, y in pairs])
+        assert float(row["train/l1"]) == pytest.approx(l1, rel=1e-5)
+        assert float(row["train/edges"]) == pytest.approx(mine, rel=1e-5)
+        total = l1 + 0.5 * mine + 0.4 * float(row["train/aesthetic"])
         assert float(row["train/loss"]) == pytest.approx(total, rel=1e-5)
-    metrics = json.loads((here / "result.json").read_text())["metrics"]
+    (shares,) = [row for row in rows if row["train/weight/edges"]]
+    assert float(shares["train/weight/edges"]) == 0.5
+    assert 0.05 < float(shares["train/grad_share/edges"]) < 0.95
+    metrics = json.loads((run_folder / "result.json").read_text())["metrics"]
     (batch,) = data.val_dataloader()
     lr, hr = (part[0].double().numpy() for part in batch.to_unit())
     sr = enlarged(lr, *weights)
-    assert metrics["val/charbonnier"] == pytest.approx(charbonnier(sr, hr), rel=1e-5)
+    assert metrics["val/edges"] == pytest.approx(edges(sr, hr), rel=1e-5)
     assert metrics["val/aesthetic"] == pytest.approx(10 - metrics["val/score"], rel=1e-5)
-    total = metrics["val/charbonnier"] + 0.4 * metrics["val/aesthetic"]
+    total = metrics["val/l1"] + 0.5 * metrics["val/edges"] + 0.4 * metrics["val/aesthetic"]
     assert metrics["val/loss"] == pytest.approx(total, rel=1e-5)
     assert not [name for name in {*rows[0], *metrics} if name.endswith("/l2")]
 
     # Another photo, through the checkpoint.
-    run("python run.py enhance input=coffee.png", f"checkpoint={checkpoint.relative_to(folder)}")
-    with Image.open("outputs/enhanced/coffee_x2.png") as image:
+    words = [f"checkpoint={checkpoint.relative_to(here)}", "trusted=[mypackage]"]
+    run("nima enhance input=coffee.png", *words)
+    with Image.open(here / "outputs/enhanced/coffee_x2.png") as image:
         result = np.array(image).astype(float)
-    lr = np.array(Image.open("coffee.png")).transpose(2, 0, 1) / 255
+    lr = np.array(Image.open(here / "coffee.png")).transpose(2, 0, 1) / 255
     exact = 255 * enlarged(lr, *weights).clip(0, 1).transpose(1, 2, 0)
     assert result.shape == exact.shape == (128, 192, 3)
     assert np.abs(result - exact).max() <= 0.501

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -15,7 +16,7 @@ from cli.overrides import as_text
 from configuration.signatures import Text
 from networks.scales import scales_of
 from system.places import CONF
-from tests.conftest import ROOT, Cli
+from tests.conftest import ROOT, SAMPLE_SCORER, Cli
 
 SHIPPED = ROOT / "weights" / "edsr_x2_gamma_0.safetensors"
 
@@ -25,7 +26,7 @@ def group_files(group: str) -> list[str]:
 
 
 def test_every_group_is_tested_here() -> None:
-    tested = {"model", "data", "net", "scorer", "optim", "trainer", "logger", "callbacks"}
+    tested = {"model", "data", "net", "loss", "scorer", "optim", "trainer", "logger", "callbacks"}
     tested |= {"experiment", "debug", "sweep"}  # the last in test_sweep
     assert {p.name for p in CONF.iterdir() if p.is_dir()} == tested | {"hydra", "paths"}
     assert {p.stem for p in CONF.glob("*.yaml")} == set(command_line.COMMANDS)
@@ -44,6 +45,16 @@ def test_scorers(scorer: str) -> None:
         node = compose("train", ["experiment=sample_nima", f"scorer={scorer}"]).scorer
     del node.checkpoint
     assert instantiate(node).backbone == scorer
+
+
+@pytest.mark.parametrize("loss", group_files("loss"))
+def test_terms(loss: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = [f"loss=[{loss}]", "gamma=0.3", f"scorer.checkpoint={SAMPLE_SCORER}"]
+        terms = compose("train", words).model.loss
+    sum_ = instantiate(terms)
+    assert sum_.names == [loss]
+    assert sum_(torch.rand(1, 3, 192, 192), torch.rand(1, 3, 192, 192)).total > 0
 
 
 # What a file leaves to the user, or what needs a download.
@@ -123,7 +134,7 @@ def test_package_line_comes_first(path: Path) -> None:
     lines = path.read_text().splitlines()
     where = [i for i, line in enumerate(lines) if "@package" in line]
     assert where in ([], [0])  # Hydra ignores it below another comment
-    assert (where == [0]) == (path.parent.name in ("experiment", "debug", "sweep"))
+    assert (where == [0]) == (path.parent.name in ("experiment", "debug", "sweep", "loss"))
 
 
 @pytest.mark.parametrize(
@@ -165,8 +176,11 @@ def test_package_line_comes_first(path: Path) -> None:
         (["scorer.num_buckets=5"], ["scorer.num_buckets=5: ", "has 10; leave scorer.num_buckets="]),
         (["net=bicubic"], ["nothing to train"]),
         (["judge.checkpoint=a.ckpt"], ["judge.checkpoint=a.ckpt: no such file"]),
-        (["model.loss.mode=hing"], ["model.loss.mode=hing: should be 'linear', 'hinge' or"]),
-        (["model.loss.fidelity=l3"], ["model.loss.fidelity=l3: should be 'l2' or 'l1'"]),
+        (
+            ["loss.aesthetic.mode=hing"],
+            ["loss.aesthetic.mode=hing: should be 'linear', 'hinge' or"],
+        ),
+        (["loss=[l1,l3]"], ["loss=l3: no such loss"]),
         (["data=sample_rated"], ["data: SampleRated does not give LR/HR pairs"]),
         (["data.batch_size=9", "trainer=ddp_cpu"], ["must be divisible by 2"]),
         (["gamma==1"], ["'gamma==1' cannot be parsed"]),
@@ -209,7 +223,21 @@ def test_package_line_comes_first(path: Path) -> None:
         (["evaluate", "checkpoint=a.ckpt,b.ckpt"], ["several values need -m", "brackets"]),
         (["scale=1"], ["scale=1: set data.degradation.blur"]),
         (["net.scale=3"], ["net.scale=3: set scale"]),
-        (["model.loss.gamma=0.3"], ["model.loss.gamma=0.3: set gamma"]),
+        (["loss.aesthetic.weight=0.3"], ["loss.aesthetic.weight=0.3: set gamma"]),
+        (["loss.aesthetic.scorer=a"], ["loss.aesthetic.scorer=a: set scorer.checkpoint"]),
+        (["loss=[l1]"], ["gamma=0.4: loss=[l1] has no aesthetic term"]),
+        (["loss=[]"], ["choose at least one of aesthetic"]),
+        (["gamma=0", "loss.l2.weight=0"], ["no term has a weight above 0"]),
+        (["loss.l2.weight=-1"], ["loss.l2: weight=-1: the weight of a term is 0 or more"]),
+        (["loss.l2.weight=a"], ["loss.l2.weight=a: should be a valid number"]),
+        (["loss.l2.from_step=0.5"], ["loss.l2.from_step=0.5: should be a valid integer"]),
+        (["+loss.own.weight=1"], ["loss.own: needs a _target_"]),
+        (["+loss.own._target_=json.dumps"], ["loss.own: dumps() takes 1 positional argument"]),
+        (["+loss.own._target_=json.dump"], ["loss.own: "]),
+        (
+            ["loss=[l2,features,aesthetic]", "loss.features.layers=[99]"],
+            ["has the modules 0, 1, 2"],
+        ),
         (["trainer.precision=64-true"], ["64-true: 32-true, bf16-mixed, 16-mixed"]),
         (["trainer.precision=16-mixed"], ["needs a GPU; a CPU has bf16-mixed"]),
         (["trainer.gradient_clip_val=-1"], ["gradient_clip_val=-1: above 0, or null"]),

@@ -57,7 +57,7 @@ trainer=[cpu,gpu]
 ~seed
 ~epochs
 ~optim.optimizer
-~model.loss
+~loss
 ~trainer.devices
 ~net._target_
 ~data.batch_size
@@ -69,7 +69,7 @@ experiment=null
 judge=null
 paths=null
 paths.output_dir=null
-model.loss=null
+loss=null
 model.net=null
 judge=3
 optim.optimizer=adam

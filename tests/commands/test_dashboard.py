@@ -93,7 +93,7 @@ def test_every_name_in_it_is_one_that_a_run_has(
     scored = [f"scorer.checkpoint={scorer_file}", f"judge.checkpoint={scorer_file}"]
     edsr = [*scored, "model.grad_ratio_every=1", "gamma=0.4"]
     assert cli(*tiny, *edsr).code == 0
-    assert cli(*tiny, "net=mdsr", "model.loss.fidelity=l1", "gamma=0").code == 0
+    assert cli(*tiny, "net=mdsr", "loss=[l1]", "gamma=0").code == 0
     assert cli(*TINY_NIMA, *OFFLINE).code == 0
     wandb.teardown()  # its service may still hold the end of the last file
     found = {name for path in Path().rglob("*.wandb") for name in offered(read_wandb(path))}

@@ -107,8 +107,8 @@ def test_gamma_zero_is_the_plain_run_bit_for_bit_and_builds_no_scorer(
     def never(*args: object) -> None:
         raise AssertionError("a scorer was built")
 
-    monkeypatch.setattr("lightning_modules.losses.AestheticLoss.__init__", never)
-    plain = train(cli, "c", "gamma=0", "~model.loss.scorer")
+    monkeypatch.setattr("lightning_modules.loss_terms.AestheticLoss.__init__", never)
+    plain = train(cli, "c", "gamma=0", "~loss.aesthetic")
     assert_same_weights(with_scorer, without)
     assert_same_weights(with_scorer, plain)
     losses = [row["train/loss"] for row in rows(with_scorer)]
@@ -460,7 +460,8 @@ def test_the_judge_validates_and_leaves_no_trace_in_the_weights(
     cli: Cli, scorer_file: Path
 ) -> None:
     plain = train(cli, "a")
-    options = ["model.loss.fidelity=l1", "model.loss.warmup=0.5", "model.grad_ratio_every=3"]
+    loss = ["loss=[l1,aesthetic]", "loss.aesthetic.warmup=0.5"]
+    options = [*loss, "model.grad_ratio_every=3"]
     done = cli(*TINY, "paths.output_dir=b", f"judge.checkpoint={scorer_file}", *options)
     assert done.code == 0, done.err
     assert "the judge is not independent: it shares backbone" in done.out + done.err
@@ -484,13 +485,13 @@ def test_the_judge_validates_and_leaves_no_trace_in_the_weights(
     assert ratios["0"] == 0  # gamma begins at 0
     assert ratios["3"] > 0
     assert all(row["train/l1"] for row in rows(run) if row["train/loss"])
-    assert train(cli, "c", "model.loss.mode=hinge", "epochs=1")
-    assert train(cli, "d", "model.loss.mode=feature", "gamma=50", "epochs=1")
+    assert train(cli, "c", "loss.aesthetic.mode=hinge", "epochs=1")
+    assert train(cli, "d", "loss.aesthetic.mode=feature", "gamma=50", "epochs=1")
 
 
 @pytest.mark.slow
 def test_gamma_0_is_scored_where_it_is_asked_for(cli: Cli, scorer_file: Path) -> None:
-    always = "model.loss.score_always=true"
+    always = "loss.aesthetic.score_always=true"
     plain, scored = train(cli, "a", "gamma=0"), train(cli, "b", "gamma=0", always)
     for name, value in weights(plain).items():
         assert torch.equal(value, weights(scored)[name]), name
@@ -509,7 +510,7 @@ def test_gamma_0_is_scored_where_it_is_asked_for(cli: Cli, scorer_file: Path) ->
     assert hashes[0] == hashes[1]
     done = cli(*TINY, "gamma=0", always, "scorer.checkpoint=null")
     assert done.code == 2
-    assert "model.loss.score_always needs a scorer: give scorer.checkpoint=FILE" in done.err
+    assert "loss.aesthetic.score_always needs a scorer: give scorer.checkpoint=FILE" in done.err
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ from lightning_modules.callbacks import (
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.enhancement import EnhancementModule
 from lightning_modules.loggers import RunCSV
-from lightning_modules.losses import HybridLoss
+from lightning_modules.loss_terms import AestheticLoss, charbonnier_loss
+from lightning_modules.losses import HybridLoss, LossSum, Term
 from lightning_modules.metric_names import is_baseline
 from lightning_modules.picture_callbacks import BeforeAfter
 from lightning_modules.schedules import Constant, Cosine, Exponential, Steps, fused
@@ -44,9 +45,9 @@ def test_scorer_does_not_change_in_twenty_steps() -> None:
     torch.manual_seed(0)
     scorer = NIMA("mnasnet_0_5")
     before = {name: value.clone() for name, value in scorer.state_dict().items()}
-    loss = HybridLoss(0.4, lambda: scorer)
-    assert loss.aesthetic is not None
-    frozen = {name: value.clone() for name, value in loss.aesthetic.scorer.state_dict().items()}
+    loss = HybridLoss(0.4, scorer)
+    term = loss.aesthetics["aesthetic"]
+    frozen = {name: value.clone() for name, value in term.scorer.state_dict().items()}
     module = EnhancementModule(
         EDSR(2, num_blocks=1, num_features=4),
         loss,
@@ -61,7 +62,7 @@ def test_scorer_does_not_change_in_twenty_steps() -> None:
     assert not torch.equal(start, last_layer(module).weight)  # the enhancer did learn
     for name, value in scorer.state_dict().items():
         assert torch.equal(value, before[name]), name
-    for name, value in loss.aesthetic.scorer.state_dict().items():
+    for name, value in term.scorer.state_dict().items():
         assert torch.equal(value, frozen[name]), name
     assert all(name.startswith("net.") for name in module.state_dict())
     optimized = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
@@ -135,7 +136,7 @@ def test_a_gain_of_the_scorer_against_psnr_or_judge_is_said(
 
 
 def module_of(
-    loss: HybridLoss | None = None,
+    loss: LossSum | None = None,
     net: torch.nn.Module | None = None,
     **options: Any,  # noqa: ANN401
 ) -> EnhancementModule:
@@ -154,14 +155,13 @@ def test_compiled_network_and_scorer_train_and_save_the_same() -> None:
     states = []
     for compiled in (False, True):
         module = module_of(
-            HybridLoss(5.0, lambda: load_scorer(SAMPLE_SCORER)),
+            HybridLoss(5.0, SAMPLE_SCORER),
             compile=compiled,
             grad_ratio_every=2,
         )
         data = SamplePairs(2, patch_size=8, batch_size=2, num_steps=3, limit=1)
         quiet_trainer(max_epochs=1, callbacks=[AveragedWeights(decay=0.5)]).fit(module, data)
-        for part in (module.net, module.loss.aesthetic):
-            assert part is not None
+        for part in (module.net, module.loss.aesthetics["aesthetic"]):
             assert (part._compiled_call_impl is not None) == compiled
         states.append(module.state_dict())
     assert states[0].keys() == states[1].keys()
@@ -223,35 +223,58 @@ def test_a_photo_without_a_number_ends_the_validation() -> None:
         quiet_trainer().validate(module, datamodule=data, verbose=False)
 
 
-class Charbonnier(HybridLoss):
-    """A loss of a user's own, with two terms."""
-
-    def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
-        difference = 255 * (sr_BCHW - hr_BCHW)
-        return {"charbonnier": (difference**2 + 1).sqrt().mean(), "bias": difference.mean().abs()}
+def bias(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
+    return 255 * (sr_BCHW - hr_BCHW).mean().abs()
 
 
-def test_terms_of_a_loss_of_ones_own_are_validated_by_their_names() -> None:
-    module = module_of(Charbonnier(0.5, load_scorer(SAMPLE_SCORER)))
+def own_loss() -> LossSum:
+    aesthetic = Term(AestheticLoss(SAMPLE_SCORER), 0.5, warmup=1.0)
+    parts = {"charbonnier": Term(charbonnier_loss, 2), "bias": Term(bias), "aesthetic": aesthetic}
+    return LossSum({**parts, "other": Term(AestheticLoss(SAMPLE_SCORER, "hinge"))})
+
+
+def test_terms_of_ones_own_are_validated_by_their_names() -> None:
+    module = module_of(own_loss())
     data = SamplePairs(2, limit=2)
     trainer = quiet_trainer()
     (values,) = trainer.validate(module, datamodule=data, verbose=False)
-    own, bias, score = [], [], []
+    own, biases, score = [], [], []
     for k in range(2):
         photo = data.val[k]
         with torch.no_grad():
             sr = module.eval()(to_unit(photo.lr)[None], 2)
         difference = 255 * (sr - to_unit(photo.hr)[None]).double().numpy()
-        own.append(np.sqrt(difference**2 + 1).mean())
-        bias.append(abs(difference.mean()))
+        own.append(np.sqrt(difference**2 + 0.255**2).mean())
+        biases.append(abs(difference.mean()))
         score.append(load_scorer(SAMPLE_SCORER).score(sr.clamp(0, 1)).item())
     assert values["val/charbonnier"] == pytest.approx(np.mean(own), rel=1e-5)
-    assert values["val/bias"] == pytest.approx(np.mean(bias), rel=1e-3)
+    assert values["val/bias"] == pytest.approx(np.mean(biases), rel=1e-3)
     assert values["val/aesthetic"] == pytest.approx(10 - np.mean(score), abs=1e-4)
     assert values["val/score"] == pytest.approx(np.mean(score), abs=1e-4)
-    total = np.mean(own) + np.mean(bias) + 0.5 * (10 - np.mean(score))
+    assert values["val/score_other"] == pytest.approx(np.mean(score), abs=1e-4)
+    total = 2 * np.mean(own) + np.mean(biases) + 0.5 * (10 - np.mean(score)) + values["val/other"]
     assert values["val/loss"] == pytest.approx(total, rel=1e-5)
     assert "val/l2" not in values
+    known = module.metric_names()
+    assert known is not None
+    logged = {name.removeprefix("val/") for name in values}
+    expected = {name for name in known if not name.startswith("grad_")}
+    assert {name for name in logged if not is_baseline(name)} == expected
+
+
+def test_terms_are_logged_with_weight_and_share_of_the_gradient(tmp_path: Path) -> None:
+    module = module_of(own_loss(), grad_ratio_every=2)
+    trainer = quiet_trainer(max_epochs=1, accumulate_grad_batches=2, log_every_n_steps=1)
+    trainer.loggers = [RunCSV(tmp_path)]
+    trainer.fit(module, SamplePairs(2, patch_size=8, batch_size=2, num_steps=4, limit=1))
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/grad_ratio"]]
+    weights = [[float(row[f"train/weight/{name}"]) for name in module.loss.names] for row in rows]
+    assert weights == [[2, 1, 0, 1], [2, 1, 0.25, 1]]
+    shares = [float(rows[1][f"train/grad_share/{name}"]) for name in module.loss.names]
+    assert sum(shares) == pytest.approx(1)
+    assert min(shares[0], shares[2]) > 0
+    assert trainer.callback_metrics["val/grad_share/charbonnier"] > 0.5
 
 
 @pytest.mark.parametrize("scales", [[2], [2, 3]])
@@ -280,21 +303,8 @@ def test_validation_has_the_baseline_beside_each_metric(scales: list[int]) -> No
 
 @pytest.mark.parametrize("name", ["psnr", "a/b", "grad_ratio"])
 def test_a_term_may_not_have_the_name_of_a_metric(name: str) -> None:
-    class Wrong(HybridLoss):
-        def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
-            return {name: (sr_BCHW - hr_BCHW).abs().mean()}
-
-    with pytest.raises(ValueError, match=rf"Wrong: a term is called '{name}'"):
-        quiet_trainer().validate(module_of(Wrong(0)), SamplePairs(2, limit=1), verbose=False)
-
-
-def test_a_term_has_to_be_a_scalar() -> None:
-    class Wrong(HybridLoss):
-        def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
-            return {"rows": (sr_BCHW - hr_BCHW).abs().mean(dim=(0, 1, 3))}
-
-    with pytest.raises(ValueError, match=r"Wrong: rows has \d+ values, not one"):
-        quiet_trainer(max_epochs=1).fit(module_of(Wrong(0)), SamplePairs(2, patch_size=8, limit=1))
+    with pytest.raises(ValueError, match=rf"loss\.{name}: the name of a term has to be a word"):
+        module_of(LossSum({name: Term(bias)}))
 
 
 def test_rows_have_the_means_of_their_step(tmp_path: Path) -> None:
@@ -339,13 +349,11 @@ def test_empty_hooks_are_skipped() -> None:
 
 
 def test_copies_of_a_module_share_the_scorer() -> None:
-    loss = HybridLoss(0.4, lambda: NIMA("mnasnet_0_5"))
-    assert loss.aesthetic is not None
+    loss = HybridLoss(0.4, NIMA("mnasnet_0_5"))
     loss.register_buffer("own", torch.zeros(1))
     twin = copy.deepcopy(loss)
-    assert twin.aesthetic is not None
-    assert twin.aesthetic is not loss.aesthetic
-    assert twin.aesthetic.scorer is loss.aesthetic.scorer
+    assert twin.parts["aesthetic"] is not loss.parts["aesthetic"]
+    assert twin.aesthetics["aesthetic"] is loss.aesthetics["aesthetic"]
     assert twin.own is not loss.own
 
 

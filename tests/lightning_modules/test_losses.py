@@ -1,4 +1,6 @@
+import copy
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,16 +9,16 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from lightning_modules.checkpoint import load_scorer
+from lightning_modules.loss_terms import AestheticLoss, Mode, l1_loss, l2_loss
 from lightning_modules.losses import (
-    AestheticLoss,
     HybridLoss,
-    Mode,
+    LossSum,
+    Term,
+    build_loss,
     emd_batch,
     emd_loss,
     emd_per_sample,
     gradient_squares,
-    l1_loss,
-    l2_loss,
 )
 from networks.nima import NIMA, mean_score
 from tests.conftest import SAMPLE_SCORER
@@ -68,7 +70,9 @@ def test_l1_is_in_units_of_255() -> None:
     sr, hr = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
     expected = 255 * np.abs(sr.numpy() - hr.numpy()).mean()
     assert l1_loss(sr, hr).item() == pytest.approx(expected, rel=1e-5)
-    assert HybridLoss(0, fidelity="l1")(sr, hr).total.item() == pytest.approx(expected, rel=1e-5)
+    assert LossSum({"l1": Term(l1_loss, 3)})(sr, hr).total.item() == pytest.approx(
+        3 * expected, rel=1e-5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +90,23 @@ def test_aesthetic_loss_is_k_minus_the_mean_score(scorer: NIMA) -> None:
 
 
 def test_scorer_is_frozen_unregistered_and_a_copy(scorer: NIMA) -> None:
-    loss = AestheticLoss(scorer)
+    loss = HybridLoss(0.1, scorer)
+    frozen = loss.aesthetics["aesthetic"].scorer
     assert list(loss.parameters()) == []
     assert loss.state_dict() == {}
-    assert not loss.scorer.training
     loss.train()
-    assert not loss.scorer.training
-    assert not any(p.requires_grad for p in loss.scorer.parameters())
+    assert not frozen.training
+    assert not any(p.requires_grad for p in frozen.parameters())
     assert all(p.requires_grad for p in scorer.parameters())
     loss.to(torch.float64)
-    assert next(loss.scorer.parameters()).dtype == torch.float64  # it follows the loss
+    assert next(frozen.parameters()).dtype == torch.float64  # it follows the loss
+    assert copy.deepcopy(loss).aesthetics["aesthetic"].scorer is frozen  # averages share it
 
 
 def test_gradient_of_the_aesthetic_term_reaches_the_pixels(scorer: NIMA) -> None:
     sr = torch.rand(1, 3, 64, 64, requires_grad=True)
     hr = sr.detach().clone()
-    terms = HybridLoss(0.5, lambda: scorer)(sr, hr)
+    terms = HybridLoss(0.5, scorer)(sr, hr)
     assert list(terms.terms) == ["l2", "aesthetic"]
     assert terms.terms["l2"].item() == 0
     assert terms.total.item() == pytest.approx(0.5 * terms.terms["aesthetic"].item())
@@ -113,10 +118,9 @@ def test_gradient_of_the_aesthetic_term_reaches_the_pixels(scorer: NIMA) -> None
 def test_small_patches_are_enlarged_with_one_warning(
     scorer: NIMA, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loss = HybridLoss(0.1, lambda: scorer)
+    loss = HybridLoss(0.1, scorer)
     seen = []
-    assert loss.aesthetic is not None
-    loss.aesthetic.scorer.features.register_forward_pre_hook(
+    loss.aesthetics["aesthetic"].scorer.features.register_forward_pre_hook(
         lambda _, args: seen.append(args[0].shape[-2:])
     )
     with caplog.at_level(logging.WARNING):
@@ -127,11 +131,8 @@ def test_small_patches_are_enlarged_with_one_warning(
 
 
 def test_gamma_zero_does_not_build_the_scorer() -> None:
-    def never() -> NIMA:
-        raise AssertionError("built")
-
     sr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
-    terms = HybridLoss(0, never)(sr, hr)
+    terms = HybridLoss(0, "no such file")(sr, hr)
     assert list(terms.terms) == ["l2"]
     assert torch.equal(terms.total, l2_loss(sr, hr))
 
@@ -139,7 +140,7 @@ def test_gamma_zero_does_not_build_the_scorer() -> None:
 @pytest.mark.parametrize("gamma", [-0.1, float("nan")])
 def test_negative_gamma_is_refused(gamma: float) -> None:
     with pytest.raises(ValueError, match="0 or more"):
-        HybridLoss(gamma)
+        HybridLoss(gamma, SAMPLE_SCORER)
 
 
 def test_gamma_without_scorer_is_refused() -> None:
@@ -179,67 +180,108 @@ def test_feature_mode_is_the_relative_distance_of_pooled_features() -> None:
     assert sr.grad.any()
 
 
-def test_gamma_warms_up_over_its_share_of_the_training(scorer: NIMA) -> None:
-    loss = HybridLoss(0.4, lambda: scorer, warmup=0.25)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.4, 0.4, 0.4, 0.4]),
+        ({"warmup": 0.25}, [0, 0.2, 0.4, 0.4]),
+        ({"from_step": 25}, [0, 0, 0.4, 0.4]),
+        ({"warmup": 0.5, "from_step": 25}, [0, 0, 0, 0.4]),
+    ],
+)
+def test_a_weight_follows_its_schedule(options: dict[str, Any], expected: list[float]) -> None:
+    term = Term(l2_loss, 0.4, **options)
     weights = []
-    for progress in (0, 0.125, 0.25, 0.9):
-        loss.at(progress)
-        weights.append(loss.weight)
-    assert weights == pytest.approx([0, 0.2, 0.4, 0.4])
-    plain = HybridLoss(0.4, lambda: scorer)
-    plain.at(0)
-    assert plain.weight == 0.4
+    for step in (0, 12.5, 25, 90):  # of 100
+        term.at(step, 100)  # type: ignore[arg-type]
+        weights.append(term.now)
+    assert weights == pytest.approx(expected)
 
 
-def test_at_gamma_0_a_scorer_is_there_for_validation_alone(scorer: NIMA) -> None:
+def test_a_schedule_weighs_training_alone() -> None:
+    sr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    loss = LossSum({"l2": Term(l2_loss), "l1": Term(l1_loss, 2, from_step=10)})
+    loss.at(9, 20)
+    assert loss(sr, hr).total.item() == pytest.approx(l2_loss(sr, hr).item())
+    whole = l2_loss(sr, hr).item() + 2 * l1_loss(sr, hr).item()
+    assert loss.eval()(sr, hr).total.item() == pytest.approx(whole)
+
+
+def test_at_gamma_0_a_scorer_is_there_for_validation_alone() -> None:
     sr, hr = torch.rand(2, 3, 8, 8, requires_grad=True), torch.rand(2, 3, 8, 8)
-    calls = []
-    assert HybridLoss(0, lambda: calls.append(1) or scorer).aesthetic is None  # type: ignore[func-returns-value]
-    assert calls == []
-    loss = HybridLoss(0, lambda: scorer, score_always=True)
-    assert loss.aesthetic is not None
-    assert "aesthetic" not in loss(sr, hr).terms
+    fidelity = {"_target_": "lightning_modules.loss_terms.l2_loss"}
+    settings = {
+        "_target_": "lightning_modules.loss_terms.AestheticLoss",
+        "weight": 0,
+        "scorer": str(SAMPLE_SCORER),
+        "score_always": False,
+    }
+    assert build_loss({"l2": fidelity, "aesthetic": settings}).aesthetics == {}
+    assert build_loss({"l2": fidelity, "aesthetic": None}).aesthetics == {}
+    loss = build_loss({"l2": fidelity, "aesthetic": {**settings, "score_always": True}})
+    assert loss.aesthetics.keys() == {"aesthetic"}
+    assert loss.names == ["l2"]
+    assert loss(sr, hr).terms.keys() == {"l2"}
     assert loss(sr, hr).total.item() == l2_loss(sr, hr).item()
-    with pytest.raises(ValueError, match="needs a scorer"):
-        HybridLoss(0, score_always=True)
+    with pytest.raises(ValueError, match="no term has a weight above 0"):
+        build_loss({"aesthetic": settings})
 
 
-def test_gradient_squares_by_two_backward_passes(scorer: NIMA) -> None:
+def test_gradients_of_terms_by_backward_passes_of_their_own(scorer: NIMA) -> None:
     torch.manual_seed(1)
     start, hr = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
-    expected = []
-    for part in ("aesthetic", "l2"):
+    parts = {"l2": Term(l2_loss), "tv": Term(variation, 3), "aesthetic": None}
+    parts["aesthetic"] = Term(AestheticLoss(scorer), 0.3)
+    gradients = {}
+    for name, part in parts.items():
         sr = start.clone().requires_grad_()
-        HybridLoss(0.3, scorer)(sr, hr).terms[part].backward()
+        assert part is not None
+        part(sr, hr).mean().backward()
         assert sr.grad is not None
-        expected.append((sr.grad.numpy().astype(np.float64) ** 2).sum())
-    loss = HybridLoss(0.3, lambda: scorer)
-    assert gradient_squares(loss, start, hr).tolist() == pytest.approx(expected, rel=1e-4)
+        gradients[name] = sr.grad.double().numpy()
+    loss = LossSum(parts)  # type: ignore[arg-type]
+    found = gradient_squares(loss, start, hr)
+    expected = [(gradient**2).sum() for gradient in gradients.values()]
+    assert found.terms_T.tolist() == pytest.approx(expected, rel=1e-4)
+    others = ((gradients["l2"] + 3 * gradients["tv"]) ** 2).sum()
+    assert found.others.item() == pytest.approx(others, rel=1e-4)
 
 
-class Charbonnier(HybridLoss):
-    def fidelity_terms(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:
-        charbonnier = ((255 * (sr_BCHW - hr_BCHW)) ** 2 + 1).sqrt().mean()
-        return {"charbonnier": charbonnier, "bias": 255 * (sr_BCHW - hr_BCHW).mean().abs()}
+def variation(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
+    return 255 * sr_BCHW.diff(dim=-1).abs().mean(dim=(1, 2, 3))  # one value for each image
 
 
-def test_terms_of_ones_own_are_summed_and_share_the_gradient(scorer: NIMA) -> None:
+def test_terms_of_ones_own_are_weighed_and_summed(scorer: NIMA) -> None:
     torch.manual_seed(1)
-    start, hr = torch.rand(2, 3, 192, 192), torch.rand(2, 3, 192, 192)
-    loss = Charbonnier(0.3, scorer)
-    sr = start.clone().requires_grad_()
-    total, terms, _ = loss(sr, hr)
-    difference = 255 * (start.double() - hr.double()).numpy()
-    own = np.sqrt(difference**2 + 1).mean() + abs(difference.mean())
+    sr, hr = torch.rand(2, 3, 192, 192), torch.rand(2, 3, 192, 192)
+    loss = LossSum(
+        {
+            "l2": Term(l2_loss),
+            "tv": Term(variation, 0.5),
+            "aesthetic": Term(AestheticLoss(scorer), 0.3),
+            "hinge": Term(AestheticLoss(scorer, "hinge"), 20),  # as many scorers as wanted
+            "off": Term(l1_loss, 0),
+        }
+    )
+    total, terms, scores = loss(sr, hr)
     with torch.no_grad():
-        rated = 7 - mean_score(scorer.eval()(start)).mean().item()
-    assert list(terms) == ["charbonnier", "bias", "aesthetic"]
-    assert total.item() == pytest.approx(own + 0.3 * rated, rel=1e-5)
-    sr = start.clone().requires_grad_()
-    sum(loss.fidelity_terms(sr, hr).values()).backward()  # type: ignore[union-attr]
-    assert sr.grad is not None
-    expected = (sr.grad.double() ** 2).sum().item()
-    assert gradient_squares(loss, start, hr)[1].item() == pytest.approx(expected, rel=1e-4)
+        rated = [mean_score(scorer.eval()(images)).numpy() for images in (sr, hr)]
+    expected = {
+        "l2": 65025 * ((sr - hr).double().numpy() ** 2).mean(),
+        "tv": 255 * np.abs(np.diff(sr.numpy(), axis=-1)).mean(),
+        "aesthetic": 7 - rated[0].mean(),
+        "hinge": np.maximum(rated[1] - rated[0], 0).mean(),
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-3)
+    assert total.item() == pytest.approx(
+        expected["l2"]
+        + 0.5 * expected["tv"]
+        + 0.3 * expected["aesthetic"]
+        + 20 * expected["hinge"],
+        rel=1e-4,
+    )
+    assert scores == {}  # whole photos alone are rated
+    assert loss.eval()(sr, hr).scores.keys() == {"aesthetic", "hinge"}
 
 
 @pytest.mark.parametrize("mode", ["linear", "hinge", "feature"])
@@ -248,7 +290,7 @@ def test_whole_photos_are_seen_by_the_scorers_own_rule(mode: Mode) -> None:
     scorer = load_scorer(SAMPLE_SCORER)
     sr, hr = torch.rand(2, 3, 150, 250), torch.rand(2, 3, 150, 250) ** 2
     with torch.no_grad():
-        total, terms, score_B = HybridLoss(0.3, scorer, mode=mode, warmup=0.5).eval()(sr, hr)
+        total, terms, found = HybridLoss(0.3, scorer, mode).eval()(sr, hr)
         scores = [scorer.score(images).numpy() for images in (sr, hr)]
         x, y = (scorer.pooled_features(scorer.prepare(images)).numpy() for images in (sr, hr))
     expected = {
@@ -256,8 +298,7 @@ def test_whole_photos_are_seen_by_the_scorers_own_rule(mode: Mode) -> None:
         "hinge": np.maximum(scores[1] - scores[0], 0).mean(),
         "feature": (((x - y) ** 2).sum(axis=1) / (y**2).sum(axis=1)).mean(),
     }[mode]
-    assert score_B is not None
-    assert score_B.tolist() == pytest.approx(scores[0].tolist(), abs=1e-4)
+    assert found["aesthetic"].tolist() == pytest.approx(scores[0].tolist(), abs=1e-4)
     assert terms["aesthetic"].item() == pytest.approx(expected, abs=1e-4)
     assert total.item() == pytest.approx(terms["l2"].item() + 0.3 * expected, rel=1e-5)
 
@@ -265,11 +306,24 @@ def test_whole_photos_are_seen_by_the_scorers_own_rule(mode: Mode) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "hing"}, "linear, hinge, feature"),
-        ({"fidelity": "l3"}, "l2, l1"),
         ({"warmup": 2.0}, "0 to 1"),
+        ({"weight": -1}, "0 or more"),
+        ({"weight": float("nan")}, "0 or more"),
+        ({"from_step": -1}, "0 or more"),
     ],
 )
-def test_wrong_options(scorer: NIMA, options: dict[str, object], message: str) -> None:
+def test_wrong_options_of_a_term(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        HybridLoss(0.1, lambda: scorer, **options)  # type: ignore[arg-type]
+        Term(l2_loss, **options)
+
+
+def test_an_unknown_mode_is_refused(scorer: NIMA) -> None:
+    with pytest.raises(ValueError, match="linear, hinge, feature"):
+        AestheticLoss(scorer, "hing")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("function", [lambda sr, hr: sr - hr, lambda sr, hr: 1.0])
+def test_a_term_is_one_value_or_one_for_each_image(function: Any) -> None:  # noqa: ANN401
+    loss = LossSum({"own": Term(function)})
+    with pytest.raises(ValueError, match=r"loss\.own: should be one value, or one for each image"):
+        loss(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8))

@@ -168,7 +168,7 @@ def make_run(trained: dict[str, Path]) -> MakeRun:
     ) -> Path:
         """`about` and `result` replace entries of run.json and result.json."""
         settings: dict[str, object] = {
-            **{"gamma": gamma, "model.loss.gamma": gamma, "seed": seed, "data.seed": seed},
+            **{"gamma": gamma, "loss.aesthetic.weight": gamma, "seed": seed, "data.seed": seed},
             **{"optim.optimizer.lr": lr, "model.optimizer.lr": lr},
             **{f"data.{key}": value for key, value in data.items()},
         }

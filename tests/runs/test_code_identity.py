@@ -114,10 +114,8 @@ def test_long_lists_of_changes_are_cut() -> None:
 @pytest.mark.slow
 def test_an_edited_loss_of_the_user_is_named(cli: Cli, folder: Path) -> None:
     loss = folder / "own_loss_of_a_test.py"
-    loss.write_text(
-        "from lightning_modules.losses import HybridLoss\n\n\n\nclass Mine(HybridLoss):\n    pass\n"
-    )
-    words = [*TINY, "gamma=0", "name=a", f"model.loss._target_={loss.stem}.Mine", "epochs=1"]
+    loss.write_text("def bias(sr, hr):\n    return (sr - hr).mean().abs()\n")
+    words = [*TINY, "gamma=0", "name=a", f"+loss.own._target_={loss.stem}.bias", "epochs=1"]
     done = cli(*words)
     assert done.code == 0, done.err
     assert "already finished" in cli(*words).out

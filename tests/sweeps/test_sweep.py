@@ -194,7 +194,7 @@ def alive(pid: int) -> bool:
         (["sweep=backbone", "experiment=nima_mnasnet"], 3, 3),
         (["gamma=0,0.1,0.2,0.4", "scale=2,3,4", "net=edsr,mdsr"], 24, 16),
         (["gamma=0,.0", "scorer.checkpoint=a.ckpt,b.ckpt"], 4, 1),  # no scorer is read
-        (["gamma=0,0.1", "model.loss.mode=linear,hinge"], 4, 3),
+        (["gamma=0,0.1", "loss.aesthetic.mode=linear,hinge"], 4, 3),
     ],
 )
 def test_equal_jobs_are_one(words: list[str], num_combinations: int, num_jobs: int) -> None:

