@@ -10,10 +10,10 @@ from datamodules.batches import PairBatch
 from lightning_modules.base import TrainedModule
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.frozen import Frozen
+from lightning_modules.image_metrics import drift, image_metrics
 from lightning_modules.loss_terms import EPSILON
 from lightning_modules.losses import GradientSquares, LossSum, LossTerms, gradient_squares
 from lightning_modules.metric_names import baseline_name, is_baseline
-from lightning_modules.metrics import drift, image_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, inference_copy

@@ -19,7 +19,7 @@ from lightning_modules.attached import pairs_of, ratings_of
 from lightning_modules.callbacks import last_step
 from lightning_modules.checkpoint import load_network
 from lightning_modules.enhancement import EnhancementModule
-from lightning_modules.metrics import image_metrics
+from lightning_modules.image_metrics import image_metrics
 from lightning_modules.nima import NIMAModule
 from lightning_modules.pictures import (
     comparison,

@@ -18,8 +18,9 @@ from datamodules.ratings_dataset import RatedDataset
 from images.pixels import to_array, to_bytes, to_tensor
 from images.reading import read_image
 from images.writing import write_image
+from lightning_modules.image_metrics import image_metrics
 from lightning_modules.losses import emd_per_sample
-from lightning_modules.metrics import Predictions, image_metrics, rating_metrics
+from lightning_modules.metrics import Predictions, rating_metrics
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, mean_score, std_score
 from system.files import replacing

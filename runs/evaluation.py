@@ -14,8 +14,9 @@ from datamodules.base import ShardedDataModule
 from datamodules.batches import Pair
 from images.pixels import to_unit
 from images.writing import write_image
+from lightning_modules.image_metrics import MAX_PSNR
 from lightning_modules.losses import emd_per_sample
-from lightning_modules.metrics import MAX_PSNR, Predictions, baselines, rating_metrics
+from lightning_modules.metrics import Predictions, baselines, rating_metrics
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, mean_score, std_score

@@ -15,7 +15,7 @@ from configuration.parsing import changed
 from configuration.trust import targets
 from datamodules.base import ShardedDataModule
 from lightning_modules.checkpoint import dependence
-from lightning_modules.metrics import image_metrics
+from lightning_modules.image_metrics import image_metrics
 from lightning_modules.record import Record
 from networks.scales import scales_of
 from runs.code_identity import code_files

@@ -8,7 +8,7 @@ import torch
 
 from datamodules.sample import SamplePairs
 from lightning_modules.checkpoint import load_network, load_scorer, read_checkpoint
-from lightning_modules.metrics import image_metrics
+from lightning_modules.image_metrics import image_metrics
 from networks.bicubic import Bicubic
 from networks.nima import NIMA
 from networks.scales import at_scale, scales_of

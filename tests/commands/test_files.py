@@ -16,7 +16,7 @@ from datamodules.sample import SamplePairs
 from images.pixels import to_bytes, to_unit
 from images.reading import read_image
 from lightning_modules.checkpoint import load_network, load_scorer, save_safetensors
-from lightning_modules.metrics import image_metrics
+from lightning_modules.image_metrics import image_metrics
 from lightning_modules.pictures import save_before_after
 from lightning_modules.record import Record
 from networks.bicubic import upscale

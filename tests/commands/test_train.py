@@ -17,7 +17,7 @@ import torch
 from datamodules.sample import SamplePairs
 from images.pixels import to_unit
 from lightning_modules.checkpoint import load_network, load_scorer
-from lightning_modules.metrics import image_metrics
+from lightning_modules.image_metrics import image_metrics
 from networks.tensor_files import load_plain
 from runs.identity import Identity
 from sweeps.pool import free_port

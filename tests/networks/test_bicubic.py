@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_modules.metrics import image_metrics
+from lightning_modules.image_metrics import image_metrics
 from networks.bicubic import Bicubic, imresize
 from tests.conftest import PHOTOS
 

@@ -11,7 +11,7 @@ import wandb
 
 from images.pixels import to_unit
 from images.reading import read_image
-from lightning_modules.metrics import image_metrics
+from lightning_modules.image_metrics import image_metrics
 from tests.conftest import TINY, TINY_NIMA, Cli, launch
 from tests.wandb_file import WandbRun, read_wandb
 

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from lightning_modules.image_metrics import MAX_PSNR, drift, image_metrics, luma, to_levels
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    hr = torch.nn.functional.interpolate(torch.rand(2, 3, 12, 15), size=(48, 60), mode="bicubic")
+    hr = hr.clamp(0, 1)
+    return (hr + 0.05 * torch.randn_like(hr)), hr
+
+
+def as_uint8(image: torch.Tensor) -> np.ndarray:
+    return (image.clamp(0, 1).numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
+
+
+def test_drift_of_contrast_and_saturation_by_hand() -> None:
+    hr = torch.rand(2, 3, 16, 16)
+    for factor in (0.5, 1.0, 1.5):
+        around = hr.mean(dim=(2, 3), keepdim=True)
+        gray = hr.mean(dim=1, keepdim=True)
+        contrast = drift(around + factor * (hr - around), hr)["contrast_drift"]
+        saturation = drift(gray + factor * (hr - gray), hr)["saturation_drift"]
+        assert contrast.tolist() == pytest.approx([factor - 1] * 2, abs=1e-4)
+        assert saturation.tolist() == pytest.approx([factor - 1] * 2, abs=1e-4)
+    flat = torch.full((1, 3, 8, 8), 0.5)
+    assert all(value.item() == 0 for value in drift(flat, flat).values())
+
+
+def test_psnr_in_the_div2k_protocol(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    values = image_metrics(*pair, scale=2)["psnr"]
+    for i, (sr, hr) in enumerate(zip(*pair, strict=True)):
+        a, b = (as_uint8(image)[8:-8, 8:-8] for image in (sr, hr))
+        assert values[i].item() == pytest.approx(peak_signal_noise_ratio(b, a), abs=1e-4)
+
+
+def test_psnr_and_ssim_in_the_benchmark_protocol(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    values = image_metrics(*pair, scale=3)
+    for i, (sr, hr) in enumerate(zip(*pair, strict=True)):
+        a, b = (rgb2ycbcr(as_uint8(image))[..., 0][3:-3, 3:-3] for image in (sr, hr))
+        psnr = peak_signal_noise_ratio(b, a, data_range=255)
+        assert values["psnr_y"][i].item() == pytest.approx(psnr, abs=1e-5)
+        assert values["ssim"][i].item() == pytest.approx(reference_ssim(a, b), abs=1e-6)
+
+
+def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    return float(
+        structural_similarity(
+            a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
+        )
+    )
+
+
+def test_ssim_of_flat_pages_where_float32_is_off() -> None:
+    page = torch.ones(1, 3, 120, 96)
+    band = page.clone()
+    band[..., 50:60, :] = 0.2
+    values = [image_metrics(band, page, 2)["ssim"].item(), image_metrics(page, page, 2)["ssim"]]
+    a, b = (rgb2ycbcr(as_uint8(image[0]))[..., 0][2:-2, 2:-2] for image in (band, page))
+    assert values[0] == pytest.approx(reference_ssim(a, b), abs=1e-6)
+    assert values[1] == 1
+
+
+def test_equal_images_count_as_100_db_and_leave_means_finite() -> None:
+    page = torch.full((1, 3, 40, 40), 0.7)
+    values = image_metrics(page, page, 2)
+    assert values["psnr"].item() == values["psnr_y"].item() == MAX_PSNR == 100
+
+
+def test_metrics_do_not_change_under_autocast(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    plain = image_metrics(*pair, scale=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = image_metrics(*pair, scale=2)
+    for name, value in plain.items():
+        assert torch.equal(value, mixed[name])
+
+
+def test_luma_of_black_and_white() -> None:
+    levels = to_levels(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1))
+    assert luma(levels).flatten().tolist() == [16, 235]
+
+
+def test_image_smaller_than_the_border_is_refused() -> None:
+    with pytest.raises(ValueError, match="16x16"):
+        image_metrics(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16), scale=2)
