@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from configuration.own_data import own_data
 from configuration.parsing import changed
+from lightning_modules.metric_catalogue import DEFAULT
 from lightning_modules.record import Record
 from runs.invocation import Invocation
 from runs.measuring_options import MeasuringOptions, measuring_problems
+from runs.metric_checks import metric_class_problems, metric_problems
 from runs.requirements import require_kind
 from runs.results import Result
 from system.places import display_path
@@ -31,6 +33,7 @@ class Options(MeasuringOptions):
     self_ensemble: bool
     pictures: NonNegativeInt | None
     rows: PositiveInt | None
+    metrics: list[str | dict[str, Any]] = Field(min_length=1)
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
@@ -39,6 +42,12 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     if not paths:
         yield "checkpoint=[]: one or several files"
     yield from measuring_problems(cfg, "checkpoint", paths)
+    yield from metric_problems(cfg)
+
+
+def class_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check that the metrics can be computed."""
+    yield from metric_class_problems(cfg)
 
 
 def checkpoints(cfg: DictConfig) -> list[str]:
@@ -48,7 +57,10 @@ def checkpoints(cfg: DictConfig) -> list[str]:
 
 def run(cfg: DictConfig, invocation: Invocation) -> Result:
     """Measure, write result.json, per_image.csv and pictures, and print a table."""
+    from hydra.utils import instantiate
+
     from lightning_modules.checkpoint import load_network
+    from lightning_modules.image_metrics import ImageMetrics
     from runs.evaluation import evaluate_enhancers, evaluate_scorer
     from runs.measuring import named, run_measurement, with_scale
     from runs.raters import class_names, load_raters, rater_files
@@ -72,6 +84,7 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
         cfg = of_scorer(cfg, loaded[0][0], paths)
 
     raters = load_raters(cfg) if kind == "enhancer" else {}
+    metrics = ImageMetrics(instantiate(cfg.metrics, _convert_="all"))
     remarks = degradation_remarks(cfg, records)
 
     def work(data: "ShardedDataModule", folder: Path, device: "torch.device") -> "Measurement":
@@ -82,6 +95,7 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
                 data,
                 folder,
                 device,
+                metrics,
                 title=", ".join(str(display_path(path)) for path in paths),
                 remarks=remarks,
                 self_ensemble=cfg.self_ensemble,
@@ -111,6 +125,8 @@ def of_scorer(cfg: DictConfig, scorer: object, paths: list[str]) -> DictConfig:
         raise ValueError("checkpoint: scorers are measured one at a time")
     if cfg.self_ensemble:
         raise ValueError("self_ensemble=true: applies only to enhancers")
+    if list(cfg.metrics) != list(DEFAULT):
+        raise ValueError(f"metrics=[{','.join(map(str, cfg.metrics))}]: applies only to enhancers")
     for name, value in view_of(cfg, "judge").items():
         raise ValueError(f"judge.{name}={value}: a scorer has no judge")
     assert isinstance(scorer, NIMA)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from configuration.own_data import own_data
 from configuration.parsing import changed
+from lightning_modules.metric_catalogue import DEFAULT, METRICS, SCORES, heading, protocols
 from runs.invocation import Invocation
 from runs.measuring_options import MeasuringOptions, measuring_problems
 from runs.requirements import require_kind
@@ -71,20 +72,19 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     def work(data: "ShardedDataModule", folder: Path, device: "torch.device") -> "Measurement":
         photos: Any = data.val  # type: ignore[attr-defined]
         rows = measure_mixtures(first, second, cfg.steps, photos, raters, device)
-        keys = [key for key in measuring.HEADINGS if key in rows[0]]
+        keys = [key for key in (*DEFAULT, *SCORES) if key in rows[0]]
         measuring.write_csv(folder / "curve.csv", ["share", *keys], rows)
         save_figure(curve(rows, names, raters), folder / "curve.png")
         scales = f"x{', x'.join(map(str, photos.lr))}"
         title = f"from {names[0]} to {names[1]} ({scales}) on {data.description}"
-        lines = [[f"{row['share']:.2f}", *measuring.digits(row, keys)] for row in rows]
-        text = format_table(title, ["share", *(measuring.HEADINGS[key] for key in keys)], lines)
+        lines = [[f"{row['share']:.2f}", *measuring.formatted(row, keys)] for row in rows]
+        text = format_table(title, ["share", *map(heading, keys)], lines)
         note = measuring.describe(raters)
         if any(isinstance(module, nn.BatchNorm2d) for module in first.modules()):
             note = f"batch norms are mixed too: points between the ends are approximate\n{note}"
         metrics = {f"{key}/{row['share']:.2f}": row[key] for row in rows for key in keys}
-        return measuring.Measurement(
-            f"{text}\n{measuring.PROTOCOLS}{note}\n", metrics, ["curve.csv", "curve.png"], note
-        )
+        text += f"\n{protocols(METRICS[name] for name in DEFAULT)}{note}\n"
+        return measuring.Measurement(text, metrics, ["curve.csv", "curve.png"], note)
 
     classes = class_names(loaded, raters)
     return measuring.run_measurement(cfg, invocation, files, "val", work, classes)

@@ -1,12 +1,14 @@
 """python run.py [train]: train a network in a run folder that can be resumed."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
+from configuration.model_kind import trains_scorer
 from runs.invocation import Invocation
+from runs.metric_checks import metric_class_problems, metric_problems
 from runs.requirements import check_name, require_file
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class Options(BaseModel, strict=True):
     init_from: str | None
     name: str | None
     trusted: list[str]
+    metrics: list[str | dict[str, Any]] = Field(min_length=1)
     resume: bool
     overwrite: bool
     stale: Literal["refuse", "rerun", "accept"]
@@ -36,13 +39,16 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     if cfg.init_from != "official":
         yield from require_file("init_from", cfg.init_from)
     yield from require_file("judge.checkpoint", cfg.judge.checkpoint)
+    yield from metric_problems(cfg)
 
 
 def class_problems(cfg: DictConfig) -> Iterator[str]:
     """Find the mistakes that the classes of the groups reveal."""
     from runs import training_checks
 
-    return training_checks.problems(cfg)
+    yield from training_checks.problems(cfg)
+    if not trains_scorer(cfg):
+        yield from metric_class_problems(cfg)
 
 
 def machine_problems(cfg: DictConfig) -> Iterator[str]:

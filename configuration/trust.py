@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from configuration.parsing import plain
+from lightning_modules.metric_catalogue import METRICS
 from lightning_modules.trusted import is_trusted
 from system.json_files import not_plain
 
@@ -20,12 +21,16 @@ IGNORED = ("_target_", "_recursive_", "_convert_", "checkpoint")  # not argument
 
 
 def targets(node: object) -> Iterator[str]:
-    """Yield every `_target_` of a configuration."""
+    """Yield every `_target_` of a configuration, and the dotted path of every metric."""
     if isinstance(node, DictConfig | ListConfig):
         node = OmegaConf.to_container(node)
     if isinstance(node, dict):
         if isinstance(node.get("_target_"), str):
             yield node["_target_"]
+        if isinstance(metrics := node.get("metrics"), list):
+            for name in metrics:
+                if isinstance(name, str):
+                    yield METRICS[name].function if name in METRICS else name
         node = list(node.values())
     if isinstance(node, list):
         for part in node:

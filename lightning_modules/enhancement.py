@@ -1,6 +1,7 @@
 """Train enhancers, by default with `L2 + gamma * (K - mean score)` (paper, section 2.3.1)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from datamodules.batches import PairBatch
 from lightning_modules.base import TrainedModule
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.frozen import Frozen
-from lightning_modules.image_metrics import drift, image_metrics
+from lightning_modules.image_metrics import ImageMetrics, drift
 from lightning_modules.loss_terms import EPSILON
 from lightning_modules.losses import GradientSquares, LossSum, LossTerms, gradient_squares
+from lightning_modules.metric_catalogue import DEFAULT, Direction
 from lightning_modules.metric_names import baseline_name, is_baseline
 from lightning_modules.schedules import OptimizerFactory, Schedule
 from networks.bicubic import Bicubic
@@ -40,6 +42,8 @@ class EnhancementModule(TrainedModule):
             checkpoints keep their keys; a string is a mode of `torch.compile`, such as
             `reduce-overhead`, which replays CUDA graphs. Whole photos vary in size and run
             uncompiled.
+        metrics: of validation photos, see `ImageMetrics`. A term of the loss may have the name of
+            one that is not among the default; `val/<name>` is then the metric.
     """
 
     kind = "enhancer"
@@ -54,6 +58,7 @@ class EnhancementModule(TrainedModule):
         trusted: Sequence[str] = (),
         grad_ratio_every: int = 50,
         compile: bool | str = False,
+        metrics: Sequence[str | Callable[..., Any]] = DEFAULT,
     ) -> None:
         functions = [term.function for term in loss.parts.values()]
         modules = [function for function in functions if isinstance(function, nn.Module)]
@@ -65,7 +70,8 @@ class EnhancementModule(TrainedModule):
         self.grad_ratio_every = grad_ratio_every
         judge = load_scorer(judge, trusted) if isinstance(judge, str) else judge
         self.judge = None if judge is None else Frozen(inference_copy(judge))
-        names = ["loss", "psnr", "psnr_y", "ssim", *self.scorers]
+        self.metrics = ImageMetrics(metrics)
+        names = ["loss", *self.metrics.about, *self.scorers]
         if self.scorers:
             names += ["contrast_drift", "saturation_drift"]
         shares = [f"grad_share/{name}" for name in loss.names if len(loss.names) > 1]
@@ -73,6 +79,7 @@ class EnhancementModule(TrainedModule):
         self.gradients = nn.ModuleDict({name: MeanMetric() for name in shares})
         self.grad_squares: GradientSquares | None = None  # of a step's micro-batches so far
         reserved = {*names, "grad_ratio", "grad_share", "weight"}
+        reserved -= self.metrics.about.keys() - set(DEFAULT)  # lpips may be a term as well
         for name in loss.names:
             if name in reserved or not name.isidentifier():
                 raise ValueError(
@@ -89,6 +96,11 @@ class EnhancementModule(TrainedModule):
     def several(self) -> bool:
         """Return whether the network has several scales; each batch has one of them."""
         return not hasattr(self.net, "scale")
+
+    @property
+    def better(self) -> dict[str, Direction | None]:
+        """Return which values of each image metric are better."""
+        return self.metrics.better
 
     def metric_names(self) -> set[str] | None:
         """Return what validation logs besides baselines, without `val/`.
@@ -166,12 +178,12 @@ class EnhancementModule(TrainedModule):
         """
         with torch.autocast(self.device.type, enabled=False):
             sr_BCHW = self(batch.lr_BCHW, batch.scale)
-            values = image_metrics(sr_BCHW, batch.hr_BCHW, batch.scale)
+            values = self.metrics(sr_BCHW, batch.hr_BCHW, batch.scale)
             total, terms, scores = self.loss(sr_BCHW, batch.hr_BCHW)
-            values |= {"loss": total, **terms}
+            values = values | {"loss": total, **terms} | values  # a metric precedes a term
             if not self.baselines:
                 enlarged_BCHW = Bicubic(batch.scale)(batch.lr_BCHW)
-                found = image_metrics(enlarged_BCHW, batch.hr_BCHW, batch.scale)
+                found = self.metrics(enlarged_BCHW, batch.hr_BCHW, batch.scale)
                 values |= {baseline_name(name, self.baseline): v for name, v in found.items()}
             clamped_BCHW = sr_BCHW.clamp(0, 1)
             rated = {score_name(name): score_B for name, score_B in scores.items()}

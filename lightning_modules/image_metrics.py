@@ -1,26 +1,44 @@
-"""Fidelity of images to their references: PSNR and SSIM in two protocols.
+"""Compare images with their references: the metrics of `metric_catalogue`, and any others.
 
-Everything is computed outside autocast, per image, then averaged over images. Images are compared
-in float64.
+Everything is computed outside autocast, per image, then averaged over images. Images are clamped
+and rounded to 8 bits first. PSNR and SSIM compare in float64, networks in float32.
 
-The two image protocols, which the field mixes up:
+Two protocols, which the field mixes up:
 
 - DIV2K: RGB, a border of `scale + 6` pixels ignored: `psnr`.
-- Benchmarks (Set5 and the like): BT.601 luma, a border of `scale` pixels ignored: `psnr_y` and
-  `ssim`. The luma is not rounded, as in the published rows of networks; rounding it, as MATLAB does
-  for uint8 images, costs 0.02 to 0.09 dB. A gray image goes through RGB to luma, too.
+- Benchmarks (Set5 and the like): BT.601 luma, a border of `scale` pixels ignored: `psnr_y`, `ssim`
+  and `ms_ssim`. The luma is not rounded, as in the published rows of networks; rounding it, as
+  MATLAB does for uint8 images, costs 0.02 to 0.09 dB. A gray image goes through RGB to luma, too.
 
-In both, images are clamped and rounded to 8 bits first. Equal images have `MAX_PSNR`.
+Equal images have `MAX_PSNR`.
 
 Shape suffixes: B batch, C channels, H and W height and width.
 """
 
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from networks.similarity import ssim
+from lightning_modules.metric_catalogue import (
+    DEFAULT,
+    LOWER,
+    METRICS,
+    SCORES,
+    Direction,
+    ImageMetric,
+    Images,
+)
+from lightning_modules.metric_names import is_baseline
 
+# Names in logs that mean something else.
+RESERVED = {"loss", *SCORES, "contrast_drift", "saturation_drift", "grad_ratio"}
 LUMA = (65.481, 128.553, 24.966)  # BT.601, RGB in [0, 1] to 16..235
 # dB that equal images count as, in place of infinity, which no mean survives. Code of the field
 # returns 100 where the error is 0, such as that of RCAN; larger values are cut to it, too.
@@ -54,24 +72,167 @@ def crop_border(image_BCHW: Tensor, border: int) -> Tensor:
     return image_BCHW[..., border : height - border, border : width - border]
 
 
-def image_metrics(sr_BCHW: Tensor, hr_BCHW: Tensor, scale: int) -> dict[str, Tensor]:
+class ImageMetrics:
+    """Image metrics chosen by name, and those of the user's own.
+
+    Args:
+        metrics: names in `metric_catalogue.METRICS`; dotted paths of functions or classes; or
+            functions and networks themselves. What is not in the catalogue gets the whole RGB
+            images in [0, 1], B x 3 x H x W, rounded to 8 bits: first SR, then HR. It returns B
+            values, is called by the name of its function or class in logs, and may have an
+            attribute `higher_is_better`.
+
+    Attributes:
+        about: each metric's description by name.
+
+    Raises:
+        ValueError: if a metric is unknown, given twice, cannot be built, or has no usable name.
+    """
+
+    def __init__(self, metrics: Sequence[str | Callable[..., Any]] = DEFAULT) -> None:
+        self.about: dict[str, ImageMetric] = {}
+        self.functions: dict[str, Callable[..., Any]] = {}
+        for given in metrics:
+            with torch.random.fork_rng(devices=[]):  # a metric's network changes no training
+                name, about, function = found(given)
+            if not name.isidentifier() or is_baseline(name) or name in RESERVED:
+                raise ValueError(f"metrics: {name}: a metric cannot have this name")
+            if name in self.about:
+                raise ValueError(f"metrics: {name} is given twice")
+            self.about[name] = about
+            self.functions[name] = function
+
+    @property
+    def better(self) -> dict[str, Direction | None]:
+        """Return which values of each metric are better: `higher`, `lower` or unknown."""
+        return {name: about.better for name, about in self.about.items()}
+
+    def __call__(self, sr_BCHW: Tensor, hr_BCHW: Tensor, scale: int) -> dict[str, Tensor]:
+        """Compare images in [0, 1] with their references; B values of each metric, float32.
+
+        Args:
+            sr_BCHW: restored images, which are clamped.
+            hr_BCHW: references.
+            scale: HR pixels per LR pixel; sets the borders.
+
+        Raises:
+            ValueError: if the images are too small, or a metric does not return B values.
+        """
+        pairs: dict[Images, tuple[Tensor, Tensor]] = {}
+        values = {}
+        with torch.autocast(sr_BCHW.device.type, enabled=False):
+            for name, function in self.functions.items():
+                about = self.about[name]
+                if about.images not in pairs:
+                    pairs[about.images] = (
+                        prepared(sr_BCHW, about.images, scale),
+                        prepared(hr_BCHW, about.images, scale),
+                    )
+                if isinstance(function, nn.Module):
+                    function.to(sr_BCHW.device)
+                value_B = torch.as_tensor(function(*pairs[about.images])).reshape(-1)
+                if len(value_B) != len(sr_BCHW):
+                    raise ValueError(
+                        f"metrics: {name} returned {len(value_B)} values for {len(sr_BCHW)} images"
+                    )
+                values[name] = value_B.to(sr_BCHW.device, torch.float32)
+        return values
+
+
+def prepared(image_BCHW: Tensor, images: Images, scale: int) -> Tensor:
+    """Round images and convert them to what a metric compares, see `Images`."""
+    if images == "whole":
+        return (image_BCHW.float() * 255.0).round().clamp(0, 255) / 255.0
+    levels_BCHW = to_levels(image_BCHW)
+    if images == "rgb":
+        return crop_border(levels_BCHW, scale + 6)
+    return crop_border(luma(levels_BCHW), scale)
+
+
+def found(given: str | Callable[..., Any]) -> tuple[str, ImageMetric, Callable[..., Any]]:
+    """Return a metric's name, its description and its function.
+
+    Raises:
+        ValueError: if it is unknown or cannot be built.
+    """
+    if isinstance(given, str) and given in METRICS:
+        about = METRICS[given]
+        return given, about, built(located(about.function), about.arguments)
+    if isinstance(given, str) and "." not in given:
+        raise ValueError(
+            f"metrics: no such metric as {given}; there are {', '.join(METRICS)}, and functions of "
+            "your own by their dotted path"
+        )
+    target = located(given) if isinstance(given, str) else given
+    name = name_of(target)
+    if name in METRICS and isinstance(target, nn.Module):  # LPIPS with weights from a file
+        return name, METRICS[name], target
+    better = getattr(target, "higher_is_better", None)
+    source = getattr(target, "func", target)  # of a partial
+    where = source if inspect.isroutine(source) or inspect.isclass(source) else type(source)
+    about = ImageMetric(
+        function=given if isinstance(given, str) else f"{where.__module__}.{where.__qualname__}",
+        title=name,
+        heading=name,
+        protocol=f"{name}: RGB, no border, by {where.__module__}.{where.__qualname__}.",
+        better=None if better is None else "higher" if better else "lower",
+    )
+    if about.better == "lower":
+        about = replace(about, protocol=f"{about.protocol} {LOWER}")
+    return name, about, built(target, {})
+
+
+def located(path: str) -> Any:  # noqa: ANN401
+    """Import a function or class by its dotted path.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    module, _, attribute = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"metrics: {path} cannot be imported ({error})") from error
+
+
+def built(target: Any, arguments: Mapping[str, object]) -> Callable[..., Any]:  # noqa: ANN401
+    """Build a network, in eval mode, or bind a function's arguments."""
+    if inspect.isclass(target):
+        target = target(**arguments)
+    elif arguments:
+        target = partial(target, **arguments)
+    if not callable(target):
+        raise ValueError(f"metrics: {target!r} is neither a function nor a network")
+    return target.eval() if isinstance(target, nn.Module) else target
+
+
+def name_of(target: Any) -> str:  # noqa: ANN401
+    """Return the name of a metric in logs: its own, that of its function, or of its class."""
+    if isinstance(given := getattr(target, "name", None), str):
+        return given
+    target = getattr(target, "func", target)  # of a partial
+    if inspect.isroutine(target):
+        return target.__name__
+    name: str = (target if inspect.isclass(target) else type(target)).__name__
+    return name.lower()
+
+
+def image_metrics(
+    sr_BCHW: Tensor, hr_BCHW: Tensor, scale: int, metrics: Sequence[str] = DEFAULT
+) -> dict[str, Tensor]:
     """Fidelity of each image to its reference.
 
     Args:
         sr_BCHW: restored images in [0, 1].
         hr_BCHW: references in [0, 1].
         scale: HR pixels per LR pixel; sets the borders.
+        metrics: see `ImageMetrics`.
 
     Returns:
-        `psnr` and `psnr_y` in dB (at most `MAX_PSNR`) and `ssim` within -1..1; B values each,
-        float32.
+        `psnr` and `psnr_y` in dB (at most `MAX_PSNR`) and `ssim` within -1..1, or the chosen
+        metrics; B values each, float32.
     """
-    with torch.autocast(sr_BCHW.device.type, enabled=False):
-        sr, hr = to_levels(sr_BCHW), to_levels(hr_BCHW)
-        sr_y, hr_y = (crop_border(luma(levels), scale) for levels in (sr, hr))
-        sr, hr = (crop_border(levels, scale + 6) for levels in (sr, hr))
-        values = {"psnr": psnr(sr, hr), "psnr_y": psnr(sr_y, hr_y), "ssim": ssim(sr_y, hr_y, 255.0)}
-        return {name: value.to(sr_BCHW.device, torch.float32) for name, value in values.items()}
+    return ImageMetrics(metrics)(sr_BCHW, hr_BCHW, scale)
 
 
 def drift(sr_BCHW: Tensor, hr_BCHW: Tensor) -> dict[str, Tensor]:

@@ -38,12 +38,16 @@ class PerceptualDistance(nn.Module):
     and eval mode stays on.
 
     Args:
+        name: what the distance is called in logs.
         network: maps two batches to B distances of any shape.
         min_side: pixels that images need to have.
     """
 
-    def __init__(self, network: nn.Module, min_side: int) -> None:
+    higher_is_better = False
+
+    def __init__(self, name: str, network: nn.Module, min_side: int) -> None:
         super().__init__()
+        self.name = name
         self.network = network.eval().requires_grad_(requires_grad=False)
         self.min_side = min_side
         self.eval()
@@ -101,7 +105,7 @@ class LPIPS(PerceptualDistance):
             for name in network.state_dict()
         }
         network.load_state_dict(state, assign=True)
-        super().__init__(network, MIN_SIDES[net])
+        super().__init__("lpips" if net == "alex" else f"lpips_{net}", network, MIN_SIDES[net])
 
     def compare(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
         """Compute the distances, B x 1 x 1 x 1."""
@@ -120,7 +124,8 @@ class DISTS(PerceptualDistance):
     """
 
     def __init__(self, weights: str | Path | None = None) -> None:
-        super().__init__(DISTSNetwork(imagenet_features("dists", "vgg", weights)), MIN_SIDES["vgg"])
+        network = DISTSNetwork(imagenet_features("dists", "vgg", weights))
+        super().__init__("dists", network, MIN_SIDES["vgg"])
 
     def compare(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
         """Compute the distances."""

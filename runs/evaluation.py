@@ -3,7 +3,7 @@
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +14,9 @@ from datamodules.base import ShardedDataModule
 from datamodules.batches import Pair
 from images.pixels import to_unit
 from images.writing import write_image
-from lightning_modules.image_metrics import MAX_PSNR
+from lightning_modules.image_metrics import MAX_PSNR, ImageMetrics
 from lightning_modules.losses import emd_per_sample
+from lightning_modules.metric_catalogue import SCORES, ImageMetric, heading, protocols
 from lightning_modules.metrics import Predictions, baselines, rating_metrics
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
 from networks.bicubic import Bicubic
@@ -23,11 +24,9 @@ from networks.nima import NIMA, mean_score, std_score
 from networks.scales import at_scale
 from networks.tiling import SelfEnsemble, restore
 from runs.measuring import (
-    HEADINGS,
-    PROTOCOLS,
     Measurement,
     describe,
-    digits,
+    formatted,
     mean_row,
     measure,
     write_csv,
@@ -69,6 +68,7 @@ def evaluate_enhancers(
     datamodule: ShardedDataModule,
     folder: Path,
     device: torch.device,
+    metrics: ImageMetrics,
     *,
     title: str = "enhancers",
     remarks: Iterable[str] = (),
@@ -84,6 +84,7 @@ def evaluate_enhancers(
         datamodule: photos, after `setup("validate")`.
         folder: for per_image.csv and images/.
         device: where to compute.
+        metrics: how images are compared with HR.
         title: what is measured, the start of the table's title.
         remarks: lines for the note.
         self_ensemble: whether to average over eight flips and rotations.
@@ -93,7 +94,6 @@ def evaluate_enhancers(
     for module in (*own.values(), *(rater.net for rater in raters.values())):
         module.to(device)
     scorer = raters["score"].net if "score" in raters else None
-    note = "\n".join(filter(None, [*remarks, describe(raters)]))
     source = describe({"score": raters["score"]}) if scorer is not None else ""  # in the pictures
     photos: Any = datamodule.val  # type: ignore[attr-defined]
     check_names(photos.hr.names.tolist())
@@ -106,7 +106,7 @@ def evaluate_enhancers(
         nets = networks_at(photo.scale, own, self_ensemble=self_ensemble)
         nets = {baseline: Bicubic(photo.scale), **nets}
         made = {name: restore(net, photo.lr, device=device) for name, net in nets.items()}
-        rows += photo_rows(photo, made, raters, device)
+        rows += photo_rows(photo, made, raters, metrics, device)
         if pictures is None or k // len(scales) < pictures:
             stem = f"{photo.name}_x{photo.scale}" if len(scales) > 1 else photo.name
             sr = {name: made[name] for name in own}
@@ -114,17 +114,29 @@ def evaluate_enhancers(
     title += " with self-ensemble" if self_ensemble else ""
     title += f" (x{', x'.join(map(str, scales))}) on {datamodule.description}"
     rows.sort(key=lambda row: row.scale)
-    keys = columns_of(rows)
-    lines = [{"image": r.image, "scale": r.scale, "net": r.net, **r.values} for r in rows]
-    write_csv(folder / "per_image.csv", ["image", "scale", "net", *keys], lines)
+    keys = columns_of(rows, metrics)
+    write_rows(folder / "per_image.csv", rows, keys)
     means = mean_rows(rows, scales, [baseline, *own, "HR"], keys)
-    text, metrics = summary(title, rows, means, [baseline, *own], max_rows)
-    note = "\n".join(filter(None, [note, *exact_remarks(rows, own, baseline)]))
-    return Measurement(f"{text}{PROTOCOLS}{note}\n", metrics, files, note)
+    text, values = summary(title, rows, means, [baseline, *own], metrics, max_rows)
+    lines = [*remarks, describe(raters), *exact_remarks(rows, own, baseline)]
+    note = "\n".join(filter(None, lines))
+    text += f"{protocols(metrics.about.values())}{note}\n"
+    return Measurement(text, values, files, note, metrics.better)
+
+
+def write_rows(path: Path, rows: list[Row], keys: list[str]) -> None:
+    """Write the measurements of single photos as CSV."""
+    lines = [{"image": r.image, "scale": r.scale, "net": r.net, **r.values} for r in rows]
+    write_csv(path, ["image", "scale", "net", *keys], lines)
 
 
 def summary(
-    title: str, rows: list[Row], means: Means, names: list[str], max_rows: int | None
+    title: str,
+    rows: list[Row],
+    means: Means,
+    names: list[str],
+    metrics: ImageMetrics,
+    max_rows: int | None,
 ) -> tuple[str, dict[str, float]]:
     """Format a table of photos and means and the gains over the baseline; return the metrics too.
 
@@ -133,32 +145,30 @@ def summary(
         rows: measurements of single photos.
         means: see `mean_rows`.
         names: the baseline and the networks.
+        metrics: by which images were compared.
         max_rows: see `evaluate_enhancers`.
     """
     several = any(scale is None for scale, _ in means)
     shown = rows if max_rows is None or len(rows) <= max_rows else []
-    keys = columns_of(rows)
-    text = enhancer_table(title, shown, means, keys, several=several) + "\n"
+    keys = columns_of(rows, metrics)
+    text = enhancer_table(title, shown, means, keys, metrics.about, several=several) + "\n"
     if not shown:
         num = len({row.image for row in rows})
         text += f"means of {num} photos; each is in per_image.csv (rows=null: here)\n"
     baseline, *own = names
     gains, lines = psnr_gains(means, own, baseline, several=several)
-    metrics = {
+    values = {
         f"{key}/{name}{scale_suffix(scale, several=several)}": value
         for (scale, name), mean in means.items()
         for key, value in mean.items()
     }
-    return text + "".join(f"{line}\n" for line in lines), metrics | gains
+    return text + "".join(f"{line}\n" for line in lines), values | gains
 
 
-def columns_of(rows: list[Row]) -> list[str]:
-    """Return the measurements that rows have: those of `HEADINGS` in their order, then others."""
-    keys = dict.fromkeys(key for row in rows for key in row.values)
-    return [
-        *(key for key in HEADINGS if key in keys),
-        *(key for key in keys if key not in HEADINGS),
-    ]
+def columns_of(rows: list[Row], metrics: ImageMetrics) -> list[str]:
+    """Return the measurements that rows have: image metrics, then scores."""
+    keys = {key for row in rows for key in row.values}
+    return [key for key in (*metrics.about, *SCORES) if key in keys]
 
 
 def networks_at(
@@ -170,7 +180,11 @@ def networks_at(
 
 
 def photo_rows(
-    photo: Pair, made: dict[str, Tensor], raters: dict[str, Rater], device: torch.device
+    photo: Pair,
+    made: dict[str, Tensor],
+    raters: dict[str, Rater],
+    metrics: ImageMetrics,
+    device: torch.device,
 ) -> list[Row]:
     """Measure the images that the networks made of one photo, and HR: a row for each.
 
@@ -178,12 +192,13 @@ def photo_rows(
         photo: LR and HR, uint8.
         made: uint8 images by network.
         raters: scorer and judge.
-        device: where scores are computed.
+        metrics: how images are compared with HR.
+        device: where everything is computed.
     """
     hr = to_unit(photo.hr).to(device)
     results = {name: to_unit(image).to(device) for name, image in made.items()}
     measured = {
-        name: measure(image, None if name == "HR" else hr, photo.scale, raters)
+        name: measure(image, None if name == "HR" else hr, photo.scale, raters, metrics)
         for name, image in {**results, "HR": hr}.items()
     }
     return [Row(photo.name, photo.scale, name, values) for name, values in measured.items()]
@@ -201,7 +216,13 @@ def mean_rows(rows: list[Row], scales: list[int], names: list[str], keys: list[s
 
 
 def enhancer_table(
-    title: str, rows: list[Row], means: Means, keys: list[str], *, several: bool
+    title: str,
+    rows: list[Row],
+    means: Means,
+    keys: list[str],
+    about: Mapping[str, ImageMetric],
+    *,
+    several: bool,
 ) -> str:
     """Format the rows of the photos and below them the means.
 
@@ -210,6 +231,7 @@ def enhancer_table(
         rows: measurements of single photos; may be empty.
         means: see `mean_rows`.
         keys: the columns.
+        about: descriptions of the image metrics among them.
         several: whether there are several scales, which then have a column.
     """
     listed = [(r.image, f"x{r.scale}", r.net, r.values) for r in rows]
@@ -218,9 +240,10 @@ def enhancer_table(
         for (scale, name), values in means.items()
     ]
     lines = [
-        [label, *[at] * several, name, *digits(values, keys)] for label, at, name, values in listed
+        [label, *[at] * several, name, *formatted(values, keys)]
+        for label, at, name, values in listed
     ]
-    columns = ["photo", *["scale"] * several, "net", *(HEADINGS.get(key, key) for key in keys)]
+    columns = ["photo", *["scale"] * several, "net", *(heading(k, about) for k in keys)]
     return format_table(title, columns, lines)
 
 
@@ -234,7 +257,7 @@ def psnr_gains(
     """
     gains, lines = {}, []
     for (scale, name), mean in means.items():
-        if name in own:
+        if name in own and "psnr" in mean:
             suffix = scale_suffix(scale, several=several)
             gain = mean["psnr"] - means[scale, baseline]["psnr"]
             gains[f"psnr_gain/{name}{suffix}" if len(own) > 1 else f"psnr_gain{suffix}"] = gain

@@ -2,11 +2,14 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from configuration.parsing import flatten
+from lightning_modules.metric_catalogue import DEFAULT
 from lightning_modules.moved import present_names
 from runs.naming import NOT_SETTINGS, within
 from system.files import file_sha256, text_sha256
@@ -27,6 +30,10 @@ NOT_IN_HASH = NOT_SETTINGS | {
     "data.test_list",
     *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
 }
+
+
+# Settings that earlier runs lack, with the values that those runs had.
+ADDED: dict[str, object] = {"metrics": list(DEFAULT), "model.metrics": list(DEFAULT)}
 
 
 def not_read(config: DictConfig) -> set[str]:
@@ -55,6 +62,15 @@ def is_setting(key: str) -> bool:
     return not within(key, NOT_IN_HASH)
 
 
+def settings_in(config: Mapping[str, Any]) -> JsonObject:
+    """Return the settings, by dotted key, that can change a result."""
+    return {
+        key: value
+        for key, value in config.items()
+        if is_setting(key) and (key not in ADDED or value != ADDED[key])
+    }
+
+
 @dataclass
 class Identity:
     """A run's identity: its settings, the hashes of its inputs, and the fingerprint of its data.
@@ -80,9 +96,7 @@ class Identity:
         hashed = flatten(self.config)
         paths = list(self.files.values())
         self.settings = {
-            key: "(file)" if value in paths else value
-            for key, value in hashed.items()
-            if is_setting(key)
+            key: "(file)" if value in paths else value for key, value in settings_in(hashed).items()
         }
 
     @property
@@ -107,7 +121,8 @@ class Identity:
             if settings.get(key) != self.settings.get(key)
         ]
         return {
-            key: f"{key}={settings.get(key)} (now {self.settings.get(key)})"
+            key: f"{key}={settings.get(key, ADDED.get(key))} "
+            f"(now {self.settings.get(key, ADDED.get(key))})"
             for key in changed
             if not any(source in changed for source in self.sources(key))
         }

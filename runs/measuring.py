@@ -15,7 +15,8 @@ from configuration.parsing import changed
 from configuration.trust import targets
 from datamodules.base import ShardedDataModule
 from lightning_modules.checkpoint import dependence
-from lightning_modules.image_metrics import image_metrics
+from lightning_modules.image_metrics import ImageMetrics
+from lightning_modules.metric_catalogue import Direction, digits
 from lightning_modules.record import Record
 from networks.scales import scales_of
 from runs.code_identity import code_files
@@ -33,26 +34,17 @@ from system.terminal import differing_part
 log = logging.getLogger(__name__)
 
 
-HEADINGS = {
-    "psnr": "PSNR (DIV2K)",
-    "psnr_y": "PSNR (benchmark)",
-    "ssim": "SSIM (benchmark)",
-    "score": "score",
-    "score_judge": "judge",
-}
-PROTOCOLS = """\
-DIV2K: RGB, border of scale + 6 pixels ignored. Benchmark: BT.601 luma, not rounded, border of
-scale pixels ignored. Both on images rounded to 8 bits, averaged over images.
-"""
-
-
 class Measurement(NamedTuple):
-    """Outcome of a measurement: a table as text, metrics, and the files written, with a note."""
+    """Outcome of a measurement: a table as text, metrics, and the files written, with a note.
+
+    `better` says which values of an image metric are better.
+    """
 
     text: str
     metrics: dict[str, float]
     files: list[str]
     note: str = ""
+    better: dict[str, Direction | None] | None = None
 
 
 def run_measurement(
@@ -87,13 +79,19 @@ def run_measurement(
         with locked(folder):
             start(invocation, state, identity, cfg)
             datamodule.setup("validate")
-            text, metrics, written, note = work(datamodule, folder, device)
+            made = work(datamodule, folder, device)
             with writing(folder / "table.txt"):
-                (folder / "table.txt").write_text(text)
-            results = [*written, "result.json"]
-            Result(folder, metrics, str(device), files=results, note=note).write(identity)
+                (folder / "table.txt").write_text(made.text, encoding="utf-8")
+            Result(
+                folder,
+                made.metrics,
+                str(device),
+                files=[*made.files, "result.json"],
+                note=made.note,
+                better=made.better,
+            ).write(identity)
     result = Result.read(folder)
-    log.info("\n%s", (folder / "table.txt").read_text())
+    log.info("\n%s", (folder / "table.txt").read_text(encoding="utf-8"))
     for path in result.paths:
         log.info("%s", path)
     return result
@@ -151,18 +149,22 @@ def describe(raters: dict[str, Rater]) -> str:
 
 
 def measure(
-    image_CHW: Tensor, hr_CHW: Tensor | None, scale: int, raters: dict[str, Rater]
+    image_CHW: Tensor,
+    hr_CHW: Tensor | None,
+    scale: int,
+    raters: dict[str, Rater],
+    metrics: ImageMetrics,
 ) -> dict[str, float]:
     """Measure the scores of one image in [0, 1], and its fidelity to HR if that is given."""
-    values = {} if hr_CHW is None else image_metrics(image_CHW[None], hr_CHW[None], scale)
+    values = {} if hr_CHW is None else metrics(image_CHW[None], hr_CHW[None], scale)
     for name, rater in raters.items():
         values[name] = rater.net.score(image_CHW[None])
     return {name: value.item() for name, value in values.items()}
 
 
-def digits(values: Mapping[str, float], keys: list[str]) -> list[str]:
+def formatted(values: Mapping[str, float], keys: list[str]) -> list[str]:
     """Format the values of a table row; a dash where one is missing."""
-    return [f"{values[k]:.{4 if k == 'ssim' else 2}f}" if k in values else "-" for k in keys]
+    return [f"{values[key]:.{digits(key)}f}" if key in values else "-" for key in keys]
 
 
 def mean_row(rows: list[dict[str, float]], keys: list[str]) -> dict[str, float]:

@@ -7,10 +7,12 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from images.pixels import to_unit
+from lightning_modules.image_metrics import ImageMetrics
 from lightning_modules.interpolation import mixed
+from lightning_modules.metric_catalogue import heading
 from networks.scales import at_scale
 from networks.tiling import restore
-from runs.measuring import HEADINGS, mean_row, measure
+from runs.measuring import mean_row, measure
 from runs.raters import Rater
 from system.progress import progress
 
@@ -31,6 +33,7 @@ def measure_mixtures(
     shares = [k / (steps - 1) for k in range(steps)]
     rows: list[list[dict[str, float]]] = [[] for _ in shares]
     places = [(s, k) for s in range(steps) for k in range(len(photos))]
+    metrics = ImageMetrics()
     loaded = None
     for s, k in progress(places, "evaluating", len(places)):
         if s != loaded:
@@ -38,7 +41,7 @@ def measure_mixtures(
             loaded = s
         photo = photos[k]
         sr = to_unit(restore(at_scale(net, photo.scale), photo.lr, device=device)).to(device)
-        rows[s].append(measure(sr, to_unit(photo.hr).to(device), photo.scale, raters))
+        rows[s].append(measure(sr, to_unit(photo.hr).to(device), photo.scale, raters, metrics))
     keys = list(rows[0][0])
     return [
         {"share": share, **mean_row(part, keys)} for share, part in zip(shares, rows, strict=True)
@@ -52,7 +55,7 @@ def curve(rows: list[dict[str, float]], names: list[str], raters: dict[str, Rate
     psnr = [row["psnr"] for row in rows]
     if raters:
         for name in raters:
-            label = f"{HEADINGS[name]} (1..{raters[name].net.num_buckets})"
+            label = f"{heading(name)} (1..{raters[name].net.num_buckets})"
             axes.plot(psnr, [row[name] for row in rows], "o-", label=label)
         place = next(iter(raters))
         for row in rows:

@@ -37,6 +37,7 @@ class Result:
         checkpoint: path of the best checkpoint, relative to the folder.
         data: description of the data.
         warnings: what the callbacks noticed.
+        better: of each image metric, whether `higher` or `lower` values are better; None: unknown.
         wall_time_s: duration of the training in seconds.
     """
 
@@ -55,6 +56,7 @@ class Result:
     num_parameters: int | None = None
     seed: int | None = None
     warnings: list[str] | None = None
+    better: Mapping[str, str | None] | None = None
     wall_time_s: float | None = None
 
     @classmethod

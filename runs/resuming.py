@@ -7,7 +7,7 @@ from typing import NamedTuple
 from configuration.parsing import flatten
 from lightning_modules.checkpoint_io import ends_an_epoch, read_whole
 from lightning_modules.loggers import read_rows
-from runs.identity import Identity, is_setting
+from runs.identity import Identity, settings_in
 from runs.run_folder import BEST, read_json
 from system.json_files import JsonObject
 
@@ -67,7 +67,7 @@ def last_checkpoint(folder: Path, identity: Identity) -> ResumePoint | None:
 
 def check_same_run(path: Path, record: JsonObject, identity: Identity) -> None:
     """Raise a ValueError if a checkpoint belongs to a run with other settings."""
-    theirs = {key: value for key, value in flatten(record["config"]).items() if is_setting(key)}
+    theirs = settings_in(flatten(record["config"]))
     files = [key for key, value in identity.settings.items() if value == "(file)"]
     same = {key: identity.settings[key] for key in ("epochs", *files)}  # may differ
     changes = identity.changes(theirs | same)

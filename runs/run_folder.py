@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from configuration.model_kind import configured_kind
 from runs.code_identity import changed_code
-from runs.identity import Identity, is_setting, not_read
+from runs.identity import Identity, not_read, settings_in
 from runs.invocation import Invocation
 from system.json_files import JsonObject, write_json
 from system.regular_files import read_regular
@@ -66,7 +66,7 @@ def decide(folder: Path, identity: Identity, *, resume: bool, overwrite: bool, s
     kinds = {"settings": dict, "inputs": dict, "code_hash": str, "run_id": str}
     if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"{folder / 'run.json'} is damaged; {ANEW}")
-    settings = {key: value for key, value in record["settings"].items() if is_setting(key)}
+    settings = settings_in(record["settings"])
     changes = identity.changes(settings)
     extends = list(changes) == ["epochs"] and identity.settings["epochs"] > settings["epochs"]
     if changes and not (extends and resume):

@@ -395,6 +395,7 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
         epochs=trainer.current_epoch,
         device=str(trainer.strategy.root_device),
         world_size=trainer.world_size,
+        better=getattr(trainer.lightning_module, "better", None),
         wall_time_s=round(writer.elapsed(), 1),
     ).write(identity)
 
