@@ -22,6 +22,7 @@ from lightning_modules.checkpoint import load_scorer
 from networks.backbones import BACKBONES
 from networks.nima import NIMA, inference_copy, mean_score
 from networks.pretrained import load_pretrained
+from networks.similarity import ms_ssim
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,17 @@ def charbonnier_loss(sr_BCHW: Tensor, hr_BCHW: Tensor, epsilon: float = 1e-3) ->
     """
     difference = sr_BCHW.float() - hr_BCHW.float()
     return 255.0 * (difference.square() + epsilon**2).sqrt().mean()
+
+
+def ms_ssim_loss(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
+    """1 - MS-SSIM of each image, on RGB in [0, 1]; B values within 0..1.
+
+    Zhao et al., "Loss Functions for Image Restoration with Neural Networks", IEEE TCI 2017.
+
+    Raises:
+        ValueError: if the images are smaller than 11 pixels.
+    """
+    return 1 - ms_ssim(sr_BCHW.float(), hr_BCHW.float())
 
 
 class ColorLoss(nn.Module):

@@ -17,6 +17,7 @@ from configuration.signatures import Text
 from networks.scales import scales_of
 from system.places import CONF
 from tests.conftest import ROOT, SAMPLE_SCORER, Cli
+from tests.networks.test_perceptual import fill_cache
 
 SHIPPED = ROOT / "weights" / "edsr_x2_gamma_0.safetensors"
 
@@ -48,9 +49,11 @@ def test_scorers(scorer: str) -> None:
 
 
 @pytest.mark.parametrize("loss", group_files("loss"))
-def test_terms(loss: str) -> None:
+def test_terms(loss: str, tmp_path: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         words = [f"loss=[{loss}]", "gamma=0.3", f"scorer.checkpoint={SAMPLE_SCORER}"]
+        if loss in ("lpips", "dists"):  # random weights: the real ones need a download
+            words += [f"loss.{loss}.weights={fill_cache(tmp_path, 'vgg', whole=False)}"]
         terms = compose("train", words).model.loss
     sum_ = instantiate(terms)
     assert sum_.names == [loss]

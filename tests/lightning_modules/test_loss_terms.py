@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from lightning_modules.loss_terms import ColorLoss, FeatureLoss, charbonnier_loss
+from lightning_modules.loss_terms import ColorLoss, FeatureLoss, charbonnier_loss, ms_ssim_loss
 from networks.pretrained import find_packaged_weights
 from tests.conftest import SAMPLE_SCORER
 
@@ -13,6 +14,15 @@ def test_charbonnier_in_numpy() -> None:
     difference = (sr - hr).double().numpy()
     expected = 255 * np.sqrt(difference**2 + 0.1**2).mean()
     assert charbonnier_loss(sr, hr, 0.1).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ms_ssim_is_torchmetrics() -> None:
+    sr, hr = torch.rand(2, 3, 192, 200), torch.rand(2, 3, 192, 200)
+    theirs = multiscale_structural_similarity_index_measure(
+        sr, (sr + 0.3 * hr).clamp(0, 1), data_range=1.0, reduction="none"
+    )
+    found = ms_ssim_loss(sr, (sr + 0.3 * hr).clamp(0, 1))
+    assert found.tolist() == pytest.approx((1 - theirs).tolist(), abs=2e-3)  # its borders differ
 
 
 @pytest.mark.parametrize("sigma", [1.0, 3.0])
