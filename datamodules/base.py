@@ -1,7 +1,7 @@
 """Base of the data modules: samplers and loaders for any number of ranks."""
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Self, TypeVar
 
 import lightning as L
@@ -35,6 +35,7 @@ class TrainSampler(Sampler[Draws]):
     world_size: int = 1
     accumulate: int = 1  # micro-batches per step
     epoch: int = 0  # of the next pass
+    dataset: BatchDataset | None = field(default=None, init=False)  # draws the items of an epoch
 
     def __post_init__(self) -> None:
         if self.batch_size % (self.world_size * self.accumulate):
@@ -62,9 +63,11 @@ class TrainSampler(Sampler[Draws]):
     def __iter__(self) -> Iterator[Draws]:
         epoch = self.epoch
         self.epoch += 1  # counted at the start of a pass, which may be abandoned
-        order = epoch_order(
-            self.num_items, self.num_steps * self.batch_size, seed=self.seed, epoch=epoch
-        )
+        length, draws = self.num_steps * self.batch_size, {"seed": self.seed, "epoch": epoch}
+        if self.dataset is None:
+            order = epoch_order(self.num_items, length, **draws)
+        else:
+            order = self.dataset.epoch_order(length, batch_size=self.batch_size, **draws)
         size = self.batch_size // (self.world_size * self.accumulate)
         for step in range(self.num_steps):
             for micro in range(self.accumulate):
@@ -101,6 +104,7 @@ class ShardedDataModule(L.LightningDataModule):
     kind: str  # `pairs` for enhancers, `rated` for scorers
     description: str = ""  # of the data, for readers of results; says if they are synthetic
     trains: bool = True  # whether there is a training split
+    parts: tuple[str, ...] = ()  # have metrics of their own, such as `val/srcc/NAME`
     reread: bool = False  # compare stored files by content; set by commands for overwrite=true
 
     def __init__(self, *, batch_size: int, num_workers: int, seed: int, limit: int | None) -> None:
@@ -151,6 +155,7 @@ class ShardedDataModule(L.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
         )
+        sampler.dataset = dataset
         if self.sampler is not None:
             sampler.set_epoch(self.sampler.epoch)
         self.sampler = sampler

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from datamodules.base import ShardedDataModule
+from datamodules.distributions import check_scale
 from datamodules.folders import store_folder
 from datamodules.listing import join_some
 from datamodules.packing import Order, Photo, pack
 from datamodules.photo_sets import rated_photos
-from datamodules.ratings_dataset import RatedBatch, RatedCrops, RatedDataset
+from datamodules.ratings_dataset import RatedBatch, RatedCrops, RatedDataset, RatedPhotos
 from datamodules.ratings_table import FileNames, Ratings, read_ratings, read_text, to_nfc
 from datamodules.store import NAME_ENCODING, Image, PackedImages, Source
 from images.file_names import printable_name
@@ -56,8 +57,8 @@ class RatedDataModule(ShardedDataModule):
 
     kind = "rated"
     official = False  # whether val_list is AVA's official test list, which has ids without ratings
-    train: RatedDataset
-    val: RatedDataset
+    train: RatedPhotos
+    val: RatedPhotos
 
     def __init__(
         self,
@@ -126,6 +127,14 @@ class Resize:
         return to_array(to_bytes(resized_BCHW[0]))
 
 
+class Split(NamedTuple):
+    """Indices of images for training, for validation and for neither, which are the test set."""
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
 class StoredRatings(RatedDataModule, ABC):
     """Base of the data modules that read a table and a folder through a binary store.
 
@@ -143,6 +152,9 @@ class StoredRatings(RatedDataModule, ABC):
         store: folder of the binary store; `packed` beside the photos if None.
         rated: arguments of `RatedDataModule`.
     """
+
+    train: RatedDataset
+    val: RatedDataset
 
     def __init__(
         self,
@@ -195,14 +207,13 @@ class StoredRatings(RatedDataModule, ABC):
         assert self.digest is not None
         return self.digest
 
-    def open(self) -> None:
-        """Read and split the table, and open the store after packing what is missing.
+    @cached_property
+    def plan(self) -> tuple[Ratings, Split]:
+        """Read the table, find its photos and split them, without decoding any.
 
         Raises:
-            ValueError: describing what is wrong with the table, the lists or the photos.
+            ValueError: describing what is wrong with the table or the lists.
         """
-        if self.digest is not None:
-            return
         ratings = self.ratings()
         notes = list(ratings.notes)
         photos, _ = self.found
@@ -218,11 +229,29 @@ class StoredRatings(RatedDataModule, ABC):
         ratings = ratings.rows(there)
         if not len(ratings.names):
             raise ValueError(f"{self.where}: none of the rated images is there")
-        train, val, unlisted = self.split(ratings.names)
+        split, unlisted = self.split(ratings.names)
+        split = Split(split.train[: self.limit], split.val[: self.limit], split.test)
+        for use, items in (("train", split.train), ("validate", split.val)):
+            if len(items) == 0:
+                raise ValueError(
+                    f"of {len(ratings.names)} rated images in {self.where}, none is left to {use} "
+                    "on"
+                )
         if unlisted:
             notes.append(f"{len(unlisted)} of the test list, which have no ratings")
         if notes:
             log.info("%d rated photos; left out: %s", len(ratings.names), "; ".join(notes))
+        return ratings, split
+
+    def open(self) -> None:
+        """Open the store of the photos that train and validate, after packing what is missing.
+
+        Raises:
+            ValueError: describing what is wrong with the table, the lists or the photos.
+        """
+        if self.digest is not None:
+            return
+        ratings, (train, val, _) = self.plan
         if self.limit is not None:
             used = np.union1d(train, val)
             train, val = np.searchsorted(used, train), np.searchsorted(used, val)
@@ -290,17 +319,15 @@ class StoredRatings(RatedDataModule, ABC):
         counts = [f"{num} photo{'' if num == 1 else 's'} without ratings"] if num else []
         return counts + numbers(left_out)
 
-    def split(
-        self, names: NDArray[np.str_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-        """Split images into training and validation.
+    def split(self, names: NDArray[np.str_]) -> tuple[Split, list[str]]:
+        """Split images into training, validation and test.
 
         Returns:
-            The indices for training, those for validation, and the names on lists that have no
-            ratings (for AVA's official test list only).
+            The split, and the names on lists that have no ratings (for AVA's official test list
+            only).
 
         Raises:
-            ValueError: if lists overlap or name unrated images, or a split is empty.
+            ValueError: if lists overlap or name unrated images.
         """
         unlisted: list[str] = []
 
@@ -311,10 +338,7 @@ class StoredRatings(RatedDataModule, ABC):
 
         test = np.empty(0, np.int64) if self.test_list is None else listed(self.test_list)
         others = np.setdiff1d(np.arange(len(names)), test)
-        if self.val_list is None:
-            val = others[draw_share(names[others], self.val_share, self.split_seed)]
-        else:
-            val = listed(self.val_list)
+        val = self.draw_val(names, others) if self.val_list is None else listed(self.val_list)
         train = np.setdiff1d(others, val) if self.train_list is None else listed(self.train_list)
         lists = ((train, self.train_list), (val, self.val_list), (test, self.test_list))
         for (one, a), (other, b) in itertools.combinations(lists, 2):
@@ -326,13 +350,11 @@ class StoredRatings(RatedDataModule, ABC):
                 f"{len(unlisted)} images of the lists are not rated photos of {self.where}: "
                 f"{join_some(unlisted)}"
             )
-        train, val = train[: self.limit], val[: self.limit]
-        for split, items in (("train", train), ("validate", val)):
-            if len(items) == 0:
-                raise ValueError(
-                    f"of {len(names)} rated images in {self.where}, none is left to {split} on"
-                )
-        return train, val, unlisted
+        return Split(train, val, test), unlisted
+
+    def draw_val(self, names: NDArray[np.str_], others: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Draw the images that validate where no list names them, among those of no test list."""
+        return others[draw_share(names[others], self.val_share, self.split_seed)]
 
 
 def draw_share(names: NDArray[np.str_], share: float, seed: int) -> NDArray[np.int64]:
@@ -390,16 +412,26 @@ class RatedFolder(StoredRatings):
         images: the photos: a folder with its subfolders, a file, a glob, or a list of these. The
             table names each by its path below that folder, or by as much of the end of it as is
             unambiguous.
+        scale: lowest and highest possible score, such as [0, 100], or first and last rating of the
+            votes; mapped to 1..K (see `datamodules.distributions`). None means 1..K itself.
         more: arguments of `StoredRatings`.
     """
 
-    def __init__(self, ratings: str, images: str | list[str], **more: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        ratings: str,
+        images: str | list[str],
+        *,
+        scale: list[float] | None = None,
+        **more: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(images, **more)
         self.table = expanded(ratings)
+        self.scale = None if scale is None else check_scale(scale, "data.scale")
         self.description = f"rated photos of {self.where}"
 
     def ratings(self) -> Ratings:
         """Read the table."""
         photos, _ = self.found
-        ratings = read_ratings(self.table, self.num_buckets, photos)
+        ratings = read_ratings(self.table, self.num_buckets, photos, self.scale)
         return ratings._replace(notes=self.others(ratings.names.tolist()))

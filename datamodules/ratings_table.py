@@ -1,4 +1,4 @@
-"""Read tables of ratings written by people and spreadsheets; distributions from their moments.
+"""Read tables of ratings written by people and spreadsheets.
 
 Shape suffixes: N images, K rating buckets.
 """
@@ -6,7 +6,6 @@ Shape suffixes: N images, K rating buckets.
 import codecs
 import csv
 import io
-import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.distributions import maximum_entropy, moments_problem, rescale, spread_votes
 from datamodules.listing import join_some
 from system.regular_files import read_regular
 from system.terminal import printable
@@ -180,7 +180,12 @@ def read_table(path: Path) -> Table:
     return Table(columns, rows, separator)
 
 
-def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Ratings:
+def read_ratings(
+    path: Path,
+    num_buckets: int,
+    files: Iterable[str] = (),
+    scale: tuple[float, float] | None = None,
+) -> Ratings:
     """Read a table of ratings (see `RatedFolder`).
 
     It can be in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, and separated by commas,
@@ -191,14 +196,26 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
         path: the table.
         num_buckets: K.
         files: names of the photos, with which names in the table are matched up to Unicode form.
+        scale: lowest and highest possible score; mapped to 1..K (see `datamodules.distributions`).
+            None means 1..K itself.
 
     Raises:
         ValueError: naming the table and the line.
     """
-    columns, rows, separator = read_table(path)
+    return parse_ratings(path, read_table(path), num_buckets, FileNames(files), scale)
+
+
+def parse_ratings(
+    path: Path,
+    table: Table,
+    num_buckets: int,
+    known: FileNames,
+    scale: tuple[float, float] | None,
+) -> Ratings:
+    """Convert the cells of a table, see `read_ratings`."""
+    columns, rows, separator = table
     if not columns:
         raise ValueError(f"{path}: is empty")
-    known = FileNames(files)
     by_path = columns[1:4] == ["mean", "std", "p1"]  # written by `score`
     if by_path:
         columns = ["image", *(f"votes_{name.removeprefix('p')}" for name in columns[3:])]
@@ -210,10 +227,11 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
             "or image,mean or image,mean,std, or the table that score writes"
         )
     by_votes = columns[1] == "votes_1"
-    if by_votes and len(votes) != num_buckets:
+    if by_votes and len(votes) != num_buckets and (scale is None or len(votes) < 2):
         raise ValueError(
             f"{path}: has votes for {len(votes)} ratings, the scorer is for {num_buckets}; "
-            f"train one with scorer.num_buckets={len(votes)}"
+            f"train one with scorer.num_buckets={len(votes)}, or map them by a scale: "
+            f"[1,{len(votes)}]"
         )
     names: dict[str, int] = {}
     values = np.empty((len(rows), len(columns) - 1))
@@ -222,6 +240,8 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
             if len(row) != len(columns) or not row[0].strip():
                 raise ValueError(f"a name and {len(votes)} numbers are needed")
             values[k] = [parse_number(word, separator, is_vote=by_votes) for word in row[1:]]
+            if scale is not None and not by_votes:
+                values[k] = rescale(values[k], scale, num_buckets)
             check_values(values[k], num_buckets, by_votes=by_votes)
             name = resolve_cell(row[0].strip(), known, by_path=by_path)
             if names.setdefault(name, k) != k:
@@ -230,14 +250,21 @@ def read_ratings(path: Path, num_buckets: int, files: Iterable[str] = ()) -> Rat
             raise ValueError(f"{path}, '{join_cells(row[:1])}' in line {line}: {error}") from error
     if not rows:
         raise ValueError(f"{path}: has no row")
-    if by_votes:
-        p_NK = values / values.sum(axis=1, keepdims=True)
-    else:
-        p_NK = maximum_entropy(*values.T, num_buckets=num_buckets)
+    p_NK = to_distributions(values, num_buckets, by_votes=by_votes)
     num_votes_N = None
     if by_votes and (values == values.round()).all():  # otherwise they are shares
         num_votes_N = values.sum(axis=1).astype(np.int64)
     return Ratings(np.array(list(names)), p_NK.astype(np.float32), num_votes_N, [])
+
+
+def to_distributions(
+    values: NDArray[np.float64], num_buckets: int, *, by_votes: bool
+) -> NDArray[np.float64]:
+    """Convert rows of votes, or of a mean and perhaps a standard deviation on 1..K, to N x K."""
+    if not by_votes:
+        return maximum_entropy(*values.T, num_buckets=num_buckets)
+    share_NJ: NDArray[np.float64] = values / values.sum(axis=1, keepdims=True)
+    return share_NJ if share_NJ.shape[1] == num_buckets else spread_votes(share_NJ, num_buckets)
 
 
 def join_cells(words: list[str]) -> str:
@@ -293,106 +320,3 @@ def check_values(values: NDArray[np.float64], num_buckets: int, *, by_votes: boo
     wrong = None if by_votes else moments_problem(*values, num_buckets=num_buckets)
     if wrong is not None:
         raise ValueError(wrong)
-
-
-def min_std(mean: float) -> float:
-    """Return the smallest standard deviation for a mean: only the two nearest ratings occur."""
-    return math.sqrt((mean - math.floor(mean)) * (math.floor(mean) + 1 - mean))
-
-
-def max_std(mean: float, num_buckets: int) -> float:
-    """Return the largest standard deviation for a mean: only ratings of 1 and K occur."""
-    return math.sqrt((mean - 1) * (num_buckets - mean))
-
-
-def moments_problem(mean: float, std: float | None = None, *, num_buckets: int) -> str | None:
-    """Describe why no distribution over 1..K has these moments; None if there is one."""
-    if not 1 <= mean <= num_buckets:
-        return f"a mean of {mean:g} is not within 1 to {num_buckets}"
-    low, high = min_std(mean), max_std(mean, num_buckets)
-    if std is not None and not low - 1e-6 <= std <= high + 1e-6:
-        return (
-            f"ratings of 1 to {num_buckets} with a mean of {mean:g} have a standard deviation of "
-            f"{low:.4g} to {high:.4g}, not {std:g}"
-        )
-    return None
-
-
-def maximum_entropy(
-    mean_N: NDArray[np.float64], std_N: NDArray[np.float64] | None = None, *, num_buckets: int
-) -> NDArray[np.float64]:
-    """Compute the maximum-entropy distributions over 1..K with given means and deviations.
-
-    They are p_k ~ exp(a k), or p_k ~ exp(a k + b k^2) if a standard deviation is given (Jaynes,
-    Physical Review 1957).
-
-    Args:
-        mean_N: means, in 1..K.
-        std_N: possible standard deviations (see `moments_problem`); unconstrained if None.
-        num_buckets: K.
-
-    Returns:
-        N x K, rows sum to 1.
-    """
-    k_K = np.arange(1, num_buckets + 1, dtype=np.float64)
-    if std_N is not None:
-        # At the limits there is only one distribution, for which a and b are infinite.
-        low_N = np.array([min_std(mean) for mean in mean_N])
-        high_N = np.array([max_std(mean, num_buckets) for mean in mean_N])
-        gap_N = 1e-4 * (high_N - low_N)
-        std_N = np.clip(std_N, low_N + gap_N, high_N - gap_N)
-    x_K = (2 * k_K - num_buckets - 1) / (num_buckets - 1)  # in -1..1
-    unit = 2 / (num_buckets - 1)
-    aim_N = np.clip((mean_N - (num_buckets + 1) / 2) * unit, -1 + 1e-6, 1 - 1e-6)
-    features = [x_K] if std_N is None else [x_K, x_K**2]
-    aims = [aim_N] if std_N is None else [aim_N, (std_N * unit) ** 2 + aim_N**2]
-    p_NK = match_moments(np.array(features), np.stack(aims, axis=1))
-    for mean, bucket in ((1, 0), (num_buckets, -1)):  # only one bucket is possible
-        p_NK[mean_N == mean] = np.eye(num_buckets)[bucket]
-    return p_NK
-
-
-def match_moments(f_FK: NDArray[np.float64], aim_NF: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute maximum-entropy distributions by Newton's method on the dual, which is convex.
-
-    Args:
-        f_FK: features of each bucket.
-        aim_NF: expectation that each feature has to have in each distribution.
-
-    Returns:
-        N x K, rows sum to 1.
-    """
-    weight_NF = np.zeros_like(aim_NF)
-    p_NK, value_N = evaluate_dual(weight_NF, f_FK, aim_NF)
-    for _ in range(200):
-        slope_NF = p_NK @ f_FK.T - aim_NF
-        if np.abs(slope_NF).max() < 1e-9:
-            break
-        mean_NF = p_NK @ f_FK.T
-        moments_NFF = np.einsum("nk,fk,gk->nfg", p_NK, f_FK, f_FK)
-        curvature_NFF = moments_NFF - mean_NF[:, :, None] * mean_NF[:, None, :]
-        curvature_NFF += 1e-12 * np.eye(len(f_FK))
-        step_NF = np.linalg.solve(curvature_NFF, slope_NF[..., None])[..., 0]
-        size_N = np.ones(len(step_NF))
-        for _ in range(40):  # halve steps that overshoot
-            _, new_N = evaluate_dual(weight_NF - size_N[:, None] * step_NF, f_FK, aim_NF)
-            worse_N = new_N > value_N + 1e-15
-            if not worse_N.any():
-                break
-            size_N[worse_N] /= 2
-        size_N[worse_N] = 0
-        weight_NF = weight_NF - size_N[:, None] * step_NF
-        p_NK, value_N = evaluate_dual(weight_NF, f_FK, aim_NF)
-    return p_NK
-
-
-def evaluate_dual(
-    weight_NF: NDArray[np.float64], f_FK: NDArray[np.float64], aim_NF: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the distributions with these weights (N x K) and the values of the dual (N)."""
-    logits_NK = weight_NF @ f_FK
-    top_N1 = logits_NK.max(axis=1, keepdims=True)
-    p_NK = np.exp(logits_NK - top_N1)
-    total_N1 = p_NK.sum(axis=1, keepdims=True)
-    value_N = (np.log(total_N1) + top_N1)[:, 0] - (weight_NF * aim_NF).sum(axis=1)
-    return p_NK / total_N1, value_N

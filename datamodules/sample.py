@@ -66,6 +66,8 @@ class SampleRated(RatedDataModule):
     """
 
     description = "SYNTHETIC ratings of degraded crops of built-in photos, not people's"
+    train: RatedDataset
+    val: RatedDataset
 
     def __init__(self, *, num_train: int = 960, num_val: int = 96, **rated: Any) -> None:  # noqa: ANN401
         super().__init__(**rated)

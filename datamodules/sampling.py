@@ -8,7 +8,7 @@ Shape suffixes: B batch, C channels, H and W height and width.
 """
 
 from abc import abstractmethod
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -45,6 +45,12 @@ class BatchDataset(Dataset[object], Sized):
     def __getitems__(self, batch: Draws | list[int]) -> object:
         """Return a batch."""
 
+    def epoch_order(
+        self, length: int, *, batch_size: int, seed: int, epoch: int
+    ) -> NDArray[np.int64]:
+        """Draw the `length` items of an epoch, in global batches of `batch_size`."""
+        return epoch_order(len(self), length, seed=seed, epoch=epoch)
+
 
 class Purpose(IntEnum):
     """Purpose of random numbers; each has its own stream."""
@@ -59,6 +65,7 @@ class Purpose(IntEnum):
     NOISE = 8  # noise on a patch
     NAME = 9  # fixed degradation of a photo, by its name
     VOTES = 10  # resampled votes, for the noise floor
+    TABLE = 20  # the table of ratings from which each photo of a batch comes
 
 
 def random_stream(
@@ -91,11 +98,45 @@ def integers_below(words: NDArray[np.uint64], bounds: NDArray[np.int64] | int) -
     return (((words >> np.uint64(32)) * bounds) >> np.uint64(32)).astype(np.int64)
 
 
-def epoch_order(num_items: int, length: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Draw `length` items in rounds: each round contains all items once, in a new order."""
-    stream = random_stream(seed, epoch=epoch, purpose=Purpose.ORDER)
-    rounds = -(-length // num_items)
+def epoch_order(
+    num_items: int, length: int, *, seed: int, epoch: int, table: int = 0
+) -> NDArray[np.int64]:
+    """Draw `length` items in rounds: each round contains all items once, in a new order.
+
+    Args:
+        num_items: number of items.
+        length: number of draws.
+        seed: the run's seed.
+        epoch: the epoch.
+        table: number of the table of ratings that the items belong to, each with its own order.
+    """
+    stream = random_stream(seed, epoch=epoch, position=table, purpose=Purpose.ORDER)
+    rounds = max(1, -(-length // num_items))
     return np.concatenate([stream.permutation(num_items) for _ in range(rounds)])[:length]
+
+
+def draw_tables(
+    weights: Sequence[float], length: int, *, batch_size: int, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """Draw for each position of an epoch the table that its photo comes from.
+
+    Each batch has every table's share of photos, rounded up or down so that the shares are right on
+    average (systematic sampling), in random order.
+
+    Args:
+        weights: the tables' shares up to a common factor.
+        length: number of positions, a multiple of `batch_size`.
+        batch_size: global batch size.
+        seed: the run's seed.
+        epoch: the epoch.
+    """
+    ends = np.cumsum(weights) / np.sum(weights)
+    tables = []
+    for step in range(length // batch_size):
+        stream = random_stream(seed, epoch=epoch, position=step, purpose=Purpose.TABLE)
+        place_B = (stream.permutation(batch_size) + stream.random()) / batch_size
+        tables.append(np.searchsorted(ends[:-1], place_B, side="right"))
+    return np.concatenate(tables)
 
 
 @lru_cache(maxsize=64)

@@ -9,8 +9,9 @@ from datamodules.ratings_dataset import RatedBatch
 from lightning_modules.attached import ratings_of
 from lightning_modules.base import TrainedModule
 from lightning_modules.losses import emd_per_sample, input_gradient
-from lightning_modules.metrics import Predictions, RatingMetrics, baselines, rating_metrics
+from lightning_modules.metrics import Predictions, RatingMetrics, rating_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule
+from lightning_modules.table_metrics import table_baselines, table_metrics
 from networks.nima import NIMA, mean_score
 
 
@@ -121,10 +122,10 @@ class NIMAModule(TrainedModule):
             p_NK, q_NK, item_N = self.val_metrics.everything()
         self.val_metrics.reset()
         self.predictions = Predictions(p_NK.cpu(), q_NK.cpu(), item_N.cpu())
+        data = ratings_of(self.trainer)
         if not self.baselines:
-            data = ratings_of(self.trainer)
-            self.baselines = baselines(data.train.p_NK, data.val.p_NK, data.val.num_votes_N)
-        metrics = rating_metrics(p_NK, q_NK)
+            self.baselines = table_baselines(data.train, data.val)
+        metrics = table_metrics(Predictions(p_NK, q_NK, item_N), data.val.tables)
         values: dict[str, Tensor | float] = {**metrics, "loss": metrics["emd"], **self.baselines}
         # The same on all ranks already; saying so keeps Lightning from warning.
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)

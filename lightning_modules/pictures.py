@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
-from datamodules.ratings_dataset import RatedDataset
+from datamodules.ratings_dataset import RatedPhotos
 from images.pixels import to_array, to_bytes, to_tensor
 from images.reading import read_image
 from images.writing import write_image
@@ -209,7 +209,7 @@ def fitted(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
 
 
 def save_rating_pictures(
-    predictions: Predictions, data: RatedDataset, folder: Path, note: str, *, num_photos: int = 6
+    predictions: Predictions, data: RatedPhotos, folder: Path, note: str, *, num_photos: int = 6
 ) -> dict[str, Path]:
     """Plot how well ratings are predicted.
 
@@ -293,7 +293,7 @@ def distribution_figure(predictions: Predictions) -> Figure:
     return figure
 
 
-def extremes_figure(predictions: Predictions, data: RatedDataset, num_photos: int) -> Figure:
+def extremes_figure(predictions: Predictions, data: RatedPhotos, num_photos: int) -> Figure:
     """Plot the photos whose distributions are predicted best, above those predicted worst."""
     p_NK, q_NK, item_N = predictions
     emd_N = emd_per_sample(p_NK, q_NK)

@@ -27,7 +27,7 @@ NOT_IN_HASH = NOT_SETTINGS | {
     "callbacks.checkpoint.save_last",
     # Locations of the data, whose fingerprint counts instead.
     *("data.root", "data.images", "data.ratings", "data.train_list", "data.val_list"),
-    "data.test_list",
+    *("data.test_list", "data.tables"),
     *("data.train_hr", "data.val_hr", "data.train_lr", "data.val_lr"),
 }
 

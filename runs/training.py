@@ -253,7 +253,7 @@ def train_module(
     module = build_module(cfg, spec, identity)
     record = describe_training(cfg, spec["net"], datamodule, identity)
     monitor = checkpoint_of(trainer).monitor or ""
-    check_monitor(monitor, module.metric_names())
+    check_monitor(monitor, module.metric_names(), datamodule.parts)
     check_rebuilt(module.net, record, cfg.trusted)
     if not trains_scorer(cfg) and "scales" not in cfg.net:
         at_scale(module.net, cfg.scale)  # refuses a class whose own scale is another
@@ -336,14 +336,17 @@ def report_dependence(cfg: DictConfig) -> None:
         log.info("%s", line)
 
 
-def check_monitor(monitor: str, known: Collection[str] | None) -> None:
+def check_monitor(monitor: str, known: Collection[str] | None, parts: Sequence[str] = ()) -> None:
     """Raise a ValueError if the metric that selects the best epoch will not be logged.
 
     Args:
         monitor: name of the metric.
         known: the metrics of validation, without `val/`; None if they are not known yet.
+        parts: parts of the data that have the same metrics, `<metric>/<part>`.
     """
     name = monitor.removeprefix("val/")
+    if known is not None:
+        known = {*known, *(f"{metric}/{part}" for metric in known for part in parts)}
     if known is None or monitor.startswith("train/") or is_baseline(name):
         return
     if name == monitor or name not in known:

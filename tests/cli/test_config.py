@@ -70,6 +70,7 @@ NEEDS = {
     "photos": ["data.train_hr=photos", "data.val_hr=photos"],
     "benchmark": ["data.root=Set5"],
     "rated": ["data.ratings=ratings.csv", "data.images=photos"],
+    "tables": ["data.tables=[{ratings: ratings.csv, images: photos}]"],
 }
 
 

@@ -4,7 +4,7 @@ import csv
 import os
 import unicodedata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -120,7 +120,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def data_of(table: Path, photos: Path, **more: str) -> RatedFolder:
+def data_of(table: Path, photos: Path, **more: Any) -> RatedFolder:  # noqa: ANN401
     return RatedFolder(str(table), str(photos), resize=64, crop=64, batch_size=2, **more)
 
 
@@ -167,7 +167,7 @@ def test_what_score_writes_of_any_name_is_read_back(photos: Path) -> None:
     table = photos.parent / "scores.csv"
     write(table, rows)
     (photos.parent / "val.txt").write_bytes(os.fsencode(odd) + b"\n")
-    data = data_of(table, photos, val_list=str(photos.parent / "val.txt"), num_buckets=3)  # type: ignore[arg-type]
+    data = data_of(table, photos, val_list=str(photos.parent / "val.txt"), num_buckets=3)
     data.setup()
     assert data.val.names.tolist() == [odd]
     place = names.index(odd)
