@@ -14,7 +14,9 @@ from runs.invocation import Invocation
 class Options(BaseModel, strict=True):
     """Keys of conf/prepare.yaml."""
 
-    dataset: Literal["div2k", "ava", "photos", "rated"]
+    dataset: Literal[
+        "div2k", "ava", "photos", "rated", "koniq", "spaq", "kadid", "aadb", "para", "biq2021"
+    ]
     root: str | list[str] | None
     images: str | list[str] | None
     ratings: str | None
@@ -42,8 +44,11 @@ def problems(cfg: DictConfig) -> Iterator[str]:
             yield str(error).replace("\n", "\n  ")
     elif not isinstance(cfg.root, str | None):
         yield f"root=[{','.join(cfg.root)}]: dataset={cfg.dataset} needs a single folder"
-    if cfg.dataset != "ava" and cfg.images is not None:
-        yield f"images={cfg.images}: only dataset=ava uses it; root= sets the folder of the photos"
+    if cfg.dataset in ("div2k", "photos", "rated") and cfg.images is not None:
+        yield (
+            f"images={cfg.images}: only AVA and other published rated sets use it; root= sets the "
+            "folder of the photos"
+        )
     if cfg.dataset == "rated" and cfg.ratings is None:
         yield "ratings=null: dataset=rated needs ratings=FILE, the table"
 

@@ -81,7 +81,9 @@ OUTPUTS = {  # suffixes of what commands write to `output`
     "import_weights": (".safetensors",),
     "score": (".csv", ".json", ".jsonl"),
 }
-DATASETS = ("div2k", "ava", "photos", "rated")  # of prepare
+DATASETS = (  # of prepare
+    *("div2k", "ava", "photos", "rated", "koniq", "spaq", "kadid", "aadb", "para", "biq2021"),
+)
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 

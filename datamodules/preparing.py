@@ -17,6 +17,8 @@ from datamodules.download import Archive, fetch
 from datamodules.folders import FolderPairs, PhotoFolders, check_sizes
 from datamodules.listing import join_some
 from datamodules.packing import BadImages
+from datamodules.published import PublishedRatings, missing_files
+from datamodules.published_sets import PUBLISHED
 from datamodules.rated import RatedFolder, StoredRatings
 from datamodules.store import PackedImages, Source, find_corrupt
 from images.finding import numbers
@@ -65,6 +67,9 @@ def prepare(cfg: DictConfig) -> None:
             prepare_photos(cfg)
         elif cfg.dataset == "rated":
             prepare_rated(cfg)
+        elif cfg.dataset in PUBLISHED:
+            title = PUBLISHED[cfg.dataset].title
+            prepare_published(cfg, expanded(cfg.root or f"{cfg.paths.data_dir}/{title}"))
         else:
             root = cfg.root or f"{cfg.paths.data_dir}/{cfg.dataset.upper()}"
             steps[cfg.dataset](cfg, expanded(root))
@@ -149,10 +154,23 @@ def prepare_rated(cfg: DictConfig) -> None:
     """Read the table and decode every file that it names."""
     options = rated_options(cfg) | {"num_buckets": cfg.num_buckets}
     data = RatedFolder(cfg.ratings, cfg.root, **options)
-    photos, left_out = data.found
+    photos, _ = data.found
     rated = data.ratings().names.tolist()
-    missing = [name for name in rated if name not in photos]
     log.info("%s: %d photos; %s: %d files", cfg.ratings, len(rated), data.where, len(photos))
+    if check_rated(cfg, data, rated):
+        sys.exit(1)
+    ready(
+        cfg,
+        f"experiment=sample_nima data=rated data.ratings={cfg.ratings} "
+        f"data.images={as_word(cfg.root)} "
+        f"scorer.num_buckets={cfg.num_buckets}",
+    )
+
+
+def check_rated(cfg: DictConfig, data: StoredRatings, rated: Sequence[str]) -> list[str]:
+    """Decode or pack the rated photos; return those without a file."""
+    photos, left_out = data.found
+    missing = [name for name in rated if name not in photos]
     report("without a file", missing)
     report("not in the table and not used", sorted(photos.keys() - set(rated)))
     if left_out:
@@ -160,15 +178,46 @@ def prepare_rated(cfg: DictConfig) -> None:
     if cfg.pack and not missing:
         pack_ratings(data)
     else:
-        there = [Source(name, photos[name]) for name in rated if name in photos]
-        verified(there, "photos")
+        verified([Source(name, photos[name]) for name in rated if name in photos], "photos")
+    return missing
+
+
+def prepare_published(cfg: DictConfig, root: Path) -> None:
+    """Count, decode and pack a published set of rated photos, or explain how to obtain it."""
+    layout = PUBLISHED[cfg.dataset]
+    missing = missing_files(layout, root)
+    if cfg.images is None and not any((root / name).is_dir() for name in layout.images):
+        missing.append(f"{' or '.join(layout.images)}/")
     if missing:
+        raise ValueError(
+            f"{root}: missing {', '.join(missing)}\n"
+            f"{layout.title}, {layout.num_photos:,} photos, is at {layout.home}\n"
+            f"(licence: {layout.licence}). Put into {root}\n"
+            f"{layout.files}\nand run the same command again."
+        )
+    options = {"images": cfg.images, "num_buckets": cfg.num_buckets} | rated_options(cfg)
+    data = PublishedRatings(cfg.dataset, str(root), **options)
+    ratings = data.ratings()
+    split = data.how
+    if split == "official" and not data.knows_parts:
+        log.info("%s has the official split, which is missing", layout.tables[""][0])
+        split = "random"
+        data = PublishedRatings(cfg.dataset, str(root), split="random", **options)
+    votes = "" if ratings.num_votes_N is None else f", {ratings.num_votes_N.sum():,} votes"
+    photos, _ = data.found
+    names = ratings.names.tolist()
+    log.info(
+        "%s: %d rated photos%s; %s: %d files", root, len(names), votes, data.where, len(photos)
+    )
+    if len(names) != layout.num_photos:
+        log.warning("%s has %d rated photos, not %d", layout.title, len(names), layout.num_photos)
+    if check_rated(cfg, data, names):
         sys.exit(1)
+    images = f" data.images={as_word(cfg.images)}" if cfg.images else ""
     ready(
         cfg,
-        f"experiment=sample_nima data=rated data.ratings={cfg.ratings} "
-        f"data.images={as_word(cfg.root)} "
-        f"scorer.num_buckets={cfg.num_buckets}",
+        f"experiment=nima_finetune data={cfg.dataset} data.root={display_path(root)} "
+        f"data.split={split}{images} scorer.num_buckets={cfg.num_buckets}",
     )
 
 

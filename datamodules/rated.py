@@ -337,6 +337,7 @@ class StoredRatings(RatedDataModule, ABC):
             return found
 
         test = np.empty(0, np.int64) if self.test_list is None else listed(self.test_list)
+        test = np.union1d(test, self.reserved(names))
         others = np.setdiff1d(np.arange(len(names)), test)
         val = self.draw_val(names, others) if self.val_list is None else listed(self.val_list)
         train = np.setdiff1d(others, val) if self.train_list is None else listed(self.train_list)
@@ -351,6 +352,10 @@ class StoredRatings(RatedDataModule, ABC):
                 f"{join_some(unlisted)}"
             )
         return Split(train, val, test), unlisted
+
+    def reserved(self, names: NDArray[np.str_]) -> NDArray[np.int64]:
+        """Return the images that a published split keeps out of training and validation."""
+        return np.empty(0, np.int64)
 
     def draw_val(self, names: NDArray[np.str_], others: NDArray[np.int64]) -> NDArray[np.int64]:
         """Draw the images that validate where no list names them, among those of no test list."""

@@ -15,16 +15,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.listing import join_some
+from datamodules.published import PublishedRatings
 from datamodules.rated import RatedDataModule, RatedFolder, StoredRatings
 from datamodules.ratings_dataset import JointRatings
 from system.files import file_sha256
 
-# Keys of an entry that every kind of table has; the first two are not arguments of its data module.
+# Keys of an entry that every kind of table has.
 COMMON = (
     *("name", "weight", "images", "val_list", "train_list", "test_list"),
     *("val_share", "split_seed", "max_missing", "store"),
 )
-KEYS = {"ratings": ("ratings", "scale")}  # by the key that every table of a kind has
+# Those of each kind, by the key that tells it; the first two are required.
+KEYS = {
+    "ratings": ("ratings", "images", "scale"),
+    "published": ("published", "root", "split", "val_part"),
+}
 
 
 class RatedTables(RatedDataModule):
@@ -35,11 +40,13 @@ class RatedTables(RatedDataModule):
     table and be held out in another.
 
     Args:
-        tables: the tables, each a mapping with `ratings` and `images`, and optionally
-            `scale` (see `RatedFolder`), `weight` (share of the training photos up to a common
-            factor, 1 by default: all tables equally often, whatever their sizes), `name` (the stem
-            of the table's file by default), `val_list`, `train_list`, `test_list`, `val_share`,
-            `split_seed`, `max_missing` and `store` (see `StoredRatings`).
+        tables: the tables, each a mapping with `ratings`, `images` and perhaps `scale` (see
+            `RatedFolder`), or with `published`, `root` and perhaps `images`, `split` and `val_part`
+            (see `PublishedRatings`). Optional in both: `weight` (share of the training photos up to
+            a common factor; 1 by default: all tables equally often, whatever their sizes), `name`
+            (by default the stem of the table's file, or the name of the set), `val_list`,
+            `train_list`, `test_list`, `val_share`, `split_seed`, `max_missing` and `store` (see
+            `StoredRatings`).
         val_share: for tables that do not set their own; so are the next four.
         split_seed: see `StoredRatings`.
         max_missing: see `StoredRatings`.
@@ -136,7 +143,8 @@ def build_tables(tables: Sequence[Mapping[str, Any]], **common: Any) -> dict[str
         if name in modules:
             raise ValueError(f"data.tables.{k}: another table is called {name}; give it a name=...")
         with naming(name):
-            modules[name] = RatedFolder(**(common | settings))
+            make = PublishedRatings if kind == "published" else RatedFolder
+            modules[name] = make(**(common | settings))
     return modules
 
 
@@ -148,25 +156,24 @@ def check_entry(where: str, entry: object) -> str:
     """
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where}={entry}: must be {{ratings: FILE, images: FOLDER, ...}}")
-    kind = next((key for key in KEYS if entry.get(key) is not None), None)
-    allowed = [*COMMON, *KEYS.get(kind or "ratings", ())]
+    kind = "published" if entry.get("published") is not None else "ratings"
+    allowed = list(dict.fromkeys([*KEYS[kind], *COMMON]))
     for key in entry:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(allowed)}"
             raise ValueError(f"{where}.{key}: no such key of a table{hint}")
-    needed = {"ratings": ("ratings", "images")}[kind or "ratings"]
-    for key in needed:
+    for key in KEYS[kind][:2]:
         if entry.get(key) is None:
             raise ValueError(f"{where}.{key}: is required")
-    for key, kinds in (("name", str | None), ("ratings", str), ("weight", int | float)):
+    texts = {"name": str | None} | dict.fromkeys(("ratings", "published", "root"), str)
+    for key, kinds in {"weight": int | float, **texts}.items():
         if key in entry and (not isinstance(entry[key], kinds) or isinstance(entry[key], bool)):
             what = "a number" if key == "weight" else "text"
             raise ValueError(f"{where}.{key}={entry[key]}: must be {what}")
     weight = entry.get("weight", 1)
     if not (math.isfinite(weight) and weight > 0):
         raise ValueError(f"{where}.weight={weight}: must be more than 0")
-    assert kind is not None
     return kind
 
 
