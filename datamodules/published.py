@@ -1,5 +1,6 @@
 """Published sets of rated photos, by their descriptions in `datamodules.published_sets`."""
 
+import difflib
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -52,8 +53,9 @@ class PublishedRatings(StoredRatings):
         **more: Any,  # noqa: ANN401
     ) -> None:
         if published not in PUBLISHED:
-            names = ", ".join(PUBLISHED)
-            raise ValueError(f"data.published={published}: no such set; there are {names}")
+            near = difflib.get_close_matches(published, PUBLISHED, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PUBLISHED)}"
+            raise ValueError(f"data.published={published}: no such set; {hint}")
         self.name, self.layout = published, PUBLISHED[published]
         self.root = expanded(root)
         default = "official" if self.layout.has_split else "random"
@@ -87,14 +89,15 @@ class PublishedRatings(StoredRatings):
 
     def ratings(self) -> Ratings:
         """Read the files, and note the part and the group of each photo."""
+        tables = self.tables  # first: without them the photos are hardly there
         photos, _ = self.found
         self.part_of, self.group_of = {}, {}
         known = FileNames(photos)
         by_case = {name.rpartition("/")[2].casefold(): name for name in photos}
         found: list[Ratings] = []
         notes: list[str] = []
-        for part in sorted(self.tables, key=("", *HELD_OUT_FIRST).index):
-            path, kept = self.tables[part], []
+        for part in sorted(tables, key=("", *HELD_OUT_FIRST).index):
+            path, kept = tables[part], []
             rows, separator = read_rows(path, self.layout, part)
             earlier = set(self.part_of)
             for row in rows:

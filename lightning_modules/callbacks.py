@@ -129,10 +129,16 @@ class EpochLine(Callback):
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line."""
+        parts: tuple[str, ...] = getattr(attached(trainer).datamodule, "parts", ())
+        left_out = (
+            "_step",
+            "_epoch",
+            *(f"/{part}" for part in parts),
+        )
         values = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if not name.endswith(("_step", "_epoch")) and not is_baseline(name.removeprefix("val/"))
+            if not name.endswith(left_out) and not is_baseline(name.removeprefix("val/"))
         }
         log.info(
             "epoch %d/%d  %s  %.1f s",

@@ -277,6 +277,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         published("biq2021", tmp_path).setup()
     with pytest.raises(ValueError, match=r"published=ava: no such set; there are koniq, spaq"):
         published("ava", tmp_path)
+    with pytest.raises(ValueError, match=r"published=koniq10k: no such set; did you mean koniq\?"):
+        published("koniq10k", tmp_path)
     koniq(tmp_path / "koniq")
     path = tmp_path / "koniq" / "koniq10k_distributions_sets.csv"
     path.write_text(path.read_text().replace("validation", "half"))
