@@ -72,7 +72,7 @@ PUBLISHED = {
         parts={"training": "train", "validation": "validation", "test": "test"},
         num_photos=10_073,
         home="https://database.mmsp-kn.de/koniq-10k-database.html",
-        licence="free for research; the photos have their own Creative Commons licences",
+        licence="see the home page; the photos are Creative Commons ones of YFCC100M",
         files="""\
   koniq10k_distributions_sets.csv    github.com/subpic/koniq, in metadata/; has the official split
   1024x768/ or 512x384/              the photos, from the home page""",
@@ -107,7 +107,7 @@ PUBLISHED = {
         group="ref_img",
         num_photos=10_125,
         home="https://database.mmsp-kn.de/kadid-10k-database.html",
-        licence="free for research; check the home page",
+        licence="see the home page",
         files="""\
   dmos.csv
   images/     the photos; the pristine ones among them are not rated""",
