@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from cli import bounds, overrides
 from cli.composing import (
     INVALID,
+    all_groups,
     composed,
     first_line,
     flat_keys,
@@ -73,7 +74,7 @@ def class_texts(
     Hydra can parse it.
     """
     with loaded(folder) as loader:
-        groups = loader.list_groups("")
+        groups = all_groups(loader)
         chosen = [word for word in words if key_in(word) in groups and "," not in word]
         for attempt in (chosen, []):  # a wrong choice is reported later
             with contextlib.suppress(ValueError):
@@ -270,7 +271,7 @@ def check_groups(
     loader: ConfigLoader, parsed: list[Override], problems: list[str]
 ) -> list[Override]:
     """Drop overrides that choose an option which a group does not have."""
-    groups = [group for group in loader.list_groups("") if group != "hydra"]
+    groups = [group for group in all_groups(loader) if group != "hydra"]
     valid = []
     for override in parsed:
         group = override.key_or_group
@@ -279,8 +280,9 @@ def check_groups(
             continue
         allowed = options(loader, group)
         values = overrides.values_of(override)
+        key = group.replace("/", ".")
         if None in values and group not in ("debug", "sweep"):
-            problems.append(f"{group}=null: choose one of {', '.join(allowed)}")
+            problems.append(f"{key}=null: choose one of {', '.join(allowed)}")
             continue
         if group == "loss" and override.value() == []:
             problems.append(f"loss=[]: choose at least one of {', '.join(allowed)}")
@@ -288,8 +290,8 @@ def check_groups(
         if isinstance(override.value(), list) and group not in LISTS:
             listing = ",".join(map(str, values))
             problems.append(
-                f"{override.input_line}: only one {group} is allowed; -m {group}={listing} runs "
-                "each of them"
+                f"{key}=[{listing}]: only one {key} is allowed; -m {key}={listing} runs each of "
+                "them"
             )
             continue
         wrong = [v for v in values if v is not None and str(v) not in allowed]
@@ -297,7 +299,7 @@ def check_groups(
             owners = [g for g in groups if g != group and str(name) in options(loader, g)]
             meant = f"; did you mean {owners[0]}={name}?" if len(owners) == 1 else ""
             hint = meant or nearest(str(name), allowed)
-            problems.append(f"{group}={shown(name)}: no such {group}{hint}")
+            problems.append(f"{key}={shown(name)}: no such {key.rpartition('.')[2]}{hint}")
         if not wrong:
             valid.append(override)
     return valid
@@ -307,12 +309,14 @@ def check_keys(
     command: str, loader: ConfigLoader, parsed: list[Override], problems: list[str]
 ) -> list[Override]:
     """Drop overrides of keys that the configuration does not have."""
-    groups = loader.list_groups("")
+    groups = all_groups(loader)
     chosen = [o for o in parsed if o.key_or_group in groups and o.key_or_group != "hydra"]
     try:
         cfg = composed(command, [overrides.variants_of(o)[0] for o in chosen])
     except ValueError as error:
-        problems.append(str(error))
+        absent = re.match(r"Could not override '(\w+)/(\w+)'", str(error))
+        where = absent and f"{absent[1]}.{absent[2]}: {absent[1]} has no {absent[2]} to choose"
+        problems.append(where or str(error))
         return []
     keys = list(flat_keys(cfg))
     valid = []

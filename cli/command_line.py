@@ -144,10 +144,19 @@ def parse(arguments: list[str]) -> Call:
 
 def with_types(call: Call) -> Call:
     """Quote text among the overrides, and add the experiment that belongs to the chosen data."""
-    typed = config.typed(call.command, call.overrides, folder=call.folder, sweep=call.is_multirun)
+    words = [as_choice(word) for word in call.overrides]
+    typed = config.typed(call.command, words, folder=call.folder, sweep=call.is_multirun)
     if call.command == "train" and not any(re.match(r"\+*experiment=", word) for word in typed):
         typed = [*(EXPERIMENTS[word] for word in typed if word in EXPERIMENTS), *typed]
     return replace(call, overrides=typed)
+
+
+def as_choice(word: str) -> str:
+    """Write `data.degradation=NAME` as Hydra writes it: `data/degradation=NAME`."""
+    key, _, value = word.partition("=")
+    if key not in composing.INNER_GROUPS or value in ("null", "true", "false"):
+        return word
+    return f"{key.replace('.', '/')}={value}" if re.match(r"\[?[A-Za-z_]", value) else word
 
 
 def with_stored(call: Call) -> Call:

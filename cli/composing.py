@@ -71,6 +71,14 @@ OmegaConf.register_new_resolver("sweep_group", sweep_group, replace=True)
 OmegaConf.register_new_resolver("scorer_of_sweep", scorer_of_sweep, replace=True)
 
 
+INNER_GROUPS = ("data.degradation",)  # keys of a group that are chosen by name, too
+
+
+def all_groups(loader: ConfigLoader) -> list[str]:
+    """Return the groups of options, including inner ones, such as `data/degradation`."""
+    return [*loader.list_groups(""), *(key.replace(".", "/") for key in INNER_GROUPS)]
+
+
 @contextlib.contextmanager
 def loaded(folder: str | None = None) -> Iterator[ConfigLoader]:
     """Make `compose` read conf/ and, with precedence, a folder of the user's (--config-dir).

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from configuration.own_data import own_data
 from configuration.parsing import changed
 from lightning_modules.metric_catalogue import DEFAULT
-from lightning_modules.record import Record
+from lightning_modules.record import REALISTIC, Record, degradation_summary
 from runs.invocation import Invocation
 from runs.measuring_options import MeasuringOptions, measuring_problems
 from runs.metric_checks import metric_class_problems, metric_problems
@@ -143,9 +143,8 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
     Raises:
         ValueError: if LR would be HR, at scale 1.
     """
-    names = ("blur", "noise", "jpeg")
     node = cfg.data.get("degradation")
-    given = node and {name: node[name] or 0 for name in names}  # null is none
+    given = degradation_summary(node) if node else None
     made = not (cfg.data.get("val_lr") or cfg.data.get("root"))
     if cfg.scale == 1 and made and given and not any(given.values()):
         raise ValueError("scale 1: LR would equal HR; set the data.degradation to undo")
@@ -154,9 +153,14 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
         trained = record.trained_degradation
         if not trained or not given:
             continue
-        differing = [name for name in names if (trained[name] or 0) != given[name]]
-        if differing:
+        differing = [name for name in trained if (trained[name] or 0) != (given.get(name) or 0)]
+        if trained == REALISTIC != given:
+            shown = "data.degradation=realistic"
+        elif given == REALISTIC != trained:
+            shown = "data.degradation=simple"
+        else:
             shown = " ".join(f"data.degradation.{name}={trained[name]}" for name in differing)
+        if shown:
             remarks.append(f"{record.label} was trained with {shown}, not used here")
     return remarks
 

@@ -68,6 +68,8 @@ def own_data(
     if "scale" in own:
         own["scale"] = None  # the networks determine it
     data = OmegaConf.create(own)
+    if "data/degradation" in typed:
+        data.degradation = chosen.degradation
     for key, override in typed.items():
         name = key.removeprefix("data.")
         if name != key:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from datamodules.realistic import RealisticDraws
 from datamodules.sampling import orient
 from images.pixels import to_unit
 
@@ -53,6 +54,24 @@ class PatchBatch(NamedTuple):
         return PairBatch(to_unit(lr_BCHW), to_unit(hr_BCHW))
 
 
+class UndegradedBatch(NamedTuple):
+    """HR patches with a margin, codes as in `PatchBatch`, and how to make LR patches of them."""
+
+    hr_BHWC: Tensor
+    code_B: Tensor
+    draws: RealisticDraws
+    size: int  # side of an LR patch without the margin
+    scale: int
+
+    def to_unit(self) -> PairBatch:
+        """Flip, rotate, convert to float32 in [0, 1], degrade, and cut the margins off."""
+        hr_BCHW = to_unit(orient(self.hr_BHWC, self.code_B))
+        lr_BCHW = self.draws.apply(hr_BCHW, self.scale)
+        return PairBatch(
+            self.draws.crop(lr_BCHW, self.size), self.draws.crop(hr_BCHW, self.size, self.scale)
+        )
+
+
 class PatchLocations(NamedTuple):
     """Locations of patches in a store on the training device (see `Resident`)."""
 
@@ -61,6 +80,7 @@ class PatchLocations(NamedTuple):
     top_B: Tensor  # in the LR image
     left_B: Tensor
     code_B: Tensor
+    draws: RealisticDraws | None = None  # how to degrade the patches, if they are
 
     def to_unit(self) -> PairBatch:
         """Raise an error, because only the data module can crop these patches.

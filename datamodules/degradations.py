@@ -1,6 +1,5 @@
 """Degradations of 3 x H x W uint8 images: bicubic downscaling, blur, noise and JPEG."""
 
-import hashlib
 import io
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from datamodules.sampling import Purpose
+from datamodules.sampling import name_stream
 from images.pixels import to_array, to_bytes, to_tensor, to_unit
 from networks.bicubic import imresize
 
@@ -64,11 +63,6 @@ class Degradation:
             object.__setattr__(self, "kernel_size", None)
 
     @property
-    def is_identity(self) -> bool:
-        """Return whether images stay unchanged."""
-        return self.blur == 0 and self.noise == 0 and self.jpeg is None
-
-    @property
     def margin(self) -> int:
         """Reach of the blur in pixels."""
         largest = self.blur[1] if isinstance(self.blur, list) else self.blur
@@ -109,9 +103,12 @@ class Degradation:
 
     def apply_fixed(self, image: Tensor, name: str) -> Tensor:
         """Degrade a 3 x H x W uint8 image with random numbers determined by its name."""
-        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-        stream = np.random.Generator(np.random.Philox(key=[key, Purpose.NAME]))
+        stream = name_stream(name)
         return self.draw(stream).apply(image, stream)
+
+    def make_lr(self, hr: Tensor, scale: int, name: str) -> Tensor:
+        """Make the LR photo of an HR photo (3 x H x W uint8), as in `apply_fixed`."""
+        return self.apply_fixed(shrink(hr, scale), name)
 
 
 def shrink(hr: Tensor, scale: int) -> Tensor:

@@ -31,10 +31,7 @@ class DIV2K(FolderPairs):
     def __init__(self, root: str, **more: Any) -> None:  # noqa: ANN401
         super().__init__(**more)
         self.root = expanded(root)
-        label = self.degradation.label()
-        self.description = "DIV2K: 800 photos for training, 100 for validation" + (
-            f"; LR with {label}" if label else ""
-        )
+        self.description = f"DIV2K: 800 photos for training, 100 for validation{self.lr_note}"
         if self.limit is not None:
             self.description += f"; the first {self.limit} of each"
 

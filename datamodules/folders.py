@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.degradations import Degradation, shrink
+from datamodules.degradations import Degradation
 from datamodules.listing import list_problems
 from datamodules.packing import Order, Photo, pack
-from datamodules.pairs import PairsDataModule, Photos
+from datamodules.pairs import AnyDegradation, PairsDataModule, Photos
 from datamodules.photo_sets import (
     exclude_lr,
     find_lr,
@@ -60,23 +60,22 @@ class Decode:
 
 @dataclass(frozen=True)
 class MakeLR:
-    """Downscales a photo by MATLAB's bicubic and degrades it.
+    """Makes an LR photo; by MATLAB's bicubic, unless the degradation does otherwise.
 
     Its name and its fields are part of the recipe of stores.
 
     Args:
         factor: HR pixels per LR pixel; 1 for files that are LR already.
-        degradation: applied after downscaling.
+        degradation: how the LR photo is made worse.
     """
 
     factor: int
-    degradation: Degradation
+    degradation: AnyDegradation
 
     def __call__(self, photo: Photo) -> Image:
         """Make the LR photo."""
-        image = shrink(photo.pixels, self.factor)
         try:
-            return to_array(self.degradation.apply_fixed(image, photo.name))
+            return to_array(self.degradation.make_lr(photo.pixels, self.factor, photo.name))
         except ValueError as error:
             raise ValueError(f"{printable_name(photo.path)}: {error}") from error
 
@@ -109,7 +108,7 @@ class FolderPairs(PairsDataModule):
     def lr_sources(self, split: str, scale: int, hr: Sequence[Source]) -> list[Source] | None:
         """List the LR photo of each HR photo; None if LR photos have to be made."""
 
-    def photos(self, split: str, degradation: Degradation) -> Photos:
+    def photos(self, split: str, degradation: AnyDegradation | None) -> Photos:
         """Open the stores of a split, after packing what is missing.
 
         Raises:
@@ -122,8 +121,10 @@ class FolderPairs(PairsDataModule):
         hr_what = f"HR photos ({split})"
         orders: dict[int, Order] = {HR: Order("HR", sources, Decode(), hr_what, hr_key)}
         for scale in self.scales:
-            found = self.lr_sources(split, scale, sources[: self.limit])
-            if scale == 1 and found is None and degradation.is_identity:
+            found = None
+            if not self.is_realistic:  # which starts from HR
+                found = self.lr_sources(split, scale, sources[: self.limit])
+            if degradation is None or (scale == 1 and not found and degradation == Degradation()):
                 continue  # LR photos are the HR photos
             key = hr_key
             if found:
@@ -205,11 +206,17 @@ class PhotoFolders(FolderPairs):
         given = {"train_hr": train_hr, "val_hr": val_hr, "train_lr": train_lr, "val_lr": val_lr}
         self.given = {name: as_list(where) for name, where in given.items() if where is not None}
         self.hr_photos: dict[str, dict[str, FoundPhoto]] = {}  # by split and name
-        made = "" if train_lr and val_lr else "; LR made by bicubic shrinking"
-        label = self.degradation.label()
+        for name in ("train_lr", "val_lr") if self.is_realistic else ():
+            if name in self.given:
+                raise ValueError(
+                    f"data.{name}={','.join(self.given[name])}: is not read, because "
+                    f"data.degradation=realistic makes LR photos from HR; leave it out"
+                )
+        is_made = not (train_lr and val_lr) and not self.is_realistic
+        made = "; LR made by bicubic shrinking" if is_made else ""
         train, val = (", ".join(self.given.get(name, [])) for name in ("train_hr", "val_hr"))
         photos = f"photos of {train}, validated on" if self.trains else "photos of"
-        self.description = f"{photos} {val}{made}" + (f"; LR with {label}" if label else "")
+        self.description = f"{photos} {val}{made}{self.lr_note}"
 
     def hr_given(self, split: str) -> list[str]:
         """Return the entries given for the HR photos."""

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.base import ShardedDataModule
-from datamodules.batches import Pair, PairBatch, PatchBatch, PatchLocations
-from datamodules.degradations import Degradation, shrink
+from datamodules.batches import Pair, PairBatch, PatchBatch, PatchLocations, UndegradedBatch
+from datamodules.degradations import Degradation
 from datamodules.listing import join_some, list_problems
 from datamodules.patches import PatchDataset
+from datamodules.realistic import RealisticDegradation
 from datamodules.resident import Resident
 from datamodules.sampling import BatchDataset, Draws
 from datamodules.store import Images, MemoryImages
@@ -24,6 +25,8 @@ from images.pixels import to_array, to_tensor
 from networks.scales import SCALES
 
 log = logging.getLogger(__name__)
+
+AnyDegradation = Degradation | RealisticDegradation
 
 
 @dataclass(eq=False)
@@ -68,7 +71,7 @@ class PairsDataModule(ShardedDataModule, ABC):
 
     Args:
         scale: HR pixels per LR pixel; given a list, each step trains one of the scales (MDSR).
-        degradation: applied to LR photos after downscaling; none if None.
+        degradation: how LR photos are made worse than by downscaling alone; not at all if None.
         batch_size: training patches per step over all ranks.
         patch_size: side of an LR patch in pixels.
         num_steps: steps per epoch; photos are repeated as necessary.
@@ -81,7 +84,7 @@ class PairsDataModule(ShardedDataModule, ABC):
         self,
         scale: int | list[int] = 2,
         *,
-        degradation: Degradation | None = None,
+        degradation: AnyDegradation | None = None,
         batch_size: int = 16,
         patch_size: int = 24,
         num_steps: int = 1000,
@@ -100,7 +103,7 @@ class PairsDataModule(ShardedDataModule, ABC):
         if wrong or len(set(self.scales)) != len(self.scales) or not self.scales:
             raise ValueError(f"data.scale={scale}: one or several of {', '.join(map(str, SCALES))}")
         self.degradation = degradation or Degradation()
-        if on_device and (self.degradation.every_epoch or num_workers):
+        if on_device and (num_workers or (self.draws_patches and not self.is_realistic)):
             raise ValueError(
                 "data.on_device=true cuts patches on the training device: it goes with "
                 "data.num_workers=0 and data.degradation.every_epoch=false"
@@ -111,29 +114,58 @@ class PairsDataModule(ShardedDataModule, ABC):
         self.opened: dict[str, Photos] = {}
         self.resident: Resident | None = None
 
+    @property
+    def is_realistic(self) -> bool:
+        """Return whether LR is made from HR by a realistic degradation."""
+        return isinstance(self.degradation, RealisticDegradation)
+
+    @property
+    def lr_note(self) -> str:
+        """Return how LR photos differ from HR photos besides their size, for descriptions."""
+        if self.is_realistic:
+            return "; LR by realistic degradation"
+        label = self.degradation.label()
+        return f"; LR with {label}" if label else ""
+
+    @property
+    def draws_patches(self) -> bool:
+        """Return whether each training patch is degraded anew, rather than each photo once."""
+        return isinstance(self.degradation, RealisticDegradation) or self.degradation.every_epoch
+
     @abstractmethod
-    def photos(self, split: str, degradation: Degradation) -> Photos:
-        """Load the photos of `train` or `val`, with LR degraded by `Degradation.apply_fixed`."""
+    def photos(self, split: str, degradation: AnyDegradation | None) -> Photos:
+        """Load the photos of `train` or `val`, with LR made by `degradation.make_lr`.
+
+        If the degradation is None, LR photos are not needed: HR photos stand in for them.
+        """
 
     def in_memory(
-        self, hr: Sequence[Tensor], names: Sequence[str], degradation: Degradation
+        self, hr: Sequence[Tensor], names: Sequence[str], degradation: AnyDegradation | None
     ) -> Photos:
         """Make LR photos from HR photos (3 x H x W uint8) and keep both in memory."""
+        large = MemoryImages([to_array(image) for image in hr], names)
+        if degradation is None:
+            return Photos(large, dict.fromkeys(self.scales, large))
         lr: dict[int, Images] = {}
         for scale in self.scales:
             small = [
-                degradation.apply_fixed(shrink(image, scale), name)
+                degradation.make_lr(image, scale, name)
                 for image, name in zip(hr, names, strict=True)
             ]
             lr[scale] = MemoryImages([to_array(image) for image in small], names)
-        return Photos(MemoryImages([to_array(image) for image in hr], names), lr)
+        return Photos(large, lr)
+
+    def degradation_of(self, split: str) -> AnyDegradation | None:
+        """Return how the LR photos of a split are made; None if they are not needed."""
+        if isinstance(self.degradation, RealisticDegradation):
+            return None if split == "train" else self.degradation
+        drawn_later = split == "train" and self.degradation.every_epoch
+        return Degradation() if drawn_later else replace(self.degradation, every_epoch=False)
 
     def split(self, split: str) -> Photos:
         """Return the photos of a split, loading them the first time."""
         if split not in self.opened:
-            drawn_later = split == "train" and self.degradation.every_epoch
-            fixed = replace(self.degradation, every_epoch=False)
-            photos = self.photos(split, Degradation() if drawn_later else fixed)
+            photos = self.photos(split, self.degradation_of(split))
             if split == "val":
                 check_measurable(photos)
             self.opened[split] = photos
@@ -159,7 +191,7 @@ class PairsDataModule(ShardedDataModule, ABC):
                 *self.split("train"),
                 patch_size=self.patch_size,
                 seed=self.seed,
-                degradation=self.degradation if self.degradation.every_epoch else None,
+                degradation=self.degradation if self.draws_patches else None,
                 locations=self.on_device,
             )
             if self.train.skipped:
@@ -180,13 +212,17 @@ class PairsDataModule(ShardedDataModule, ABC):
         return self.val_loader(self.dataset("val"))
 
     def on_after_batch_transfer(
-        self, batch: PatchBatch | PatchLocations | PairBatch, dataloader_idx: int
+        self,
+        batch: PatchBatch | UndegradedBatch | PatchLocations | PairBatch,
+        dataloader_idx: int,
     ) -> PairBatch:
-        """Finish a batch on the device: crop patches, flip, rotate and convert to float."""
+        """Finish a batch on the device: crop, flip, rotate, convert to float, degrade."""
         if isinstance(batch, PatchLocations):
             device = batch.code_B.device
             if self.resident is None or self.resident.device != device:
-                self.resident = Resident(self.train.hr, self.train.lr, self.patch_size, device)
+                self.resident = Resident(
+                    self.train.hr, self.train.lr, self.patch_size, self.train.margin, device
+                )
             batch = self.resident.patches(batch)
         return batch.to_unit()
 

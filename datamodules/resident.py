@@ -3,17 +3,31 @@
 import torch
 from torch import Tensor
 
-from datamodules.batches import PatchBatch, PatchLocations
+from datamodules.batches import PatchBatch, PatchLocations, UndegradedBatch
 from datamodules.store import Images
 
 
 class Resident:
-    """Holds all photos (LR by scale) on the training device and crops LR patches of one size."""
+    """Holds all photos (LR by scale) on the training device and crops LR patches of one size.
+
+    Args:
+        hr: HR photos.
+        lr: LR photos by scale.
+        patch_size: side of an LR patch in pixels.
+        margin: LR pixels around the patches of a realistic degradation.
+        device: the training device.
+    """
 
     def __init__(
-        self, hr: Images, lr: dict[int, Images], patch_size: int, device: torch.device
+        self,
+        hr: Images,
+        lr: dict[int, Images],
+        patch_size: int,
+        margin: int,
+        device: torch.device,
     ) -> None:
         self.patch_size = patch_size
+        self.margin = margin
         self.device = device
         self.hr = self.put(hr)
         self.lr = {s: self.hr if images is hr else self.put(images) for s, images in lr.items()}
@@ -24,14 +38,16 @@ class Resident:
         rows = torch.from_numpy(images.sizes[:, 1] * 3)
         return pixels, torch.from_numpy(starts).to(self.device), rows.to(self.device)
 
-    def patches(self, locations: PatchLocations) -> PatchBatch:
+    def patches(self, locations: PatchLocations) -> PatchBatch | UndegradedBatch:
         """Crop patches, bit-identical to those that the loader would crop."""
-        size, scale, item_B = self.patch_size, locations.scale, locations.item_B
-        top_B, left_B = locations.top_B, locations.left_B
+        size, scale, item_B = self.patch_size + 2 * self.margin, locations.scale, locations.item_B
+        top_B, left_B, code_B = locations.top_B, locations.left_B, locations.code_B
+        corner = top_B * scale, left_B * scale
+        hr_BHWC = self.gather(self.hr, item_B, *corner, size * scale)
+        if locations.draws is not None:
+            return UndegradedBatch(hr_BHWC, code_B, locations.draws, self.patch_size, scale)
         lr_BHWC = self.gather(self.lr[scale], item_B, top_B, left_B, size)
-        top_B, left_B, size = top_B * scale, left_B * scale, size * scale
-        hr_BHWC = self.gather(self.hr, item_B, top_B, left_B, size)
-        return PatchBatch(lr_BHWC, hr_BHWC, locations.code_B)
+        return PatchBatch(lr_BHWC, hr_BHWC, code_B)
 
     def gather(
         self,

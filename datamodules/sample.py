@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.degradations import Degradation, gaussian_blur, gaussian_noise, jpeg
-from datamodules.pairs import PairsDataModule, Photos
+from datamodules.degradations import gaussian_blur, gaussian_noise, jpeg
+from datamodules.pairs import AnyDegradation, PairsDataModule, Photos
 from datamodules.rated import RatedDataModule
 from datamodules.ratings_dataset import RatedDataset
 from datamodules.sampling import Purpose, random_stream
@@ -49,7 +49,7 @@ class SamplePairs(PairsDataModule):
 
     description = "built-in photos: six for training; chelsea and coffee held out"
 
-    def photos(self, split: str, degradation: Degradation) -> Photos:
+    def photos(self, split: str, degradation: AnyDegradation | None) -> Photos:
         """Read the photos of a split and make the LR photos."""
         files = (TRAIN_PHOTOS if split == "train" else VAL_PHOTOS)[: self.limit]
         names = [Path(file).stem for file in files]

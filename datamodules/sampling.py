@@ -7,6 +7,7 @@ results do not change with the number of workers, and an interrupted epoch can b
 Shape suffixes: B batch, C channels, H and W height and width.
 """
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence, Sized
 from enum import IntEnum
@@ -65,6 +66,7 @@ class Purpose(IntEnum):
     NOISE = 8  # noise on a patch
     NAME = 9  # fixed degradation of a photo, by its name
     VOTES = 10  # resampled votes, for the noise floor
+    REALISTIC = 11  # realistic degradation of a patch
     TABLE = 20  # the table of ratings from which each photo of a batch comes
 
 
@@ -74,6 +76,12 @@ def random_stream(
     """Return an independent stream of random numbers for the sample at a position of an epoch."""
     counter = [0, position, epoch, 0]
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=counter))
+
+
+def name_stream(name: str) -> np.random.Generator:
+    """Return a stream that depends on a photo's name alone."""
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    return np.random.Generator(np.random.Philox(key=[key, Purpose.NAME]))
 
 
 def random_words(

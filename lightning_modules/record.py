@@ -6,7 +6,7 @@ A checkpoint may have been made by anybody, so every field is checked before any
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Annotated, Literal, NotRequired, Self
+from typing import Annotated, Literal, NotRequired, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -33,7 +33,8 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 OPEN = ConfigDict(extra="allow", strict=True)
 Amount = int | float | list[int | float] | None  # as in `datamodules.degradations`
 Degradations = dict[str, Amount]
-DEGRADATIONS = dict[Literal["blur", "noise", "jpeg"], Amount]
+DEGRADATIONS = dict[Literal["blur", "noise", "jpeg", "realistic"], Amount]
+REALISTIC: Degradations = {"realistic": 1}  # not its many strengths
 Text = Annotated[str, AfterValidator(lambda text: printable(text, 2000))]
 
 
@@ -171,16 +172,22 @@ class Record:
 
     @property
     def trained_degradation(self) -> Degradations | None:
-        """Return `blur`, `noise` and `jpeg` of LR besides its downscaling; None if unknown."""
+        """Return what `degradation_summary` says of LR in training; None if unknown."""
         config: Config = self.config or {}
         found = self.degradation or config.get("data", {}).get("degradation")
-        if not found:
-            return None
-        return {
-            "blur": found.get("blur"),
-            "noise": found.get("noise"),
-            "jpeg": found.get("jpeg"),
-        }
+        return degradation_summary(found) if found else None
+
+
+def degradation_summary(node: Mapping[str, object]) -> Degradations:
+    """Summarize the node `data.degradation` of a configuration, or a summary of it.
+
+    Returns:
+        `blur`, `noise` and `jpeg` of LR besides its downscaling, or `REALISTIC`.
+    """
+    if node.get("realistic") or str(node.get("_target_")).endswith(".RealisticDegradation"):
+        return REALISTIC
+    names = ("blur", "noise", "jpeg")
+    return {name: cast(Amount, node.get(name)) for name in names}
 
 
 def as_json(raw: object, where: object) -> str:

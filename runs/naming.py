@@ -62,7 +62,7 @@ def run_name(
         if left_out and key not in counted:
             continue
         value = "deleted" if override.is_delete() else override.get_value_element_as_str()
-        items[key] = f"{key}-{name_value(value)}"
+        items[key] = f"{key.replace('/', '.')}-{name_value(value)}"
     name = "_".join(sorted(items.values())) or "default"
     if len(name) > MAX_NAME:
         start = "_".join(items[key] for key in sorted(items, key=lambda k: (k not in FIRST, k)))

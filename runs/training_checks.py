@@ -14,6 +14,7 @@ from configuration.trust import rebuild_problems
 from lightning_modules.checkpoint import read_record
 from lightning_modules.compiling import WITH_GRAPHS
 from lightning_modules.losses import build_term
+from lightning_modules.record import degradation_summary
 from networks.views import VIEW_ARGUMENTS
 from runs.identity import uses_scorer
 from runs.requirements import require_file, require_kind
@@ -138,7 +139,10 @@ def enhancer_problems(cfg: DictConfig) -> Iterator[str]:
     elif cfg.gamma is None or (cfg.scale is None and "scales" not in cfg.net):
         yield f"gamma={cfg.gamma} scale={cfg.scale}: an enhancer needs both"
     elif cfg.scale == 1 and "scales" not in cfg.net and undegraded(cfg):
-        yield "scale=1: set data.degradation.blur, .noise or .jpeg; otherwise LR equals HR"
+        yield (
+            "scale=1: set data.degradation.blur, .noise or .jpeg, or data.degradation=realistic; "
+            "otherwise LR equals HR"
+        )
     elif "scale" in cfg.data and cfg.data.scale != cfg.net.get("scales", cfg.scale):
         yield f"data.scale={cfg.data.scale}: set scale, which data and network follow"
     elif cfg.net._target_.endswith(".Bicubic"):
@@ -217,9 +221,7 @@ def undegraded(cfg: DictConfig) -> bool:
     degradation = cfg.data.get("degradation")
     given = cfg.data.get("train_lr") or cfg.data.get("root")
     return (
-        degradation is not None
-        and not given
-        and not any(degradation.get(name) for name in ("blur", "noise", "jpeg"))
+        degradation is not None and not given and not any(degradation_summary(degradation).values())
     )
 
 

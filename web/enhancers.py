@@ -88,7 +88,8 @@ class Enhancer:
         """Return the tasks it can be used for."""
         tasks = []
         for scale in scales_of(self.net):
-            name = "super-resolution" if scale > 1 else "restoration"
+            restores = scale == 1 or self.degraded.get("realistic")
+            name = "restoration" if restores else "super-resolution"
             tasks.append(Task("deblurring" if self.degraded.get("blur") else name, scale))
         return tasks
 
