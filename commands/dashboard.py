@@ -8,6 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 from pydantic import BaseModel
 
+from configuration.hints import nearest
+from lightning_modules.metric_catalogue import METRICS
 from runs.invocation import Invocation
 from runs.requirements import check_output
 from system.json_files import write_json
@@ -24,6 +26,7 @@ class Options(BaseModel, strict=True):
     name: str
     group: str | None
     photos: list[str | int]
+    metrics: list[str]
     output: str | None
     offline: bool
     overwrite: bool
@@ -35,6 +38,9 @@ def problems(cfg: DictConfig) -> Iterator[str]:
     for key in ("project", "entity", "name", "group"):
         if cfg[key] is not None and not cfg[key].strip():
             yield f"{key}={cfg[key]}: must not be empty"
+    for name in cfg.metrics:
+        if name not in METRICS and "." not in name:
+            yield f"metrics: no such metric as {name}{nearest(name, METRICS)}"
     symbols = {c for c in cfg.name if unicodedata.category(c).startswith("S")}  # includes emoji
     if symbols:
         yield f"name={cfg.name}: W&B allows no symbols in names, such as {min(symbols)}"
@@ -70,6 +76,7 @@ def run(cfg: DictConfig, _: Invocation) -> None:
         entity=cfg.entity,
         group=cfg.group,
         photos=[str(photo) for photo in cfg.photos],
+        metrics=[name.rpartition(".")[2] for name in cfg.metrics],
     )
     if account is not None:
         try:

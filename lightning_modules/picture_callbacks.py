@@ -1,6 +1,6 @@
 """Callbacks that write and log pictures while a network trains."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from lightning_modules.attached import pairs_of, ratings_of
 from lightning_modules.callbacks import last_step
 from lightning_modules.checkpoint import load_network
 from lightning_modules.enhancement import EnhancementModule
-from lightning_modules.image_metrics import image_metrics
+from lightning_modules.metric_catalogue import ImageMetric
 from lightning_modules.nima import NIMAModule
 from lightning_modules.pictures import (
     comparison,
@@ -126,7 +126,7 @@ class PhotoTable(Callback):
         content = {"epoch": (record.epoch or 0) + 1, "photos": [row.plain for row in rows]}
         write_json(self.folder / "photos.json", content)
         for logger in trainer.loggers:
-            log_photos(logger, rows, self.folder, last_step(trainer))
+            log_photos(logger, rows, self.folder, last_step(trainer), pl_module.metrics.about)
 
     def row(self, photo: Pair, net: nn.Module, module: EnhancementModule) -> "PhotoRow":
         """Measure one photo and write its crops."""
@@ -142,7 +142,7 @@ class PhotoTable(Callback):
         for name, suffix in (("sr", ""), ("bicubic", "_bicubic"), ("hr", "_hr")):
             image_BCHW = to_unit(images[name])[None].to(module.device)
             if name != "hr":
-                measured = image_metrics(image_BCHW, hr_BCHW, photo.scale)
+                measured = module.metrics(image_BCHW, hr_BCHW, photo.scale)
                 values |= {f"{key}{suffix}": value.item() for key, value in measured.items()}
             for key, scorer in module.scorers.items():
                 values[f"{key}{suffix}"] = scorer.score(image_BCHW).item()
@@ -200,19 +200,35 @@ class RatingPictures(Pictures):
             log_image(trainer, name, path)
 
 
-def log_photos(logger: Logger, rows: list[PhotoRow], folder: Path, step: int) -> None:
-    """Send the rows of `PhotoTable` to a logger that shows pictures."""
+def log_photos(
+    logger: Logger,
+    rows: list[PhotoRow],
+    folder: Path,
+    step: int,
+    about: Mapping[str, ImageMetric],
+) -> None:
+    """Send the rows of `PhotoTable` to a logger that shows pictures.
+
+    Args:
+        logger: W&B or TensorBoard; others are left alone.
+        rows: the rows.
+        folder: of their pictures.
+        step: training step.
+        about: descriptions of the image metrics.
+    """
     if isinstance(logger, WandbLogger):
         import wandb  # here, because it takes half a second that most runs do without
 
-        pictures, numbers = ("lr", "sr", "hr"), ("psnr", "score", "score_judge")
+        pictures = ("lr", "sr", "hr")
+        shown = {k: m.title + m.arrow for k, m in about.items() if k not in ("psnr_y", "ssim")}
+        shown |= {"score": "score", "score_judge": "judge"}
         data = [
             [row.id, row.scale]
             + [wandb.Image(str(folder / row.pictures[name])) for name in pictures]
-            + [row.values.get(name) for name in numbers]
+            + [row.values.get(name) for name in shown]
             for row in rows
         ]
-        columns = ["id", "scale", "LR", "SR", "HR", "PSNR", "score", "judge"]
+        columns = ["id", "scale", "LR", "SR", "HR", *shown.values()]
         logger.log_table("photos", columns, data, step=step)
     elif isinstance(logger, TensorBoardLogger):
         for row in rows:

@@ -4,12 +4,13 @@ import base64
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import PIL.Image
 
+from reports.measures import added_measures
 from reports.run_files import Photo
 from reports.run_table import Run, label_of, stem, variant_keys, variant_of
 from system.regular_files import read_regular
@@ -19,6 +20,9 @@ MAX_BYTES = 64 * 2**20  # of a picture's file
 MAX_PIXELS = 2**23  # of a picture, which shows a quarter of a photo's width and height
 FORMATS = ("PNG", "JPEG", "WEBP")  # some of Pillow's other readers start programs
 SCORES = ("score", "score_judge")
+Measured = tuple[str, str, int]  # name in photos.json, heading, decimals
+BEGIN: tuple[Measured, ...] = (("psnr", "PSNR", 2), ("ssim", "SSIM", 4))
+END: tuple[Measured, ...] = (("score", "score", 3), ("score_judge", "judge", 3))
 
 
 @dataclass
@@ -28,16 +32,15 @@ class Choice:
     label: str
     picture: int | None
     run: bool = False  # made by a run, and not a reference
-    psnr: float | None = None
-    ssim: float | None = None
-    score: float | None = None
-    score_judge: float | None = None
+    values: dict[str, float] = field(default_factory=dict)
 
-    def measure(self, values: dict[str, float], suffix: str = "") -> None:
+    def measure(
+        self, measures: Iterable[Measured], values: dict[str, float], suffix: str = ""
+    ) -> None:
         """Take the measurements that there are: runs without a scorer have no scores."""
-        for name in ("psnr", "ssim", *SCORES):
+        for name, _, _ in measures:
             if (value := values.get(f"{name}{suffix}")) is not None:
-                setattr(self, name, value)
+                self.values[name] = value
 
 
 @dataclass
@@ -57,7 +60,7 @@ class Entry:
             self.raters[name] = sorted(set(raters))
             if len(self.raters[name]) > 1:
                 for reference in (lr, bicubic, hr):
-                    setattr(reference, name, None)
+                    reference.values.pop(name, None)
 
 
 @dataclass
@@ -66,6 +69,7 @@ class Album:
 
     pictures: list[str] = field(default_factory=list)
     photos: list[Entry] = field(default_factory=list)
+    measures: list[Measured] = field(default_factory=list)
     left_out: int = 0  # pictures omitted for lack of room
     wanted: int = 0  # pictures made by runs
     shown: int = 0  # how many of these are included
@@ -111,7 +115,11 @@ class Album:
     @property
     def content(self) -> dict[str, object]:
         """Return the data for the page's script."""
-        return {"pictures": self.pictures, "photos": [asdict(photo) for photo in self.photos]}
+        return {
+            "pictures": self.pictures,
+            "photos": [asdict(photo) for photo in self.photos],
+            "measures": self.measures,
+        }
 
 
 def as_uri(content: bytes) -> str:
@@ -149,7 +157,8 @@ def fill_album(runs: Sequence[Run], num_photos: int | None) -> Album:
         setting = (run.net, run.gamma, variant_of(run, keys), str((run.scales, run.validation)))
         order += [(place, seeds[setting], run) for place in range(len(run.photos))[:num_photos]]
         seeds[setting] += 1
-    album = Album()
+    added = [(m.name.removeprefix("val/"), m.title, m.digits) for m in added_measures(runs)]
+    album = Album(measures=[*BEGIN, *added, *END])
     found: dict[tuple[str, int, int], Entry] = {}
     labels = {run: label_of(run, keys) for run in runs}
     by_scale = {run: [[p for p in run.photos if p.scale == s] for s in run.scales] for run in runs}
@@ -177,11 +186,11 @@ def add_photo(
         references = [Choice("LR", lr), Choice("bicubic", bicubic), Choice("HR", hr)]
         entry = found[photo.id, photo.scale, hr] = Entry(photo.id, photo.scale, references)
     for reference in entry.choices[:3]:
-        reference.measure(photo.values, f"_{reference.label.lower()}")
+        reference.measure(album.measures, photo.values, f"_{reference.label.lower()}")
     if label in (other.label for other in entry.choices):
         label = f"{label} ({stem(str(run.folder))})"
     choice = Choice(label, album.add(run, photo, "sr"), run=True)
-    choice.measure(photo.values)
+    choice.measure(album.measures, photo.values)
     album.shown += choice.picture is not None
     entry.choices.append(choice)
     for name in SCORES:

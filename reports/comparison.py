@@ -1,13 +1,14 @@
 """Compare enhancers that were validated on the same photos."""
 
-import math
 import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lightning_modules.metric_catalogue import DEFAULT, DOWN
 from reports import figures, plots
+from reports.measures import Measure, added_measures, measure_of
 from reports.run_table import (
     Run,
     Setting,
@@ -24,7 +25,7 @@ from reports.run_table import (
 from reports.tables import SCORES, Table, number_cell, plural, spread_cell, text_cell
 
 # Names of figures that a report writes.
-OURS = re.compile(r"(data\d+_)?(gamma|epoch|plane_(score|judge)(_\d+)?|scorers)\.(png|svg)")
+OURS = re.compile(r"(data\d+_)?(gamma|epoch|plane_[a-zA-Z]\w*|scorers)\.(png|svg)")
 SAME = 0.005  # dB or buckets: if a mean over photos is this near the run's, it covers all photos
 SCORER_METRICS = ("val/emd", "val/emd_r1", "val/srcc", "val/lcc", "val/accuracy")
 
@@ -89,6 +90,7 @@ class Comparison:
             for metric in SCORES
             if any(run.value(metric, s) is not None for run in runs for s in run.scales)
         ]
+        self.added = added_measures(runs)
         self.num_unfinished = len(others)
         self.styles = figures.LineStyles(s for group in self.begun.values() for s in group)
         monitors = {run.result.monitor for run in runs}
@@ -99,6 +101,8 @@ class Comparison:
             "val/psnr is measured in RGB, without a border of scale + 6 pixels, per photo, and "
             f"averaged; the values are of {which}."
         )
+        if described := [measure.protocol for measure in self.added if measure.protocol]:
+            self.protocol = " ".join([self.protocol, *described])
         self.best = list(self.best_lines())
         self.scored_by = self.scored() if self.metrics else ""
         self.blocks = [self.by_gamma(), self.by_epoch(), *self.planes(), self.spreads()]
@@ -115,18 +119,23 @@ class Comparison:
         """Yield each scale with its best runs."""
         for scale in self.scales:
             facts = []
-            for metric, name in {"val/psnr": "PSNR", **SCORES}.items():
+            measures = [Measure(name, title, 3, "higher") for name, title in SCORES.items()]
+            measures = [measure_of("psnr"), *measures, *(m for m in self.added if m.better)]
+            for metric, name, digits, better, *_ in measures:
+                extreme = min if better == "lower" else max
                 for rater, runs in self.by_rater(metric, scale).items():
-                    values = {run: run.value(metric, scale) or -math.inf for run in runs}
-                    run = max(runs, key=lambda run: values[run])
-                    top = values[run]
-                    value = f"{top:.3f}"
+                    values = {run: run.value(metric, scale) for run in runs}
+                    top = extreme(value for value in values.values() if value is not None)
+                    run = next(run for run in runs if values[run] == top)
+                    value = f"{top:.{digits}f}"
                     if metric == "val/psnr":
                         value = f"{top:.2f} dB"
                         if (base := baseline([run], metric, scale)) is not None:
                             kind = "bicubic" if scale > 1 else "the input"
                             value += f" ({top - base:+.2f} over {kind})"
-                    what = f"highest {name}" if rater is None else f"highest {name} by {rater}"
+                    which = "lowest" if better == "lower" else "highest"
+                    what = f"{which} {name.removesuffix(f' {DOWN}')}"
+                    what += "" if rater is None else f" by {rater}"
                     facts.append({"what": what, "value": value, "run": label_of(run, self.keys)})
             if facts:
                 yield f"x{scale}", facts
@@ -147,14 +156,18 @@ class Comparison:
         if len(gammas) < 2:
             return Block(title, f"All runs have gamma {min(gammas, default=0):g}.")
         panels = {}
-        for metric, unit in {"val/psnr": "dB", **dict.fromkeys(self.metrics, "")}.items():
+        shown = [measure_of("psnr"), *(Measure(name, name) for name in self.metrics), *self.added]
+        for metric, _, _, better, unit, _ in shown:
             for scale in self.scales:
                 raters = self.by_rater(metric, scale)
                 for rater, runs in raters.items():
                     base = baseline(runs, metric, scale)
                     source = rater if rater is not None and len(raters) > 1 else ""
-                    panels[f"{metric} by gamma at x{scale} {source}".strip()] = plots.by_gamma(
+                    panel = plots.by_gamma(
                         self.only(runs, scale), metric, scale, self.styles, base, unit, source
+                    )
+                    panels[f"{metric} by gamma at x{scale} {source}".strip()] = (
+                        plots.lower_is_better(panel) if better == "lower" else panel
                     )
         note = (
             "Lines join the means over seeds, bands show one sample standard deviation to each "
@@ -181,13 +194,15 @@ class Comparison:
         return " ".join(texts)
 
     def by_epoch(self) -> Block:
-        """Plot loss and PSNR by epoch, one row per scale."""
+        """Plot loss, PSNR and added metrics by epoch, one row per scale."""
         title = "By epoch"
+        shown = [Measure("train/loss", "loss"), measure_of("psnr"), *self.added]
         panels = {}
         for scale in self.scales:
-            for metric, unit in (("train/loss", ""), ("val/psnr", "dB")):
-                panels[f"{metric} by epoch at x{scale}"] = plots.by_epoch(
-                    self.begun[scale], metric, scale, self.styles, unit
+            for metric, _, _, better, unit, _ in shown:
+                panel = plots.by_epoch(self.begun[scale], metric, scale, self.styles, unit)
+                panels[f"{metric} by epoch at x{scale}"] = (
+                    plots.lower_is_better(panel) if better == "lower" else panel
                 )
         if not any(run.rows for run in self.runs):
             return Block(title, "No run has a readable metrics.csv.")
@@ -200,11 +215,15 @@ class Comparison:
             note += " The loss of a network with several scales covers all of them."
         if self.num_unfinished:
             note += f" Thin lines: {plural(self.num_unfinished, 'unfinished run')}."
-        return drawn(title, note, self.folder, f"{self.prefix}epoch", panels, columns=2)
+        return drawn(
+            title, note, self.folder, f"{self.prefix}epoch", panels, columns=min(3, len(shown))
+        )
 
     def planes(self) -> Iterator[Block]:
         """Plot PSNR against each score: one block per scorer, one panel per scale."""
         title = "PSNR and score"
+        for measure in (measure for measure in self.added if measure.better):
+            yield self.plane_of(measure)
         if not self.metrics:
             yield Block(title, "No run has a score: runs at gamma 0 without a judge have none.")
         for metric in self.metrics:
@@ -224,15 +243,33 @@ class Comparison:
                 which = f": {SCORES[metric]}" if len(self.metrics) > 1 else ""
                 yield drawn(f"{title}{which}", note, self.folder, name, by_scale)
 
+    def plane_of(self, measure: Measure) -> Block:
+        """Plot PSNR against an added metric, one panel per scale."""
+        metric, lower = measure.name, measure.better == "lower"
+        panels = {
+            f"val/psnr and {metric} at x{scale}": plots.plane(
+                self.only(runs, scale), metric, scale, self.styles, lower=lower
+            )
+            for scale in self.scales
+            for runs in self.by_rater(metric, scale).values()
+        }
+        note = "Points are means over seeds with one standard deviation, labelled with gamma."
+        note += f" {'Lower' if lower else 'Higher'} values of {metric} are better, and further up."
+        note += " Dashed: the Pareto front; no other setting is better in both."
+        name = f"{self.prefix}plane_{metric.removeprefix('val/')}"
+        return drawn(f"PSNR and {measure.title}", note, self.folder, name, panels)
+
     def spreads(self) -> Block:
         """Tabulate means and spreads over seeds."""
-        metrics = {"val/psnr": 2, "val/psnr_y": 2, "val/ssim": 4, **dict.fromkeys(self.metrics, 3)}
+        scores = [Measure(name, name, 3) for name in self.metrics]
+        measures = {m.name: m for m in (*map(measure_of, DEFAULT), *self.added, *scores)}
+        metrics = {name: measure.digits for name, measure in measures.items()}
         shown = [
             metric
             for metric in metrics
             if any(s.values(metric) for group in self.settings.values() for s in group)
         ]
-        changes = ["val/psnr", *self.metrics]
+        changes = ["val/psnr", *(measure.name for measure in self.added), *self.metrics]
         rows = []
         for scale in self.scales:
             front = self.on_front(scale)
@@ -255,7 +292,8 @@ class Comparison:
                 rows.append(cells)
         names = ["net", "other settings", "scale", "gamma", "runs"]
         for metric in shown:
-            names += [metric, f"{metric} over gamma 0"] if metric in changes else [metric]
+            names.append(measures[metric].label)
+            names += [f"{metric} over gamma 0"] if metric in changes else []
         names.append("Pareto front")
         note = (
             "Mean ± sample standard deviation of runs that differ only in the seed. Gains over "

@@ -18,6 +18,7 @@ FAINT = 0.35  # opacity of the line with the lowest gamma; the highest has 1
 FAR = 1.0  # a baseline further from the values than this multiple of their range is only named
 FEW_EPOCHS = 12  # up to this number, each epoch has a marker
 LEAST = 0.1  # dB or buckets that an axis spans at least: smaller differences are noise
+NOISY = ("val/psnr", "val/psnr_y", "val/score", "val/score_judge")  # metrics that LEAST is for
 MANY_LABELS = 30  # with more points than this, only those on the Pareto front are labelled
 
 
@@ -54,7 +55,8 @@ def by_gamma(
         drawn = [y for line in lines_of(settings) for y in draw_line(axes, line, metric, styles)]
         if baseline is not None and drawn:
             draw_baseline(axes, baseline, min(drawn), max(drawn), "bicubic")
-        least_range(axes)
+        if metric in NOISY:
+            least_range(axes)
         gamma_axis(axes, sorted({setting.gamma for setting in settings}))
         axes.set_ylabel(f"{metric} in {unit}" if unit else metric)
         axes.set_title(f"x{scale}, {source}" if source else f"x{scale}", loc="left")
@@ -245,10 +247,23 @@ def mean_curve(runs: Iterable[Run], metric: str, scale: int | None) -> dict[int,
     return dict(sorted(curve.items()))
 
 
-def plane(settings: Sequence[Setting], metric: str, scale: int, styles: LineStyles) -> Panel:
-    """Plot PSNR against a score: means with standard deviations, faint seeds, and the Pareto front.
+def lower_is_better(panel: Panel) -> Panel:
+    """Say at the vertical axis of a panel that lower values are better."""
 
-    Higher is better in both, so the best settings are at the upper right. Labels are gammas.
+    def draw(axes: Axes) -> None:
+        panel(axes)
+        axes.set_ylabel(f"{axes.get_ylabel()}, lower is better")
+
+    return draw
+
+
+def plane(
+    settings: Sequence[Setting], metric: str, scale: int, styles: LineStyles, *, lower: bool = False
+) -> Panel:
+    """Plot PSNR against a metric: means with deviations, faint seeds, and the Pareto front.
+
+    The best settings are at the upper right: an axis on which lower is better points down. Labels
+    are gammas.
     """
 
     def draw(axes: Axes) -> None:
@@ -274,11 +289,14 @@ def plane(settings: Sequence[Setting], metric: str, scale: int, styles: LineStyl
                 one, two = run.value("val/psnr", scale), run.value(metric, scale)
                 if one is not None and two is not None:
                     plot(axes, [one], [two], look._replace(dash="-"), size=3, alpha=0.4)
-        least_range(axes)
+        if metric in NOISY:
+            least_range(axes)
+        if lower:
+            axes.invert_yaxis()
         axes.set_xlim(widened(axes.get_xlim()))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         places = [(x.mean, y.mean) for _, x, y in points]
-        front = pareto(places)
+        front = pareto([(x, -y if lower else y) for x, y in places])
         if front:
             left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
             best = [places[k] for k in front]
@@ -298,7 +316,7 @@ def plane(settings: Sequence[Setting], metric: str, scale: int, styles: LineStyl
         texts = {k: f"{points[k][0].gamma:g}" for k in shown}
         put_labels(axes, places, texts)
         axes.set_xlabel("val/psnr in dB")
-        axes.set_ylabel(metric)
+        axes.set_ylabel(f"{metric}, lower is better" if lower else metric)
         axes.set_title(f"x{scale}", loc="left")
 
     return draw

@@ -56,12 +56,6 @@ for (const tools of document.querySelectorAll(".tools")) {
 }
 
 const album = JSON.parse(byId("album").textContent);
-const measures = [
-  ["psnr", "PSNR", 2],
-  ["ssim", "SSIM", 4],
-  ["score", "score", 3],
-  ["score_judge", "judge", 3],
-];
 
 if (album.photos.length) {
   const selects = { photo: byId("photo"), left: byId("left"), right: byId("right") };
@@ -110,7 +104,7 @@ if (album.photos.length) {
   }
 
   function fillScores() {
-    const used = measures.filter(([name]) => photo.choices.some((one) => one[name] !== null));
+    const used = album.measures.filter(([name]) => photo.choices.some((one) => name in one.values));
     const head = element("tr");
     head.append(element("th"), element("th"));
     head.lastChild.append(element("button", "image"));
@@ -144,8 +138,9 @@ if (album.photos.length) {
       }
       row.append(crop, name);
       for (const [key, , digits] of used) {
-        const cell = element("td", one[key] === null ? "-" : one[key].toFixed(digits), "number");
-        cell.dataset.value = one[key] ?? "";
+        const value = one.values[key];
+        const cell = element("td", value === undefined ? "-" : value.toFixed(digits), "number");
+        cell.dataset.value = value ?? "";
         row.append(cell);
       }
       return row;

@@ -5,6 +5,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from lightning_modules.metric_catalogue import Direction
 from lightning_modules.moved import present_names
 
 LARGEST = float(np.finfo(np.float32).max)  # metrics are computed and logged in float32
@@ -62,6 +63,7 @@ class Result(RunFile):
 
     metrics: dict[str, Number | None] = {}
     warnings: list[str] = []
+    better: dict[str, Direction | None] = {}  # of image metrics
     git: Git = Git()
     wall_time_s: Number | None = None
     best_epoch: Count | None = None

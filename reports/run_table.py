@@ -24,6 +24,7 @@ ONLY_TRAINS = {
     *("batch_size", "patch_size", "num_steps", "num_workers", "seed", "on_device", "store"),
     *("scale", "train_hr", "train_lr", "train_list", "num_train", "native_share"),
 }
+ONLY_MEASURES = ("metrics", "model.metrics")  # settings that change no network
 Variant = tuple[tuple[str, str], ...]  # dotted keys with their values
 
 
@@ -178,7 +179,7 @@ def is_seed(key: str) -> bool:
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Return the keys in which runs differ, except seeds.
+    """Return the keys in which runs differ, except seeds and what is measured.
 
     Of keys that distinguish the runs in the same way (`optim.optimizer.lr` and the module's copy of
     it), one is kept.
@@ -187,7 +188,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
     columns: dict[tuple[str, ...], str] = {}
     for key in sorted({key for values in settings for key in values}, key=copies_last):
         column = tuple(cell(values.get(key)) if key in values else "" for values in settings)
-        if len(set(column)) > 1 and not is_seed(key):
+        if len(set(column)) > 1 and not is_seed(key) and key not in ONLY_MEASURES:
             columns.setdefault(column, key)
     return sorted(columns.values())
 

@@ -3,10 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
+from reports.measures import added_measures, measure_of
 from reports.run_table import Run, Spread, cell, differing, variant_keys
 from system.places import display_path
 
 SCORES = {"val/score": "score", "val/score_judge": "judge"}
+DECIBELS = ("val/psnr", "val/psnr_y", "val/psnr_bicubic", "val/psnr_input")
+HIDDEN = ("ssim", "psnr_y")  # image metrics that the page hides initially
 # Settings with a separate column, and their copies.
 OWN_COLUMNS = {"gamma", "scale", "net._target_", "net.scales", "net.scale", "data.scale"}
 
@@ -110,7 +113,8 @@ def enhancer_columns(runs: Sequence[Run]) -> list[Metric]:
     """Return all metric columns of enhancers that have a value."""
     scales = sorted({scale for run in runs for scale in run.scales})
     names = {"val/psnr": "PSNR", "val/psnr_bicubic": "bicubic", "val/psnr_input": "input"}
-    names |= {**SCORES, "val/ssim": "SSIM", "val/psnr_y": "PSNR Y"}
+    names |= SCORES
+    names |= {m.name: m.title for m in (*added_measures(runs), *map(measure_of, HIDDEN))}
     return [
         Metric(f"{name} x{scale}", metric, scale)
         for metric, name in names.items()
@@ -127,7 +131,7 @@ def all_runs(title: str, runs: Sequence[Run], metrics: Sequence[Metric]) -> Tabl
     names = ["run", "state", "sweep", "net", "scale", "gamma", "seed", *main, *extra]
     names += [metric.heading for metric in metrics]
     names += ["best epoch", "time", "parameters", "device", "commit"]
-    hidden = {m.heading for m in metrics if m.name in ("val/ssim", "val/psnr_y")}
+    hidden = {m.heading for m in metrics if m.name.removeprefix("val/") in HIDDEN}
     rows = [[*first_cells(run, [*main, *extra]), *result_cells(run, metrics)] for run in runs]
     return Table.of(title, names, rows, {*extra, *hidden, "device", "commit"})
 
@@ -162,7 +166,7 @@ def result_cells(run: Run, metrics: Sequence[Metric]) -> list[Cell]:
     cells = []
     for _, metric, scale in metrics:
         value = run.value(metric, scale) if scale is None or scale in run.scales else None
-        digits = 2 if "psnr" in metric else 3 if metric in SCORES else 4
+        digits = 3 if metric in SCORES else 2 if metric in DECIBELS else 4
         cells.append(number_cell(value, f".{digits}f"))
     result = run.result
     commit = result.git.commit[:8]

@@ -11,6 +11,8 @@ from wandb_workspaces import workspaces as ws
 from wandb_workspaces.reports import v2 as wr
 from wandb_workspaces.reports.v2.interface import PanelTypes as Panel
 
+from lightning_modules.metric_catalogue import DEFAULT, METRICS
+
 NET, SCALE, GAMMA, SEED = "choices.net", "choices.scale", "gamma", "seed"
 SETTINGS = (NET, SCALE, GAMMA, SEED)
 # Metrics of the best checkpoint: a score only if gamma > 0, a judge's only if there is a judge.
@@ -29,14 +31,29 @@ Metrics under `best/` are those of the best checkpoint, all others those of the 
 
 
 def workspace(
-    name: str, *, project: str, entity: str | None, group: str | None, photos: Sequence[str]
+    name: str,
+    *,
+    project: str,
+    entity: str | None,
+    group: str | None,
+    photos: Sequence[str],
+    metrics: Sequence[str],
 ) -> ws.Workspace:
-    """Return the workspace."""
+    """Return the workspace.
+
+    Args:
+        name: its name in W&B.
+        project: where the runs are.
+        entity: user or team; None: the account's default.
+        group: only the runs of this sweep or experiment; None: all runs.
+        photos: names of validation photos to browse.
+        metrics: names of image metrics in logs.
+    """
     return ws.Workspace(
         entity=entity or "",
         project=project,
         name=name,
-        sections=[*score_sections(), *training_sections(photos)],
+        sections=[*score_sections(metrics), *training_sections(photos)],
         settings=ws.WorkspaceSettings(max_runs=MAX_RUNS),
         runset_settings=runs(group),
     )
@@ -60,8 +77,10 @@ def column(name: str) -> str:
     return "config:" + ".".join([first, "value", *rest])
 
 
-def score_sections() -> list[ws.Section]:
-    """Return the sections that compare PSNR and scores."""
+def score_sections(metrics: Sequence[str]) -> list[ws.Section]:
+    """Return the sections that compare PSNR, other image metrics and scores."""
+    others = [name for name in metrics if name != "psnr"]
+    added = {f"best/val/{name}": title_of(name) for name in others if name not in DEFAULT}
     return [
         section(
             "Fidelity and score",
@@ -72,13 +91,20 @@ def score_sections() -> list[ws.Section]:
             lines("Score by network: mean and range", "val/score", groupby=NET),
             lines("Score by the judge, by network", "val/score_judge", groupby=NET),
             lines("PSNR of MDSR at each scale", "val/psnr/x2", "val/psnr/x3", "val/psnr/x4"),
-            lines("PSNR of the Y channel", "val/psnr_y"),
-            lines("SSIM", "val/ssim"),
+            *(lines(title_of(name), f"val/{name}") for name in others),
             wr.MarkdownPanel(markdown=READING),
         ),
         section(
             "By gamma",
             *(scatter(f"{title} by gamma", wr.Config(GAMMA), name) for name, title in BEST.items()),
+            *(
+                scatter(f"{title} by gamma", wr.Config(GAMMA), name)
+                for name, title in added.items()
+            ),
+            *(
+                scatter(f"PSNR against {title}", wr.SummaryMetric(PSNR), name)
+                for name, title in added.items()
+            ),
             scatter("PSNR against score", wr.SummaryMetric(PSNR), SCORE),
             scatter("PSNR against score by the judge", wr.SummaryMetric(PSNR), JUDGE),
             scatter("Score against score by the judge", wr.SummaryMetric(SCORE), JUDGE),
@@ -95,6 +121,16 @@ def score_sections() -> list[ws.Section]:
             *(wr.ParameterImportancePlot(with_respect_to=name) for name in BEST),
         ),
     ]
+
+
+def title_of(name: str) -> str:
+    """Return the title of an image metric's plots, which says whether lower values are better."""
+    if name == "psnr_y":
+        return "PSNR of the Y channel"
+    about = METRICS.get(name)
+    if about is None:
+        return name
+    return f"{about.title} (lower is better)" if about.better == "lower" else about.title
 
 
 def training_sections(photos: Sequence[str]) -> list[ws.Section]:
