@@ -294,6 +294,10 @@ def check_groups(
                 "them"
             )
             continue
+        if group in LISTS:  # a sweep has lists as text
+            values = [
+                name for v in values if v is not None for name in str(v).strip("[]").split(",")
+            ]
         wrong = [v for v in values if v is not None and str(v) not in allowed]
         for name in wrong:
             owners = [g for g in groups if g != group and str(name) in options(loader, g)]

@@ -184,6 +184,7 @@ def test_package_line_comes_first(path: Path) -> None:
             ["loss.aesthetic.mode=hing"],
             ["loss.aesthetic.mode=hing: should be 'linear', 'hinge' or"],
         ),
+        (["-m", "loss=[l1],[l2,l3]", "gamma=0"], ["loss=l3: no such loss"]),
         (["loss=[l1,l3]"], ["loss=l3: no such loss"]),
         (["data=sample_rated"], ["data: SampleRated does not give LR/HR pairs"]),
         (["data.batch_size=9", "trainer=ddp_cpu"], ["must be divisible by 2"]),

@@ -194,6 +194,7 @@ def alive(pid: int) -> bool:
         (["sweep=backbone", "experiment=nima_mnasnet"], 3, 3),
         (["gamma=0,0.1,0.2,0.4", "scale=2,3,4", "net=edsr,mdsr"], 24, 16),
         (["gamma=0,.0", "scorer.checkpoint=a.ckpt,b.ckpt"], 4, 1),  # no scorer is read
+        (["loss=[l1],[l2,color]", "gamma=0"], 2, 2),
         (["gamma=0,0.1", "loss.aesthetic.mode=linear,hinge"], 4, 3),
     ],
 )
