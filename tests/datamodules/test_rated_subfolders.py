@@ -174,7 +174,7 @@ def test_prepare_finds_them_too(cli: Cli, folder: Path) -> None:
     assert "photos: 2 of 2 files are good" in done.out
     done = cli("prepare", "dataset=rated", "ratings=ratings.csv", "root=photos", "images=photos")
     assert done.code == 2
-    assert "images=photos: only dataset=ava uses it" in done.err
+    assert "images=photos: only AVA and other published rated sets use it" in done.err
 
 
 @pytest.mark.slow
