@@ -86,7 +86,7 @@ def max_std(mean: float, num_buckets: int) -> float:
 def moments_problem(mean: float, std: float | None = None, *, num_buckets: int) -> str | None:
     """Describe why no distribution over 1..K has these moments; None if there is one."""
     if not 1 <= mean <= num_buckets:
-        return f"a mean of {mean:g} is not within 1 to {num_buckets}"
+        return f"a mean of {mean:g} is not within 1 to {num_buckets}; a scale maps others"
     low, high = min_std(mean), max_std(mean, num_buckets)
     if std is not None and not low - 1e-6 <= std <= high + 1e-6:
         return (
