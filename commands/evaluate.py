@@ -154,13 +154,11 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
         if not trained or not given:
             continue
         differing = [name for name in trained if (trained[name] or 0) != (given.get(name) or 0)]
-        if trained == REALISTIC != given:
-            shown = "data.degradation=realistic"
-        elif given == REALISTIC != trained:
-            shown = "data.degradation=simple"
-        else:
+        if given == REALISTIC != trained:
+            remarks.append(f"{record.label} was trained without data.degradation=realistic")
+        elif differing:
             shown = " ".join(f"data.degradation.{name}={trained[name]}" for name in differing)
-        if shown:
+            shown = "data.degradation=realistic" if trained == REALISTIC else shown
             remarks.append(f"{record.label} was trained with {shown}, not used here")
     return remarks
 

@@ -199,8 +199,8 @@ class RealisticDegradation:
     Args:
         first: first round.
         second: second round; its resizing is relative to the LR size.
-        sinc_probability: of the last sinc filter.
-        jpeg: quality of the last JPEG, [low, high].
+        final_sinc_probability: of the last sinc filter.
+        final_jpeg: quality of the last JPEG, [low, high].
         margin: LR pixels that are degraded around a training patch and cut off, so that neither
             borders nor the grid of JPEG blocks have a fixed place in it.
 
@@ -210,8 +210,8 @@ class RealisticDegradation:
 
     first: Round
     second: Round
-    sinc_probability: float
-    jpeg: list[int]
+    final_sinc_probability: float
+    final_jpeg: list[int]
     margin: int = 8
 
     def __post_init__(self) -> None:
@@ -219,8 +219,8 @@ class RealisticDegradation:
             raise ValueError("data.degradation=realistic needs kornia: pip install '.[kornia]'")
         self.first.check("data.degradation.first")
         self.second.check("data.degradation.second")
-        check_probability("data.degradation.sinc_probability", self.sinc_probability)
-        check_range("data.degradation.jpeg", self.jpeg, 1, 100)
+        check_probability("data.degradation.final_sinc_probability", self.final_sinc_probability)
+        check_range("data.degradation.final_jpeg", self.final_jpeg, 1, 100)
         if not 0 <= self.margin <= 64:
             raise ValueError(f"data.degradation.margin={self.margin}: 0 to 64 LR pixels")
 
@@ -253,9 +253,9 @@ class RealisticDegradation:
         drawn = RealisticDraws(
             first,
             second,
-            to_float(unless(draw.happens(self.sinc_probability), kernel_BKK)),
+            to_float(unless(draw.happens(self.final_sinc_probability), kernel_BKK)),
             draw.whole(0, len(METHODS) - 1),
-            draw.whole(*self.jpeg),
+            draw.whole(*self.final_jpeg),
             draw.happens(0.5),
             np.stack([draw.whole(0, spare) for _ in range(2)], axis=1),
         )

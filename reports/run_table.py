@@ -25,6 +25,7 @@ ONLY_TRAINS = {
     *("scale", "train_hr", "train_lr", "train_list", "num_train", "native_share"),
 }
 ONLY_MEASURES = ("metrics", "model.metrics")  # settings that change no network
+DEGRADATION = "data.degradation."  # start of keys, of which the kinds of degradation share none
 Variant = tuple[tuple[str, str], ...]  # dotted keys with their values
 
 
@@ -182,13 +183,15 @@ def differing(runs: Sequence[Run]) -> list[str]:
     """Return the keys in which runs differ, except seeds and what is measured.
 
     Of keys that distinguish the runs in the same way (`optim.optimizer.lr` and the module's copy of
-    it), one is kept.
+    it), one is kept. The class of a degradation stands for the strengths that others do not have.
     """
     settings = [run.settings for run in runs]
     columns: dict[tuple[str, ...], str] = {}
     for key in sorted({key for values in settings for key in values}, key=copies_last):
         column = tuple(cell(values.get(key)) if key in values else "" for values in settings)
-        if len(set(column)) > 1 and not is_seed(key) and key not in ONLY_MEASURES:
+        implied = key.startswith(DEGRADATION) and len(set(filter(None, column))) < 2
+        left_out = implied or is_seed(key) or key in ONLY_MEASURES
+        if len(set(column)) > 1 and not left_out:
             columns.setdefault(column, key)
     return sorted(columns.values())
 

@@ -112,7 +112,8 @@ class Identity:
     def changes(self, settings: JsonObject) -> dict[str, str]:
         """Return `key=old (now new)` by key for each setting that differs from earlier ones.
 
-        A setting derived from another one that differs is left out.
+        A setting derived from another one that differs is left out, and so is one that a class has
+        and the class now chosen instead does not.
         """
         settings = present_names(settings)
         changed = [
@@ -120,11 +121,14 @@ class Identity:
             for key in sorted(settings.keys() | self.settings.keys())
             if settings.get(key) != self.settings.get(key)
         ]
+        replaced = [key.removesuffix("._target_") for key in changed if key.endswith("._target_")]
+        in_both = settings.keys() & self.settings.keys()
         return {
             key: f"{key}={settings.get(key, ADDED.get(key))} "
             f"(now {self.settings.get(key, ADDED.get(key))})"
             for key in changed
             if not any(source in changed for source in self.sources(key))
+            and (key in in_both or not within(key, replaced))
         }
 
     def sources(self, key: str) -> list[str]:

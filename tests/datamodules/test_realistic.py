@@ -291,7 +291,7 @@ def test_folders_store_lr_photos_for_validation_alone(tmp_path: Path) -> None:
             "first.blur_probability=1.1",
             "data.degradation.first.blur_probability=1.1: a probability",
         ),
-        ("sinc_probability=-0.1", "data.degradation.sinc_probability=-0.1: a probability"),
+        ("final_sinc_probability=-1", "data.degradation.final_sinc_probability=-1: a probability"),
         ("first.kernels={iso:-1}", "data.degradation.first.kernels={iso: -1, aniso: 0.25"),
         ("second.resize={up:0,down:0,keep:0}", "not all of them 0"),
         ("second.resize_range=[1.1,1.2]", "low up to 1 and high from 1"),

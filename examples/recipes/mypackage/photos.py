@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.degradations import Degradation
-from datamodules.pairs import PairsDataModule, Photos
+from datamodules.pairs import AnyDegradation, PairsDataModule, Photos
 from images.pixels import to_tensor
 
 
@@ -14,7 +13,7 @@ class MyPhotos(PairsDataModule):
 
     description = "camera photos in NumPy files"
 
-    def photos(self, split: str, degradation: Degradation) -> Photos:
+    def photos(self, split: str, degradation: AnyDegradation | None) -> Photos:
         """Read the photos of `train` or `val`."""
         files = sorted(Path(split).glob("*.npy"))[: self.limit]
         images = [to_tensor(np.load(file)) for file in files]
