@@ -158,8 +158,16 @@ def option_values(folder: Path, group: str, option: str) -> DictConfig:
     file = next((file for file in files if file.is_file()), None)
     found = OmegaConf.create({}) if file is None else OmegaConf.load(file)
     assert isinstance(found, DictConfig)
-    bases = [base for base in found.pop("defaults", []) if isinstance(base, str)]
-    parts = [found if base == "_self_" else option_values(folder, group, base) for base in bases]
+    parts = []
+    for base in found.pop("defaults", []):
+        if isinstance(base, str):
+            parts.append(found if base == "_self_" else option_values(folder, group, base))
+        else:
+            inner = {str(name): str(chosen) for name, chosen in base.items()}
+            parts += [
+                OmegaConf.create({name: option_values(folder, f"{group}/{name}", chosen)})
+                for name, chosen in inner.items()
+            ]
     merged = OmegaConf.merge(*(parts or [found]))
     assert isinstance(merged, DictConfig)
     return merged

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 import yaml
 from omegaconf import DictConfig
 
-from cli.composing import composed, option_values
+from cli.composing import INNER_GROUPS, composed, option_values
 from configuration.parsing import flatten, plain
 from configuration.signatures import shown
 from runs.identity import not_read
+from runs.naming import within
 from system.places import CONF, ROOT, display_path, expanded, program
 
 PROJECT = "neural-image-enhancement"
@@ -33,7 +34,7 @@ def effective(command: str, words: list[str], folder: str | None) -> list[str]:
     """
     text = (CONF / f"{command}.yaml").read_text().rstrip().replace("python run.py", program())
     cfg = composed(command, words, with_hydra=True)
-    choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if "/" not in key}
+    choices = dict(cfg.hydra.runtime.choices)
     values = plain(cfg, resolve=False)
     unread = not_read(cfg) if command == "train" else set()
     lines = []
@@ -132,10 +133,21 @@ def beside(
     for group, chosen in choices.items():
         if group == "hydra" or not isinstance(values.get(group), dict):
             continue
+        inner = {
+            key: choices[key.replace(".", "/")]
+            for key in INNER_GROUPS
+            if key.startswith(f"{group}.") and key.replace(".", "/") in choices
+        }
         names = re.findall(r"\w+", str(chosen))  # of a list, the loggers
         own: dict[str, object] = {}
         for name in names:
             own |= flatten({group: plain(option_values(place, group, name), resolve=False)})
+        for key, name in inner.items():
+            option = option_values(place, key.replace(".", "/"), str(name))
+            leaves = flatten({key: plain(option, resolve=False)})
+            if not leaves.items() <= own.items():
+                yield f"{key}={name}"
+            own = {other: v for other, v in own.items() if not within(other, [key])} | leaves
         for key, value in flatten({group: values[group]}).items():
             if own.get(key, ...) != value:
                 yield f"{key}={shown(value)}"

@@ -70,6 +70,23 @@ def test_mistakes_are_refused_in_one_line(quick: Cli, words: list[str], message:
     assert done.err.count("\n") == 1
 
 
+def test_help_names_the_choice_and_what_differs_from_it(cli: Cli) -> None:
+    strengths = "data.degradation.first.jpeg=[10,20]"
+    lines = [line.strip() for line in cli(REALISTIC, strengths, "--help").out.splitlines()]
+    found = [line for line in lines if line.startswith("data.degradation")]
+    assert found == [REALISTIC, "data.degradation.first.jpeg=[10, 20]"]
+
+
+def test_a_preset_of_ones_own_builds_on_it(cli: Cli, folder: Path) -> None:
+    place = folder / "mine" / "data" / "degradation"
+    place.mkdir(parents=True)
+    text = "defaults: [realistic, _self_]\nfirst:\n  gaussian: [5, 300]\n"
+    (place / "phone.yaml").write_text(text)
+    done = cli("data.degradation=phone", "--config-dir=mine")
+    assert "data.degradation.first.gaussian=[5, 300]: [low,high] from 0 to 255" in done.err
+    assert "did you mean phone?" in cli("data.degradation=phon", "--config-dir=mine").err
+
+
 def test_a_missing_package_is_named_with_its_extra(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
