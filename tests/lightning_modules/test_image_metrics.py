@@ -1,10 +1,23 @@
+import importlib
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from lightning_modules.image_metrics import MAX_PSNR, drift, image_metrics, luma, to_levels
+from lightning_modules.image_metrics import (
+    MAX_PSNR,
+    ImageMetrics,
+    drift,
+    image_metrics,
+    luma,
+    to_levels,
+)
+from lightning_modules.metric_catalogue import DOWN, METRICS, heading
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +101,85 @@ def test_luma_of_black_and_white() -> None:
 def test_image_smaller_than_the_border_is_refused() -> None:
     with pytest.raises(ValueError, match="16x16"):
         image_metrics(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16), scale=2)
+
+
+def test_ms_ssim_is_measured_as_the_benchmark_ssim() -> None:
+    torch.manual_seed(0)
+    hr = torch.nn.functional.interpolate(torch.rand(1, 3, 30, 30), scale_factor=8).clamp(0, 1)
+    sr = (hr + 0.05 * torch.randn_like(hr)).clamp(0, 1)
+    luma_sr, luma_hr = (
+        torch.from_numpy(rgb2ycbcr(as_uint8(image[0])))[None, None, 2:-2, 2:-2, 0]
+        for image in (sr, hr)
+    )
+    theirs = multiscale_structural_similarity_index_measure(luma_sr, luma_hr, data_range=255.0)
+    value = image_metrics(sr, hr, 2, ["ms_ssim"])["ms_ssim"]
+    assert value.item() == pytest.approx(theirs.item(), abs=1e-3)  # theirs counts the border
+
+
+def error(sr: torch.Tensor, hr: torch.Tensor, exponent: float = 1.0) -> torch.Tensor:
+    return ((sr - hr).abs() ** exponent).mean(dim=(1, 2, 3))
+
+
+class Absolute(torch.nn.Module):
+    """Draws random weights, which no training may notice."""
+
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Linear(2, 2)
+
+    def forward(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        return error(sr, hr)
+
+
+def test_metrics_of_ones_own_get_whole_images_rounded_to_8_bits(
+    pair: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    sr, hr = pair
+    expected = [
+        np.abs(as_uint8(a).astype(float) - as_uint8(b)).mean() / 255
+        for a, b in zip(sr, hr, strict=True)
+    ]
+    before = torch.random.get_rng_state()
+    metrics = ImageMetrics(["psnr", f"{__name__}.Absolute", partial(error, exponent=2)])
+    assert torch.equal(before, torch.random.get_rng_state())
+    values = metrics(sr, hr, 2)
+    assert values["absolute"].tolist() == pytest.approx(expected)
+    assert values["psnr"].tolist() == image_metrics(sr, hr, 2)["psnr"].tolist()
+    assert (values["error"] < values["absolute"] / 2).all()
+    assert metrics.better == {"psnr": "higher", "absolute": "lower", "error": None}
+    assert "RGB, no border" in metrics.about["absolute"].protocol
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (["psnr", "psnr"], "metrics: psnr is given twice"),
+        (["lpisp"], "no such metric as lpisp; there are psnr, psnr_y, ssim, ms_ssim, lpips"),
+        (["nowhere.f"], "nowhere.f cannot be imported"),
+        ([lambda sr, hr: 0], "<lambda>: a metric cannot have this name"),
+    ],
+)
+def test_unusable_metrics_are_refused(metrics: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageMetrics(metrics)
+
+
+def test_a_metric_returns_a_value_for_each_image(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def mean(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        return (sr - hr).mean()
+
+    with pytest.raises(ValueError, match="metrics: mean returned 1 values for 2 images"):
+        ImageMetrics([mean])(*pair, 2)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_catalogue_is_complete(name: str) -> None:
+    about = METRICS[name]
+    module, _, attribute = about.function.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), attribute))
+    assert about.protocol.endswith(".")
+    assert about.title.split()[0] in about.heading
+    assert heading(name).endswith(DOWN) == (about.better == "lower") == (DOWN in about.protocol)

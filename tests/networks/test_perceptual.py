@@ -1,6 +1,5 @@
 """LPIPS and DISTS, compared with torchmetrics' own, which take the same weights from the cache."""
 
-import socket
 from pathlib import Path
 from typing import Literal
 
@@ -13,52 +12,14 @@ from torchmetrics.functional.image import (
 )
 
 from networks.perceptual import DISTS, LPIPS, TORCHVISION
-from networks.perceptual_files import ADDRESS, FILES, download, perceptual_problem
-
-
-def fill_cache(folder: Path, net: str, *, whole: bool) -> Path:
-    """Write random weights in place of the published ones, which cannot be downloaded here.
-
-    torchvision's constructors also need the classifier, which is stored as a single zero here.
-    """
-    path = folder / "checkpoints" / FILES[net]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.device("meta"):
-        shapes = torchvision.models.get_model(TORCHVISION[net]).state_dict()
-    random = torch.Generator().manual_seed(0)
-    state = {
-        key: torch.randn(value.shape, generator=random) * (2 / max(1, value[:1].numel())) ** 0.5
-        for key, value in shapes.items()
-        if key.startswith("features.")
-    }
-    if whole:
-        state |= {
-            key: torch.zeros(()).expand(value.shape)
-            for key, value in shapes.items()
-            if key not in state
-        }
-    torch.save(state, path)
-    return path
+from networks.perceptual_files import ADDRESS, FILES, perceptual_problem
+from tests.fake_weights import fill_cache, go_offline
 
 
 def photos() -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
     hr = torch.rand(2, 3, 40, 50)
     return (hr + 0.1 * torch.randn_like(hr)).clamp(0, 1), hr
-
-
-@pytest.fixture
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and no network."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    download.cache_clear()
-    return tmp_path / "torch" / "checkpoints"
 
 
 @pytest.mark.parametrize("net", ["alex", "squeeze", "vgg"])
@@ -106,8 +67,12 @@ def test_lpips_with_vgg_takes_weights_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "net"), [("lpips", "alex"), ("lpips", "vgg"), ("dists", "vgg")])
 def test_missing_weights_are_named_with_their_address_and_folder(
-    name: str, net: Literal["alex", "vgg", "squeeze"], offline: Path
+    name: str,
+    net: Literal["alex", "vgg", "squeeze"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    offline = go_offline(tmp_path, monkeypatch)
     problem = perceptual_problem(name, net if name == "lpips" else None)
     assert problem is not None
     assert "\n" not in problem
