@@ -38,7 +38,8 @@ from lightning_modules.metric_catalogue import (
 from lightning_modules.metric_names import is_baseline
 
 # Names in logs that mean something else.
-RESERVED = {"loss", *SCORES, "contrast_drift", "saturation_drift", "grad_ratio"}
+RESERVED = {"loss", *SCORES, "contrast_drift", "saturation_drift"}
+RESERVED |= {"grad_ratio", "grad_share", "weight"}
 LUMA = (65.481, 128.553, 24.966)  # BT.601, RGB in [0, 1] to 16..235
 # dB that equal images count as, in place of infinity, which no mean survives. Code of the field
 # returns 100 where the error is 0, such as that of RCAN; larger values are cut to it, too.

@@ -41,6 +41,8 @@ def not_read(config: DictConfig) -> set[str]:
     keys = set()
     if "scales" in (config.get("net") or {}):  # MDSR has scales of its own
         keys.add("scale")
+    if config.get("model") and not config.get("net"):  # trains a scorer
+        keys.add("metrics")
     for name, term in (config.get("loss") or {}).items():
         if term is not None and term.get("weight") == 0:
             keys |= {f"loss.{name}.{key}" for key in term if key not in ("weight", "score_always")}

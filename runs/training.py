@@ -35,6 +35,7 @@ from lightning_modules.callbacks import (
 from lightning_modules.checkpoint import check_kind, dependence, read_record
 from lightning_modules.checkpoint_io import WholeFiles
 from lightning_modules.init_from import official_file, start_from
+from lightning_modules.metric_catalogue import DEFAULT
 from lightning_modules.metric_names import is_baseline
 from lightning_modules.record import VERSION, Record
 from lightning_modules.recording import WriteRecord
@@ -228,6 +229,7 @@ def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str]]:
     else:
         del config["loss"], config["judge"]
         del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
+        config["metrics"] = list(DEFAULT)  # of enhancers
         package = BACKBONES[cfg.scorer.backbone].package
         if cfg.scorer.pretrained != "imagenet":
             files["scorer.pretrained"] = cfg.scorer.pretrained
