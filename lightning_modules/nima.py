@@ -1,9 +1,11 @@
 """Train scorers: the distribution of ratings of a photo, by the EMD loss (NIMA, equation 1)."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datamodules.ratings_dataset import RatedBatch
 from lightning_modules.attached import ratings_of
@@ -13,6 +15,7 @@ from lightning_modules.metrics import Predictions, RatingMetrics, rating_metrics
 from lightning_modules.schedules import OptimizerFactory, Schedule
 from lightning_modules.table_metrics import table_baselines, table_metrics
 from networks.nima import NIMA, mean_score
+from networks.timm_backbone import layer_groups
 
 
 class NIMAModule(TrainedModule):
@@ -26,6 +29,9 @@ class NIMAModule(TrainedModule):
         schedule: factor on the learning rate by progress.
         r: exponent of the EMD that is trained on; 2 in the paper.
         backbone_lr: learning rate of the backbone as a multiple of the head's.
+        layer_decay: learning rate of a group of the backbone's layers as a multiple of the next
+            deeper one's (layer-wise decay; Clark et al., "ELECTRA", 2020); the deepest has
+            `backbone_lr`. None gives all layers that. Needs a backbone of timm.
         constant_start: start as the constant predictor, the mean of the training data, so that no
             step is spent on finding it; ignored if the training starts from a scorer (`init_from`).
         freeze_batch_norms: keep their running statistics, and use them in training too.
@@ -45,6 +51,7 @@ class NIMAModule(TrainedModule):
         schedule: Schedule,
         r: float = 2,
         backbone_lr: float = 1.0,
+        layer_decay: float | None = None,
         constant_start: bool = False,
         freeze_batch_norms: bool = False,
         gradient_penalty: float = 0.0,
@@ -56,6 +63,8 @@ class NIMAModule(TrainedModule):
         for name, value in (("backbone_lr", backbone_lr), ("gradient_penalty", gradient_penalty)):
             if not value >= 0:
                 raise ValueError(f"model.{name}={value}: 0 or more")
+        if layer_decay is not None and not 0 < layer_decay <= 1:
+            raise ValueError(f"model.layer_decay={layer_decay}: above 0, at most 1, or null")
         if gradient_penalty and compile:
             raise ValueError(
                 f"model.compile={compile}: compiled networks have no second derivative, which "
@@ -63,6 +72,8 @@ class NIMAModule(TrainedModule):
             )
         self.r = r
         self.backbone_lr = backbone_lr
+        self.layer_decay = layer_decay
+        self.layer_groups()  # refuses a backbone without groups before training
         self.constant_start = constant_start
         self.freeze_batch_norms = freeze_batch_norms
         self.gradient_penalty = gradient_penalty
@@ -100,7 +111,8 @@ class NIMAModule(TrainedModule):
         images_BCHW = batch.images_BCHW
         if self.gradient_penalty:
             images_BCHW.requires_grad_()
-        p_BK = self(images_BCHW)
+        with self.attention():
+            p_BK = self(images_BCHW)
         loss = emd_per_sample(p_BK, batch.p_BK, self.r).mean()
         terms = {"loss": loss}
         if self.gradient_penalty:
@@ -110,6 +122,11 @@ class NIMAModule(TrainedModule):
             terms["loss"] = loss
         self.log_terms(terms, batch_idx)
         return loss
+
+    def attention(self) -> AbstractContextManager[None]:
+        """Choose how attention is computed: a penalty needs the kernel with second derivatives."""
+        kernel: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+        return kernel if self.gradient_penalty else nullcontext()
 
     def validation_step(self, batch: RatedBatch, batch_idx: int) -> None:
         """Collect predictions, in float32 whatever the training precision."""
@@ -142,5 +159,16 @@ class NIMAModule(TrainedModule):
         self.constant_start = False
 
     def parameter_groups(self) -> list[tuple[nn.Module, float]]:
-        """Return backbone and head; the backbone may have another learning rate."""
-        return [(self.net.features, self.backbone_lr), (self.net.head, 1.0)]
+        """Return backbone and head; the backbone may have other learning rates."""
+        backbone = [(part, self.backbone_lr * factor) for part, factor in self.layer_groups()]
+        return [*backbone, (self.net.head, 1.0)]
+
+    def layer_groups(self) -> list[tuple[nn.Module, float]]:
+        """Return the parts of the backbone, by depth, each with a factor on its learning rate.
+
+        Raises:
+            ValueError: if `layer_decay` is set, and the backbone does not group its layers.
+        """
+        if self.layer_decay is None:
+            return [(self.net.features, 1.0)]
+        return [*layer_groups(self.net.features, self.net.backbone, self.layer_decay)]

@@ -29,8 +29,9 @@ class Backbone(NamedTuple):
     """A backbone: how to build it, and how to use its published weights.
 
     Attributes:
-        build: builds the network (B x 3 x H x W to B x num_features x h x w).
-        num_features: channels of the last feature map.
+        build: builds the network (B x 3 x H x W to B x num_features x h x w, or pooled to
+            B x num_features).
+        num_features: number of features.
         convert: maps a published state dict to the keys of the network; takes it and the network's
             own state dict.
         torchvision: name of the model in torchvision, which can download ImageNet weights.
@@ -38,16 +39,24 @@ class Backbone(NamedTuple):
         file: description of the file with ImageNet weights, if torchvision has none.
         mean: mean that the weights expect to be subtracted from RGB in [0, 1].
         std: standard deviation that they expect it to be divided by.
+        resize: side in pixels to which whole images are resized, unless the scorer says otherwise.
+        crop: side in pixels of what the network sees of them; likewise.
+        load: loads published weights, or a file, in place of `convert`.
+        only_side: side in pixels of the only images that the network can take; None means any.
     """
 
     build: Callable[[], nn.Module]
     num_features: int
-    convert: Callable[[State, State], State]
+    convert: Callable[[State, State], State] | None = None
     torchvision: str | None = None
     package: str | None = None
     file: str | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    resize: int = 256  # the paper's, section 2.2
+    crop: int = 192
+    load: Callable[[nn.Module, str], None] | None = None
+    only_side: int | None = None
 
 
 def conv_norm(

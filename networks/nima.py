@@ -22,10 +22,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from images.pixels import to_unit
 from images.reading import read_image
-from networks.backbones import BACKBONES, COUNTER, map_by_order
+from networks.backbones import COUNTER, SameConv2d, StridedConv2d, map_by_order
 from networks.keras_files import read_keras
 from networks.pretrained import load_pretrained
-from networks.views import VIEW_ARGUMENTS, Precision, ResizeFilter, ResizeRule
+from networks.timm_backbone import find_backbone
+from networks.views import VIEW_ARGUMENTS, Library, Precision, ResizeFilter, ResizeRule
 from networks.weights import load_weights
 from system.places import expanded
 
@@ -33,13 +34,15 @@ from system.places import expanded
 MIN_BF16_CHANNELS = 96
 MAX_SIDE = 30_000  # pixels
 MAX_VIEW = 4096  # pixels; the first layer takes half a gigabyte for an image of this size
+# Batch norms are folded into these alone: other subclasses may use their weights in another way.
+FOLDABLE = (nn.Conv2d, StridedConv2d, SameConv2d)
 
 
 class NIMA(nn.Module):
     """Predicts the distribution of ratings of a photo.
 
     Args:
-        backbone: name of the convolutional part, one of `BACKBONES`.
+        backbone: name of the part before the head: one of `BACKBONES`, or of `library`.
         num_buckets: K, the number of possible ratings (10 for AVA).
         dropout: probability of dropping a feature before the last layer (0.75 in the NIMA paper
             with pretrained features; use less from scratch).
@@ -49,13 +52,19 @@ class NIMA(nn.Module):
             `short_side` to a shorter side of `resize`, keeping the aspect ratio; `native` not at
             all, so that the crop is a patch at full resolution.
         resize_filter: `bilinear`, with anti-aliasing, or `nearest`.
-        resize: target side in pixels; ignored by `native`.
+        resize: target side in pixels; ignored by `native`. None takes 256, or what the weights of
+            the library were tested with.
         crop: side in pixels of the crop that the network sees: random in training, else central.
+            None takes 192, or what the weights of the library were trained with.
         mean: subtracted from RGB in [0, 1]; None takes what the published weights expect.
         std: divides the result; None takes what the published weights expect.
+        library: where the backbone comes from: `timm`, or None for one of `BACKBONES`.
+        drop_path: of timm's backbones, see `timm_backbone`.
 
     Attributes:
         arguments: arguments that build this network again, as plain data, without `pretrained`.
+        only_side: side in pixels of the only images that the backbone takes; others are resized to
+            it, bilinearly. None means any.
 
     Raises:
         ValueError: for an unknown backbone, fewer than two buckets, or a crop larger than `resize`.
@@ -73,18 +82,20 @@ class NIMA(nn.Module):
         pretrained: str | None = None,
         resize_rule: ResizeRule = "squash",
         resize_filter: ResizeFilter = "bilinear",
-        resize: int = 256,
-        crop: int = 192,
+        resize: int | None = None,
+        crop: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        library: Library | None = None,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"backbone={backbone}: allowed are {', '.join(BACKBONES)}")
+        kind = find_backbone(backbone, library, crop=crop, drop_path=drop_path)
         if num_buckets < 2:
             raise ValueError(f"num_buckets={num_buckets}: a distribution needs 2 or more")
+        resize = kind.resize if resize is None else resize
+        crop = kind.crop if crop is None else crop
         check_view(resize_rule, resize_filter, resize, crop)
-        kind = BACKBONES[backbone]
         mean, std = (list(a or b) for a, b in ((mean, kind.mean), (std, kind.std)))
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean={mean} std={std}: three numbers each, those of std above 0")
@@ -105,8 +116,13 @@ class NIMA(nn.Module):
             "mean": mean,
             "std": std,
         }
+        if library is not None:
+            self.arguments |= {"library": library, "drop_path": drop_path}
+        self.only_side = kind.only_side
         self.features = kind.build()
-        if pretrained is not None:
+        if pretrained is not None and kind.load is not None:
+            kind.load(self.features, pretrained)
+        elif pretrained is not None:
             load_pretrained(self.features, backbone, pretrained)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(kind.num_features, num_buckets)
@@ -124,8 +140,11 @@ class NIMA(nn.Module):
 
     def pooled_features(self, images_BCHW: Tensor) -> Tensor:
         """Average the features over each image: B x 3 x H x W in [0, 1] to B x F."""
-        x_BFHW: Tensor = self.features((images_BCHW - self.mean) / self.std)
-        return x_BFHW.mean(dim=(2, 3))
+        side = self.only_side
+        if side is not None and images_BCHW.shape[-2:] != (side, side):
+            images_BCHW = F.interpolate(images_BCHW, (side, side), mode="bilinear", antialias=True)
+        x: Tensor = self.features((images_BCHW - self.mean) / self.std)
+        return x.mean(dim=(2, 3)) if x.ndim == 4 else x  # timm's are pooled already
 
     def set_view(
         self,
@@ -348,7 +367,8 @@ def fold_batch_norms(module: nn.Module) -> None:
             continue
         for i in range(len(child) - 1):
             conv, norm = child[i], child[i + 1]
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            plain = type(conv) in FOLDABLE and type(norm) is nn.BatchNorm2d
+            if plain and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 child[i] = fuse_conv_bn_eval(conv.eval(), norm.eval())
                 child[i + 1] = nn.Identity()
 

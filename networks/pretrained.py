@@ -46,6 +46,7 @@ def load_pretrained(features: nn.Module, backbone: str, pretrained: str) -> None
             state = {name: state[prefix + name] for name in own if prefix + name in state}
             break
     else:
+        assert kind.convert is not None
         try:
             state = kind.convert(state, own)
         except ValueError as error:
@@ -175,6 +176,6 @@ def read_weights(path: Path) -> State:
     if path.suffix.lower() == ".safetensors":
         return read_safetensors(path)[0]
     loaded = load_plain(path)
-    state = loaded.get("state_dict", loaded)
+    state = loaded.get("state_dict", loaded.get("model", loaded))  # "model": timm's authors
     check_state(state, path)
     return dict(state)

@@ -23,6 +23,7 @@ FIRST = (
     "net",
     "scale",
     "scorer",
+    "scorer.backbone",
     "seed",
 )  # come first in names that are cut: the keys swept most often
 

@@ -40,8 +40,6 @@ from lightning_modules.metric_names import is_baseline
 from lightning_modules.record import VERSION, Record
 from lightning_modules.recording import WriteRecord
 from lightning_modules.trial import TrialCheckpoint
-from networks.backbones import BACKBONES
-from networks.pretrained import find_packaged_weights
 from networks.scales import at_scale
 from networks.tensor_files import load_plain
 from runs.code_identity import code_files
@@ -52,6 +50,7 @@ from runs.results import Result
 from runs.resuming import ResumePoint, last_checkpoint
 from runs.run_folder import BEST, State, decide, start
 from runs.run_loggers import build_loggers, close_loggers, log_best, staging
+from runs.scorers import expected_by_backbone, pretrained_file
 from runs.training_checks import reads_scorer
 from system.device import full_float32, keep_memory
 from system.json_files import JsonObject
@@ -63,7 +62,13 @@ log = logging.getLogger(__name__)
 
 
 def with_scorer(cfg: DictConfig) -> DictConfig:
-    """Return the configuration with the architecture that the file of the loss's scorer names."""
+    """Return the configuration with the whole architecture of the scorer.
+
+    That is the one that the file of the loss's scorer names, or in trainings of scorers, what the
+    backbone expects where the settings are null.
+    """
+    if trains_scorer(cfg):
+        return changed(cfg, expected_by_backbone(cfg.scorer))
     if not reads_scorer(cfg):
         return cfg
     record = read_record(cfg.scorer.checkpoint)
@@ -230,11 +235,7 @@ def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str]]:
         del config["loss"], config["judge"]
         del config["scorer"]["checkpoint"], config["model"]["net"]["checkpoint"]
         config["metrics"] = list(DEFAULT)  # of enhancers
-        package = BACKBONES[cfg.scorer.backbone].package
-        if cfg.scorer.pretrained != "imagenet":
-            files["scorer.pretrained"] = cfg.scorer.pretrained
-        elif package is not None:
-            files["scorer.pretrained"] = str(find_packaged_weights(cfg.scorer.backbone, package))
+        files["scorer.pretrained"] = pretrained_file(cfg.scorer)
     files = {key: path for key, path in files.items() if path is not None}
     return {str(key): value for key, value in config.items()}, files
 

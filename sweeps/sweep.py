@@ -19,7 +19,7 @@ from runs.identity import not_read
 from runs.naming import within
 from runs.run_folder import State as RunState
 from runs.run_folder import decide
-from runs.training import identify
+from runs.training import identify, with_scorer
 from sweeps.executor import Executor
 from sweeps.job import Job, JobState, in_state
 from sweeps.pool import is_running
@@ -168,7 +168,7 @@ def check_run_folders(jobs: Sequence[Job], configs: dict[Path, DictConfig]) -> l
     resumed: list[Job] = []
     fingerprints: dict[str, str] = {}
     for job in in_state(jobs, JobState.WAITING):
-        cfg = task_config(configs[job.folder])
+        cfg = with_scorer(task_config(configs[job.folder]))
         key = json.dumps(OmegaConf.to_container(cfg.data, resolve=True))
         if key not in fingerprints:  # packs the data before several jobs would
             fingerprints[key] = instantiate(cfg.data, _convert_="all").fingerprint()

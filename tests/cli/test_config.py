@@ -43,9 +43,10 @@ def test_nets(net: str) -> None:
 @pytest.mark.parametrize("scorer", group_files("scorer"))
 def test_scorers(scorer: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = compose("train", ["experiment=sample_nima", f"scorer={scorer}"]).scorer
+        words = ["experiment=sample_nima", f"scorer={scorer}", *NEEDS.get(scorer, [])]
+        node = compose("train", words).scorer
     del node.checkpoint
-    assert instantiate(node).backbone == scorer
+    assert instantiate(node).backbone == ("test_convnext" if scorer == "timm" else scorer)
 
 
 @pytest.mark.parametrize("loss", group_files("loss"))
@@ -62,6 +63,7 @@ def test_terms(loss: str, tmp_path: Path) -> None:
 
 # What a file leaves to the user, or what needs a download.
 NEEDS = {
+    "timm": ["scorer.backbone=test_convnext"],
     "div2k_edsr": ["gamma=0"],
     "div2k_deblur": ["gamma=0"],
     "div2k_deblur_x1": ["gamma=0"],
