@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from networks.weights import name_of
+
 SCALES = (1, 2, 3, 4)
 
 
@@ -58,6 +60,6 @@ def at_scale(net: nn.Module, scale: int) -> nn.Module:
     scales = scales_of(net)
     if scale not in scales:
         raise ValueError(
-            f"scale={scale}: this {type(net).__name__} is for x{', x'.join(map(str, scales))}"
+            f"scale={scale}: this {name_of(net)} is for x{', x'.join(map(str, scales))}"
         )
     return net if hasattr(net, "scale") else AtScale(net, scale)

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, C channels, H and W height and width of the input.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import product
@@ -11,7 +12,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from networks.reach import Reach, reach_of
 from networks.scales import scale_of
+from networks.weights import name_of
+
+log = logging.getLogger(__name__)
 
 # Largest side of a tile, in SR pixels, for networks of 64 channels. For EDSR baseline at x2 it is
 # 512 LR pixels, which takes half a gigabyte and a fifth more work than without tiles.
@@ -32,6 +37,7 @@ class SelfEnsemble(nn.Module):
         self.net = net
         self.scale = scale_of(net)
         self.margin: int | None = getattr(net, "margin", None)
+        self.step = int(getattr(net, "step", 1))
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
         """Map B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32."""
@@ -56,26 +62,32 @@ class Span(NamedTuple):
 Tile = tuple[Span, Span]  # rows and columns
 
 
-def spans(length: int, tile: int, margin: int) -> Iterator[Span]:
-    """Divide a side into equal parts of at most `tile` pixels, each with margins."""
+def spans(length: int, tile: int, margin: int, step: int = 1) -> Iterator[Span]:
+    """Divide a side into equal parts of at most `tile` pixels, each with margins.
+
+    They are read from multiples of `step`, so that windows of attention lie as in the whole photo.
+    """
     num = -(-length // tile)
     for k in range(num):
         start, stop = length * k // num, length * (k + 1) // num
-        yield Span(start, stop, max(0, start - margin), min(length, stop + margin))
+        first = max(0, start - margin) // step * step
+        yield Span(start, stop, first, min(length, stop + margin))
 
 
 def auto_tile(net: nn.Module) -> int:
-    """Choose the side of a tile, in LR pixels, that bounds memory for the network's size."""
+    """Choose the side of a tile, in LR pixels, that bounds memory for the network's size.
+
+    Networks that do not declare a margin may hold attention, which takes several times the memory.
+    """
     channels = [p.shape[1] for p in net.parameters() if p.ndim == 4]
     wide = max([64, *channels]) / 64
-    return max(MIN_TILE, int(TILE_SR / scale_of(net) / wide**0.5))
+    side = TILE_SR if getattr(net, "margin", None) is not None else TILE_SR / 2
+    return max(MIN_TILE, int(side / scale_of(net) / wide**0.5))
 
 
 def tile_side(net: nn.Module, tile: int | Literal["auto"] | None) -> int | None:
-    """Resolve `auto`: None, that is no tiles, if the network's margin is not known."""
-    if tile == "auto":
-        return auto_tile(net) if getattr(net, "margin", None) is not None else None
-    return tile
+    """Resolve `auto`."""
+    return auto_tile(net) if tile == "auto" else tile
 
 
 def num_tiles(net: nn.Module, height: int, width: int, tile: int | Literal["auto"] | None) -> int:
@@ -92,13 +104,9 @@ def tiles_of(
     if side is not None and side < 1:
         raise ValueError(f"tile={tile}: 1 or more, or null to process the photo in one piece")
     side = side or max(height, width)
-    margin = getattr(net, "margin", None)
-    if margin is None and side < max(height, width):
-        raise ValueError(
-            f"{type(net).__name__} has no `margin` (how far its pixels see); "
-            "tile=null enhances the photo in one piece"
-        )
-    return list(product(spans(height, side, margin or 0), spans(width, side, margin or 0)))
+    margin = reach_of(net).margin if side < max(height, width) else 0
+    step = int(getattr(net, "step", 1))
+    return list(product(spans(height, side, margin, step), spans(width, side, margin, step)))
 
 
 def of_same_size(tiles: Sequence[Tile], at_once: int) -> Iterator[Sequence[Tile]]:
@@ -123,7 +131,7 @@ def restore_tiles(
     """Enhance tiles of one size in a batch; see `restore` for the arguments.
 
     Yields:
-        C x scale*h x scale*w on the CPU, without the margins, in the range and type of `lr_CHW`.
+        C x scale*h x scale*w in 0..`levels`, with the margins, not rounded.
     """
     part_BCHW = torch.stack([lr_CHW[:, y.first : y.last, x.first : x.last] for y, x in tiles])
     part_BCHW = part_BCHW.to(device).float() / levels
@@ -132,12 +140,52 @@ def restore_tiles(
     autocast = torch.autocast(device.type, precision) if mixed else nullcontext()
     with torch.inference_mode(), autocast:
         sr_BCHW: Tensor = net(part_BCHW).float()
-    scale = scale_of(net)
-    for sr_CHW, (rows, columns) in zip(sr_BCHW, tiles, strict=True):
-        top, left = (rows.start - rows.first) * scale, (columns.start - columns.first) * scale
-        height, width = (rows.stop - rows.start) * scale, (columns.stop - columns.start) * scale
-        kept_CHW = sr_CHW[:, top : top + height, left : left + width]
-        yield (kept_CHW * levels).round().clamp(0, levels).to(lr_CHW.dtype).cpu()
+    yield from sr_BCHW * levels
+
+
+def cut(sr_CHW: Tensor, tile: Tile, rows: slice, columns: slice, scale: int) -> Tensor:
+    """Cut rows and columns, in LR pixels of the photo, out of a tile with its margins."""
+    top, left = (span.first for span in tile)
+    down = slice((rows.start - top) * scale, (rows.stop - top) * scale)
+    across = slice((columns.start - left) * scale, (columns.stop - left) * scale)
+    return sr_CHW[:, down, across]
+
+
+class Seam:
+    """Measures how much the first two tiles differ at their boundary, a pixel on each side."""
+
+    def __init__(self, tiles: Sequence[Tile], reach: Reach, scale: int, levels: int) -> None:
+        self.reach = reach
+        self.scale = scale
+        self.levels = levels
+        self.strips: list[Tensor] = []
+        self.pair = tiles[:2] if len(tiles) > 1 and not reach.exact and not reach.told else []
+
+    def add(self, tile: Tile, sr_CHW: Tensor) -> bool:
+        """Look at a tile; return whether both have been seen."""
+        if tile not in self.pair:
+            return False
+        (rows, columns), (_, other_columns) = self.pair
+        down, across = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        if columns == other_columns:  # the second tile is below the first
+            down = slice(rows.stop - 1, rows.stop + 1)
+        else:
+            across = slice(columns.stop - 1, columns.stop + 1)
+        self.strips.append(cut(sr_CHW, tile, down, across, self.scale))
+        return len(self.strips) == 2
+
+    def tell(self, net: nn.Module) -> None:
+        """Say how large the difference is, once for a network."""
+        difference = (self.strips[0] - self.strips[1]).abs() * (255 / self.levels)
+        self.reach.told = True
+        log.info(
+            "tiles are not exact: %s sees farther than their overlap of %d pixels; at the first "
+            "boundary they differ by %.2g of 255 levels on average, at most %.2g (tile=null: none)",
+            name_of(net),
+            self.reach.margin,
+            difference.mean().item(),
+            difference.max().item(),
+        )
 
 
 def restore(
@@ -155,7 +203,9 @@ def restore(
 
     Tiles overlap by the network's margin on each side, so the result is the same as without tiles:
     on a CPU in float32, not one value differs. With CAN, whose dilated convolutions sum in another
-    order at some widths, a few values in 100,000 differ by one level.
+    order at some widths, a few values in 100,000 differ by one level. The margin of a network that
+    does not declare one is measured (`networks.reach`); if it sees the whole image, tiles overlap
+    by some pixels only, and a line in the log says how much they differ.
 
     Args:
         net: a single-scale enhancer on `device`. It is converted to channels-last, where PyTorch's
@@ -174,19 +224,23 @@ def restore(
         C x scale*H x scale*W on the CPU, in the same range and type.
 
     Raises:
-        ValueError: if several tiles are needed and the network has no `margin`, or `tile` is below
-            1.
+        ValueError: if `tile` is below 1.
     """
     scale, (height, width) = scale_of(net), lr_CHW.shape[1:]
     tiles = tiles_of(net, height, width, tile)
     net.to(memory_format=torch.channels_last)
     sr_CHW = torch.empty(len(lr_CHW), height * scale, width * scale, dtype=lr_CHW.dtype)
     done = 0
+    seam = Seam(tiles, reach_of(net) if len(tiles) > 1 else Reach(0), scale, levels)
     for group in of_same_size(tiles, at_once or (GPU_TILES if device.type == "cuda" else 1)):
         parts = restore_tiles(net, lr_CHW, group, device=device, precision=precision, levels=levels)
-        for spans_of_tile, part_CHW in zip(group, parts, strict=True):
-            down, across = (slice(span.start * scale, span.stop * scale) for span in spans_of_tile)
-            sr_CHW[:, down, across] = part_CHW
+        for tile_of_part, part_CHW in zip(group, parts, strict=True):
+            rows, columns = (slice(span.start, span.stop) for span in tile_of_part)
+            kept_CHW = cut(part_CHW, tile_of_part, rows, columns, scale)
+            down, across = (slice(span.start * scale, span.stop * scale) for span in tile_of_part)
+            sr_CHW[:, down, across] = kept_CHW.round().clamp(0, levels).to(lr_CHW.dtype)
+            if seam.add(tile_of_part, part_CHW):
+                seam.tell(net)
             done += 1
             if on_tile is not None:
                 on_tile(done, len(tiles))

@@ -9,6 +9,11 @@ from system.terminal import printable
 State = dict[str, Tensor]
 
 
+def name_of(network: nn.Module) -> str:
+    """Return the name of a network as PyTorch shows it: its class, or what the class says."""
+    return str(network._get_name())  # type: ignore[no-untyped-call]
+
+
 def load_weights(network: nn.Module, state: State, source: str | Path) -> None:
     """Load weights strictly: all keys and shapes have to match.
 
@@ -42,4 +47,4 @@ def find_mismatch(network: nn.Module, state: State) -> str | None:
     if not problems:
         return None
     more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-    return f"not the weights of this {type(network).__name__}: {'; '.join(problems[:3])}{more}"
+    return f"not the weights of this {name_of(network)}: {'; '.join(problems[:3])}{more}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_modules.checkpoint import load_network
 from lightning_modules.interpolation import mixed, same_network
 from lightning_modules.record import Record
+from networks.reach import reach_of
 from networks.scales import at_scale, scales_of
 from runs.measuring import named
 
@@ -77,11 +78,10 @@ class Enhancer:
         """Return the number of networks of a series; 1 for a single network."""
         return max(1, len(self.gammas))
 
-    @property
-    def margin(self) -> int | None:
-        """Return how many pixels around a tile the network reads; None if it takes no tiles."""
-        margin: int | None = getattr(self.net, "margin", None)
-        return margin
+    @cached_property
+    def margin(self) -> int:
+        """Return how many pixels around a tile the network reads."""
+        return reach_of(at_scale(self.net, scales_of(self.net)[0])).margin
 
     @property
     def tasks(self) -> list[Task]:
@@ -147,8 +147,8 @@ def load_series(pair: Sequence[str], steps: int, trusted: Sequence[str]) -> Enha
     if one.trained_degradation != two.trained_degradation:
         raise ValueError(f"pairs={list(pair)}: the two were trained on different degradations")
     low, high = one.gamma, two.gamma
-    assert low is not None  # they are enhancers
-    assert high is not None
+    if low is None or high is None:
+        raise ValueError(f"pairs={list(pair)}: files of others do not say their gamma")
     if not low < high:
         raise ValueError(
             f"pairs={list(pair)}: gamma must increase from the first to the second, "

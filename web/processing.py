@@ -117,9 +117,8 @@ class Processor:
         device: torch.device | str,
         on_tile: Callable[[int, int], None],
     ) -> Photo:
-        """Apply a network, in tiles if it has a known margin."""
-        tile = self.tile if getattr(net, "margin", None) is not None else None
-        return enhanced(net, photo, device=torch.device(device), tile=tile, on_tile=on_tile)
+        """Apply a network, in tiles."""
+        return enhanced(net, photo, device=torch.device(device), tile=self.tile, on_tile=on_tile)
 
     def add(self, job: Job, name: str, word: str, photo: Photo, **facts: object) -> None:
         """Write and score a version of the job's last photo; `word` is its name in file names."""

@@ -82,8 +82,6 @@ class Speeds:
     def read_megapixels(self, enhancer: Enhancer, size: tuple[int, int]) -> float:
         """Return the megapixels that a network reads for a photo, including margins of tiles."""
         margin = enhancer.margin
-        if margin is None:
-            return size[0] * size[1] / 1e6
         sides = [sum(s.last - s.first for s in spans(n, self.tile, margin)) for n in size]
         return sides[0] * sides[1] / 1e6
 
@@ -99,7 +97,6 @@ class Speeds:
                 if (enhancer.architecture, task.scale) in self.seen:
                     continue
                 _, net = enhancer.networks(task.scale)[0]
-                tile = None if enhancer.margin is None else self.tile
                 for side in (TRIAL_SIDE, max(TRIAL_SIDE, self.tile)):
                     picture = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
                     times = []
@@ -107,7 +104,7 @@ class Speeds:
                         if is_over():
                             return
                         began = time.perf_counter()
-                        restore(net, picture, device=device, tile=tile)
+                        restore(net, picture, device=device, tile=self.tile)
                         times.append(time.perf_counter() - began)
                     seconds = statistics.median(times[1:])  # the first one is a warm-up
                     if seconds > FAST_SECONDS:

@@ -119,7 +119,7 @@ def test_self_ensemble_is_the_mean_over_eight_orientations() -> None:
     assert torch.allclose(found, turned_result, atol=1e-6)
 
 
-def test_wrong_tiles_and_networks_without_a_margin() -> None:
+def test_wrong_tiles_and_networks_that_declare_no_margin() -> None:
     class Plain(nn.Module):
         scale = 1
 
@@ -128,8 +128,7 @@ def test_wrong_tiles_and_networks_without_a_margin() -> None:
 
     lr = photo(20, 20)
     assert torch.equal(restore(Plain(), lr, device=CPU, tile=20), lr)
-    with pytest.raises(ValueError, match=r"margin.*tile=null"):
-        restore(Plain(), lr, device=CPU, tile=10)
+    assert torch.equal(restore(Plain(), lr, device=CPU, tile=10), lr)  # it is measured
     with pytest.raises(ValueError, match="tile=0"):
         restore(Plain(), lr, device=CPU, tile=0)
 
