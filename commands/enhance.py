@@ -70,13 +70,14 @@ def run(cfg: DictConfig, invocation: Invocation) -> "list[Enhanced]":
     from lightning_modules.enhancing import load_enhancer
     from networks.scales import scales_of
     from networks.tiling import SelfEnsemble
+    from networks.weights import name_of
     from runs.enhancing import Pipeline, Task
     from system.progress import Bar
 
     keep_memory()
     device = pick_device(cfg.device)
     net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
-    scale, kind = scales_of(net)[0], type(getattr(net, "net", net)).__name__
+    scale, kind = scales_of(net)[0], name_of(getattr(net, "net", net))
     net = (SelfEnsemble(net) if cfg.self_ensemble else net).to(device)
     found = find(cfg)
     log.info(

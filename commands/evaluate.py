@@ -66,7 +66,7 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     from runs.raters import class_names, load_raters, rater_files
 
     paths = checkpoints(cfg)
-    loaded = [load_network(path, trusted=cfg.trusted) for path in paths]
+    loaded = [load_network(path, trusted=cfg.trusted, scale=cfg.scale) for path in paths]
     if len({record.kind for _, record in loaded}) > 1:
         raise ValueError("checkpoint: measure enhancers and scorers separately")
     records = [record for _, record in loaded]

@@ -1,4 +1,4 @@
-"""python run.py export: write a checkpoint's network as safetensors or ONNX."""
+"""python run.py export: write a checkpoint's network as safetensors, ONNX or plain weights."""
 
 import logging
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Options(BaseModel, strict=True):
 
     checkpoint: str
     output: str
-    format: Literal["safetensors", "onnx"]
+    format: Literal["safetensors", "onnx", "pth"]
     scale: Literal[1, 2, 3, 4] | None
     description: str | None
     trusted: list[str]
@@ -39,20 +39,24 @@ class Options(BaseModel, strict=True):
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Find the mistakes that types do not reveal."""
     yield from require_file("checkpoint", cfg.checkpoint)
-    if cfg.format == "safetensors" and Path(cfg.output).suffix == ".onnx":
-        yield f"output={cfg.output}: an .onnx file needs format=onnx"
+    suffix = Path(cfg.output).suffix
+    if cfg.format == "safetensors" and suffix in (".onnx", ".pth"):
+        yield f"output={cfg.output}: needs format={suffix[1:]}"
     else:
         yield from check_output(cfg, f".{cfg.format}")
-    if cfg.format == "onnx" and cfg.description is not None:
+    if cfg.format != "safetensors" and cfg.description is not None:
         yield "description=: applies only to format=safetensors"
     if cfg.format != "onnx" and cfg.scale is not None:
-        yield f"scale={cfg.scale}: applies only to format=onnx; a safetensors file has all scales"
+        yield f"scale={cfg.scale}: applies only to format=onnx; other files have all scales"
 
 
 def run(cfg: DictConfig, _: Invocation) -> None:
     """Write the file."""
+    import torch
+
     from lightning_modules.checkpoint import load_network, save_safetensors
     from lightning_modules.enhancing import load_enhancer
+    from networks.bare_weights import bare_state
     from networks.scales import scales_of
 
     path = expanded(cfg.output)
@@ -62,6 +66,11 @@ def run(cfg: DictConfig, _: Invocation) -> None:
         log.info("%s  x%d  %.2f MB", path, scales_of(net)[0], path.stat().st_size / 1e6)
     else:
         network, record = load_network(cfg.checkpoint, trusted=cfg.trusted)
+        if cfg.format == "pth":
+            with replacing(path) as temporary, open(temporary, "wb") as file:
+                torch.save({"params": bare_state(network)}, file)
+            log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
+            return
         kept = replace(
             record,
             config=None,  # it names local paths
@@ -82,6 +91,8 @@ def export_onnx(net: "nn.Module", path: Path) -> None:
     """
     import torch
 
+    from networks.spandrel_net import SpandrelNet
+
     try:
         import onnx  # noqa: F401
         import onnxruntime
@@ -94,6 +105,8 @@ def export_onnx(net: "nn.Module", path: Path) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     sides = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=2)}
     sides[3] = torch.export.Dim("width", min=2)
+    if isinstance(net, SpandrelNet):
+        net = net.merged()
     with replacing(path) as temporary:
         program = torch.onnx.export(
             net,

@@ -59,7 +59,7 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     from runs.raters import class_names, load_raters, rater_files
 
     paths = list(cfg.checkpoints)
-    loaded = [load_network(path, "enhancer", cfg.trusted) for path in paths]
+    loaded = [load_network(path, "enhancer", cfg.trusted, scale=cfg.scale) for path in paths]
     (first, one), (second, two) = loaded
     same_network(one, two)
     data = own_data(cfg, invocation.overrides, [one, two], paths)

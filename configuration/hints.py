@@ -77,7 +77,7 @@ FIRST_ARGUMENT = {  # of commands that have one
     "serve": "checkpoint",
 }  # fmt: skip
 OUTPUTS = {  # suffixes of what commands write to `output`
-    "export": (".safetensors", ".onnx"),
+    "export": (".safetensors", ".onnx", ".pth"),
     "import_weights": (".safetensors",),
     "score": (".csv", ".json", ".jsonl"),
 }

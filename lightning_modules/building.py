@@ -25,8 +25,14 @@ from system.terminal import printable
 NOT_ARGUMENTS = ("_target_", "_recursive_", "_convert_", "pretrained")
 
 
+SPARE_VALUES = 10_000_000  # such as masks, which files leave out
+
+
 class TooLargeError(Exception):
-    """A network under construction has more parts than its file has weights."""
+    """A network under construction has more parts or values than its file has weights."""
+
+    def __str__(self) -> str:
+        return "has more parts than weights"
 
 
 def build_network(
@@ -64,7 +70,8 @@ def build_network(
         if state is None:
             return network_class(**arguments)
         # Other classes may compute with values in their constructors, which `meta` lacks.
-        with bounded(state), torch.device("meta") if ours else nullcontext():
+        on_meta = ours and not getattr(network_class, "computes_values", False)
+        with bounded(state), torch.device("meta") if on_meta else nullcontext():
             network: nn.Module = network_class(**arguments)
     except TooLargeError as error:
         raise ValueError(
@@ -78,7 +85,7 @@ def build_network(
     problem = find_mismatch(network, state)
     if problem is not None:
         raise ValueError(problem)
-    return network_class(**arguments) if ours else network
+    return network_class(**arguments) if on_meta else network
 
 
 def check_arguments(network_class: type, arguments: Mapping[str, object], *, strict: bool) -> None:
@@ -114,14 +121,17 @@ def check_arguments(network_class: type, arguments: Mapping[str, object], *, str
 
 @contextmanager
 def bounded(state: State) -> Iterator[None]:
-    """Abort building a network in this thread if it has far more parts than weights."""
+    """Abort building a network in this thread if it has far more parts or values than weights."""
     thread, left = threading.get_ident(), 1000 + 10 * len(state)
+    values_left = SPARE_VALUES + 10 * sum(value.numel() for value in state.values())
 
-    def count(*_: object) -> None:
-        nonlocal left
+    def count(_module: nn.Module, _name: str, part: object) -> None:
+        nonlocal left, values_left
         if threading.get_ident() == thread:
             left -= 1
-            if left < 0:
+            if isinstance(part, torch.Tensor) and not part.is_meta:  # before it is filled
+                values_left -= part.numel()
+            if left < 0 or values_left < 0:
                 raise TooLargeError
 
     handles = [

@@ -25,8 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from images.pixels import to_tensor, to_unit
-from lightning_modules.building import build_network
+from lightning_modules.building import TooLargeError, build_network
 from lightning_modules.record import Record, SelfTest, as_json
+from networks.bare_weights import unwrapped
 from networks.scales import SCALES, scales_of
 from networks.tensor_files import check_state, load_plain, read_safetensors
 from networks.weights import load_weights
@@ -137,16 +138,17 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Record | None]
         except (ValueError, RecursionError) as error:
             reason = printable(str(error))
             raise ValueError(f"{path}: its header is damaged ({reason})") from error
-        record = None if raw is None else checked(raw, state, path)
-        return {name: to_float(value) for name, value in state.items()}, record
+        if raw is not None:
+            return floats(state), checked(raw, state, path)
+        return floats(unwrapped(state)), None
     loaded = load_plain(path)
-    if "state_dict" not in loaded:  # bare weights, such as the authors' .pt files
-        check_state(loaded, path)
-        return {name: to_float(value) for name, value in loaded.items()}, None
-    check_state(loaded["state_dict"], path)
+    if "record" not in loaded:  # bare weights, such as the authors' .pt files
+        bare = unwrapped(loaded)
+        check_state(bare, path)
+        return floats(network_state(bare) or bare), None  # the former of a Lightning checkpoint
+    check_state(loaded.get("state_dict"), path)
     state = network_state(loaded["state_dict"])
-    raw = loaded.get("record")
-    return state, None if raw is None else checked(raw, state, path)
+    return state, checked(loaded["record"], state, path)
 
 
 def read_record(path: str | Path) -> Record | None:
@@ -186,27 +188,46 @@ def checked(raw: object, state: dict[str, Tensor], path: Path) -> Record:
     return record
 
 
+def floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert half precision to float32 in all weights."""
+    return {name: to_float(value) for name, value in state.items()}
+
+
 def to_float(value: Tensor) -> Tensor:
     """Convert half precision to float32; counters stay integers."""
     return value.float() if value.is_floating_point() else value
 
 
 def load_network(
-    path: str | Path, kind: str | None = None, trusted: Sequence[str] = ()
+    path: str | Path,
+    kind: str | None = None,
+    trusted: Sequence[str] = (),
+    *,
+    scale: int | None = None,
 ) -> tuple[nn.Module, Record]:
     """Build the network of a checkpoint and load its weights, in eval mode, on the CPU.
 
     Args:
-        path: a .ckpt of this project, or a .safetensors file.
+        path: a .ckpt of this project, a .safetensors file, or an enhancer's weights without a
+            record, which its names and shapes tell: ours, or one that spandrel knows.
         kind: `enhancer` or `scorer`, if only that kind is allowed.
         trusted: modules and packages, besides `networks`, whose classes may be built.
+        scale: of an enhancer without a record whose weights suit any scale (SRCNN, CAN).
 
     Raises:
-        ValueError: if the file is damaged, carries no record or is of another kind.
+        ValueError: if the file is damaged, unknown or of another kind.
     """
     state, record = read_checkpoint(path)
-    if record is None:
+    if record is None and kind == "scorer":
         raise ValueError(f"{path}: bare weights; a checkpoint that describes its network is needed")
+    if record is None:
+        from lightning_modules.foreign import foreign_enhancer
+
+        try:
+            network, record = foreign_enhancer(Path(path), state, scale)
+        except (ValueError, TooLargeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+        return network.eval(), record
     if kind is not None and record.kind != kind:
         raise ValueError(
             f"{path}: is a checkpoint of kind {record.kind}; one of kind {kind} is needed"

@@ -28,7 +28,7 @@ def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> 
     Raises:
         ValueError: if it is no enhancer, or lacks the scale.
     """
-    net, _ = load_network(path, "enhancer", trusted)
+    net, _ = load_network(path, "enhancer", trusted, scale=scale)
     try:
         return at_scale(net, scales_of(net)[0] if scale is None else scale)
     except ValueError as error:

@@ -7,10 +7,12 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.checkpoint import load_network, read_checkpoint
 from networks.edsr import EDSR
 from networks.pretrained import fetch_official
+from networks.spandrel_net import SpandrelNet
 from networks.weights import load_weights
+from system.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +31,20 @@ def official_file(cfg: DictConfig) -> Path:
 def start_from(network: nn.Module, path: str) -> None:
     """Load the weights of `init_from`.
 
-    From an EDSR of another scale, everything but the upsampler is loaded, as in the paper.
+    From an EDSR of another scale, everything but the upsampler is loaded, as in the paper. Files of
+    others are read as spandrel does, which also renames the weights of older training codes.
 
     Raises:
         ValueError: if they belong to another network.
     """
     state, record = read_checkpoint(path)
+    if isinstance(network, SpandrelNet) and record is None:
+        theirs, record = load_network(path, "enhancer", scale=network.scale)
+        state = theirs.state_dict()
     if isinstance(network, EDSR):
-        own, theirs = (split_upsampler(weights) for weights in (network.state_dict(), state))
-        if shapes(own[0]) != shapes(theirs[0]) and shapes(own[1]) == shapes(theirs[1]):
-            state = theirs[1] | own[0]
+        own, given = (split_upsampler(weights) for weights in (network.state_dict(), state))
+        if shapes(own[0]) != shapes(given[0]) and shapes(own[1]) == shapes(given[1]):
+            state = given[1] | own[0]
             log.info("%s has another scale: the upsampler is trained from scratch", path)
     try:
         load_weights(network, state, path)
@@ -46,6 +52,9 @@ def start_from(network: nn.Module, path: str) -> None:
         if record is None:
             raise
         held = f"a {record.kind}, {record.backbone}"
+        if isinstance(network, SpandrelNet) and "options" in record.net:
+            held = f"net.arch={record.class_name} scale={record.net['scale']}"
+            held += f" net.options={printable(str(record.net['options']))}"
         raise ValueError(f"init_from={error}; the file holds {held}") from error
 
 

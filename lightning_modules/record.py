@@ -96,6 +96,7 @@ class Record:
         epoch: counted from 0; None for imported weights.
         wall_time_s: training time so far, over all resumed parts.
         degradation: what LR went through besides downscaling; only in exported enhancers.
+        source: name of the file that an enhancer of others comes from; its gamma is unknown.
         self_test: only of scorers.
         sha256: hash of everything else and of the weights.
         version: of this format.
@@ -111,6 +112,7 @@ class Record:
     epoch: Annotated[int, Field(ge=0)] | None = None
     wall_time_s: Annotated[float, Field(ge=0)] | None = None
     degradation: Annotated[Degradations, shaped(DEGRADATIONS)] | None = None
+    source: Text | None = None
     self_test: SelfTest | None = None
     sha256: str | None = None
     version: int = VERSION
@@ -139,7 +141,7 @@ class Record:
             place = printable(".".join(map(str, first["loc"])))
             message = printable(first["msg"])
             raise ValueError(f"{where}: its record is damaged: {place}: {message}") from error
-        if record.kind == "enhancer" and record.gamma is None:
+        if record.kind == "enhancer" and record.gamma is None and record.source is None:
             raise ValueError(f"{where}: its record is damaged: gamma: an enhancer has one")
         return replace(record, version=version)
 
@@ -151,13 +153,18 @@ class Record:
 
     @property
     def class_name(self) -> str:
-        """Return the class name of the network, without its module."""
+        """Return the class name of the network, without its module; of spandrel's, which one."""
+        if self.net["_target_"] == "networks.spandrel_net.SpandrelNet":
+            return str(self.net.get("arch"))
         return str(self.net["_target_"]).rpartition(".")[2]
 
     @property
     def label(self) -> str:
-        """Return the name of an enhancer in tables: its class and gamma."""
-        assert self.gamma is not None  # only scorers have none
+        """Return the name of an enhancer in tables: its class and gamma, or scale and file."""
+        if self.gamma is None:
+            scales = self.net.get("scales", [self.net.get("scale")])
+            assert isinstance(scales, list)
+            return f"{self.class_name} x{','.join(map(str, scales))} ({self.source})"
         return f"{self.class_name} gamma={self.gamma:g}"
 
     @property

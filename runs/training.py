@@ -184,8 +184,9 @@ def build_trainer(cfg: DictConfig, *, shares_process: bool) -> L.Trainer:
             "whole sweep; hydra/launcher=pool starts each job in a process of its own"
         )
     strategy = cfg.trainer.get("strategy", "auto")
-    if strategy == "ddp" and "scales" in (cfg.get("net") or {}):
-        # A step trains one branch; DDP would wait for the gradients of the others.
+    if strategy == "ddp" and {"scales", "arch"} & set(cfg.get("net") or {}):
+        # A step trains one branch of MDSR, and not all parts of some of spandrel's architectures;
+        # DDP would wait for the gradients of the others.
         strategy = "ddp_find_unused_parameters_true"
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
     shown = cfg.callbacks.get("progress") is not None  # else Lightning adds one of its own

@@ -59,8 +59,12 @@ def test_bare_weights_load_as_the_authors_files(tmp_path: Path, net: EDSR) -> No
     state, record = read_checkpoint(path)
     assert record is None
     load_weights(EDSR(2, num_blocks=1, num_features=4), state, path)
+    found, record = load_network(path)
+    assert record.label == "EDSR x2 (edsr.pt)"
+    lr = torch.rand(1, 3, 8, 8)
+    assert torch.equal(found(lr), net.eval()(lr))
     with pytest.raises(ValueError, match="bare weights"):
-        load_network(path)
+        load_network(path, "scorer")
 
 
 @pytest.mark.parametrize(
