@@ -298,20 +298,7 @@ def plane(
         places = [(x.mean, y.mean) for _, x, y in points]
         front = pareto([(x, -y if lower else y) for x, y in places])
         if front:
-            left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
-            best = [places[k] for k in front]
-            axes.plot(
-                [left, *(x for x, _ in best), best[-1][0]],
-                [best[0][1], *(y for _, y in best), bottom],
-                drawstyle="steps-pre",
-                color=MUTED,
-                linestyle=(0, (5, 3)),
-                linewidth=1.2,
-                zorder=1,
-                label=FRONT,
-            )
-            axes.set_xlim(left, axes.get_xlim()[1])
-            axes.set_ylim(bottom, axes.get_ylim()[1])
+            draw_front(axes, [places[k] for k in front])
         shown = range(len(points)) if len(points) <= MANY_LABELS else front
         texts = {k: f"{points[k][0].gamma:g}" for k in shown}
         put_labels(axes, places, texts)
@@ -320,6 +307,23 @@ def plane(
         axes.set_title(f"x{scale}", loc="left")
 
     return draw
+
+
+def draw_front(axes: Axes, best: Sequence[tuple[float, float]]) -> None:
+    """Draw the Pareto front through its points, to the left and lower edge of the panel."""
+    left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+    axes.plot(
+        [left, *(x for x, _ in best), best[-1][0]],
+        [best[0][1], *(y for _, y in best), bottom],
+        drawstyle="steps-pre",
+        color=MUTED,
+        linestyle=(0, (5, 3)),
+        linewidth=1.2,
+        zorder=1,
+        label=FRONT,
+    )
+    axes.set_xlim(left, axes.get_xlim()[1])
+    axes.set_ylim(bottom, axes.get_ylim()[1])
 
 
 def plane_points(settings: Sequence[Setting], metric: str) -> list[tuple[Setting, Spread, Spread]]:

@@ -17,7 +17,7 @@ from configuration.signatures import Text
 from networks.scales import scales_of
 from system.places import CONF
 from tests.conftest import ROOT, SAMPLE_SCORER, Cli
-from tests.networks.test_perceptual import fill_cache
+from tests.fake_weights import fill_cache
 
 SHIPPED = ROOT / "weights" / "edsr_x2_gamma_0.safetensors"
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from reports import album, figures, plots
 from reports.comparison import baseline
+from reports.measures import added_measures
 from reports.page import count_states
 from reports.run_reading import find_folders, read_run, read_runs
 from reports.run_table import (
@@ -766,3 +767,26 @@ def test_the_page_in_chromium(
 def psnr_x2(run: Run) -> float | None:
     """What the table shows of a run."""
     return run.value("val/psnr", 2) if run.command == "train" and 2 in run.scales else None
+
+
+def test_a_metric_of_which_less_is_better_points_up(make_run: MakeRun, tmp_path: Path) -> None:
+    points = {0.0: (34.0, 0.30), 0.1: (33.5, 0.20), 0.2: (33.4, 0.25)}  # the last is on no front
+    for gamma, (psnr, lpips) in points.items():
+        folder = make_run(tmp_path / f"{gamma}", gamma=gamma, psnr=psnr)
+        result = read(folder / "result.json")
+        metrics = result["metrics"] | {"val/lpips": lpips, "val/mine": 0.5}
+        better = {"psnr": "higher", "lpips": "lower", "mine": None, "not a name": "lower"}
+        write(folder / "result.json", result | {"metrics": metrics, "better": better})
+    runs = read_runs([str(tmp_path)])
+    measures = added_measures(runs)
+    assert [(m.name, m.title) for m in measures] == [
+        ("val/lpips", "LPIPS \N{DOWNWARDS ARROW}"),
+        ("val/mine", "mine"),
+    ]
+    settings = settings_of(runs, 2)
+    panel = plots.plane(settings, "val/lpips", 2, figures.LineStyles(settings), lower=True)
+    axes = figures.compose([panel]).axes[0]
+    assert axes.yaxis_inverted()
+    assert "lower is better" in axes.get_ylabel()
+    (front,) = [line for line in axes.lines if line.get_label() == figures.FRONT]
+    assert set(np.asarray(front.get_ydata()).tolist()) & {0.3, 0.2, 0.25} == {0.3, 0.2}
