@@ -5,6 +5,7 @@ Everything is computed outside autocast.
 Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -46,8 +47,10 @@ class RatingMetrics(Metric):
     `compute` returns scalars:
 
     - `emd`, `emd_r1`: per-sample EMD, r = 2 and 1; `emd_batch`: one root over the data set.
-    - `srcc`, `lcc`: rank and linear correlation of the mean score; `srcc_std`, `lcc_std`: of the
-      standard deviation. Not a number where all predictions or all ratings are equal.
+    - `srcc`, `krcc`, `lcc`: Spearman's and Kendall's (tau-b) rank correlation and the linear one of
+      the mean score; `srcc_std`, `lcc_std`: of the standard deviation. Not a number where all
+      predictions or all ratings are equal.
+    - `rmse`: root of the mean squared error of the mean score, in ratings of 1..K.
     - `accuracy`: share of photos put on the right side of the middle of the scale: bucket 5 of 10
       (AVA, as in the NIMA paper), 4 of 7, 3 of 5.
     """
@@ -173,7 +176,9 @@ def rating_metrics(p_BK: Tensor, q_BK: Tensor) -> dict[str, Tensor]:
         "emd_batch": emd_batch(p_BK, q_BK),
         "emd_r1": emd_loss(p_BK, q_BK, r=1),
         "srcc": correlation(spearman_corrcoef, mean_p, mean_q),
+        "krcc": correlation(kendall, mean_p, mean_q),
         "lcc": correlation(pearson_corrcoef, mean_p, mean_q),
+        "rmse": (mean_p - mean_q).square().mean().sqrt(),
         "srcc_std": correlation(spearman_corrcoef, std_p, std_q),
         "lcc_std": correlation(pearson_corrcoef, std_p, std_q),
         "accuracy": ((mean_p > middle) == (mean_q > middle)).float().mean(),
@@ -221,3 +226,44 @@ def correlation(kind: Callable[[Tensor, Tensor], Tensor], x_B: Tensor, y_B: Tens
     if len(x_B) < 2 or any(values.std() < 1e-6 for values in (x_B, y_B)):
         return torch.tensor(float("nan"), device=x_B.device)
     return kind(x_B.double(), y_B.double()).float()
+
+
+def kendall(x_B: Tensor, y_B: Tensor) -> Tensor:
+    """Compute Kendall's tau-b; by SciPy, as torchmetrics' compares all pairs."""
+    from scipy.stats import kendalltau
+
+    tau = kendalltau(x_B.cpu().numpy(), y_B.cpu().numpy()).statistic
+    return torch.tensor(tau, device=x_B.device)
+
+
+def fitted_lcc(x_B: Tensor, y_B: Tensor) -> float:
+    """Compute the linear correlation after fitting predictions `x` to ratings `y` by a logistic.
+
+    The monotonic logistic of four parameters, `y = b + (a - b) / (1 + exp(-(x - c) / |d|))`, by
+    least squares (VQEG, "Final report on the validation of objective models of video quality
+    assessment", 2000), from the starting point that VQEG's successors and pyiqa use.
+
+    Returns:
+        The correlation; NaN if one side is constant, or nothing can be fitted.
+    """
+    from scipy.optimize import OptimizeWarning, curve_fit
+    from scipy.special import expit
+
+    def logistic(
+        x: NDArray[np.float64], a: float, b: float, c: float, d: float
+    ) -> NDArray[np.float64]:
+        curve: NDArray[np.float64] = b + (a - b) * expit((x - c) / (abs(d) + 1e-12))
+        return curve
+
+    x, y = x_B.double().cpu().numpy(), y_B.double().cpu().numpy()
+    if len(x) <= 4 or min(x.std(), y.std()) < 1e-6:
+        return float("nan")
+    start = [y.max(), y.min(), x.mean(), x.std() / 4]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
+            found, _ = curve_fit(logistic, x, y, start, maxfev=10_000)
+    except RuntimeError:  # no convergence
+        return float("nan")
+    fitted = torch.from_numpy(logistic(x, *found))
+    return correlation(pearson_corrcoef, fitted, torch.from_numpy(y)).item()

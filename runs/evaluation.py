@@ -17,8 +17,9 @@ from images.writing import write_image
 from lightning_modules.image_metrics import MAX_PSNR, ImageMetrics
 from lightning_modules.losses import emd_per_sample
 from lightning_modules.metric_catalogue import SCORES, ImageMetric, heading, protocols
-from lightning_modules.metrics import Predictions, baselines, rating_metrics
+from lightning_modules.metrics import Predictions, fitted_lcc
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
+from lightning_modules.table_metrics import table_baselines, table_metrics
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, mean_score, std_score
 from networks.scales import at_scale
@@ -323,6 +324,19 @@ def save_images(
     return str(path.relative_to(folder))
 
 
+def predict(net: nn.Module, data: ShardedDataModule, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the predicted and true distributions p_NK, q_NK of the validation photos, in order."""
+    net = net.to(device)
+    batches = data.val_dataloader()
+    with torch.inference_mode():
+        pairs = [
+            (net(batch.to_unit().images_BCHW.to(device)).cpu(), batch.p_BK)
+            for batch in progress(batches, "evaluating", len(batches))
+        ]
+    p_NK, q_NK = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return p_NK, q_NK
+
+
 def evaluate_scorer(
     net: nn.Module,
     path: str,
@@ -332,17 +346,13 @@ def evaluate_scorer(
     device: torch.device,
 ) -> Measurement:
     """Measure a scorer beside its baselines: EMD, correlations and accuracy, with pictures."""
-    net = net.to(device)
-    batches = datamodule.val_dataloader()
-    with torch.inference_mode():
-        pairs = [
-            (net(batch.to_unit().images_BCHW.to(device)).cpu(), batch.p_BK)
-            for batch in progress(batches, "evaluating", len(batches))
-        ]
-    p_NK, q_NK = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    metrics = {name: value.item() for name, value in rating_metrics(p_NK, q_NK).items()}
     data: Any = datamodule
-    metrics |= baselines(data.train.p_NK, data.val.p_NK, data.val.num_votes_N)
+    p_NK, q_NK = predict(net, data, device)
+    predictions = Predictions(p_NK, q_NK, torch.arange(len(p_NK)))
+    metrics = {"lcc_fit": fitted_lcc(mean_score(p_NK), mean_score(q_NK))}
+    found = table_metrics(predictions, data.val.tables)
+    metrics |= {name: value.item() for name, value in found.items()}
+    metrics |= table_baselines(data.train, data.val)
     title = f"{display_path(path)} on {len(p_NK)} images: {datamodule.description}"
     values = {
         "mean": mean_score(p_NK),
@@ -356,9 +366,8 @@ def evaluate_scorer(
         for k, name in enumerate(data.val.names.tolist())
     ]
     write_csv(folder / "per_image.csv", ["image", *values], per_image)
-    items = torch.arange(len(p_NK))
     pictures = save_rating_pictures(
-        Predictions(p_NK, q_NK, items), data.val, folder / "images", str(display_path(path))
+        predictions, data.val, folder / "images", str(display_path(path))
     )
     files = [str(picture.relative_to(folder)) for picture in pictures.values()]
     text = metrics_table(title, metrics)

@@ -4,13 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.optimize import minimize
+from scipy.stats import kendalltau, pearsonr, spearmanr
 from torch.multiprocessing.spawn import spawn
 
 from lightning_modules.metrics import (
     NIMAScore,
     RatingMetrics,
     baselines,
+    fitted_lcc,
     rating_metrics,
 )
 from networks.nima import NIMA
@@ -27,10 +29,39 @@ def test_rating_metrics_against_scipy() -> None:
         stds.append(np.sqrt(np.maximum(0, d @ k**2 - (d @ k) ** 2)))
     values = rating_metrics(torch.from_numpy(p), torch.from_numpy(q))
     assert values["srcc"].item() == pytest.approx(spearmanr(*means)[0], abs=1e-5)
+    assert values["krcc"].item() == pytest.approx(kendalltau(*means)[0], abs=1e-5)
     assert values["lcc"].item() == pytest.approx(pearsonr(*means)[0], abs=1e-5)
+    rmse = np.sqrt(np.mean((means[0] - means[1]) ** 2))
+    assert values["rmse"].item() == pytest.approx(rmse, abs=1e-5)
     assert values["srcc_std"].item() == pytest.approx(spearmanr(*stds)[0], abs=1e-5)
     assert values["lcc_std"].item() == pytest.approx(pearsonr(*stds)[0], abs=1e-5)
     assert values["accuracy"].item() == pytest.approx(np.mean((means[0] > 5) == (means[1] > 5)))
+
+
+def test_kendalls_tau_by_hand() -> None:
+    """Of the six pairs, four agree and one does not; one is a tie in the predictions: tau-b."""
+    p, q = (torch.tensor(means)[:, None] for means in ([0.1, 0.2, 0.2, 0.4], [0.2, 0.1, 0.3, 0.4]))
+    values = rating_metrics(torch.cat([1 - p, p], dim=1), torch.cat([1 - q, q], dim=1))
+    assert values["krcc"].item() == pytest.approx((4 - 1) / np.sqrt(5 * 6), abs=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_correlation_after_the_logistic_fit(sign: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(1, 10, 60)
+    y = 2 + 5 / (1 + np.exp(-sign * (x - 6) / 0.4)) + 0.1 * rng.standard_normal(60)
+
+    def curve(b: np.ndarray) -> np.ndarray:
+        fitted: np.ndarray = b[1] + (b[0] - b[1]) / (1 + np.exp(-(x - b[2]) / abs(b[3])))
+        return fitted
+
+    start = np.array([7.0, 2.0, 6.0, 0.5] if sign > 0 else [2.0, 7.0, 6.0, 0.5])
+    best = minimize(lambda b: np.sum((curve(b) - y) ** 2), start, method="Nelder-Mead", tol=1e-10)
+    found = fitted_lcc(torch.from_numpy(x), torch.from_numpy(y))
+    assert found == pytest.approx(pearsonr(curve(best.x), y)[0], abs=1e-4)
+    assert found > 0.995 > abs(pearsonr(x, y)[0])
+    assert np.isnan(fitted_lcc(torch.ones(9), torch.rand(9)))
+    assert np.isnan(fitted_lcc(torch.rand(4), torch.rand(4)))
 
 
 def test_constant_prediction_has_no_correlation() -> None:
