@@ -21,8 +21,10 @@ from system.terminal import printable
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from datamodules.base import ShardedDataModule
+    from runs.matrix import Scorer
     from runs.measuring import Measurement
 
 
@@ -62,6 +64,7 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     from lightning_modules.checkpoint import load_network
     from lightning_modules.image_metrics import ImageMetrics
     from runs.evaluation import evaluate_enhancers, evaluate_scorer
+    from runs.matrix import check_scales, evaluate_matrix
     from runs.measuring import named, run_measurement, with_scale
     from runs.raters import class_names, load_raters, rater_files
 
@@ -81,7 +84,10 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
         cfg = with_scale(cfg, [net for net, _ in loaded], paths)
         files |= rater_files(cfg)
     else:
-        cfg = of_scorer(cfg, loaded[0][0], paths)
+        configs = [of_scorer(cfg, net, path) for (net, _), path in zip(loaded, paths, strict=True)]
+        cfg = configs[0]
+        rows = scorer_rows(loaded, paths, configs)
+        check_scales(rows)
 
     raters = load_raters(cfg) if kind == "enhancer" else {}
     metrics = ImageMetrics(instantiate(cfg.metrics, _convert_="all"))
@@ -102,8 +108,12 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
                 pictures=cfg.pictures,
                 max_rows=cfg.rows,
             )
-        remark = split_remark(cfg, loaded[0][1])
-        return evaluate_scorer(loaded[0][0], paths[0], remark, data, folder, device)
+        if isinstance(cfg.checkpoint, str):
+            remark = split_remark(cfg, records[0])
+            return evaluate_scorer(loaded[0][0], paths[0], remark, data, folder, device)
+        remarks_of = {name: split_remark(row.config, row.record) for name, row in rows.items()}
+        notes = [f"{name} {remark}" for name, remark in remarks_of.items() if remark]
+        return evaluate_matrix(rows, notes, folder, device)
 
     # A scorer's constant predictor is the mean of the training data, an enhancer needs none.
     classes = class_names(loaded, raters)
@@ -111,18 +121,32 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     return run_measurement(cfg, invocation, files, split, work, classes)
 
 
-def of_scorer(cfg: DictConfig, scorer: object, paths: list[str]) -> DictConfig:
-    """Return the configuration with the view of the scorer that is measured.
+def scorer_rows(
+    loaded: "list[tuple[nn.Module, Record]]", paths: list[str], configs: list[DictConfig]
+) -> "dict[str, Scorer]":
+    """Return the rows of a matrix: the scorers by name."""
+    from networks.nima import NIMA
+    from runs.matrix import Scorer
+    from runs.measuring import named
+
+    rows = {}
+    found = zip(named(loaded, paths).items(), loaded, configs, strict=True)
+    for (name, net), (_, record), config in found:
+        assert isinstance(net, NIMA)
+        rows[name] = Scorer(net, record, config)
+    return rows
+
+
+def of_scorer(cfg: DictConfig, scorer: object, path: str) -> DictConfig:
+    """Return the configuration with the view of a scorer that is measured.
 
     Raises:
-        ValueError: if there are several, or if settings do not apply to it.
+        ValueError: if settings do not apply to it.
     """
     from networks.nima import NIMA
     from networks.views import VIEW_ARGUMENTS
     from runs.raters import view_of
 
-    if len(paths) > 1:
-        raise ValueError("checkpoint: scorers are measured one at a time")
     if cfg.self_ensemble:
         raise ValueError("self_ensemble=true: applies only to enhancers")
     if list(cfg.metrics) != list(DEFAULT):
@@ -133,7 +157,7 @@ def of_scorer(cfg: DictConfig, scorer: object, paths: list[str]) -> DictConfig:
     sizes = {name: getattr(scorer, name) for name in ("num_buckets", *VIEW_ARGUMENTS)}
     for name, value in sizes.items():
         if cfg.scorer[name] not in (None, value):
-            raise ValueError(f"scorer.{name}={cfg.scorer[name]}, but {paths[0]} has {value}")
+            raise ValueError(f"scorer.{name}={cfg.scorer[name]}, but {path} has {value}")
     return changed(cfg, {"scorer": {"checkpoint": None, **sizes}})
 
 

@@ -57,6 +57,7 @@ class PublishedRatings(StoredRatings):
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PUBLISHED)}"
             raise ValueError(f"data.published={published}: no such set; {hint}")
         self.name, self.layout = published, PUBLISHED[published]
+        self.scale = self.layout.scale
         self.root = expanded(root)
         default = "official" if self.layout.has_split else "random"
         self.how = split or ("lists" if val_list is not None else default)

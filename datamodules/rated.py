@@ -57,6 +57,7 @@ class RatedDataModule(ShardedDataModule):
 
     kind = "rated"
     official = False  # whether val_list is AVA's official test list, which has ids without ratings
+    scale: tuple[float, float] | None = None  # lowest and highest rating; None is 1 to K
     train: RatedPhotos
     val: RatedPhotos
 

@@ -160,7 +160,9 @@ class Record:
 
     @property
     def label(self) -> str:
-        """Return the name of an enhancer in tables: its class and gamma, or scale and file."""
+        """Return the name in tables: class and gamma, scale and file, or the scorer's backbone."""
+        if self.kind == "scorer":
+            return self.backbone
         if self.gamma is None:
             scales = self.net.get("scales", [self.net.get("scale")])
             assert isinstance(scales, list)

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_modules.checkpoint import load_network, save_safetensors
-from lightning_modules.losses import AestheticLoss, input_gradient
+from lightning_modules.loss_terms import AestheticLoss
+from lightning_modules.losses import input_gradient
 from lightning_modules.nima import NIMAModule
 from lightning_modules.record import Record
 from lightning_modules.schedules import Constant
