@@ -49,28 +49,34 @@ def reach_of(net: nn.Module) -> Reach:
     return found
 
 
-def measure_reach(net: nn.Module) -> Reach:
-    """Measure how far a single-scale network sees, on noise, from the weights that it has."""
+def measure_reach(net: nn.Module, kept: int = KEPT, changed: int = CHANGED) -> Reach:
+    """Measure how far a single-scale network sees, on noise, from the weights that it has.
+
+    Args:
+        net: not changed; in eval mode.
+        kept: LR pixels a side that stay, the farthest that is measured.
+        changed: LR pixels beside them that are replaced.
+    """
     parameter = next(net.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     generator = torch.Generator().manual_seed(0)
-    side = KEPT + CHANGED
+    side = kept + changed
     noise, other = torch.rand(2, 3, side, side, generator=generator).to(device)
     after, before = other.clone(), other.clone()
-    after[:, :KEPT, :KEPT] = noise[:, :KEPT, :KEPT]
-    before[:, CHANGED:, CHANGED:] = noise[:, CHANGED:, CHANGED:]
+    after[:, :kept, :kept] = noise[:, :kept, :kept]
+    before[:, changed:, changed:] = noise[:, changed:, changed:]
     step = int(getattr(net, "step", 1))
     with torch.inference_mode():
         whole = net(noise[None])[0]
-        ends = effect(whole - net(after[None])[0], scale_of(net))[:KEPT]
-        starts = effect((whole - net(before[None])[0]).flip(1, 2), scale_of(net))[:KEPT]
+        ends = effect(whole - net(after[None])[0], scale_of(net))[:kept]
+        starts = effect((whole - net(before[None])[0]).flip(1, 2), scale_of(net))[:kept]
         moved = net(noise[None, :, step:, step:])[0]
     influence_D = torch.maximum(ends, starts).flip(0).cpu()  # by distance from what has changed
     margin, exact_margin = (farthest(influence_D, bound) for bound in (TOLERANCE, NOTHING))
     # Where tiles start matters too, unless the network treats all places alike.
     inside, shifted = scale_of(net) * exact_margin, scale_of(net) * step
     rest_CHW = (whole[:, shifted:, shifted:] - moved)[:, inside:, inside:].abs()
-    if exact_margin < KEPT and rest_CHW.numel() and rest_CHW.max().item() <= TOLERANCE:
+    if exact_margin < kept and rest_CHW.numel() and rest_CHW.max().item() <= TOLERANCE:
         return Reach(exact_margin)
     return Reach(min(max(margin, OVERLAP[0]), OVERLAP[1]), exact=False)
 

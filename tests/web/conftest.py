@@ -119,16 +119,13 @@ def serve(enhancers: dict[str, str], scorer_file: Path) -> Serve:
         max_disk: float = 1e9,
         keep_hours: float = 1,
         tile: int = 64,
+        checkpoints: list[str] | None = None,
         **limits: Any,  # noqa: ANN401
     ) -> Iterator[Server]:
         files = enhancers
         cpu = torch.device("cpu")
-        networks = load_enhancers(
-            [files["edsr_0"], files["edsr_0.4"], files["mdsr"], files["can"]],
-            [[files["edsr_0"], files["edsr_0.4"]]],
-            3,
-            cpu,
-        )
+        pairs = [] if checkpoints else [[files["edsr_0"], files["edsr_0.4"]]]
+        networks = load_enhancers(checkpoints or list(files.values()), pairs, 3, cpu)
         scorer, record = load_network(scorer_file, kind="scorer")
         store = Store(folder, max_bytes=max_disk, keep_seconds=keep_hours * 3600)
         defaults = {"photos": 4, "bytes": 2_000_000, "megapixels": 1.0, "waiting": 50}
