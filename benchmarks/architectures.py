@@ -61,7 +61,8 @@ def train(name: str, steps: int) -> Trained:
 def sees(net: SpandrelNet) -> str:
     """Measure the reach of the gradient of a pixel in the middle, in double precision."""
     side = SIDE if net.step == 1 else ATTENTION_SIDE
-    model, middle = net.module.eval().double(), side // 2
+    model, middle = net.module.double(), side // 2
+    model.train(net.arch.endswith("PLKSR"))  # whose inference writes into its features
     lr_BCHW = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
     found = model(lr_BCHW.clone())
     pixel = found[..., net.scale * middle, net.scale * middle].sum()
