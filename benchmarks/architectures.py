@@ -3,10 +3,10 @@
     python benchmarks/architectures.py [NAME ...] [--short] [--output FILE.md]
 
 Each has the options that `net=spandrel net.arch=NAME` gives it, at x2, and learns one pair of a
-built-in photo: a batch of one LR patch of 24 pixels, L1, Adam. `loss` is that of the first and of the
-last step, in levels of 255. `step` is the median CPU time of a training step. `sees` is how many LR
-pixels on each side the gradient of an output pixel reaches, however small it is, in an image of 96
-pixels (64 with windows of attention); with a `+` it reaches the border.
+built-in photo: a batch of one LR patch of 24 pixels, L1, Adam. `loss` is that of the first and of
+the last step, in levels of 255. `step` is the median CPU time of a training step. `sees` is how
+many LR pixels on each side the gradient of an output pixel reaches, however small it is, in an
+image of 96 pixels (64 with windows of attention); with a `+` it reaches the border.
 """
 
 import statistics

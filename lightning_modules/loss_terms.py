@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.checkpoint import load_scorer
-from networks.backbones import BACKBONES
 from networks.nima import NIMA, inference_copy, mean_score
 from networks.pretrained import load_pretrained
 from networks.similarity import ms_ssim
+from networks.timm_backbone import find_backbone
+from networks.views import Library
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +109,10 @@ class FeatureLoss(nn.Module):
     the layers' ranges). 0 for equal images; about 1 for unrelated ones.
 
     Args:
-        backbone: one of `networks.backbones.BACKBONES`.
+        backbone: one of `networks.backbones.BACKBONES`, or of the library's.
         layers: names of its modules whose outputs are compared, such as `3` or `3.layers`.
         weights: `imagenet`, or a file, as `pretrained` of a NIMA.
+        library: `timm`, or None for our own.
 
     Raises:
         ValueError: if backbone or layers are unknown, or the weights cannot be had.
@@ -120,14 +122,19 @@ class FeatureLoss(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: str, layers: Sequence[str | int], weights: str = "imagenet"
+        self,
+        backbone: str,
+        layers: Sequence[str | int],
+        weights: str = "imagenet",
+        library: Library | None = None,
     ) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"backbone={backbone}: allowed are {', '.join(BACKBONES)}")
-        kind = BACKBONES[backbone]
+        kind = find_backbone(backbone, library)
         self.net = kind.build()
-        load_pretrained(self.net, backbone, weights)
+        if kind.load is not None:
+            kind.load(self.net, weights)
+        else:
+            load_pretrained(self.net, backbone, weights)
         modules = dict(self.net.named_modules())
         self.layers = [str(name) for name in layers]
         unknown = [name for name in self.layers if not name or name not in modules]

@@ -61,6 +61,7 @@ def test_commands_have_no_mistakes(
             *("mistakes in the configuration", "no GPU", "trains them", "by srun"),
             "Address already in use",  # somebody serves here
             *("_target_=mynet.Net: cannot be imported", "no module named mynet"),
+            "_target_=mypackage.edges.edges: cannot be imported",
         ]
         assert all(any(word in text for word in allowed) for text in rest), rest
 
@@ -70,6 +71,7 @@ def test_recipes_are_shown_as_they_are() -> None:
     assert len(files) == 5
     blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", EXTENDING, flags=re.DOTALL)
     assert sorted(blocks) == sorted(path.read_text() for path in files)
+    assert (RECIPES / "mypackage/edges.py").read_text() in README
     for path in files:
         assert f"`{path.relative_to(RECIPES)}`" in EXTENDING
         assert len([line for line in path.read_text().splitlines() if line]) <= 15

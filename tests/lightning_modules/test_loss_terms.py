@@ -1,10 +1,15 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+import timm
 import torch
 from scipy.ndimage import gaussian_filter
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from lightning_modules.loss_terms import ColorLoss, FeatureLoss, charbonnier_loss, ms_ssim_loss
+from networks.backbones import IMAGENET_MEAN, IMAGENET_STD
 from networks.pretrained import find_packaged_weights
 from tests.conftest import SAMPLE_SCORER
 
@@ -64,6 +69,22 @@ def test_features_are_compared_relative_to_those_of_hr() -> None:
     loss(sr, hr).backward()
     assert sr.grad is not None
     assert sr.grad.any()
+
+
+def test_features_of_timm(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net: Any = timm.create_model("convnext_atto", num_classes=0).eval()
+    torch.save(net.state_dict(), tmp_path / "atto.pth")
+    loss = FeatureLoss("convnext_atto", ["stages.1"], str(tmp_path / "atto.pth"), "timm").eval()
+    sr, hr = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64) ** 2
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        x, y = (
+            net.stages[1](net.stages[0](net.stem((image - mean) / std))).flatten(1)
+            for image in (sr, hr)
+        )
+    expected = ((x - y).square().sum(dim=1) / y.square().sum(dim=1)).mean().item()
+    assert loss(sr, hr).item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

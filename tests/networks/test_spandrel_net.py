@@ -4,6 +4,7 @@ import inspect
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,9 @@ CPU = torch.device("cpu")
 SCALE_WORDS = {"scale", "upscale", "up_scale", "upscaling_factor", "upscale_factor"}
 SPAN_OPTIONS = {"feature_channels": 8}
 SWINIR_OPTIONS = {"embed_dim": 8, "depths": [2], "num_heads": [2]}
-SMALL = {  # options of a network that is built and computed in a fraction of a second
+SMALL: dict[
+    str, dict[str, Any]
+] = {  # options of a network that is built and computed in a fraction of a second
     "SPAN": SPAN_OPTIONS,
     "SwinIR": SWINIR_OPTIONS,
     "Compact": {"num_feat": 8, "num_conv": 2},
@@ -140,7 +143,11 @@ def test_community_checkpoints(tmp_path: Path, wrapper: str | None, prefix: str)
     theirs = community_span()
     state = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}
     other = {"params": SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8).state_dict()}
-    content = {**(other if wrapper == "params_ema" else {}), wrapper: state, "iter": 5}
+    content: dict[Any, Any] = {
+        **(other if wrapper == "params_ema" else {}),
+        wrapper: state,
+        "iter": 5,
+    }
     torch.save(content if wrapper else state, tmp_path / "4x.pth")
     net, record = load_network(tmp_path / "4x.pth", "enhancer")
     lr = torch.rand(1, 3, 9, 11)
