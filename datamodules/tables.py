@@ -6,13 +6,15 @@ Each table keeps its own split, scale and store; `build_tables` makes one data m
 import contextlib
 import difflib
 import hashlib
-import math
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from datamodules.listing import join_some
 from datamodules.published import PublishedRatings
@@ -20,16 +22,32 @@ from datamodules.rated import RatedDataModule, RatedFolder, StoredRatings
 from datamodules.ratings_dataset import JointRatings
 from system.files import file_sha256
 
-# Keys of an entry that every kind of table has.
-COMMON = (
-    *("name", "weight", "images", "val_list", "train_list", "test_list"),
-    *("val_share", "split_seed", "max_missing", "store"),
-)
-# Those of each kind, by the key that tells it; the first two are required.
-KEYS = {
-    "ratings": ("ratings", "images", "scale"),
-    "published": ("published", "root", "split", "val_part"),
-}
+
+@with_config(ConfigDict(strict=True))
+class Entry(TypedDict, total=False):
+    """What an entry of `data.tables` may hold; see `RatedTables`."""
+
+    ratings: str
+    scale: list[float] | None
+    published: str
+    root: str
+    split: Literal["official", "random", "lists"] | None
+    val_part: Literal["validation", "test"] | None
+    images: str | list[str] | None
+    name: str | None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    val_list: str | None
+    train_list: str | None
+    test_list: str | None
+    val_share: float
+    split_seed: int
+    max_missing: int
+    store: str | None
+
+
+# Keys of one kind of table alone, by the key that tells it.
+OWN = {"ratings": {"ratings", "scale"}, "published": {"published", "root", "split", "val_part"}}
+NEEDED = {"ratings": ("ratings", "images"), "published": ("published", "root")}
 
 
 class RatedTables(RatedDataModule):
@@ -149,31 +167,31 @@ def build_tables(tables: Sequence[Mapping[str, Any]], **common: Any) -> dict[str
 
 
 def check_entry(where: str, entry: object) -> str:
-    """Check the keys of an entry and its weight; return the key that tells its kind.
+    """Check the keys of an entry and the types of their values; return the key that tells its kind.
 
     Raises:
         ValueError: naming the key.
     """
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where}={entry}: must be {{ratings: FILE, images: FOLDER, ...}}")
-    kind = "published" if entry.get("published") is not None else "ratings"
-    allowed = list(dict.fromkeys([*KEYS[kind], *COMMON]))
+    kind, other = "ratings", "published"
+    if entry.get("published") is not None:
+        kind, other = other, kind
+    allowed = [key for key in Entry.__annotations__ if key not in OWN[other]]
     for key in entry:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(allowed)}"
             raise ValueError(f"{where}.{key}: no such key of a table{hint}")
-    for key in KEYS[kind][:2]:
+    for key in NEEDED[kind]:
         if entry.get(key) is None:
             raise ValueError(f"{where}.{key}: is required")
-    texts = {"name": str | None} | dict.fromkeys(("ratings", "published", "root"), str)
-    for key, kinds in {"weight": int | float, **texts}.items():
-        if key in entry and (not isinstance(entry[key], kinds) or isinstance(entry[key], bool)):
-            what = "a number" if key == "weight" else "text"
-            raise ValueError(f"{where}.{key}={entry[key]}: must be {what}")
-    weight = entry.get("weight", 1)
-    if not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"{where}.weight={weight}: must be more than 0")
+    try:
+        TypeAdapter(Entry).validate_python(dict(entry))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key, message = first["loc"][0], first["msg"].removeprefix("Input ")
+        raise ValueError(f"{where}.{key}={entry[key]}: {message}") from error
     return kind
 
 
