@@ -61,7 +61,6 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     """Measure, write result.json, per_image.csv and pictures, and print a table."""
     from hydra.utils import instantiate
 
-    from lightning_modules.checkpoint import load_network
     from lightning_modules.image_metrics import ImageMetrics
     from runs.evaluation import evaluate_enhancers, evaluate_scorer
     from runs.matrix import check_scales, evaluate_matrix
@@ -69,15 +68,12 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     from runs.raters import class_names, load_raters, rater_files
 
     paths = checkpoints(cfg)
-    loaded = [load_network(path, trusted=cfg.trusted, scale=cfg.scale) for path in paths]
-    if len({record.kind for _, record in loaded}) > 1:
-        raise ValueError("checkpoint: measure enhancers and scorers separately")
+    loaded = load_all(cfg, paths)
     records = [record for _, record in loaded]
+    kind = records[0].kind
     cfg = changed(cfg, {"data": own_data(cfg, invocation.overrides, records, paths)})
-    for path, (_, record) in zip(paths, loaded, strict=True):
-        for problem in require_kind(cfg, "pairs" if record.kind == "enhancer" else "rated"):
-            raise ValueError(f"{path} is a checkpoint of kind {record.kind}; {problem}")
-    kind = loaded[0][1].kind
+    for problem in require_kind(cfg, "pairs" if kind == "enhancer" else "rated"):
+        raise ValueError(f"{paths[0]} is a checkpoint of kind {kind}; {problem}")
     key = "checkpoint" if isinstance(cfg.checkpoint, str) else "checkpoint.{}"
     files = {key.format(k): path for k, path in enumerate(paths)}
     if kind == "enhancer":
@@ -119,6 +115,20 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     classes = class_names(loaded, raters)
     split = "val" if kind == "enhancer" else None
     return run_measurement(cfg, invocation, files, split, work, classes)
+
+
+def load_all(cfg: DictConfig, paths: list[str]) -> "list[tuple[nn.Module, Record]]":
+    """Load the checkpoints.
+
+    Raises:
+        ValueError: if one cannot be read, or not all are of one kind.
+    """
+    from lightning_modules.checkpoint import load_network
+
+    loaded = [load_network(path, trusted=cfg.trusted, scale=cfg.scale) for path in paths]
+    if len({record.kind for _, record in loaded}) > 1:
+        raise ValueError("checkpoint: measure enhancers and scorers separately")
+    return loaded
 
 
 def scorer_rows(

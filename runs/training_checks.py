@@ -201,7 +201,9 @@ def term_problems(cfg: DictConfig) -> Iterator[str]:
     """
     if trains_scorer(cfg):
         return
-    side = cfg.data.get("patch_size", 48) * max(cfg.net.get("scales", [cfg.scale]))
+    side = cfg.data.get("patch_size", 48) * max(cfg.net.get("scales", [cfg.scale or 0]))
+    if side < 1:
+        return  # reported elsewhere
     for name, settings in plain(cfg.loss).items():
         target = settings.get("_target_", ".AestheticLoss") if isinstance(settings, dict) else ""
         if not target or target.endswith(".AestheticLoss"):
