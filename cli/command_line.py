@@ -350,6 +350,12 @@ def run(arguments: list[str], stop: InterruptHandler, script: Path) -> int:
     gc.enable()  # run.py turned it off
     # Ranks that Lightning starts repeat sys.argv; `train` is what runs without a command.
     sys.argv = [str(script), *call.flags, *call.overrides]
-    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=call.command)
-    main(job(call.command, stop))()
+    if call.is_plain:
+        multirun = bool(set(call.flags) & SWEEP_FLAGS)
+        composing.run_composed(
+            call.command, call.overrides, job(call.command, stop), call.folder, multirun=multirun
+        )
+    else:
+        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=call.command)
+        main(job(call.command, stop))()
     return 0

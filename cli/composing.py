@@ -1,24 +1,23 @@
 """Compose configurations from conf/ and a folder of the user's, without running Hydra."""
 
 import contextlib
-import copy
-import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import _run_app
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
+from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from cli.config_loader import loader_of
 from cli.leftovers import drop_leftovers
 from cli.mistakes import raise_all
 from cli.yaml_files import folder_problems
@@ -86,16 +85,28 @@ def loaded(folder: str | None = None) -> Iterator[ConfigLoader]:
     Raises:
         ValueError: if that is not a folder, or its files are damaged or too large.
     """
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        if folder is not None:
-            place = expanded(folder).absolute()
-            raise_all(list(folder_problems(place, f"--config-dir={folder}")))
-            path = create_config_search_path(str(CONF))
-            schema = SearchPathQuery(provider="schema")
-            path.prepend(provider="command-line", path=f"file://{place}", anchor=schema)
-            GlobalHydra.instance().clear()
-            Hydra.create_main_hydra2("check", path)
-        yield GlobalHydra.instance().config_loader()
+    place = None if folder is None else expanded(folder).absolute()
+    if place is not None:
+        raise_all(list(folder_problems(place, f"--config-dir={folder}")))
+    version.setbase("1.3")
+    loader = loader_of(place)
+    current = GlobalHydra.instance()
+    before, current.hydra = current.hydra, Hydra("run", loader)
+    try:
+        yield loader
+    finally:
+        current.hydra = before
+
+
+def run_composed(
+    command: str, words: list[str], task: TaskFunction, folder: str | None, *, multirun: bool
+) -> None:
+    """Run a command as `hydra.main` does, with what was read for its checks."""
+    with loaded(folder):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        mode = hydra.get_mode(command, words)
+        _run_app(not multirun, multirun, mode, hydra, command, task, list(words))
 
 
 def composed(command: str, words: list[str], *, with_hydra: bool = False) -> DictConfig:
@@ -104,13 +115,8 @@ def composed(command: str, words: list[str], *, with_hydra: bool = False) -> Dic
     Raises:
         ValueError: in one line, if that fails.
     """
-    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
-    fixed = all(place.provider != "command-line" for place in places)
     try:
-        if fixed and not any("hydra.searchpath" in word for word in words):
-            cfg = copy.deepcopy(shipped(command, tuple(words)))
-        else:
-            cfg = compose(command, words, return_hydra_config=True)
+        cfg = compose(command, words, return_hydra_config=True)
         if not with_hydra:
             with open_dict(cfg):
                 del cfg["hydra"]
@@ -118,12 +124,6 @@ def composed(command: str, words: list[str], *, with_hydra: bool = False) -> Dic
     except INVALID as error:
         raise ValueError(first_line(error)) from error
     return cfg
-
-
-@functools.lru_cache(maxsize=64)
-def shipped(command: str, words: tuple[str, ...]) -> DictConfig:
-    """Compose a configuration from conf/ alone, once: it takes 0.1 s, and checks ask repeatedly."""
-    return compose(command, list(words), return_hydra_config=True)
 
 
 def first_line(error: BaseException) -> str:

@@ -100,6 +100,7 @@ def check_node(path: str, node: object, typed: Collection[str] = ()) -> Iterator
         special |= TERM.keys() | {"sr_BCHW", "hr_BCHW"}
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) or not parameters
     names = [name for name in parameters if name != "self"]
+    values: dict[str, object] = {}
     for key in every:
         if key in special:
             continue
@@ -111,7 +112,8 @@ def check_node(path: str, node: object, typed: Collection[str] = ()) -> Iterator
                 yield f"{prefix}{key}: {target.__name__} has no such argument{hint}"
         elif key in keys and not (isinstance(node[key], DictConfig) and "_target_" in node[key]):
             # Hydra builds an object from others, whose own type does not count.
-            yield from check_type(f"{prefix}{key}", plain(node)[key], parameters[key].annotation)
+            values = values or plain(node)
+            yield from check_type(f"{prefix}{key}", values[key], parameters[key].annotation)
 
 
 def check_term(path: str, node: DictConfig) -> Iterator[str]:
