@@ -1,6 +1,7 @@
 """Shared by all tests: small settings, a scorer without training, and the command line."""
 
 import copy
+import functools
 import logging
 import os
 import shutil
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import lightning as L
+import omegaconf
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, grammar_parser
 
 import run as entry
 from lightning_modules.checkpoint import save_safetensors
@@ -73,7 +75,7 @@ Cli = Callable[..., Finished]
 
 @pytest.fixture(scope="session", autouse=True)
 def _configuration_files() -> Iterator[None]:
-    """Parse a configuration file once: Hydra reads 25 of them for every composition."""
+    """Parse a configuration file and an interpolation once: Hydra does so for every composition."""
     read = OmegaConf.load
     known: dict[tuple[str, int, int], Any] = {}
 
@@ -88,6 +90,8 @@ def _configuration_files() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", load)
+        for module in (omegaconf.base, omegaconf._utils):
+            patch.setattr(module, "parse", functools.lru_cache(maxsize=None)(grammar_parser.parse))
         yield
 
 
