@@ -67,7 +67,7 @@ def test_a_training_reports_the_interruption_once(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_has_not_begun_yet(folder: Path, number: signal.Signals) -> None:
     """While modules are imported and settings are checked."""
-    process = launch(folder, *TINY, "gamma=0")
+    process = launch(folder, *TINY, "gamma=0", cold=True)
     status = Path(f"/proc/{process.pid}/status")
     while True:
         mask = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
