@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 import lightning as L
@@ -28,6 +29,7 @@ from lightning_modules.checkpoint import save_safetensors
 from lightning_modules.record import Record
 from networks.edsr import EDSR
 from networks.nima import NIMA
+from sweeps.pool import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 # Photos that the repository does not hold; tests that need them are skipped without PHOTO_DATA.
@@ -52,7 +54,7 @@ TINY = [
     "callbacks.photo_table=null",
     "epochs=2",
 ]
-TINY_NIMA = [
+NIMA_WITH_PICTURES = [
     "experiment=sample_nima",
     "data.num_train=8",
     "data.num_val=4",
@@ -61,8 +63,12 @@ TINY_NIMA = [
     "scorer.crop=64",
     "trainer.log_every_n_steps=1",
     "callbacks.progress=null",
+    "callbacks.pictures.num_photos=2",
     "epochs=2",
 ]
+# Matplotlib takes longer over the pictures than the training.
+TINY_NIMA = [word for word in NIMA_WITH_PICTURES if "pictures" not in word]
+TINY_NIMA.append("callbacks.pictures=null")
 
 
 class Finished(NamedTuple):
@@ -147,7 +153,12 @@ def quiet_trainer(**options: Any) -> L.Trainer:  # noqa: ANN401
     )
 
 
-def launch(folder: Path, *arguments: str, cold: bool = False) -> subprocess.Popen[str]:
+def launch(
+    folder: Path,
+    *arguments: str,
+    cold: bool = False,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen[str]:
     """Starts a command line in a process of its own.
 
     Args:
@@ -155,6 +166,7 @@ def launch(folder: Path, *arguments: str, cold: bool = False) -> subprocess.Pope
         arguments: of the command line.
         cold: whether it is a new interpreter, rather than the fork of one that has imported
             PyTorch and Lightning, for which others take 4 s.
+        environment: variables to be added.
     """
     kind = subprocess.Popen if cold or sys.platform != "linux" else Forked
     return kind(
@@ -163,9 +175,36 @@ def launch(folder: Path, *arguments: str, cold: bool = False) -> subprocess.Pope
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | dict(environment),
         preexec_fn=heed_signals,
     )
+
+
+def run_two_ranks(folder: Path, *arguments: str) -> None:
+    """Runs a training as two ranks, with the variables by which torchrun tells them.
+
+    Without them, Lightning starts the second rank, as a new interpreter: the tests of sweeps and
+    a few of trainings have it so.
+    """
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "TORCHELASTIC_RUN_ID": "tests",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+    }
+    ranks = [
+        launch(
+            folder,
+            *arguments,
+            "trainer=ddp_cpu",
+            environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)
 
 
 class Forked(subprocess.Popen[str]):

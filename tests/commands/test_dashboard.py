@@ -21,7 +21,7 @@ from wandb.wandb_agent import Agent
 
 from cli import checks as config
 from system.places import CONF
-from tests.conftest import ROOT, TINY, TINY_NIMA, Cli, Finished
+from tests.conftest import NIMA_WITH_PICTURES, ROOT, TINY, Cli, Finished
 from tests.wandb_file import WandbRun, read_wandb
 
 OFFLINE = ["logger=[csv,wandb]", "logger.wandb.offline=true"]
@@ -94,7 +94,7 @@ def test_every_name_in_it_is_one_that_a_run_has(
     edsr = [*scored, "model.grad_ratio_every=1", "gamma=0.4"]
     assert cli(*tiny, *edsr).code == 0
     assert cli(*tiny, "net=mdsr", "loss=[l1]", "gamma=0").code == 0
-    assert cli(*TINY_NIMA, *OFFLINE).code == 0
+    assert cli(*NIMA_WITH_PICTURES, *OFFLINE).code == 0
     wandb.teardown()  # its service may still hold the end of the last file
     found = {name for path in Path().rglob("*.wandb") for name in offered(read_wandb(path))}
     assert asked <= found, asked - found

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from networks.tensor_files import load_plain
 from tests.commands.test_train import assert_same_curve, assert_same_weights, rows, run_at
-from tests.conftest import SAMPLE_SCORER, TINY, TINY_NIMA, Cli, kill_when, launch
+from tests.conftest import SAMPLE_SCORER, TINY, TINY_NIMA, Cli, kill_when, launch, run_two_ranks
 
 WORDS = [*(word for word in TINY if not word.startswith("data.limit")), "gamma=0", "data=photos"]
 PHOTOS = [*WORDS, "data.train_hr=train", "data.val_hr=val"]
@@ -69,10 +69,7 @@ def test_two_ranks_train_like_one(cli: Cli, folder: Path) -> None:
     fifty = [*PHOTOS, "epochs=1", "data.num_steps=50", "optim=adam"]
     single = train(cli, "one", *fifty)
     # The second store is packed by two ranks at once.
-    words = [*fifty, "trainer=ddp_cpu", "paths.output_dir=two", "data.store=store2"]
-    double = launch(folder, *words)
-    output, _ = double.communicate(timeout=300)
-    assert double.returncode == 0, output
+    run_two_ranks(folder, *fifty, "paths.output_dir=two", "data.store=store2")
     assert_same_curve(single, run_at("two", "photos"))
 
 

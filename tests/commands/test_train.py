@@ -23,7 +23,16 @@ from runs.identity import Identity
 from sweeps.pool import free_port
 from system.json_files import write_json
 from system.locks import locked
-from tests.conftest import ROOT, SAMPLE_SCORER, TINY, TINY_NIMA, Finished, kill_when, launch
+from tests.conftest import (
+    ROOT,
+    SAMPLE_SCORER,
+    TINY,
+    TINY_NIMA,
+    Finished,
+    kill_when,
+    launch,
+    run_two_ranks,
+)
 
 Cli = Callable[..., Finished]
 
@@ -62,9 +71,7 @@ def train(cli: Cli, output: str, *words: str) -> Path:
 
 
 def on_two_ranks(folder: Path, *words: str, output: str = "two") -> Path:
-    process = launch(folder, *TINY, *words, "trainer=ddp_cpu", f"paths.output_dir={output}")
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
+    run_two_ranks(folder, *TINY, *words, f"paths.output_dir={output}")
     return run_at(output)
 
 
@@ -452,7 +459,10 @@ def test_mdsr_does_not_read_scale(cli: Cli) -> None:
 
 @pytest.mark.ddp
 def test_mdsr_trains_on_two_ranks_like_on_one(cli: Cli, folder: Path) -> None:
-    assert_same_curve(train(cli, "one", *MULTI), on_two_ranks(folder, *MULTI))
+    process = launch(folder, *TINY, *MULTI, "trainer=ddp_cpu", "paths.output_dir=two")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    assert_same_curve(train(cli, "one", *MULTI), run_at("two"))
 
 
 @pytest.mark.slow

@@ -19,7 +19,16 @@ from lightning_modules.nima import NIMAModule
 from lightning_modules.schedules import Constant, Cosine, WarmUp
 from networks.nima import NIMA, mean_score
 from networks.tensor_files import load_plain
-from tests.conftest import SAMPLE_SCORER, TINY_NIMA, Cli, kill_when, launch, quiet_trainer
+from tests.conftest import (
+    NIMA_WITH_PICTURES,
+    SAMPLE_SCORER,
+    TINY_NIMA,
+    Cli,
+    kill_when,
+    launch,
+    quiet_trainer,
+    run_two_ranks,
+)
 
 
 def scorer(backbone: str = "mnasnet_0_5", **arguments: Any) -> NIMA:  # noqa: ANN401
@@ -218,15 +227,14 @@ def test_averaged_weights_are_validated_and_saved_and_a_resume_goes_on(
 def test_two_ranks_train_and_measure_like_one(cli: Cli, folder: Path) -> None:
     """With frozen batch norms and no dropout; the metrics are of all photos, each once."""
     words = [
-        *(*TINY_NIMA, "data.num_val=5", "model.freeze_batch_norms=true", "scorer.dropout=0"),
+        *(*NIMA_WITH_PICTURES, "data.num_val=5"),
+        *("model.freeze_batch_norms=true", "scorer.dropout=0"),
         *("callbacks.pictures.every=1", "optim=adam", "model.gradient_penalty=0.01"),
         *(f"init_from={SAMPLE_SCORER}", "callbacks=nima_ema"),
     ]
     done = cli(*words, "name=one")
     assert done.code == 0, done.err
-    double = launch(folder, *words, "trainer=ddp_cpu", "name=two")
-    output, _ = double.communicate(timeout=300)
-    assert double.returncode == 0, output
+    run_two_ranks(folder, *words, "name=two")
     one, two = (
         json.loads((folder / f"outputs/sample_nima/{name}/result.json").read_text())
         for name in ("one", "two")

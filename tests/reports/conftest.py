@@ -15,7 +15,7 @@ from PIL import Image
 
 import run as entry
 from system.files import text_sha256
-from tests.conftest import SAMPLE_SCORER, TINY, TINY_NIMA
+from tests.conftest import NIMA_WITH_PICTURES, SAMPLE_SCORER, TINY
 
 MakeRun = Callable[..., Path]
 
@@ -27,7 +27,7 @@ ENHANCER = [
 TRAININGS = {
     "edsr": [*ENHANCER, "net=edsr", f"judge.checkpoint={SAMPLE_SCORER}"],
     "mdsr": [*ENHANCER, "net=mdsr"],
-    "nima": TINY_NIMA,
+    "nima": NIMA_WITH_PICTURES,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from lightning_modules.callbacks import Checkpoints
 from networks.tensor_files import load_plain
 from tests.commands.test_train import rows, run_at
-from tests.conftest import TINY, TINY_NIMA, Cli
+from tests.conftest import NIMA_WITH_PICTURES, TINY, Cli
 
 # PSNR rises here, so that by `min` the first epoch stays the best one: a metric that falls.
 FALLING = ["callbacks.checkpoint.mode=min"]
@@ -104,14 +104,14 @@ SERIES = [("last", 1, "after"), ("last", 3, "before"), ("last", 3, "after")]
         (TINY, [*FALLING, "model.grad_ratio_every=3"]),
         (TINY, ["gamma=0", "callbacks=enhancement_ema", "optim=adam_cosine", *EVERY_OTHER]),
         (TINY, ["data.num_steps=3", "+trainer.val_check_interval=2", "model.grad_ratio_every=2"]),
-        (TINY_NIMA, ["callbacks.pictures.every=2", *EVERY_OTHER]),
+        (NIMA_WITH_PICTURES, ["callbacks.pictures.every=2", *EVERY_OTHER]),
     ],
     ids=["falling", "ema", "within_epochs", "scorer"],
 )
 def test_a_run_that_is_killed_three_times_ends_like_an_uninterrupted_one(
     cli: Cli, kill: Kill, base: list[str], words: list[str]
 ) -> None:
-    experiment = "sample_nima" if base is TINY_NIMA else "sample_edsr"
+    experiment = "sample_nima" if base is NIMA_WITH_PICTURES else "sample_edsr"
     words = [*base, "epochs=5", *words]
     done = cli(*words, "paths.output_dir=straight")
     assert done.code == 0, done.err

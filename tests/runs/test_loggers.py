@@ -12,7 +12,7 @@ import wandb
 from images.pixels import to_unit
 from images.reading import read_image
 from lightning_modules.image_metrics import image_metrics
-from tests.conftest import TINY, TINY_NIMA, Cli, launch
+from tests.conftest import NIMA_WITH_PICTURES, TINY, Cli, launch
 from tests.wandb_file import WandbRun, read_wandb
 
 PICTURES = [
@@ -115,7 +115,7 @@ def test_an_extended_run_goes_on_in_the_same_wandb_run(cli: Cli, folder: Path) -
 
 @pytest.mark.slow
 def test_a_scorer_in_wandb(cli: Cli, folder: Path) -> None:
-    done = cli(*TINY_NIMA, *OFFLINE, "logger.wandb.tags=[mine]")
+    done = cli(*NIMA_WITH_PICTURES, *OFFLINE, "logger.wandb.tags=[mine]")
     assert done.code == 0, done.err
     (run,) = runs(folder)
     assert run.run.run_group == "sample_nima"
