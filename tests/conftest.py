@@ -79,6 +79,9 @@ class Finished(NamedTuple):
     err: str
 
 
+# Otherwise torch.compile starts processes that import PyTorch, too.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 Cli = Callable[..., Finished]
 
 
@@ -151,6 +154,15 @@ def quiet_trainer(**options: Any) -> L.Trainer:  # noqa: ANN401
         use_distributed_sampler=False,
         **options,
     )
+
+
+def shallow(scorer: NIMA, num_layers: int) -> NIMA:
+    """The first layers of a scorer, for what takes too long with all of them."""
+    scorer.features = scorer.features[:num_layers]
+    num_features = scorer.eval().pooled_features(torch.zeros(1, 3, 64, 64)).shape[1]
+    torch.manual_seed(0)
+    scorer.head = torch.nn.Linear(num_features, scorer.num_buckets)
+    return scorer
 
 
 def launch(
