@@ -54,6 +54,11 @@ TINY = [
     "callbacks.photo_table=null",
     "epochs=2",
 ]
+WITH_PICTURES = [
+    word
+    for word in TINY
+    if word not in ("callbacks.before_after=null", "callbacks.photo_table=null")
+]
 NIMA_WITH_PICTURES = [
     "experiment=sample_nima",
     "data.num_train=8",
@@ -79,10 +84,17 @@ class Finished(NamedTuple):
     err: str
 
 
+LONG_FIRST = ("sweeps", "runs", "commands")
 # Otherwise torch.compile starts processes that import PyTorch, too.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 Cli = Callable[..., Finished]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that no worker is alone with it in the end."""
+    order = {ROOT / "tests" / name: place for place, name in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.parent, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -192,31 +204,35 @@ def launch(
     )
 
 
-def run_two_ranks(folder: Path, *arguments: str) -> None:
+def two_ranks(folder: Path, *arguments: str, num_nodes: int = 1) -> list[Finished]:
     """Runs a training as two ranks, with the variables by which torchrun tells them.
 
     Without them, Lightning starts the second rank, as a new interpreter: the tests of sweeps and
     a few of trainings have it so.
     """
-    common = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "TORCHELASTIC_RUN_ID": "tests",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-    }
-    ranks = [
-        launch(
-            folder,
-            *arguments,
-            "trainer=ddp_cpu",
-            environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
+    port = str(free_port())
+    ranks = []
+    for rank in range(2):
+        node, local = divmod(rank, 2 // num_nodes)
+        variables = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "TORCHELASTIC_RUN_ID": "tests",
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": str(2 // num_nodes),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(local),
+            "GROUP_RANK": str(node),
+        }
+        ranks.append(launch(folder, *arguments, "trainer=ddp_cpu", environment=variables))
     outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)
+    return [Finished(r.returncode, text, "") for r, text in zip(ranks, outputs, strict=True)]
+
+
+def run_two_ranks(folder: Path, *arguments: str) -> None:
+    """Runs a training as two ranks to its end."""
+    done = two_ranks(folder, *arguments)
+    assert [rank.code for rank in done] == [0, 0], done
 
 
 class Forked(subprocess.Popen[str]):
@@ -232,17 +248,23 @@ class Forked(subprocess.Popen[str]):
             "environment": environment,
         }
         control = preloaded()
+        adopt_orphans(True)  # of which the command is one: it becomes a child of this process
         socket.send_fds(control, [json.dumps(order).encode()], [pipes[3]])
         self.pid = int(control.recv(20))
+        adopt_orphans(False)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def adopt_orphans(wanted: bool) -> None:
+    """Sets whether orphans among the descendants of this process become its children."""
+    child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
+    assert ctypes.CDLL(None).prctl(child_subreaper, int(wanted), 0, 0, 0) == 0
 
 
 @functools.cache
 def preloaded() -> socket.socket:
     """Starts `preloaded_run`, and returns the socket to it."""
-    adopt_orphans = 36  # PR_SET_CHILD_SUBREAPER
-    assert ctypes.CDLL(None).prctl(adopt_orphans, 1, 0, 0, 0) == 0
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     script = ROOT / "tests" / "preloaded_run.py"
     subprocess.Popen(

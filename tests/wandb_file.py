@@ -88,3 +88,8 @@ def update(into: dict[str, Any], items: Any) -> None:  # noqa: ANN401
     for item in items:
         name = item.key or ".".join(item.nested_key)
         into[name] = json.loads(item.value_json)
+
+
+def columns(history: list[dict[str, Any]]) -> set[str]:
+    """The names in a history."""
+    return {key for row in history for key in row}

@@ -32,6 +32,7 @@ from tests.conftest import (
     kill_when,
     launch,
     run_two_ranks,
+    two_ranks,
 )
 
 Cli = Callable[..., Finished]
@@ -544,8 +545,9 @@ def test_edsr_of_another_scale_starts_from_x2(cli: Cli, scale: int) -> None:
 @pytest.mark.ddp
 def test_two_nodes_by_torchrun_train_like_one(cli: Cli, folder: Path) -> None:
     """Two machines of one rank each, as torchrun starts them; the folder is looked at by one."""
-    single = train(cli, "one", *FIFTY)
-    words = [*TINY, *FIFTY, "trainer=ddp_cpu", "trainer.devices=1", "trainer.num_nodes=2"]
+    ten = ["epochs=1", "data.num_steps=10", "optim=adam"]
+    single = train(cli, "one", *ten)
+    words = [*TINY, *ten, "trainer=ddp_cpu", "trainer.devices=1", "trainer.num_nodes=2"]
 
     def on_two_nodes(*more: str) -> list[subprocess.CompletedProcess[str]]:
         port = free_port()
@@ -576,9 +578,9 @@ def test_two_nodes_by_torchrun_train_like_one(cli: Cli, folder: Path) -> None:
     assert_same_curve(single, run)
     assert "training in " in first[0].stdout
     assert "training in " not in first[1].stdout
-    again = on_two_nodes()
-    assert [node.returncode for node in again] == [0, 0]
-    assert "already finished" in again[0].stdout
+    again = two_ranks(folder, *words, num_nodes=2)
+    assert [node.code for node in again] == [0, 0]
+    assert "already finished" in again[0].out
     refused = on_two_nodes("optim.optimizer.lr=2e-3", f"name={run.name}")
     assert "holds a run with" in refused[0].stdout
     assert "optim.optimizer.lr=0.0001 (now 0.002)" in refused[0].stdout

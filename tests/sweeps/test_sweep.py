@@ -22,21 +22,7 @@ from sweeps.table import summary
 from system.locks import locked
 from system.places import CONF
 from tests.conftest import ROOT, TINY, Cli, kill_when, launch
-from tests.sweeps.conftest import files_named, results, wait_for
-
-QUIET = ["callbacks.epoch_line=null", "callbacks.watch=null"]
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of processes that work in a folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cwd").resolve() == folder.resolve():
-                found.append((entry / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return [line for line in found if "run.py" in line]
+from tests.sweeps.conftest import QUIET, files_named, processes_of, results, wait_for
 
 
 def test_a_job_sees_its_own_devices_and_nothing_of_other_ranks() -> None:
@@ -247,35 +233,6 @@ def test_sweep_skips_what_is_finished_and_reports_what_failed(cli: Cli) -> None:
     assert "optim.optimizer.lr=1e+30: exit code 2: val/psnr of photo 1" in failed.out
     assert "2 jobs" in failed.out
     assert len(results()) == 4
-
-
-@pytest.mark.ddp
-def test_sweep_of_two_ranks_killed_and_finished_by_the_same_command(folder: Path, cli: Cli) -> None:
-    words = ["-m", *TINY, "gamma=0,0.1", "net=edsr,mdsr", "trainer=ddp_cpu", "data.limit=2"]
-    words += ["hydra.launcher.jobs=2", *QUIET]
-    process = launch(folder, *words)
-    first = Path("outputs/sweeps/sample_edsr")
-    kill_when(process, lambda: bool(list(first.glob("*/checkpoints/last.ckpt"))))
-    wait_for(lambda: not processes_of(folder), 10)  # no rank goes on without its sweep
-    before = len(results())
-    process = launch(folder, *words)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    found = results()
-    assert before < len(found) == 4
-    assert [r["world_size"] for r in found] == [2] * 4
-    gammas = sorted((r["config"]["gamma"], r["config"]["net"]["_target_"]) for r in found)
-    assert gammas == [
-        (gamma, f"networks.{net}") for gamma in (0, 0.1) for net in ("edsr.EDSR", "mdsr.MDSR")
-    ]
-    assert "to be continued: " in output
-    assert output.count("\ndone ") == 4 - before
-    done = cli("report", "runs=outputs/sweeps/sample_edsr")
-    assert done.code == 0, done.err
-    assert "4 runs of 1 sweep: 4 finished." in done.out
-    page = (first / "report" / "report.html").read_text()
-    assert all(f">{run.parent.name}<" in page for run in first.glob("*/result.json"))
-    assert (first / "report" / "figures" / "gamma.png").exists()
 
 
 @pytest.mark.slow
