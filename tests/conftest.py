@@ -170,7 +170,7 @@ def quiet_trainer(**options: Any) -> L.Trainer:  # noqa: ANN401
 
 def shallow(scorer: NIMA, num_layers: int) -> NIMA:
     """The first layers of a scorer, for what takes too long with all of them."""
-    scorer.features = scorer.features[:num_layers]
+    scorer.features = torch.nn.Sequential(*list(scorer.features.children())[:num_layers])
     num_features = scorer.eval().pooled_features(torch.zeros(1, 3, 64, 64)).shape[1]
     torch.manual_seed(0)
     scorer.head = torch.nn.Linear(num_features, scorer.num_buckets)
