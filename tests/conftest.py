@@ -236,15 +236,15 @@ def run_two_ranks(folder: Path, *arguments: str) -> None:
 
 
 class Forked(subprocess.Popen[str]):
-    """A command line whose process `preloaded_run` starts."""
+    """`python` with a script or a module, whose process `preloaded_run` starts."""
 
     def _execute_child(self, args: list[str], *options: Any) -> None:  # noqa: ANN401
         """Does what `subprocess` does by fork and exec."""
         folder, environment = options[4:6]
         pipes = options[9:15]
         order = {
-            "arguments": args[2:],
-            "folder": str(folder),
+            "arguments": args[1:],
+            "folder": str(folder or Path.cwd()),
             "environment": environment,
         }
         control = preloaded()

@@ -1,6 +1,6 @@
-"""Starts command lines from a process that has already imported what takes seconds to import.
+"""Starts scripts and modules from a process that has imported what takes seconds to import.
 
-Each runs `run.py` as `__main__` in a fork, with its own arguments, folder, environment and output.
+Each runs as `__main__` in a fork, with its own arguments, folder, environment and output.
 """
 
 import json
@@ -14,8 +14,6 @@ from pathlib import Path
 import hydra  # noqa: F401
 import lightning  # noqa: F401
 import torchvision.transforms.v2  # noqa: F401
-
-SCRIPT = Path(__file__).resolve().parent.parent / "run.py"
 
 
 def serve(control: socket.socket) -> None:
@@ -43,7 +41,7 @@ def serve(control: socket.socket) -> None:
 
 
 def become(arguments: list[str], folder: str, environment: dict[str, str], output: int) -> None:
-    """Runs a command line in this process."""
+    """Runs what follows `python` on a command line in this process."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -53,9 +51,14 @@ def become(arguments: list[str], folder: str, environment: dict[str, str], outpu
     os.environ.update(environment)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = [str(SCRIPT), *arguments]
-    sys.path[0] = str(SCRIPT.parent)
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    if arguments[0] == "-m":
+        sys.path[0] = folder
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(Path(arguments[0]).parent)
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 if __name__ == "__main__":

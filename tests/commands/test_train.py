@@ -29,6 +29,7 @@ from tests.conftest import (
     TINY,
     TINY_NIMA,
     Finished,
+    Forked,
     kill_when,
     launch,
     run_two_ranks,
@@ -557,7 +558,7 @@ def test_two_nodes_by_torchrun_train_like_one(cli: Cli, folder: Path) -> None:
             command += ["--nproc-per-node=1", f"--node-rank={rank}", "--master-addr=127.0.0.1"]
             command += [f"--master-port={port}", str(ROOT / "run.py"), *words, *more]
             environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-            node_process = subprocess.Popen(
+            node_process = Forked(
                 command,
                 env=environment,
                 text=True,
