@@ -245,11 +245,12 @@ class Forked(subprocess.Popen[str]):
         order = {
             "arguments": args[1:],
             "folder": str(folder or Path.cwd()),
-            "environment": environment,
+            "environment": dict(os.environ if environment is None else environment),
         }
         control = preloaded()
         adopt_orphans(True)  # of which the command is one: it becomes a child of this process
-        socket.send_fds(control, [json.dumps(order).encode()], [pipes[3]])
+        output = pipes[3] if pipes[3] >= 0 else 1  # of this process
+        socket.send_fds(control, [json.dumps(order).encode()], [output])
         self.pid = int(control.recv(20))
         adopt_orphans(False)
         self._child_created = True

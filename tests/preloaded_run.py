@@ -56,7 +56,7 @@ def become(arguments: list[str], folder: str, environment: dict[str, str], outpu
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
     else:
-        sys.path[0] = str(Path(arguments[0]).parent)
+        sys.path[0] = str(Path(arguments[0]).resolve().parent)
         sys.argv = arguments
         runpy.run_path(arguments[0], run_name="__main__")
 

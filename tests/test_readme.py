@@ -22,7 +22,7 @@ from PIL import Image
 
 from cli import checks as config
 from cli import command_line as command_line
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, Forked
 
 README = (ROOT / "README.md").read_text()
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "weights").glob("*.md"))]
@@ -120,8 +120,11 @@ def test_recipes_run_as_printed(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def run(line: str, *more: str) -> None:
         words = [sys.executable, str(ROOT / "run.py"), *shlex.split(line)[1:], *more]
-        done = subprocess.run(words, cwd=here, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        process = Forked(
+            words, cwd=here, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
 
     small = [word for word in TINY if not word.startswith(("net.", "epochs="))]
     run(train, *small, "epochs=1", "gamma=0.4", "seed=3", "optim.optimizer.lr=0.0", "name=mine")

@@ -23,7 +23,7 @@ from datamodules.packing import BadImages, Make, Order, Photo, pack
 from datamodules.store import PackedImages, Shard, Source, find_corrupt
 from images.pixels import to_array
 from images.reading import read_image
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Forked
 
 PER_SHARD = 4
 
@@ -313,6 +313,7 @@ def test_killed_packing_goes_on_where_it_was(tmp_path: Path, num_workers: int) -
     code = (
         "import sys\n"
         "from pathlib import Path\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from tests.datamodules.test_store import Slow, Source, packed\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[1])\n"
@@ -322,8 +323,7 @@ def test_killed_packing_goes_on_where_it_was(tmp_path: Path, num_workers: int) -
     )
     script = tmp_path / "packing.py"
     script.write_text(code)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
+    process = Forked([sys.executable, str(script), str(tmp_path)])
     store = tmp_path / "store"
     deadline = time.monotonic() + 120
     while len(times(store)) < 2 or not list(store.rglob(".part-*")):
