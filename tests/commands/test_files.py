@@ -404,7 +404,6 @@ def test_evaluate_needs_a_scale_in_common(
 ) -> None:
     for words, message in (
         ([f"checkpoint={mdsr}", "scale=4"], "is for x2, x3"),
-        ([f"checkpoint=[{scorer_file},{scorer_file}]", "data=sample_rated"], "one at a time"),
         ([f"checkpoint=[{enhancer},{scorer_file}]"], "measure enhancers and scorers separately"),
         (["checkpoint=[]"], "one or several files"),
     ):
