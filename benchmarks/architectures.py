@@ -3,10 +3,10 @@
     python benchmarks/architectures.py [NAME ...] [--short] [--output FILE.md]
 
 Each has the options that `net=spandrel net.arch=NAME` gives it, at x2, and learns one pair of a
-built-in photo: a batch of one LR patch of 24 pixels, L1, Adam. `loss` is that of the first and of
-the last step, in levels of 255. `step` is the median CPU time of a training step. `sees` is how
-many LR pixels on each side the gradient of an output pixel reaches, however small it is, in an
-image of 96 pixels (64 with windows of attention); with a `+` it reaches the border.
+built-in photo: a batch of one LR patch of 24 pixels, L1, Adam. `loss` is that of the first and the
+last step, in levels of 255. `step` is the median CPU time of a training step. `sees` is how many LR
+pixels on each side the gradient of an output pixel reaches, however small it is, in an image of 96
+pixels (64 with windows of attention); with a `+` it reaches the border.
 """
 
 import statistics
@@ -59,11 +59,11 @@ def train(name: str, steps: int) -> Trained:
 
 
 def sees(net: SpandrelNet) -> str:
-    """Measure the reach of the gradient of a pixel in the middle, in double precision."""
+    """Measure the reach of the gradient of a pixel in the middle."""
     side = SIDE if net.step == 1 else ATTENTION_SIDE
-    model, middle = net.module.double(), side // 2
+    model, middle = net.module, side // 2
     model.train(net.arch.endswith("PLKSR"))  # whose inference writes into its features
-    lr_BCHW = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+    lr_BCHW = torch.rand(1, 3, side, side, requires_grad=True)
     found = model(lr_BCHW.clone())
     pixel = found[..., net.scale * middle, net.scale * middle].sum()
     (gradient,) = torch.autograd.grad(pixel, lr_BCHW)
