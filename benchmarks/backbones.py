@@ -1,6 +1,6 @@
 """Measures what a scorer's backbone costs: parameters, time per photo, time per step of a loss.
 
-    python benchmarks/backbones.py [--short] [--output FILE.md]
+    python benchmarks/backbones.py [--short] [--timm NAME,NAME] [--output FILE.md]
 
 Random weights: they change no time. `photo` is the forward of one photo of 224 pixels, four at a
 time; `loss` the forward and the gradient to the pixels of 16 patches of 192 pixels, both as `score`
@@ -17,6 +17,7 @@ from report import Row, command_line, hand_over, heading, publish, spread
 
 from networks.backbones import BACKBONES
 from networks.nima import NIMA, inference_copy, mean_score
+from networks.views import Library
 from system.device import keep_memory
 
 ROUNDS = 5
@@ -60,11 +61,16 @@ def photo_and_loss(
 
 def main() -> None:
     """Measures and writes the table."""
-    options = command_line(__doc__).parse_args()
+    parser = command_line(__doc__)
+    parser.add_argument("--timm", default="", metavar="NAMES", help="instead: backbones of timm")
+    options = parser.parse_args()
     names, rounds = (SHORT, 3) if options.short else (tuple(BACKBONES), ROUNDS)
+    if options.timm:
+        names, rounds = tuple(options.timm.split(",")), 3
     keep_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    scorers = {name: NIMA(name) for name in names}
+    library: Library | None = "timm" if options.timm else None
+    scorers = {name: NIMA(name, library=library) for name in names}
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in scorers}
     for _ in range(rounds):
         for name, scorer in scorers.items():
@@ -80,6 +86,8 @@ def main() -> None:
         cells = " | ".join(spread(column, 1) for column in zip(*measured, strict=True))
         lines.append(f"| {name} | {number:,} | {cells} |")
     publish(lines, options.output)
+    if options.timm:
+        return
     ours, reference = (statistics.median(half for *_, half in times[name]) for name in SHORT)
     what = f"a loss of {PATCHES} patches by MnasNet 1.0, bf16 (reference: EfficientNet-Lite0), ms"
     hand_over([Row(what, ours, reference, before="56 / 82 = 0.68")], options.json)
