@@ -27,7 +27,7 @@ from system.places import ROOT, display_path
         (["name=007"], "007"),
         (["name=null", "gamma=1"], "gamma-1"),
         (["seed=1234567890123"], "seed-1234567890123"),
-        (["data.betas=[1,2]"], "data.betas--1,2-"),
+        (["data.betas=[1,2]"], "data.betas-1+2"),
         (["data/degradation=realistic"], "data.degradation-realistic"),
     ],
 )
