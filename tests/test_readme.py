@@ -68,7 +68,7 @@ def test_commands_have_no_mistakes(
 
 def test_recipes_are_shown_as_they_are() -> None:
     files = [path for path in sorted(RECIPES.rglob("*")) if path.suffix in (".py", ".yaml")]
-    assert len(files) == 5
+    assert len(files) == 6
     blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", EXTENDING, flags=re.DOTALL)
     assert sorted(blocks) == sorted(path.read_text() for path in files)
     assert (RECIPES / "mypackage/edges.py").read_text() in README
@@ -166,6 +166,9 @@ def test_recipes_run_as_printed(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     total = metrics["val/l1"] + 0.5 * metrics["val/edges"] + 0.4 * metrics["val/aesthetic"]
     assert metrics["val/loss"] == pytest.approx(total, rel=1e-5)
     assert not [name for name in {*rows[0], *metrics} if name.endswith("/l2")]
+    seen = np.rint(255 * sr.clip(0, 1))
+    cast = np.linalg.norm(seen.mean(axis=(1, 2)) - (255 * hr).mean(axis=(1, 2)))
+    assert metrics["val/cast"] == pytest.approx(cast, rel=1e-3)
 
     # Another photo, through the checkpoint.
     words = [f"checkpoint={checkpoint.relative_to(here)}", "trusted=[mypackage]"]
