@@ -6,12 +6,15 @@ architecture and the tag of its published weights, such as `convnext_tiny.in12k`
 selects how the input is normalised.
 """
 
+import contextlib
 import difflib
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import torch
 from torch import nn
@@ -183,7 +186,8 @@ def fetch(name: str, options: Mapping[str, object]) -> State:
     level = hub.level
     hub.setLevel(logging.ERROR)
     try:
-        model: nn.Module = installed().create_model(name, pretrained=True, **options)
+        with without_retries():
+            model: nn.Module = installed().create_model(name, pretrained=True, **options)
     except Exception as error:  # of the hub, the network, the file system
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
@@ -193,6 +197,22 @@ def fetch(name: str, options: Mapping[str, object]) -> State:
     finally:
         hub.setLevel(level)
     return model.state_dict()
+
+
+@contextlib.contextmanager
+def without_retries() -> Iterator[None]:
+    """Have the hub read its cache alone if it cannot be reached: it would try for a minute."""
+    from huggingface_hub import constants
+
+    before, host = constants.HF_HUB_OFFLINE, urlsplit(constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def converted(
