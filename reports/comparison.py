@@ -208,8 +208,8 @@ class Comparison:
             return Block(title, "No run has a readable metrics.csv.")
         note = (
             "Lines are means over seeds, more opaque for higher gammas; bands range from the "
-            "lowest to the highest seed. train/loss is the epoch mean of L2 in squared grey levels "
-            "plus gamma times the aesthetic term, so it is comparable only at the same gamma."
+            "lowest to the highest seed. train/loss is the epoch mean of the loss that "
+            "was minimised, so it is comparable only between runs with the same terms and weights."
         )
         if any(len(run.scales) > 1 for run in self.runs):
             note += " The loss of a network with several scales covers all of them."
