@@ -101,7 +101,8 @@ def test_a_preempted_job_goes_on_and_ends_the_same(folder: Path) -> None:
 
 def test_a_job_that_is_preempted_on_a_plateau_repeats_no_full_epoch(folder: Path) -> None:
     """The first epoch stays the best one; each attempt goes on after the last full epoch."""
-    words = ["epochs=8", "data.num_steps=20", "callbacks.checkpoint.mode=min"]
+    words = ["epochs=8", "data.num_steps=20", "callbacks.checkpoint.monitor=val/l2"]
+    words += ["callbacks.checkpoint.mode=max"]
     process = launch(folder, *SLURM, *words)
     for attempt in range(1, 4):
         wait_while_running(process, partial(printed, folder, r"^epoch \d+/8 ", 2 * attempt))
