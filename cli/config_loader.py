@@ -124,5 +124,5 @@ def stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
         for name in sorted(names):
             if name.endswith(".yaml"):
                 path = os.path.join(place, name)
-                about = os.stat(path)
+                about = os.lstat(path)  # editors leave links to nothing
                 yield path, about.st_mtime_ns, about.st_size

@@ -29,7 +29,7 @@ def check_scale(scale: Sequence[float], where: str) -> tuple[float, float]:
         ValueError: unless these are two finite numbers in ascending order.
     """
     numbers = [float(v) for v in scale if isinstance(v, int | float) and math.isfinite(v)]
-    if len(numbers) != 2 or len(scale) != 2 or not numbers[0] < numbers[1]:
+    if len(numbers) != 2 or len(scale) != 2 or not 0 < numbers[1] - numbers[0] < math.inf:
         shown = ",".join(map(str, scale))
         raise ValueError(f"{where}=[{shown}]: the lowest and the highest score, such as [0,100]")
     return numbers[0], numbers[1]

@@ -1,10 +1,11 @@
 """Published sets of rated photos, by their descriptions in `datamodules.published_sets`."""
 
 import difflib
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,18 @@ from datamodules.ratings_table import (
     Ratings,
     Table,
     join_cells,
+    parse_number,
     parse_ratings,
     read_table,
     read_text,
 )
 from system.places import expanded, program
+from system.terminal import printable
 
 HELD_OUT_FIRST = ("test", "validation", "train")  # a photo on several lists counts to the first
+
+MAX_SHEET = 1 << 26  # bytes of an Excel file when unpacked; SPAQ's has some 5 MB
+MAX_ROWS, MAX_COLUMNS = 200_000, 256  # read of it; a damaged one may claim more
 
 
 class PublishedRatings(StoredRatings):
@@ -128,7 +134,7 @@ class PublishedRatings(StoredRatings):
         table = Table(["image", *columns], cells, separator)
         ratings = parse_ratings(path, table, self.num_buckets, known, layout.scale)
         if layout.num_votes is not None and ratings.num_votes_N is None:
-            counts = [round(float(row.num_votes)) for row in rows]
+            counts = [count_of(path, row, separator) for row in rows]
             ratings = ratings._replace(num_votes_N=np.array(counts, np.int64))
         return ratings
 
@@ -257,6 +263,21 @@ def read_cells(path: Path, layout: PublishedSet) -> Table:
     return Table(list(layout.header), rows, " ")
 
 
+def count_of(path: Path, row: "Row", separator: str) -> int:
+    """Return the number of votes of a row.
+
+    Raises:
+        ValueError: naming the line, unless it is above 0.
+    """
+    try:
+        number = parse_number(row.num_votes, separator, is_vote=False)
+        if not 0.5 <= number < math.inf:
+            raise ValueError(f"{number:g} votes")
+    except ValueError as error:
+        raise ValueError(f"{path}, '{row.name}' in line {row.line}: {error}") from error
+    return round(number)
+
+
 def read_sheet(path: Path) -> Table:
     """Read the first sheet of an Excel file.
 
@@ -270,13 +291,17 @@ def read_sheet(path: Path) -> Table:
             f"{path}: reading it needs openpyxl: pip install openpyxl, or save it as .csv beside it"
         ) from error
     try:
+        if sum(part.file_size for part in ZipFile(path).infolist()) > MAX_SHEET:
+            raise ValueError(f"more than {MAX_SHEET:,} bytes when unpacked")
         sheet = load_workbook(path, read_only=True, data_only=True).worksheets[0]
+        rows = sheet.iter_rows(max_row=MAX_ROWS, max_col=MAX_COLUMNS, values_only=True)
         lines = [
             (n, ["" if cell is None else str(cell) for cell in row])
-            for n, row in enumerate(sheet.iter_rows(values_only=True), 1)
+            for n, row in enumerate(rows, 1)
             if any(cell is not None for cell in row)
         ]
-    except (OSError, ValueError, KeyError, IndexError, BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read as an Excel file ({error})") from error
+    except Exception as error:  # damaged sheets raise what their parsers like
+        reason = printable(str(error).partition("\n")[0])
+        raise ValueError(f"{path}: cannot be read as an Excel file ({reason})") from error
     columns = [name.strip().lower() for name in lines[0][1]] if lines else []
     return Table(columns, lines[1:], ",")

@@ -66,6 +66,8 @@ def build_network(
         network_class = getattr(importlib.import_module(module_name), class_name)
         if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
             raise AttributeError("not a network")
+        if hasattr(network_class, "higher_is_better"):  # some fetch weights when they are built
+            raise AttributeError("a metric, neither an enhancer nor a scorer")
         check_arguments(network_class, arguments, strict=ours)
         if state is None:
             return network_class(**arguments)

@@ -86,6 +86,8 @@ class EnhancementModule(TrainedModule):
                     f"loss.{name}: the name of a term has to be a word other than "
                     f"{', '.join(sorted(reserved))}"
                 )
+            if is_baseline(name) or hasattr(nn.ModuleDict(), name):
+                raise ValueError(f"loss.{name}: the name is taken; choose another one")
         if self.several:
             names += [f"{name}/x{scale}" for scale in self.scales for name in names[1:]]
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in names})
@@ -126,6 +128,14 @@ class EnhancementModule(TrainedModule):
     def setup(self, stage: str) -> None:
         """Drop the baselines of earlier photos."""
         self.baselines = {}
+
+    def on_train_start(self) -> None:
+        """Refuse a loss that never counts."""
+        super().on_train_start()
+        num_steps = self.trainer.estimated_stepping_batches
+        first = min(self.loss.parts[name].from_step for name in self.loss.names)
+        if first >= num_steps:
+            raise ValueError(f"loss: no term counts before step {first} of {num_steps:g}")
 
     def forward(self, lr_BCHW: Tensor, scale: int) -> Tensor:
         """Compute SR images, not clamped."""

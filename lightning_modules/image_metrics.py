@@ -131,7 +131,17 @@ class ImageMetrics:
                     )
                 if isinstance(function, nn.Module):
                     function.to(sr_BCHW.device)
-                value_B = torch.as_tensor(function(*pairs[about.images])).reshape(-1)
+                try:
+                    value_B = torch.as_tensor(function(*pairs[about.images])).reshape(-1)
+                except ValueError:
+                    raise
+                except Exception as error:  # a metric of the user's own may raise what it likes
+                    reason = str(error).partition("\n")[0]
+                    raise ValueError(
+                        f"metrics: {name}: {type(error).__name__}: {reason}"
+                    ) from error
+                if value_B.is_complex():
+                    raise ValueError(f"metrics: {name} returned complex numbers")
                 if len(value_B) != len(sr_BCHW):
                     raise ValueError(
                         f"metrics: {name} returned {len(value_B)} values for {len(sr_BCHW)} images"

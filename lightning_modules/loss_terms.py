@@ -64,7 +64,8 @@ def ms_ssim_loss(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
     Raises:
         ValueError: if the images are smaller than 11 pixels.
     """
-    return 1 - ms_ssim(sr_BCHW.float(), hr_BCHW.float())
+    with torch.autocast(sr_BCHW.device.type, enabled=False):  # its variances are small differences
+        return 1 - ms_ssim(sr_BCHW.float(), hr_BCHW.float())
 
 
 class ColorLoss(nn.Module):
@@ -161,10 +162,11 @@ class FeatureLoss(nn.Module):
         return found
 
     def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
-        """Compare images; a scalar."""
-        with torch.no_grad():
-            hr = self.features(hr_BCHW)
-        pairs = zip(self.features(sr_BCHW), hr, strict=True)
+        """Compare images, in float32; a scalar."""
+        with torch.autocast(sr_BCHW.device.type, enabled=False):
+            with torch.no_grad():
+                hr = self.features(hr_BCHW.float())
+            pairs = zip(self.features(sr_BCHW.float()), hr, strict=True)
         distances = [relative_distance(a.flatten(1), b.flatten(1)) for a, b in pairs]
         return torch.stack(distances).mean()
 

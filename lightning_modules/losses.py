@@ -272,7 +272,9 @@ def build_term(name: str, settings: Mapping[str, object] | None) -> Term | None:
         return None
     try:
         target = get_object(str(arguments.get("_target_")))
-        return Term(instantiate(arguments, _partial_=not inspect.isclass(target)), **own)
+        return Term(
+            instantiate(arguments, _partial_=not inspect.isclass(target), _convert_="all"), **own
+        )
     except Exception as error:  # a term of the user's own may raise what it likes
         cause = error.__cause__ if isinstance(error, InstantiationException) else None
         raise ValueError(f"loss.{name}: {cause or error}") from error

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from networks.scales import SCALES
 from networks.weights import State
 
 # Where training codes keep the weights in a file, the first one that is there; EMA weights are
@@ -61,7 +62,10 @@ def own_network(state: State, scale: int | None) -> Spec | None:
 
 def edsr(state: State) -> Spec | None:
     """Describe an EDSR or MDSR; None if it is another network with a similar head and body."""
-    width = len(state["head.0.weight"])
+    head = state["head.0.weight"]
+    width = len(head) if head.ndim == 4 else 0
+    if width == 0:
+        return None
     arguments: Spec = {
         "num_blocks": numbered(state, r"body\.(\d+)\.body\.0\.weight"),
         "num_features": width,
@@ -74,6 +78,8 @@ def edsr(state: State) -> Spec | None:
     if "pre_process.0.0.body.0.weight" not in state:
         return None
     num = numbered(state, r"pre_process\.(\d+)\..*")
+    if num > len(SCALES):
+        return None
     scales = [upsampling(state, f"upsample.{k}.", width) for k in range(num)]
     return {"_target_": "networks.mdsr.MDSR", "scales": scales} | arguments
 
@@ -81,14 +87,15 @@ def edsr(state: State) -> Spec | None:
 def upsampling(state: State, prefix: str, width: int) -> int | None:
     """Return the scale of an upsampler; None if its shapes are not those of one."""
     pattern = rf"{re.escape(prefix)}\d+\.weight"
-    factors = [len(value) / width for name, value in state.items() if re.fullmatch(pattern, name)]
+    found = [value for name, value in state.items() if re.fullmatch(pattern, name)]
+    factors = [len(value) / width for value in found if value.ndim == 4]
     known: dict[tuple[float, ...], int] = {(): 1, (4,): 2, (9,): 3, (4, 4): 4}
     return known.get(tuple(factors))
 
 
 def on_enlarged(state: State, scale: int | None) -> Spec | None:
     """Describe an SRCNN or CAN; None if it is neither."""
-    if not all(re.match(r"layers\.\d+\.", name) for name in state):
+    if not all(re.match(r"layers\.\d{1,6}\.", name) for name in state):
         return None
     order = sorted(state, key=lambda name: int(name.split(".")[1]))
     layers = [state[name] for name in order if state[name].ndim == 4]

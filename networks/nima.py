@@ -26,14 +26,13 @@ from networks.backbones import COUNTER, SameConv2d, StridedConv2d, map_by_order
 from networks.keras_files import read_keras
 from networks.pretrained import load_pretrained
 from networks.timm_backbone import find_backbone
-from networks.views import VIEW_ARGUMENTS, Library, Precision, ResizeFilter, ResizeRule
+from networks.views import MAX_VIEW, VIEW_ARGUMENTS, Library, Precision, ResizeFilter, ResizeRule
 from networks.weights import load_weights
 from system.places import expanded
 
 # With fewer channels, casting takes the time that bfloat16 saves, and scores change by over 0.01.
 MIN_BF16_CHANNELS = 96
 MAX_SIDE = 30_000  # pixels
-MAX_VIEW = 4096  # pixels; the first layer takes half a gigabyte for an image of this size
 # Batch norms are folded into these alone: other subclasses may use their weights in another way.
 FOLDABLE = (nn.Conv2d, StridedConv2d, SameConv2d)
 

@@ -41,6 +41,9 @@ INSTALL = "pip install 'neural-image-enhancement[spandrel]'"
 TRIAL = 16  # pixels a side of the image that a new network is tried on
 MAX_NUMBER = 1024  # in options; widths, depths and windows are below it
 WINDOWS = ("window_size", "split_size", "split_size_0", "split_size_1", "stripe_size", "patch_size")
+# Tables of positions take memory by the fourth power of a window.
+BOUNDS = {**dict.fromkeys(WINDOWS, 32), "stripe_size": 64, "overlap_ratio": 1, "img_size": 256}
+MAX_LENGTH = 64  # of lists in options, such as one depth for each stage
 UPSAMPLED = {"upsampler": "pixelshuffle"}  # the class's own default does not enlarge
 
 
@@ -294,9 +297,12 @@ def check_options(arch: str, options: Mapping[str, object]) -> None:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
             raise ValueError(f"options.{name}: {arch} has no such option; {hint}")
         values = value if isinstance(value, list | tuple) else [value]
+        most = BOUNDS.get(name, MAX_NUMBER)
+        if len(values) > MAX_LENGTH:
+            raise ValueError(f"options.{name}: at most {MAX_LENGTH} numbers")
         for one in values:
-            if isinstance(one, int | float) and not abs(one) <= MAX_NUMBER:
-                raise ValueError(f"options.{name}={value}: at most {MAX_NUMBER}")
+            if isinstance(one, int | float) and not abs(one) <= most:
+                raise ValueError(f"options.{name}={value}: at most {most}")
 
 
 def recognise(state: State) -> SpandrelNet:
@@ -314,6 +320,11 @@ def recognise(state: State) -> SpandrelNet:
     wanted = "super-resolution of RGB images by 1 to 4 is needed"
     if str(found.id) not in known:
         raise ValueError(f"holds a {found.name}, which is not used here; {wanted}")
+    for name, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{printable(name)} holds values that are not finite")
+        if name.endswith((".weight", ".bias")) and not value.is_floating_point():
+            raise ValueError(f"{printable(name)} is {value.dtype}; weights are needed")
     try:
         with warnings.catch_warnings(action="ignore"):
             loaded = found.load(dict(state))

@@ -116,6 +116,8 @@ def check_state(state: object, path: str | Path) -> None:
         if not plain or value.is_meta or value.is_complex():
             kind = "complex" if value.is_complex() else re.sub(r"\W", " ", str(value.layout))
             raise ValueError(f"{path}: {printable(name)} is not a plain tensor ({kind})")
+        if value.numel() == 0 and max(value.shape) > 0:  # which could declare any size
+            raise ValueError(f"{path}: {printable(name)} is {tuple(value.shape)}: it has no values")
     size = Path(path).stat().st_size
     declared = sum(value.numel() * value.element_size() for value in state.values())
     if declared > MAX_SHARING * size:

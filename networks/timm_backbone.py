@@ -21,7 +21,7 @@ from torch import nn
 
 from networks.backbones import BACKBONES, Backbone
 from networks.pretrained import read_weights
-from networks.views import Library
+from networks.views import MAX_VIEW, Library
 from networks.weights import State
 from system.places import expanded
 from system.terminal import printable
@@ -91,6 +91,8 @@ def timm_backbone(name: str, *, crop: int | None = None, drop_path: float = 0.0)
     """
     published = published_settings(name)
     side = crop or min(published.input_size[1:])
+    if not 1 <= side <= MAX_VIEW:
+        raise ValueError(f"crop={crop}: 1 to {MAX_VIEW}")
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path={drop_path}: 0 or more, and less than 1")
     options: dict[str, Any] = {"num_classes": 0}

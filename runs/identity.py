@@ -21,7 +21,7 @@ NOT_IN_HASH = NOT_SETTINGS | {
     *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.enable_model_summary"),
     *("callbacks.progress", "callbacks.epoch_line", "callbacks.before_after", "callbacks.pictures"),
     *("callbacks.watch", "callbacks.photo_table", "model.grad_ratio_every"),
-    *("model.trusted", "loss.aesthetic.trusted"),
+    "model.trusted",
     # Version 0.1 let runs set these; they are fixed now.
     *("callbacks.checkpoint.enable_version_counter", "callbacks.checkpoint.filename"),
     "callbacks.checkpoint.save_last",
@@ -43,10 +43,15 @@ def not_read(config: DictConfig) -> set[str]:
         keys.add("scale")
     if config.get("model") and not config.get("net"):  # trains a scorer
         keys.add("metrics")
+    others = ""  # terms that may name the scorer, too
     for name, term in (config.get("loss") or {}).items():
+        others += "" if name == "aesthetic" else str(OmegaConf.to_container(term, resolve=False))
         if term is not None and term.get("weight") == 0:
-            keys |= {f"loss.{name}.{key}" for key in term if key not in ("weight", "score_always")}
-    if not uses_scorer(config):
+            read = {"weight", "score_always"}
+            if name != "aesthetic" and term.get("score_always"):
+                read.add("scorer")
+            keys |= {f"loss.{name}.{key}" for key in term if key not in read}
+    if not uses_scorer(config) and "${scorer." not in others:
         keys.add("scorer")
     elif config.gamma != 0:
         keys.add("loss.aesthetic.score_always")  # the scorer rates them anyway

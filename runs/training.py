@@ -164,8 +164,9 @@ def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
     """
     config, files = read_settings(cfg)
     names = ["commands.train", *targets(config)]
-    for key in ("scorer.checkpoint", "judge.checkpoint"):
-        record = read_record(files[key]) if key in files else None
+    for key in files:
+        is_network = key in ("scorer.checkpoint", "judge.checkpoint") or key.endswith(".scorer")
+        record = read_record(files[key]) if is_network else None
         names += targets(record.net) if record is not None else ()
     return Identity(config, files, code_files(names), fingerprint, derived_keys(cfg))
 
@@ -223,9 +224,11 @@ def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str]]:
         }
         config["loss"].get("aesthetic", {}).pop("scorer", None)  # scorer.checkpoint
         for name, term in config["loss"].items():
-            for key in ("scorer", "weights"):
-                if isinstance(term.get(key), str) and expanded(term[key]).is_file():
-                    files[f"loss.{name}.{key}"] = term[key]
+            if str(term.get("_target_")).endswith(".AestheticLoss"):
+                term.pop("trusted", None)
+            for key, value in term.items():
+                if isinstance(value, str) and expanded(value).is_file():
+                    files[f"loss.{name}.{key}"] = value
         if "scorer" in unread:
             del config["scorer"]
         else:

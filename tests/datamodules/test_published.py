@@ -166,7 +166,7 @@ def test_spaq_from_a_csv_file(tmp_path: Path) -> None:
         published("spaq", tmp_path, split="official")
 
 
-def test_spaq_from_its_excel_file(tmp_path: Path) -> None:
+def test_spaq_from_its_excel_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed")
     spaq(tmp_path)
     path = tmp_path / "Annotations" / "MOS and Image attribute scores.csv"
@@ -178,6 +178,10 @@ def test_spaq_from_its_excel_file(tmp_path: Path) -> None:
     data = published("spaq", tmp_path)
     data.setup()
     assert means(data) == pytest.approx({f"0000{k}.jpg": 1 + k / 2 for k in range(5)}, abs=1e-4)
+    with monkeypatch.context() as patched:
+        patched.setattr("datamodules.published.MAX_SHEET", 100)
+        with pytest.raises(ValueError, match="more than 100 bytes when unpacked"):
+            published("spaq", tmp_path).setup()
     path.with_suffix(".xlsx").write_text("no Excel file")
     with pytest.raises(ValueError, match=r"scores\.xlsx: cannot be read as an Excel file"):
         published("spaq", tmp_path).setup()

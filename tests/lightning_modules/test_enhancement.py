@@ -301,9 +301,17 @@ def test_validation_has_the_baseline_beside_each_metric(scales: list[int]) -> No
     assert not any(is_baseline(name) for name in module.val_metrics)
 
 
-@pytest.mark.parametrize("name", ["psnr", "a/b", "grad_ratio"])
+def test_a_loss_that_never_counts_is_refused() -> None:
+    module = module_of(LossSum({"bias": Term(bias, from_step=2)}))
+    data = SamplePairs(2, patch_size=8, batch_size=2, num_steps=2, limit=1)
+    with pytest.raises(ValueError, match="no term counts before step 2 of 2"):
+        quiet_trainer(max_epochs=1, log_every_n_steps=1).fit(module, data)
+
+
+@pytest.mark.parametrize("name", ["psnr", "a/b", "grad_ratio", "near_input", "values"])
 def test_a_term_may_not_have_the_name_of_a_metric(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"loss\.{name}: the name of a term has to be a word"):
+    message = "is taken" if name in ("near_input", "values") else "of a term has to be a word"
+    with pytest.raises(ValueError, match=rf"loss\.{name}: the name {message}"):
         module_of(LossSum({name: Term(bias)}))
 
 

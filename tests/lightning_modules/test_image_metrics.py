@@ -1,4 +1,5 @@
 import importlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -183,3 +184,18 @@ def test_the_catalogue_is_complete(name: str) -> None:
     assert about.protocol.endswith(".")
     assert about.title.split()[0] in about.heading
     assert heading(name).endswith(DOWN) == (about.better == "lower") == (DOWN in about.protocol)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda sr, hr: 1 / 0, "metrics: .*: ZeroDivisionError: division by zero"),
+        (lambda sr, hr: torch.ones(len(sr), dtype=torch.complex64), "returned complex numbers"),
+    ],
+)
+def test_a_metric_that_fails_is_named(
+    function: Callable[..., Any], message: str, pair: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    function.__name__ = "broken"
+    with pytest.raises(ValueError, match=message):
+        ImageMetrics([function])(*pair, 2)

@@ -30,6 +30,17 @@ def test_ms_ssim_is_torchmetrics() -> None:
     assert found.tolist() == pytest.approx((1 - theirs).tolist(), abs=2e-3)  # its borders differ
 
 
+def test_similarities_are_computed_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    hr = torch.rand(1, 3, 96, 96)
+    sr = (hr + 0.01 * torch.randn_like(hr)).requires_grad_()
+    for term in (ms_ssim_loss, FeatureLoss("efficientnet_lite0", [3, 5]).eval()):
+        expected = torch.autograd.grad(term(sr, hr).sum(), sr)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            found = torch.autograd.grad(term(sr, hr).sum(), sr)[0]
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("sigma", [1.0, 3.0])
 def test_color_is_the_distance_after_a_gaussian_blur(sigma: float) -> None:
     sr, hr = torch.rand(2, 3, 40, 33), torch.rand(2, 3, 40, 33)

@@ -10,7 +10,7 @@ import pytest
 
 from runs import code_identity
 from runs.code_identity import changed_code, code_files, conflicting
-from tests.conftest import ROOT, TINY, Cli
+from tests.conftest import ROOT, SAMPLE_SCORER, TINY, Cli
 
 FILES = {
     "commands/__init__.py": "",
@@ -109,6 +109,24 @@ def test_long_lists_of_changes_are_cut() -> None:
     assert changed_code({}, many) == "the code (0.py, 1.py, 2.py, 3.py and 5 more)"
     assert changed_code(None, many) == "the code"  # of version 0.1
     assert conflicting([{"a": "1", "b": "1"}, {"b": "2"}, {"a": "1", "c": "1"}]) == ["b"]
+
+
+@pytest.mark.slow
+def test_a_second_scorer_belongs_to_the_identity(cli: Cli, scorer_file: Path) -> None:
+    """Even if it only rates; what is trusted does not."""
+    target = "lightning_modules.loss_terms.AestheticLoss"
+    term = f"_target_:{target},weight:0,score_always:true,trusted:${{trusted}}"
+    words = [*TINY, "gamma=0", "name=a", "epochs=1"]
+
+    def second(scorer: Path) -> str:
+        return f"+loss.second={{{term},scorer:'{scorer}'}}"
+
+    done = cli(*words, second(SAMPLE_SCORER))
+    assert done.code == 0, done.err
+    assert "already finished" in cli(*words, second(SAMPLE_SCORER), "trusted=[json]").out
+    refused = cli(*words, second(scorer_file))
+    assert refused.code == 2
+    assert "loss.second.scorer" in refused.err
 
 
 @pytest.mark.slow
