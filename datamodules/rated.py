@@ -136,7 +136,35 @@ class Split(NamedTuple):
     test: NDArray[np.int64]
 
 
-class StoredRatings(RatedDataModule, ABC):
+class OpenedRatings(RatedDataModule, ABC):
+    """Base of the data modules that read tables and photos in `open`.
+
+    Attributes:
+        digest: SHA-256 of the photos' content, their ratings and the splits; None before `open`.
+    """
+
+    digest: str | None = None
+
+    @abstractmethod
+    def open(self) -> None:
+        """Read and pack what is missing, then set `train`, `val` and `digest`; once."""
+
+    def prepare_data(self) -> None:
+        """Pack the photos; Lightning calls this on one rank per machine."""
+        self.open()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open both splits, because the constant predictor is the mean of the training ratings."""
+        self.open()
+
+    def fingerprint(self, split: str | None = None) -> str:
+        """Return the SHA-256 of the photos' content, their ratings and the splits."""
+        self.open()
+        assert self.digest is not None
+        return self.digest
+
+
+class StoredRatings(OpenedRatings, ABC):
     """Base of the data modules that read a table and a folder through a binary store.
 
     Args:
@@ -188,25 +216,10 @@ class StoredRatings(RatedDataModule, ABC):
         self.split_seed = split_seed
         self.max_missing = max_missing
         self.store = None if store is None else expanded(store)
-        self.digest: str | None = None
 
     @abstractmethod
     def ratings(self) -> Ratings:
         """Read the table of ratings."""
-
-    def prepare_data(self) -> None:
-        """Pack the photos; Lightning calls this on one rank per machine."""
-        self.open()
-
-    def setup(self, stage: str | None = None) -> None:
-        """Open both splits, because the constant predictor is the mean of the training ratings."""
-        self.open()
-
-    def fingerprint(self, split: str | None = None) -> str:
-        """Return the SHA-256 of the photos' content, their ratings and the splits."""
-        self.open()
-        assert self.digest is not None
-        return self.digest
 
     @cached_property
     def plan(self) -> tuple[Ratings, Split]:

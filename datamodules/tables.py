@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from datamodules.listing import join_some
 from datamodules.published import PublishedRatings
-from datamodules.rated import RatedDataModule, RatedFolder, StoredRatings
+from datamodules.rated import OpenedRatings, RatedFolder, StoredRatings
 from datamodules.ratings_dataset import JointRatings
 from system.files import file_sha256
 
@@ -50,7 +50,7 @@ OWN = {"ratings": {"ratings", "scale"}, "published": {"published", "root", "spli
 NEEDED = {"ratings": ("ratings", "images"), "published": ("published", "root")}
 
 
-class RatedTables(RatedDataModule):
+class RatedTables(OpenedRatings):
     """Photos of several tables of ratings, mapped to the K buckets of one scorer.
 
     Each training batch has every table's share of photos. Validation covers all tables; metrics are
@@ -94,21 +94,6 @@ class RatedTables(RatedDataModule):
         self.weights = dict(zip(self.modules, weights, strict=True))
         self.parts = tuple(self.modules)
         self.description = "; ".join(f"{n}: {m.description}" for n, m in self.modules.items())
-        self.digest: str | None = None
-
-    def prepare_data(self) -> None:
-        """Pack the photos; Lightning calls this on one rank per machine."""
-        self.open()
-
-    def setup(self, stage: str | None = None) -> None:
-        """Open both splits, because the constant predictor is the mean of the training ratings."""
-        self.open()
-
-    def fingerprint(self, split: str | None = None) -> str:
-        """Return the SHA-256 of the tables: of their names, weights, photos, ratings and splits."""
-        self.open()
-        assert self.digest is not None
-        return self.digest
 
     def open(self) -> None:
         """Read and compare all tables, then open their stores.

@@ -12,6 +12,7 @@ Shape suffixes: B batch, C channels, H and W height and width.
 """
 
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Literal, Self
 
@@ -31,7 +32,7 @@ POOLINGS = {4: 64, 9: 128, 16: 256, 23: 512}  # VGG-16's layers that DISTS repla
 STAGES = (3, 8, 15, 22, 29)  # layers of VGG-16 whose outputs DISTS compares: the last of each size
 
 
-class PerceptualDistance(nn.Module):
+class PerceptualDistance(nn.Module, ABC):
     """A frozen network that compares images: `LPIPS` or `DISTS`.
 
     Computes in float32 outside autocast. The gradient flows to the pixels; the weights have none,
@@ -71,9 +72,9 @@ class PerceptualDistance(nn.Module):
         with torch.autocast(sr_BCHW.device.type, enabled=False):
             return self.compare(sr_BCHW.float(), hr_BCHW.float()).reshape(-1)
 
+    @abstractmethod
     def compare(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
         """Compute the distances, in any shape."""
-        raise NotImplementedError
 
 
 class LPIPS(PerceptualDistance):

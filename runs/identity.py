@@ -43,9 +43,13 @@ def not_read(config: DictConfig) -> set[str]:
         keys.add("scale")
     if config.get("model") and not config.get("net"):  # trains a scorer
         keys.add("metrics")
-    others = ""  # terms that may name the scorer, too
-    for name, term in (config.get("loss") or {}).items():
-        others += "" if name == "aesthetic" else str(OmegaConf.to_container(term, resolve=False))
+    terms: DictConfig = config.get("loss") or OmegaConf.create({})
+    raw = OmegaConf.to_container(terms, resolve=False)
+    assert isinstance(raw, dict)
+    # Terms of the user's own may read the scorer as well.
+    others = repr([term for name, term in raw.items() if name != "aesthetic"])
+    for key_of_term, term in terms.items():
+        name = str(key_of_term)
         if term is not None and term.get("weight") == 0:
             read = {"weight", "score_always"}
             if name != "aesthetic" and term.get("score_always"):

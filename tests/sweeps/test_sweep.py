@@ -172,6 +172,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+SECOND = (
+    "+loss.second={_target_:lightning_modules.loss_terms.AestheticLoss,weight:0.1,"
+    "scorer:${scorer.checkpoint}}"
+)
+
+
 @pytest.mark.parametrize(
     ("words", "num_combinations", "num_jobs"),
     [
@@ -181,6 +187,9 @@ def alive(pid: int) -> bool:
         (["gamma=0,0.1,0.2,0.4", "scale=2,3,4", "net=edsr,mdsr"], 24, 16),
         (["gamma=0,.0", "scorer.checkpoint=a.ckpt,b.ckpt"], 4, 1),  # no scorer is read
         (["loss=[l1],[l2,color]", "gamma=0"], 2, 2),
+        (["gamma=0", "loss.aesthetic=null", "scorer.checkpoint=a.ckpt,b.ckpt"], 2, 1),
+        (["gamma=0", "loss=[l2,color]", "loss.color=null", "seed=1,2"], 2, 2),
+        (["gamma=0", SECOND, "scorer.checkpoint=a.ckpt,b.ckpt"], 2, 2),  # which reads it as well
         (["gamma=0,0.1", "loss.aesthetic.mode=linear,hinge"], 4, 3),
     ],
 )
