@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.published_sets import PUBLISHED, Part, PublishedSet
-from datamodules.rated import StoredRatings, draw_share
+from datamodules.rated import StoredRatings
 from datamodules.ratings_table import (
     FileNames,
     Ratings,
@@ -22,6 +22,7 @@ from datamodules.ratings_table import (
     read_table,
     read_text,
 )
+from datamodules.splitting import draw_share
 from system.places import expanded, program
 from system.terminal import printable
 

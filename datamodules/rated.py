@@ -29,6 +29,7 @@ from datamodules.packing import Order, Photo, pack
 from datamodules.photo_sets import rated_photos
 from datamodules.ratings_dataset import RatedBatch, RatedCrops, RatedDataset, RatedPhotos
 from datamodules.ratings_table import FileNames, Ratings, read_ratings, read_text, to_nfc
+from datamodules.splitting import draw_share
 from datamodules.store import NAME_ENCODING, Image, PackedImages, Source
 from images.file_names import printable_name
 from images.finding import as_list, base_folder, numbers
@@ -374,17 +375,6 @@ class StoredRatings(OpenedRatings, ABC):
     def draw_val(self, names: NDArray[np.str_], others: NDArray[np.int64]) -> NDArray[np.int64]:
         """Draw the images that validate where no list names them, among those of no test list."""
         return others[draw_share(names[others], self.val_share, self.split_seed)]
-
-
-def draw_share(names: NDArray[np.str_], share: float, seed: int) -> NDArray[np.int64]:
-    """Choose a share of the images, at least one, by a hash of seed and name, and return indices.
-
-    Adding or removing an image thus moves at most one other image between the splits.
-    """
-    keys = (f"{seed}/{name}".encode(*NAME_ENCODING) for name in names.tolist())
-    hashes = b"".join(hashlib.sha256(key).digest()[:8] for key in keys)
-    order = np.argsort(np.frombuffer(hashes, np.uint64), kind="stable")
-    return np.sort(order[: max(1, round(share * len(names)))])
 
 
 def match_list(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], list[str]]:
