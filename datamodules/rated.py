@@ -54,6 +54,8 @@ class RatedDataModule(ShardedDataModule):
         resize_filter: `bilinear` or `nearest`.
         resize: target side in pixels.
         crop: side in pixels of the crop that the scorer sees.
+        train_crop: side of the random crops that it is trained on, if smaller: a step costs less,
+            while validation and `score` see more of a photo. None is `crop`.
     """
 
     kind = "rated"
@@ -70,6 +72,7 @@ class RatedDataModule(ShardedDataModule):
         resize_filter: ResizeFilter = "bilinear",
         resize: int = 256,
         crop: int = 192,
+        train_crop: int | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
@@ -82,6 +85,9 @@ class RatedDataModule(ShardedDataModule):
         self.resize_rule: ResizeRule = resize_rule
         self.resize = resize
         self.crop = crop
+        self.train_crop = crop if train_crop is None else train_crop
+        if not 32 <= self.train_crop <= crop:
+            raise ValueError(f"data.train_crop={train_crop}: 32 to the scorer's crop={crop}")
 
     def train_dataloader(self) -> DataLoader[object]:
         """Return a loader of random crops: in an epoch, one of each image, in full batches."""
@@ -274,20 +280,20 @@ class StoredRatings(OpenedRatings, ABC):
         images, *more = self.pack_photos(ratings.names)
         native = more[0] if more else None
 
-        def select(items: NDArray[np.int64]) -> RatedDataset:
+        def select(items: NDArray[np.int64], crop: int) -> RatedDataset:
             part = ratings.rows(items)
             return RatedDataset(
                 images,
                 torch.from_numpy(part.p_NK),
                 items,
-                crop=self.crop,
+                crop=crop,
                 seed=self.seed,
                 num_votes_N=part.num_votes_N,
                 native=native,
                 native_share=self.native_share,
             )
 
-        self.train, self.val = select(train), select(val)
+        self.train, self.val = select(train, self.train_crop), select(val, self.crop)
         total = hashlib.sha256(images.fingerprint.encode())
         if native is not None:
             total.update(native.fingerprint.encode())
@@ -302,7 +308,7 @@ class StoredRatings(OpenedRatings, ABC):
         side = self.crop if self.resize_rule == "native" else self.resize
         forms: list[tuple[ResizeRule, int]] = [(self.resize_rule, side)]
         if self.native_share:
-            forms.append(("native", self.crop))
+            forms.append(("native", self.train_crop))
         folder = min(map(base_folder, self.images))
         suffix = "" if self.resize_filter == "bilinear" else "_nearest"
         photos, _ = self.found

@@ -76,24 +76,24 @@ class SampleRated(RatedDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Make both splits, because the constant predictor is the mean of the training ratings."""
-        self.train = self.rated(TRAIN_PHOTOS, self.num_train)
-        self.val = self.rated(VAL_PHOTOS, self.num_val)
+        self.train = self.rated(TRAIN_PHOTOS, self.num_train, self.train_crop)
+        self.val = self.rated(VAL_PHOTOS, self.num_val, self.crop)
 
-    def rated(self, photos: tuple[str, ...], num: int) -> RatedDataset:
-        """Make `num` degraded crops of the photos in turn, or `limit` if that is less."""
+    def rated(self, photos: tuple[str, ...], num: int, crop: int) -> RatedDataset:
+        """Make `num` degraded photos of the photos in turn, or `limit` if that is less."""
         num = min(num, self.limit or num)
-        crops, severities, names = zip(*(degraded_crop(photos, k) for k in range(num)), strict=True)
+        rated, severities, names = zip(*(degraded_crop(photos, k) for k in range(num)), strict=True)
         resized = [
             resize_images(
-                to_unit(crop)[None], self.resize_rule, self.resize_filter, self.resize, self.crop
+                to_unit(photo)[None], self.resize_rule, self.resize_filter, self.resize, self.crop
             )[0]
-            for crop in crops
+            for photo in rated
         ]
         return RatedDataset(
             MemoryImages([to_array(to_bytes(image)) for image in resized], names),
             torch.stack([rating(severity, self.num_buckets) for severity in severities]),
             np.arange(num),
-            crop=self.crop,
+            crop=crop,
             seed=self.seed,
         )
 

@@ -12,6 +12,7 @@ from lightning_modules.attached import ratings_of
 from lightning_modules.base import TrainedModule
 from lightning_modules.losses import emd_per_sample, input_gradient
 from lightning_modules.metrics import Predictions, RatingMetrics, rating_metrics
+from lightning_modules.robust import RobustTerms
 from lightning_modules.schedules import OptimizerFactory, Schedule
 from lightning_modules.table_metrics import table_baselines, table_metrics
 from networks.nima import NIMA, mean_score
@@ -38,6 +39,8 @@ class NIMAModule(TrainedModule):
         gradient_penalty: weight of the squared norm of the mean score's gradient to the pixels in
             [0, 1] (double backpropagation; Drucker and LeCun, 1992). A scorer with small gradients
             is harder to fool with invisible noise. Costs two more backward passes.
+        robust: other terms for scorers in a loss: a cheaper penalty, adversarial steps, a ranking
+            of degraded photos. Batch norms have to be frozen, so that the network is the same.
         compile: compile the network for training, in place; a string is a mode of `torch.compile`.
     """
 
@@ -55,6 +58,7 @@ class NIMAModule(TrainedModule):
         constant_start: bool = False,
         freeze_batch_norms: bool = False,
         gradient_penalty: float = 0.0,
+        robust: RobustTerms | None = None,
         compile: bool | str = False,
     ) -> None:
         super().__init__(net, optimizer, schedule, compile)
@@ -70,6 +74,8 @@ class NIMAModule(TrainedModule):
                 f"model.compile={compile}: compiled networks have no second derivative, which "
                 "model.gradient_penalty needs"
             )
+        if robust is not None and not freeze_batch_norms:
+            raise ValueError("model.robust: needs model.freeze_batch_norms=true")
         self.r = r
         self.backbone_lr = backbone_lr
         self.layer_decay = layer_decay
@@ -77,6 +83,7 @@ class NIMAModule(TrainedModule):
         self.constant_start = constant_start
         self.freeze_batch_norms = freeze_batch_norms
         self.gradient_penalty = gradient_penalty
+        self.robust = robust
         self.val_metrics = RatingMetrics()
         self.baselines: dict[str, float] = {}
         self.predictions: Predictions | None = None  # of the last validation, of all ranks
@@ -107,7 +114,7 @@ class NIMAModule(TrainedModule):
             self.net.head.bias.copy_(p_NK.mean(dim=0).clamp_min(1e-4).log())
 
     def training_step(self, batch: RatedBatch, batch_idx: int) -> Tensor:
-        """Compute the EMD of one batch, plus the gradient penalty."""
+        """Compute the EMD of one batch, plus the other terms."""
         images_BCHW = batch.images_BCHW
         if self.gradient_penalty:
             images_BCHW.requires_grad_()
@@ -117,9 +124,13 @@ class NIMAModule(TrainedModule):
         terms = {"loss": loss}
         if self.gradient_penalty:
             squares_B = input_gradient(mean_score(p_BK), images_BCHW).square().sum(dim=(1, 2, 3))
-            terms = {"emd": loss, "gradient_norm": squares_B.sqrt().mean()}
+            terms |= {"emd": loss, "gradient_norm": squares_B.sqrt().mean()}
             loss = loss + self.gradient_penalty * squares_B.mean()
-            terms["loss"] = loss
+        if self.robust is not None:
+            more = self.robust(self.net, batch.images_BCHW, batch.p_BK)
+            loss = loss + self.robust.weighted(more)
+            terms = {"emd": terms["loss"], **terms, **more}
+        terms["loss"] = loss
         self.log_terms(terms, batch_idx)
         return loss
 
