@@ -28,8 +28,8 @@ from datamodules.listing import join_some
 from datamodules.packing import Order, Photo, pack
 from datamodules.photo_sets import rated_photos
 from datamodules.ratings_dataset import RatedBatch, RatedCrops, RatedDataset, RatedPhotos
-from datamodules.ratings_table import FileNames, Ratings, read_ratings, read_text, to_nfc
-from datamodules.splitting import draw_share
+from datamodules.ratings_table import Ratings, read_ratings
+from datamodules.splitting import draw_share, match_list
 from datamodules.store import NAME_ENCODING, Image, PackedImages, Source
 from images.file_names import printable_name
 from images.finding import as_list, base_folder, numbers
@@ -381,37 +381,6 @@ class StoredRatings(OpenedRatings, ABC):
     def draw_val(self, names: NDArray[np.str_], others: NDArray[np.int64]) -> NDArray[np.int64]:
         """Draw the images that validate where no list names them, among those of no test list."""
         return others[draw_share(names[others], self.val_share, self.split_seed)]
-
-
-def match_list(file: str, names: NDArray[np.str_]) -> tuple[NDArray[np.int64], list[str]]:
-    """Look up the images on a list, which has one name per line.
-
-    Returns:
-        The indices of the images, and the names that match none.
-
-    Raises:
-        ValueError: if the list cannot be read, or a name without suffix is ambiguous.
-    """
-    lines = read_text(expanded(file), "a list of images").splitlines()
-    by_name = {name: k for k, name in enumerate(names.tolist())}
-    by_stem: dict[str, list[int]] = {}
-    for name, k in by_name.items():
-        by_stem.setdefault(to_nfc(name.rpartition(".")[0]), []).append(k)
-    files, stems = FileNames(by_name), FileNames(by_stem)
-    found, unknown = set(), []
-    for line in filter(None, map(str.strip, lines)):
-        try:
-            name = files.resolve(line)
-            meant = [by_name[name]] if name in by_name else by_stem.get(stems.resolve(line), [])
-        except ValueError as error:
-            raise ValueError(f"{file}: {line}: {error}") from error
-        if len(meant) > 1:
-            raise ValueError(f"{file}: {line} could be {' or '.join(names[meant].tolist())}")
-        if meant:
-            found.add(meant[0])
-        else:
-            unknown.append(line)
-    return np.array(sorted(found), np.int64), unknown
 
 
 class RatedFolder(StoredRatings):

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from datamodules.distributions import max_std, maximum_entropy, min_std, moments_problem
-from datamodules.rated import RatedFolder, match_list
+from datamodules.rated import RatedFolder
 from datamodules.ratings_dataset import RatedBatch
 from datamodules.ratings_table import read_ratings
+from datamodules.splitting import match_list
 from images.pixels import to_unit
 from images.reading import read_image
 from networks.nima import NIMA

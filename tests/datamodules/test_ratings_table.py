@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from commands.score import Row, write
-from datamodules.rated import RatedFolder, match_list
+from datamodules.rated import RatedFolder
 from datamodules.ratings_table import read_ratings, read_table
+from datamodules.splitting import match_list
 
 Form = Literal["NFC", "NFD"]
 FORMS: tuple[Form, Form] = ("NFC", "NFD")
