@@ -69,6 +69,7 @@ NEEDS = {
     "div2k_deblur_x1": ["gamma=0"],
     "nima_mnasnet": ["scorer.pretrained=null"],
     "nima_finetune": ["scorer.pretrained=null"],
+    "nima_robust": ["scorer.pretrained=null"],
     "photos": ["data.train_hr=photos", "data.val_hr=photos"],
     "benchmark": ["data.root=Set5"],
     "rated": ["data.ratings=ratings.csv", "data.images=photos"],
