@@ -53,7 +53,7 @@ def main() -> None:
             loss = loss + squares.mean()
         if robust is not None:
             loss = loss + robust.weighted(robust(net, images, p_BK))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
     plain = 0.0
     print("| step | CPU, ms | relative |\n|---|---:|---:|")
