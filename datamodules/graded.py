@@ -5,7 +5,6 @@ Scorers learn the order as a ranking, and are checked for it (monotony). Images 
 Shape suffixes: B batch, C channels, H and W height and width, K side of a kernel.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -38,7 +37,10 @@ def blocks(images_BCHW: Tensor, strength_B: Tensor) -> Tensor:
 
 
 def ringing(images_BCHW: Tensor, strength_B: Tensor) -> Tensor:
-    """Remove all frequencies above a limit, from the highest one down to a fifth of it."""
+    """Remove all frequencies above a limit, which falls with the root of the strength.
+
+    The limit is at most the highest frequency of rows and columns, and at least 0.15 of it.
+    """
     pad = [min(REACH, side - 1) for side in images_BCHW.shape[-2:]]
     padded = F.pad(images_BCHW, (pad[1], pad[1], pad[0], pad[0]), mode="reflect")
     size = padded.shape[-2:]
@@ -47,7 +49,7 @@ def ringing(images_BCHW: Tensor, strength_B: Tensor) -> Tensor:
         torch.fft.rfftfreq(size[1], device=padded.device),
     )
     radius_HW = 2 * torch.hypot(rows[:, None], columns)
-    kept_BHW = radius_HW <= (1 - 0.8 * strength_B.view(-1, 1, 1)) * math.sqrt(2)
+    kept_BHW = radius_HW <= 1 - 0.85 * strength_B.view(-1, 1, 1).sqrt()
     spectrum = torch.fft.rfft2(padded.float()) * kept_BHW[:, None]
     filtered: Tensor = torch.fft.irfft2(spectrum, s=size)
     top, left = pad
