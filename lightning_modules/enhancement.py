@@ -17,6 +17,7 @@ from lightning_modules.losses import GradientSquares, LossSum, LossTerms, gradie
 from lightning_modules.metric_catalogue import DEFAULT, Direction
 from lightning_modules.metric_names import baseline_name, is_baseline
 from lightning_modules.schedules import OptimizerFactory, Schedule
+from lightning_modules.scorer_ensemble import Ensemble
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, inference_copy
 from networks.scales import scales_of
@@ -117,12 +118,14 @@ class EnhancementModule(TrainedModule):
         return {*self.val_metrics, *terms, *self.gradients}
 
     @property
-    def scorers(self) -> dict[str, NIMA]:
+    def scorers(self) -> dict[str, NIMA | Ensemble]:
         """Return the scorers in the loss and the judge, if any, by the names of their scores.
 
         `score` is that of the term `aesthetic`, `score_<term>` that of another one.
         """
-        found = {score_name(name): part.scorer for name, part in self.loss.aesthetics.items()}
+        found: dict[str, NIMA | Ensemble] = {
+            score_name(name): part.ensemble for name, part in self.loss.aesthetics.items()
+        }
         return found if self.judge is None else {**found, "score_judge": self.judge.held}
 
     def setup(self, stage: str) -> None:
@@ -145,7 +148,10 @@ class EnhancementModule(TrainedModule):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Compute the loss of one batch of patches."""
-        self.loss.at(self.trainer.global_step, self.trainer.estimated_stepping_batches)
+        trainer = self.trainer
+        micro = batch_idx % trainer.accumulate_grad_batches
+        first = (micro * trainer.world_size + trainer.global_rank) * len(batch.hr_BCHW)
+        self.loss.at(trainer.global_step, trainer.estimated_stepping_batches, first)
         sr_BCHW = self(batch.lr_BCHW, batch.scale)
         found: LossTerms = self.loss(sr_BCHW, batch.hr_BCHW)
         if len(self.gradients) and self.trainer.global_step % self.grad_ratio_every == 0:

@@ -9,7 +9,7 @@ Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.checkpoint import load_scorer
-from networks.nima import NIMA, inference_copy, mean_score
+from lightning_modules.scorer_ensemble import Ensemble, Reduce
+from lightning_modules.scorer_views import Views, worst_nearby
+from networks.nima import NIMA
 from networks.pretrained import load_pretrained
 from networks.similarity import ms_ssim
 from networks.timm_backbone import find_backbone
@@ -28,6 +30,7 @@ from networks.views import Library
 log = logging.getLogger(__name__)
 
 Mode = Literal["linear", "hinge", "feature"]
+Show = Callable[[Tensor], Tensor]  # from patches to what the scorers see
 EPSILON = 1e-12  # inside roots, whose slope at 0 is infinite, and in divisors
 MIN_SCORER_SIDE = 192  # pixels; a NIMA's features are 3 to 5 times too large on smaller images
 
@@ -172,45 +175,112 @@ class FeatureLoss(nn.Module):
 
 
 class AestheticLoss(nn.Module):
-    """Aesthetic loss computed by a frozen scorer.
+    """Aesthetic loss computed by one or several frozen scorers.
 
     Modes:
 
     - `linear`: `K - mean score` ("Neural Image Enhancement and Assessment", section 2.3.1): any
       score can be raised, also above that of HR. A scalar within 0..K-1.
-    - `hinge`: `max(0, score of HR - score of SR)` of each image: only what SR loses against its own
-      HR is charged, so that nothing is gained by pleasing the scorer more than the original does
-      (the margin of a ranking loss, with HR in place of a constant). A scalar within 0..K-1.
+    - `hinge`: `max(0, target - score of SR)` of each image. With HR's own score as the target, only
+      what SR loses against its own HR is charged, so that nothing is gained by pleasing the scorer
+      more than the original does (the margin of a ranking loss, with HR in place of a constant).
+      With a constant, the reward stops where an image is good enough (ReFL). A scalar within
+      0..K-1.
     - `feature`: squared distance of the scorer's pooled features of SR and HR, relative to the
       squared norm of those of HR (a perceptual loss: Johnson, Alahi, Fei-Fei, ECCV 2016; pooled,
       since the scorer looks at pooled features only). A scalar, 0 where they are equal.
 
+    The score of a patch is that of the patch itself, or the mean over random views of it, or that
+    at the worst place nearby, or both. HR is rated as SR is: the same views, its own worst place.
+    Whole photos are rated as they are.
+
     Args:
-        scorer: any NIMA, which is copied, or a checkpoint. K is its number of buckets.
+        scorer: any NIMA, which is copied, or a checkpoint, or several of these, see `Ensemble`. K
+            is the number of buckets of the first one.
         mode: see above.
         score_always: at weight 0, too, the scorer rates validation photos: so that a curve of
             scores by gamma begins there.
         trusted: modules that the scorer's class may come from, besides `networks`.
+        target: of the hinge: `hr` or a score from 1 to K.
+        reduce: how several scorers are combined, see `Ensemble`.
+        rho: grey levels (root mean square) to the worst place nearby, see `worst_nearby`; 0 is off.
+        views: names of what changes random views, see `Views`; none is the patch itself.
+        num_views: views of each patch, each drawn anew.
+        shift: see `Views`, as all that follows.
+        noise: sigma in grey levels.
+        resize: range of factors.
+        jpeg: range of qualities.
+        seed: the run's seed.
+
+    Attributes:
+        step: the optimizer step, and
+        first: the position of a batch's first patch in the global batch, which views depend on.
 
     Raises:
-        ValueError: if the mode is unknown, or the checkpoint is not a scorer's.
+        ValueError: if an option is unknown or out of its range, or the checkpoint is not a
+            scorer's.
     """
 
     def __init__(
         self,
-        scorer: NIMA | str | Path,
+        scorer: NIMA | str | Path | Sequence[NIMA | str | Path],
         mode: Mode = "linear",
         score_always: bool = False,
         trusted: Sequence[str] = (),
+        *,
+        target: Literal["hr"] | float = "hr",
+        reduce: Reduce = "mean",
+        rho: float = 0.0,
+        views: list[str] | None = None,
+        num_views: int = 4,
+        shift: int = 8,
+        noise: float = 4.0,
+        resize: Sequence[float] = (0.8, 1.25),
+        jpeg: Sequence[int] = (50, 95),
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if mode not in get_args(Mode):
             raise ValueError(f"mode={mode}: allowed are {', '.join(get_args(Mode))}")
-        loaded = scorer if isinstance(scorer, NIMA) else load_scorer(scorer, trusted)
-        self.scorer = inference_copy(loaded)
+        given = scorer if isinstance(scorer, Sequence) and not isinstance(scorer, str) else [scorer]
+        loaded = [load_scorer(s, trusted) if isinstance(s, str | Path) else s for s in given]
+        self.ensemble = Ensemble(loaded, reduce)
+        if target != "hr" and not 1 <= target <= self.ensemble.num_buckets:
+            raise ValueError(
+                f"target={target}: hr, or a score from 1 to {self.ensemble.num_buckets}"
+            )
+        if not 0 <= rho <= 255:
+            raise ValueError(f"rho={rho}: 0 to 255 grey levels")
+        if mode == "feature" and (rho or reduce != "mean"):
+            option = f"rho={rho}" if rho else f"reduce={reduce}"
+            raise ValueError(f"{option}: mode=feature has no scores; mode=linear and hinge have")
         self.mode = mode
         self.score_always = score_always
+        self.target = target
+        self.rho = rho
+        self.views = (
+            Views(views, num_views, shift, noise, resize, jpeg, seed=seed) if views else None
+        )
+        self.step = self.first = 0
         self._warned = False
+
+    @property
+    def scorer(self) -> NIMA:
+        """Return the scorer, the first of several."""
+        return self.ensemble.scorers[0]
+
+    def at(self, step: int, first: int) -> None:
+        """Set what random views are drawn for, see `step` and `first`."""
+        self.step, self.first = step, first
+
+    def compile(self, *args: object, **options: object) -> None:
+        """Compile the term as `nn.Module.compile`; with views or rho, the scorers alone.
+
+        Views are drawn on the CPU, and the worst place nearby takes a backward pass.
+        """
+        apart = self.views is not None or self.rho > 0
+        compile_term = self.ensemble.compile if apart else super().compile
+        compile_term(*args, **options)
 
     def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
         """Mean of the term over a batch of patches.
@@ -218,44 +288,50 @@ class AestheticLoss(nn.Module):
         The scorer sees the images clamped to [0, 1], whole, at their own size; below 192 pixels
         they are enlarged to it, bilinearly.
         """
-        sr_BCHW = self.view(sr_BCHW)
+        show = enlarged if self.views is None else self.drawn_views(self.views, sr_BCHW)
+        sr_BCHW, hr_BCHW = sr_BCHW.clamp(0, 1), hr_BCHW.clamp(0, 1)
+        if self.mode == "feature":
+            with torch.no_grad():
+                target = self.ensemble.features(show(hr_BCHW))
+            return mean_distance(self.ensemble.features(show(sr_BCHW)), target)
+        score_B = self.rate(sr_BCHW, show)
         if self.mode == "linear":
-            return self.scorer.num_buckets - mean_score(self.scorer(sr_BCHW)).mean()
+            return self.ensemble.num_buckets - score_B.mean()
         with torch.no_grad():
-            hr_BCHW = self.view(hr_BCHW)
-            target = (
-                self.scorer.pooled_features(hr_BCHW)
-                if self.mode == "feature"
-                else self.scorer(hr_BCHW)
-            )
-        if self.mode == "hinge":
-            return (mean_score(target) - mean_score(self.scorer(sr_BCHW))).relu().mean()
-        return relative_distance(self.scorer.pooled_features(sr_BCHW), target)
+            target_B = self.rate(hr_BCHW, show) if self.target == "hr" else self.target
+        return (target_B - score_B).relu().mean()
+
+    def rate(self, images_BCHW: Tensor, show: Show) -> Tensor:
+        """Rate patches in [0, 1] as they are shown to the scorers; B."""
+
+        def score(images_BCHW: Tensor) -> Tensor:
+            score_SN = self.ensemble(show(images_BCHW))
+            return self.ensemble.combined(score_SN.unflatten(1, (-1, len(images_BCHW))).mean(dim=1))
+
+        if self.rho > 0:
+            images_BCHW = worst_nearby(images_BCHW, score, self.rho)
+        return score(images_BCHW)
 
     def whole(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the term for whole photos, which the scorer sees by its own rule.
+        """Compute the term for whole photos, which the scorer sees by its own rule, as they are.
 
         Returns:
-            The mean of the term over the photos, and the mean score of each SR photo.
+            The mean of the term over the photos, and the score of each SR photo.
         """
-        seen_BCHW = self.scorer.prepare(sr_BCHW.clamp(0, 1))
-        score_B = mean_score(self.scorer(seen_BCHW))
+        sr_BCHW = sr_BCHW.clamp(0, 1)
+        score_B = self.ensemble.score(sr_BCHW)
         if self.mode == "linear":
-            return self.scorer.num_buckets - score_B.mean(), score_B
-        hr_BCHW = self.scorer.prepare(hr_BCHW)
+            return self.ensemble.num_buckets - score_B.mean(), score_B
         if self.mode == "hinge":
-            return (mean_score(self.scorer(hr_BCHW)) - score_B).relu().mean(), score_B
-        features = (self.scorer.pooled_features(images) for images in (seen_BCHW, hr_BCHW))
-        return relative_distance(*features), score_B
+            target_B = self.ensemble.score(hr_BCHW) if self.target == "hr" else self.target
+            return (target_B - score_B).relu().mean(), score_B
+        features = (self.ensemble.features(images, whole=True) for images in (sr_BCHW, hr_BCHW))
+        return mean_distance(*features), score_B
 
-    def view(self, images_BCHW: Tensor) -> Tensor:
-        """Prepare a batch of patches for the scorer: clamp, and enlarge small ones."""
-        images_BCHW = images_BCHW.clamp(0, 1)
-        side = min(images_BCHW.shape[-2:])
-        if side >= MIN_SCORER_SIDE:
-            return images_BCHW
-        size = [round(length * MIN_SCORER_SIDE / side) for length in images_BCHW.shape[-2:]]
-        return F.interpolate(images_BCHW, size=size, mode="bilinear")
+    def drawn_views(self, views: Views, patches_BCHW: Tensor) -> Show:
+        """Draw the views of this step's patches; SR and HR are shown in the same ones."""
+        draws = views.draw(self.step, self.first, patches_BCHW)
+        return lambda images_BCHW: enlarged(views.apply(images_BCHW, draws))
 
     def warn_of(self, images_BCHW: Tensor) -> None:
         """Warn once that patches are enlarged; not in `forward`, which may be compiled."""
@@ -269,6 +345,21 @@ class AestheticLoss(nn.Module):
                 MIN_SCORER_SIDE,
                 MIN_SCORER_SIDE,
             )
+
+
+def enlarged(images_BCHW: Tensor) -> Tensor:
+    """Enlarge patches that are too small for scorers."""
+    side = min(images_BCHW.shape[-2:])
+    if side >= MIN_SCORER_SIDE:
+        return images_BCHW
+    size = [round(length * MIN_SCORER_SIDE / side) for length in images_BCHW.shape[-2:]]
+    return F.interpolate(images_BCHW, size=size, mode="bilinear")
+
+
+def mean_distance(sr: Sequence[Tensor], hr: Sequence[Tensor]) -> Tensor:
+    """Average `relative_distance` over several scorers' features."""
+    pairs = zip(sr, hr, strict=True)
+    return torch.stack([relative_distance(sr_BF, hr_BF) for sr_BF, hr_BF in pairs]).mean()
 
 
 def relative_distance(sr_BC: Tensor, hr_BC: Tensor) -> Tensor:

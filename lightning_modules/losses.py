@@ -193,10 +193,18 @@ class LossSum(nn.Module):
         functions = {name: term.function for name, term in self.parts.items()}
         return {name: f for name, f in functions.items() if isinstance(f, AestheticLoss)}
 
-    def at(self, step: int, num_steps: float) -> None:
-        """Set the weights for a step of a training that has `num_steps`."""
+    def at(self, step: int, num_steps: float, first: int = 0) -> None:
+        """Set the weights and the scorers' views for a step of a training that has `num_steps`.
+
+        Args:
+            step: optimizer steps so far.
+            num_steps: of the whole training.
+            first: position of the next batch's first patch in the global batch.
+        """
         for term in self.parts.values():
             term.at(step, num_steps)
+        for function in self.aesthetics.values():
+            function.at(step, first)
 
     def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> LossTerms:
         """Compare B x 3 x H x W images in [0, 1]; the gradient goes to `sr_BCHW`.

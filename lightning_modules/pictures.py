@@ -21,6 +21,7 @@ from images.writing import write_image
 from lightning_modules.image_metrics import image_metrics
 from lightning_modules.losses import emd_per_sample
 from lightning_modules.metrics import Predictions, rating_metrics
+from lightning_modules.scorer_ensemble import Ensemble
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, mean_score, std_score
 from system.files import replacing
@@ -45,7 +46,7 @@ def comparison(
     hr_CHW: Tensor,
     results: dict[str, Tensor],
     scale: int,
-    scorer: NIMA | None,
+    scorer: NIMA | Ensemble | None,
 ) -> list[Panel]:
     """Return panels of LR, bicubic, each result and HR, with PSNR and score in the captions.
 

@@ -33,7 +33,10 @@ NOT_IN_HASH = NOT_SETTINGS | {
 
 
 # Settings that earlier runs lack, with the values that those runs had.
-ADDED: dict[str, object] = {"metrics": list(DEFAULT), "model.metrics": list(DEFAULT)}
+ADDED: dict[str, object] = {
+    **{"metrics": list(DEFAULT), "model.metrics": list(DEFAULT)},
+    **{"loss.aesthetic.views": None, "loss.aesthetic.rho": 0},
+}
 
 
 def not_read(config: DictConfig) -> set[str]:
@@ -55,11 +58,23 @@ def not_read(config: DictConfig) -> set[str]:
             if name != "aesthetic" and term.get("score_always"):
                 read.add("scorer")
             keys |= {f"loss.{name}.{key}" for key in term if key not in read}
+        elif term is not None and str(term.get("_target_")).endswith(".AestheticLoss"):
+            keys |= {f"loss.{name}.{key}" for key in unread_of_aesthetic(term)}
     if not uses_scorer(config) and "${scorer." not in others:
         keys.add("scorer")
     elif config.gamma != 0:
         keys.add("loss.aesthetic.score_always")  # the scorer rates them anyway
     return keys
+
+
+def unread_of_aesthetic(term: DictConfig) -> set[str]:
+    """Return the settings of an aesthetic term that have no effect given its others."""
+    views = term.get("views") or []
+    unread = {name for name in ("shift", "noise", "resize", "jpeg") if name not in views}
+    unread |= set() if views else {"num_views", "seed"}
+    unread |= {"target"} if term.get("mode") != "hinge" else set()
+    scorer = term.get("scorer")
+    return unread if OmegaConf.is_list(scorer) and len(scorer) > 1 else unread | {"reduce"}
 
 
 def uses_scorer(config: DictConfig) -> bool:
@@ -88,20 +103,20 @@ class Identity:
 
     Args:
         config: the resolved configuration, without the keys that have no effect.
-        files: input files by key; their content counts, not their paths.
+        files: input files by key, or several for a key; their content counts, not their paths.
         code: SHA-256 of the Python files that the run depends on, see `code_files`.
         data: hash of the data set's content; None if settings and code determine it.
         derived: keys computed from others, see `derived_keys`.
     """
 
     config: JsonObject
-    files: dict[str, str]
+    files: Mapping[str, str | list[str]]
     code: dict[str, str]
     data: str | None = None
     derived: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.inputs = {key: file_sha256(expanded(path)) for key, path in self.files.items()}
+        self.inputs = {key: content_sha256(path) for key, path in self.files.items()}
         if self.data is not None:
             self.inputs["data"] = self.data
         hashed = flatten(self.config)
@@ -160,6 +175,13 @@ class Identity:
             "code_hash": self.code_hash,
             "code": self.code,
         }
+
+
+def content_sha256(path: str | list[str]) -> str:
+    """Hash the content of a file, or of several in order."""
+    if isinstance(path, str):
+        return file_sha256(expanded(path))
+    return text_sha256(json.dumps([content_sha256(one) for one in path]))
 
 
 def derived_keys(cfg: DictConfig) -> dict[str, str]:

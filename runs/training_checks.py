@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from configuration.hints import nearest
 from configuration.model_kind import trains_scorer
 from configuration.parsing import plain
 from configuration.signatures import locate
@@ -15,6 +16,7 @@ from lightning_modules.checkpoint import read_record
 from lightning_modules.compiling import WITH_GRAPHS
 from lightning_modules.losses import build_term
 from lightning_modules.record import degradation_summary
+from lightning_modules.scorer_views import VIEWS
 from networks.views import VIEW_ARGUMENTS
 from runs.identity import uses_scorer
 from runs.requirements import require_file, require_kind
@@ -162,9 +164,9 @@ def loss_problems(cfg: DictConfig) -> Iterator[str]:
         if "_target_" not in term:
             yield f"loss.{name}: needs a _target_, the dotted name of its class or function"
         elif name != "aesthetic" and str(term._target_).endswith(".AestheticLoss"):
-            key = f"loss.{name}.scorer"
-            missing = list(require_file(key, term.get("scorer")))
-            yield from missing or check_is_scorer(key, term.scorer)
+            yield from require_scorers(f"loss.{name}.scorer", term.get("scorer"))
+        if str(term.get("_target_")).endswith(".AestheticLoss"):
+            yield from view_problems(f"loss.{name}.views", term.get("views"))
     if aesthetic is None:
         if cfg.gamma != 0:
             yield (
@@ -183,7 +185,14 @@ def loss_problems(cfg: DictConfig) -> Iterator[str]:
     elif aesthetic.get("scorer") != cfg.scorer.checkpoint:
         yield f"loss.aesthetic.scorer={aesthetic.scorer}: set scorer.checkpoint, which it follows"
     else:
-        yield from require_scorer(cfg)
+        yield from require_scorers("scorer.checkpoint", cfg.scorer.checkpoint)
+
+
+def view_problems(key: str, names: object) -> Iterator[str]:
+    """Find unknown views of patches; other values are checked against their type."""
+    for name in names if isinstance(names, ListConfig) else ():
+        if isinstance(name, str) and name not in VIEWS:
+            yield f"{key}: {name}: no such view{nearest(name, VIEWS)}"
 
 
 def machine_problems(cfg: DictConfig) -> Iterator[str]:
@@ -280,7 +289,7 @@ def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
     if not reads_scorer(cfg) or not any(key.partition(".")[0] == "scorer" for key in typed):
         return
     path = cfg.scorer.checkpoint
-    if not isinstance(path, str) or list(require_scorer(cfg)):
+    if not isinstance(path, str) or list(require_scorers("scorer.checkpoint", path)):
         return  # reported by `problems`
     record = read_record(path)
     assert record is not None
@@ -296,7 +305,10 @@ def typed_problems(cfg: DictConfig, words: Sequence[str]) -> Iterator[str]:
             yield f"scorer.{name}={given}: {path} has {value}; leave scorer.{name}= out"
 
 
-def require_scorer(cfg: DictConfig) -> Iterator[str]:
-    """Yield a problem if the file of the scorer in the loss is missing or not a scorer."""
-    missing = list(require_file("scorer.checkpoint", cfg.scorer.checkpoint))
-    yield from missing or check_is_scorer("scorer.checkpoint", cfg.scorer.checkpoint)
+def require_scorers(key: str, given: str | ListConfig | None) -> Iterator[str]:
+    """Yield a problem for each file of the scorers in a loss that is missing or not a scorer."""
+    if isinstance(given, ListConfig) and not given:
+        yield f"{key}=[]: one scorer or more"
+    for path in given if isinstance(given, ListConfig) else [given]:
+        missing = list(require_file(key, path))
+        yield from missing or check_is_scorer(key, str(path))

@@ -11,6 +11,7 @@ import torch
 
 from lightning_modules.callbacks import Checkpoints
 from networks.tensor_files import load_plain
+from tests.commands.test_aesthetic import VIEWS
 from tests.commands.test_train import rows, run_at
 from tests.conftest import NIMA_WITH_PICTURES, TINY, Cli
 
@@ -104,9 +105,10 @@ SERIES = [("last", 1, "after"), ("last", 3, "before"), ("last", 3, "after")]
         (TINY, [*FALLING, "model.grad_ratio_every=3"]),
         (TINY, ["gamma=0", "callbacks=enhancement_ema", "optim=adam_cosine", *EVERY_OTHER]),
         (TINY, ["data.num_steps=3", "+trainer.val_check_interval=2", "model.grad_ratio_every=2"]),
+        (TINY, [*VIEWS, "loss.aesthetic.rho=0.5", "gamma=40", "model.grad_ratio_every=3"]),
         (NIMA_WITH_PICTURES, ["callbacks.pictures.every=2", *EVERY_OTHER]),
     ],
-    ids=["falling", "ema", "within_epochs", "scorer"],
+    ids=["falling", "ema", "within_epochs", "views", "scorer"],
 )
 def test_a_run_that_is_killed_three_times_ends_like_an_uninterrupted_one(
     cli: Cli, kill: Kill, base: list[str], words: list[str]

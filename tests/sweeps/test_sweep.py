@@ -191,6 +191,10 @@ SECOND = (
         (["gamma=0", "loss=[l2,color]", "loss.color=null", "seed=1,2"], 2, 2),
         (["gamma=0", SECOND, "scorer.checkpoint=a.ckpt,b.ckpt"], 2, 2),  # which reads it as well
         (["gamma=0,0.1", "loss.aesthetic.mode=linear,hinge"], 4, 3),
+        (["gamma=1", "loss.aesthetic.noise=1,2", "loss.aesthetic.num_views=2,4"], 4, 1),
+        (["gamma=1", "loss.aesthetic.noise=1,2", "loss.aesthetic.views=[noise],[flip]"], 4, 3),
+        (["gamma=1", "loss.aesthetic.target=hr,7", "loss.aesthetic.mode=linear,hinge"], 4, 3),
+        (["gamma=1", "loss.aesthetic.reduce=mean,min", "scorer.checkpoint=a,[a,b]"], 4, 3),
     ],
 )
 def test_equal_jobs_are_one(words: list[str], num_combinations: int, num_jobs: int) -> None:
