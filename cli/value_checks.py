@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import yaml
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -27,7 +27,7 @@ FOLDER_COMMANDS = ("train", "evaluate", "interpolate")  # commands with run fold
 LISTS = ("logger", "callbacks", "loss")  # groups that take several options at once
 # Keys that are neither among a command's `Options` nor arguments of a class.
 TEXT_KEYS = {
-    "scorer.checkpoint": Text(optional=True),
+    "scorer.checkpoint": Text(optional=True, depth=1),  # several for training
     "judge.checkpoint": Text(optional=True),
     "paths.output_dir": Text(optional=True),  # null is refused below
     "paths.data_dir": Text(),
@@ -205,6 +205,9 @@ def place_problems(command: str, cfg: DictConfig) -> Iterator[str]:
     """Check the files and folders that are read and written."""
     for key in TEXT_KEYS:
         value = OmegaConf.select(cfg, key)
+        several = isinstance(value, ListConfig) and (command, key) == ("train", "scorer.checkpoint")
+        if several and all(isinstance(item, str) for item in value):
+            continue
         if not isinstance(value, str | None):
             yield f"{key}={shown(value)}: must be the name of one file or folder"
     for key in ("paths.root", "paths.weights"):

@@ -142,7 +142,10 @@ class Run:
             if key == "data":
                 settings["data (SHA-256)"] = sha[:8]
             else:
-                settings[key] = f"{stem(str(self.key(key)))} ({sha[:8]})"
+                given = self.key(key)
+                paths = given if isinstance(given, list) else [given]
+                names = ", ".join(stem(str(path)) for path in paths)
+                settings[key] = f"{names} ({sha[:8]})"
         return settings
 
     def rater(self, metric: str) -> str | None:

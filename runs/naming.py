@@ -84,8 +84,8 @@ def name_value(value: str) -> str:
             return f"{number:.12g}"
     except ValueError:
         pass
-    if "/" in value or re.fullmatch(r".*\.(ckpt|safetensors|pt)", value):
-        stem = re.sub(r"[^\w.+-]+", "-", Path(value).stem)
+    if "/" in value or re.fullmatch(r".*\.(ckpt|safetensors|pt)\]?", value):
+        stem = re.sub(r"[^\w.+-]+", "-", Path(value.strip("[]")).stem)
         return f"{stem}-{text_sha256(value)[:6]}"
     if re.fullmatch(r"\[[\w,]+\]", value):  # commas would need quotes in a path
         return value[1:-1].replace(",", "+")

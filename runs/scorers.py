@@ -2,7 +2,7 @@
 
 import logging
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from networks.pretrained import find_packaged_weights
 from networks.timm_backbone import find_backbone
@@ -39,3 +39,9 @@ def pretrained_file(scorer: DictConfig) -> str | None:
         return path
     package = find_backbone(scorer.backbone, scorer.get("library")).package
     return None if package is None else str(find_packaged_weights(scorer.backbone, package))
+
+
+def scorer_files(cfg: DictConfig) -> list[str]:
+    """Return the checkpoints of the scorers in the aesthetic term."""
+    given = cfg.scorer.checkpoint
+    return list(given) if OmegaConf.is_list(given) else [given]

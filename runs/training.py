@@ -50,7 +50,7 @@ from runs.results import Result
 from runs.resuming import ResumePoint, last_checkpoint
 from runs.run_folder import BEST, State, decide, start
 from runs.run_loggers import build_loggers, close_loggers, log_best, staging
-from runs.scorers import expected_by_backbone, pretrained_file
+from runs.scorers import expected_by_backbone, pretrained_file, scorer_files
 from runs.training_checks import reads_scorer
 from system.device import full_float32, keep_memory
 from system.json_files import JsonObject
@@ -64,14 +64,14 @@ log = logging.getLogger(__name__)
 def with_scorer(cfg: DictConfig) -> DictConfig:
     """Return the configuration with the whole architecture of the scorer.
 
-    That is the one that the file of the loss's scorer names, or in trainings of scorers, what the
-    backbone expects where the settings are null.
+    That is the one that the file of the loss's first scorer names, or in trainings of scorers, what
+    the backbone expects where the settings are null.
     """
     if trains_scorer(cfg):
         return changed(cfg, expected_by_backbone(cfg.scorer))
     if not reads_scorer(cfg):
         return cfg
-    record = read_record(cfg.scorer.checkpoint)
+    record = read_record(scorer_files(cfg)[0])
     arguments = record.net if record is not None else {}
     return changed(
         cfg, {f"scorer.{name}": value for name, value in arguments.items() if name in cfg.scorer}
@@ -166,8 +166,10 @@ def identify(cfg: DictConfig, fingerprint: str | None) -> Identity:
     names = ["commands.train", *targets(config)]
     for key in files:
         is_network = key in ("scorer.checkpoint", "judge.checkpoint") or key.endswith(".scorer")
-        record = read_record(files[key]) if is_network else None
-        names += targets(record.net) if record is not None else ()
+        paths = files[key] if is_network else []
+        for path in [paths] if isinstance(paths, str) else paths:
+            record = read_record(path)
+            names += targets(record.net) if record is not None else ()
     return Identity(config, files, code_files(names), fingerprint, derived_keys(cfg))
 
 
@@ -205,11 +207,11 @@ def build_trainer(cfg: DictConfig, *, shares_process: bool) -> L.Trainer:
     return trainer
 
 
-def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str]]:
+def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str | list[str]]]:
     """Return the settings that this run reads, and its input files by key."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    files = {"init_from": config["init_from"]}
+    files: dict[str, Any] = {"init_from": config["init_from"]}
     if config["init_from"] == "official":
         files = {"init_from": str(official_file(cfg))}
     unread = not_read(cfg)  # runs that differ in nothing else are the same run
@@ -227,7 +229,7 @@ def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str]]:
             if str(term.get("_target_")).endswith(".AestheticLoss"):
                 term.pop("trusted", None)
             for key, value in term.items():
-                if isinstance(value, str) and expanded(value).is_file():
+                if are_files(value):
                     files[f"loss.{name}.{key}"] = value
         if "scorer" in unread:
             del config["scorer"]
@@ -242,6 +244,12 @@ def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str]]:
         files["scorer.pretrained"] = pretrained_file(cfg.scorer)
     files = {key: path for key, path in files.items() if path is not None}
     return {str(key): value for key, value in config.items()}, files
+
+
+def are_files(value: object) -> bool:
+    """Return whether a setting is the name of a file or a list of such names."""
+    names = value if isinstance(value, list) and value else [value]
+    return all(isinstance(name, str) and expanded(name).is_file() for name in names)
 
 
 def train_module(
@@ -305,7 +313,7 @@ def build_module(cfg: DictConfig, spec: JsonObject, identity: Identity) -> Train
     # _convert_: no ListConfig may reach a checkpoint
     module: TrainedModule = instantiate(spec, _convert_="all")
     if cfg.init_from is not None:
-        path = identity.files["init_from"]
+        path = str(identity.files["init_from"])
         if cfg.init_from == "official":
             log.info("init_from=official: %s", path)
         start_from(module.net, path)
@@ -332,15 +340,15 @@ def describe_training(
 
 
 def report_dependence(cfg: DictConfig) -> None:
-    """Log what the judge has in common with the scorer in the loss."""
+    """Log what the judge has in common with each scorer in the loss."""
     if trains_scorer(cfg) or not cfg.gamma or cfg.judge.checkpoint is None:
         return
-    paths = (cfg.scorer.checkpoint, cfg.judge.checkpoint)
-    scorer, judge = map(read_record, paths)
-    assert scorer is not None  # both have been loaded already
-    assert judge is not None
-    for line in dependence(scorer, judge):
-        log.info("%s", line)
+    judge = read_record(cfg.judge.checkpoint)
+    assert judge is not None  # it has been loaded already
+    for scorer in map(read_record, scorer_files(cfg)):
+        assert scorer is not None
+        for line in dependence(scorer, judge):
+            log.info("%s", line)
 
 
 def check_monitor(monitor: str, known: Collection[str] | None, parts: Sequence[str] = ()) -> None:
