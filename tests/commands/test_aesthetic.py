@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from reports.run_reading import read_run
 from tests.commands.test_train import (
     assert_same_curve,
     assert_same_weights,
@@ -89,6 +90,9 @@ def test_the_identity_has_the_options_that_are_read_and_every_scorer(
     assert both["settings"]["scorer.checkpoint"] == "(file)"
     assert both["settings"]["loss.aesthetic.reduce"] == "min"
     assert both["inputs"]["scorer.checkpoint"] != plain["inputs"]["scorer.checkpoint"]
+    sha256 = both["inputs"]["scorer.checkpoint"][:8]
+    scorers = f"tests/{SAMPLE_SCORER.name}, other.safetensors ({sha256})"
+    assert read_run(run).rater("val/score") == scorers
     assert "already finished" in cli(*words).out
     other.write_bytes(SAMPLE_SCORER.read_bytes())
     done = cli(*words)

@@ -337,7 +337,7 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of Dynamo
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_term_with_views_is_the_uncompiled_one() -> None:
-    scorer: NIMA = shallow(load_scorer(SAMPLE_SCORER), 5)
+    scorer: NIMA = shallow(load_scorer(SAMPLE_SCORER), 3)
     options: dict[str, Any] = {"views": list(VIEWS), "num_views": 2, "rho": 0.5, "mode": "hinge"}
     sr, hr = patches(2, 48), patches(2, 48) ** 0.5
     plain, compiled = term(scorer, **options), term(scorer, **options)

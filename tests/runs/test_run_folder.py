@@ -46,6 +46,9 @@ def test_paths_are_reduced_to_stem_and_hash() -> None:
     assert len(one) == len("scorer.checkpoint-best-") + 6
     assert one != two
     assert "/" not in one
+    several = run_name(["scorer.checkpoint=[a.safetensors,b.safetensors]"])
+    assert several.startswith("scorer.checkpoint-a.safetensors-b-")
+    assert "," not in several
 
 
 def test_long_names_are_cut() -> None:
