@@ -213,8 +213,8 @@ class AestheticLoss(nn.Module):
         seed: the run's seed.
 
     Attributes:
-        step: the optimizer step, and
-        first: the position of a batch's first patch in the global batch, which views depend on.
+        step: optimizer steps so far; random views depend on it.
+        first: position of the next batch's first patch in the global batch; likewise.
 
     Raises:
         ValueError: if an option is unknown or out of its range, or the checkpoint is not a
@@ -270,11 +270,11 @@ class AestheticLoss(nn.Module):
         return self.ensemble.scorers[0]
 
     def at(self, step: int, first: int) -> None:
-        """Set what random views are drawn for, see `step` and `first`."""
+        """Set the step and the position that the next random views are drawn for."""
         self.step, self.first = step, first
 
     def compile(self, *args: object, **options: object) -> None:
-        """Compile the term as `nn.Module.compile`; with views or rho, the scorers alone.
+        """Compile the term as `nn.Module.compile` does; with views or rho, only its scores.
 
         Views are drawn on the CPU, and the worst place nearby takes a backward pass.
         """
