@@ -275,3 +275,18 @@ def psnr(levels_BCHW: Tensor, reference_BCHW: Tensor) -> Tensor:
         levels_BCHW, reference_BCHW, data_range=255.0, dim=(1, 2, 3), reduction="none"
     )
     return value_B.clamp(max=MAX_PSNR)
+
+
+def delta_e(image_BCHW: Tensor, reference_BCHW: Tensor) -> Tensor:
+    """Compute the mean colour difference CIEDE2000 of each image; sRGB in [0, 1].
+
+    In CIELAB under D65. Sharma, Wu, Dalal: "The CIEDE2000 color-difference formula", Color Research
+    and Application 30, 2005.
+    """
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    one, other = (
+        rgb2lab(x.cpu().double().numpy(), channel_axis=1) for x in (image_BCHW, reference_BCHW)
+    )
+    difference_BHW = deltaE_ciede2000(one, other, channel_axis=1)  # type: ignore[no-untyped-call]
+    return torch.from_numpy(difference_BHW.mean(axis=(1, 2)))

@@ -107,6 +107,13 @@ METRICS = {
         f"DISTS: RGB, no border, VGG-16, not resized. {LOWER}",
         better="lower",
     ),
+    "delta_e": ImageMetric(
+        "lightning_modules.image_metrics.delta_e",
+        *("Delta E", "Delta E (CIEDE2000)"),
+        f"Delta E: mean CIEDE2000 of sRGB pixels, no border; 1 is just visible. {LOWER}",
+        digits=2,
+        better="lower",
+    ),
 }
 DEFAULT = ("psnr", "psnr_y", "ssim")
 # Of the metrics that scorers give, which have settings of their own.

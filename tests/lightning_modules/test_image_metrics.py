@@ -117,6 +117,25 @@ def test_ms_ssim_is_measured_as_the_benchmark_ssim() -> None:
     assert value.item() == pytest.approx(theirs.item(), abs=1e-3)  # theirs counts the border
 
 
+def lightness(level: int) -> float:
+    """CIE L* of a gray of sRGB."""
+    light = ((level / 255 + 0.055) / 1.055) ** 2.4
+    return 116 * float(light ** (1 / 3)) - 16
+
+
+def test_delta_e_of_grays_is_that_of_the_formula() -> None:
+    hr = torch.zeros(2, 3, 24, 24)
+    sr = hr.clone()
+    sr[0, :, :12] = 1.0  # half is white instead of black: 100 at the mean lightness 50
+    hr[1], sr[1] = 100 / 255, 160 / 255
+    low, high = lightness(100), lightness(160)
+    from_middle = ((low + high) / 2 - 50) ** 2
+    weight = 1 + 0.015 * from_middle / (20 + from_middle) ** 0.5
+    values = image_metrics(sr, hr, 1, ["delta_e"])["delta_e"]
+    assert values.tolist() == pytest.approx([50, (high - low) / weight], rel=1e-4)
+    assert image_metrics(hr, hr, 1, ["delta_e"])["delta_e"].tolist() == [0, 0]
+
+
 def error(sr: torch.Tensor, hr: torch.Tensor, exponent: float = 1.0) -> torch.Tensor:
     return ((sr - hr).abs() ** exponent).mean(dim=(1, 2, 3))
 
