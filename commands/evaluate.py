@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from configuration.own_data import own_data
 from configuration.parsing import changed
 from lightning_modules.metric_catalogue import DEFAULT
-from lightning_modules.record import REALISTIC, Record, degradation_summary
+from lightning_modules.record import Record, degradation_choice, degradation_summary
 from runs.invocation import Invocation
 from runs.measuring_options import MeasuringOptions, measuring_problems
 from runs.metric_checks import metric_class_problems, metric_problems
@@ -188,11 +188,13 @@ def degradation_remarks(cfg: DictConfig, records: list[Record]) -> list[str]:
         if not trained or not given:
             continue
         differing = [name for name in trained if (trained[name] or 0) != (given.get(name) or 0)]
-        if given == REALISTIC != trained:
-            remarks.append(f"{record.label} was trained without data.degradation=realistic")
-        elif differing:
+        choice, trained_choice = map(degradation_choice, (given, trained))
+        if choice is not None and trained_choice is None:
+            remarks.append(f"{record.label} was trained without data.degradation={choice}")
+        elif choice != trained_choice or differing:
             shown = " ".join(f"data.degradation.{name}={trained[name]}" for name in differing)
-            shown = "data.degradation=realistic" if trained == REALISTIC else shown
+            if trained_choice is not None:
+                shown = f"data.degradation={trained_choice}"
             remarks.append(f"{record.label} was trained with {shown}, not used here")
     return remarks
 

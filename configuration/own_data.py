@@ -19,7 +19,7 @@ from system.terminal import printable
 # Settings of training, which do not change what is validated.
 TRAINING = {
     *("train_hr", "train_lr", "batch_size", "patch_size", "num_steps", "num_workers", "seed"),
-    *("on_device", "store", "scale"),
+    *("on_device", "store", "scale", "shrink_to"),
 }
 
 

@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from datamodules.realistic import RealisticDraws
+from datamodules.drawn import DegradationDraws
 from datamodules.sampling import orient
 from images.pixels import to_unit
 
@@ -59,7 +60,7 @@ class UndegradedBatch(NamedTuple):
 
     hr_BHWC: Tensor
     code_B: Tensor
-    draws: RealisticDraws
+    draws: DegradationDraws
     size: int  # side of an LR patch without the margin
     scale: int
 
@@ -67,9 +68,13 @@ class UndegradedBatch(NamedTuple):
         """Flip, rotate, convert to float32 in [0, 1], degrade, and cut the margins off."""
         hr_BCHW = to_unit(orient(self.hr_BHWC, self.code_B))
         lr_BCHW = self.draws.apply(hr_BCHW, self.scale)
-        return PairBatch(
-            self.draws.crop(lr_BCHW, self.size), self.draws.crop(hr_BCHW, self.size, self.scale)
-        )
+        return PairBatch(self.crop(lr_BCHW, 1), self.crop(hr_BCHW, self.scale))
+
+    def crop(self, image_BCHW: Tensor, scale: int) -> Tensor:
+        """Cut the patches out: `size` pixels at the corners, both times the scale."""
+        size = self.size * scale
+        corners = enumerate((self.draws.corner_B2 * scale).tolist())
+        return torch.stack([image_BCHW[k, :, y : y + size, x : x + size] for k, (y, x) in corners])
 
 
 class PatchLocations(NamedTuple):
@@ -80,7 +85,7 @@ class PatchLocations(NamedTuple):
     top_B: Tensor  # in the LR image
     left_B: Tensor
     code_B: Tensor
-    draws: RealisticDraws | None = None  # how to degrade the patches, if they are
+    draws: DegradationDraws | None = None  # how to degrade the patches, if they are
 
     def to_unit(self) -> PairBatch:
         """Raise an error, because only the data module can crop these patches.

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from datamodules.sampling import name_stream
@@ -120,6 +121,17 @@ def shrink(hr: Tensor, scale: int) -> Tensor:
     height, width = hr.shape[-2:]
     hr = hr[..., : height - height % scale, : width - width % scale]
     return hr if scale == 1 else imresize(hr, 1 / scale)
+
+
+def shrink_to(image: Tensor, side: int) -> Tensor:
+    """Shrink a photo (3 x H x W uint8) until its shorter side has this many pixels, if it has more.
+
+    By bicubic interpolation with antialiasing, like Pillow's.
+    """
+    if min(image.shape[-2:]) <= side:
+        return image
+    small: Tensor = transforms.resize(image, [side], InterpolationMode.BICUBIC, antialias=True)
+    return small
 
 
 def blur_size(sigma: float, kernel_size: int | None) -> int:

@@ -10,14 +10,14 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.degradations import Degradation
+from datamodules.degradations import Degradation, shrink_to
 from datamodules.listing import list_problems
 from datamodules.packing import Order, Photo, pack
 from datamodules.pairs import AnyDegradation, PairsDataModule, Photos
@@ -80,6 +80,25 @@ class MakeLR:
             raise ValueError(f"{printable_name(photo.path)}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Shrunk:
+    """Shrinks a photo before an image is made from it; its fields are part of the recipe of stores.
+
+    Args:
+        side: shorter side in pixels; smaller photos keep their size.
+        make: makes the image.
+    """
+
+    side: int
+    make: Decode | MakeLR
+
+    def __call__(self, photo: Photo) -> Image:
+        """Shrink the photo and make the image."""
+        small = Photo(Source(photo.name, photo.path))
+        small.pixels = shrink_to(photo.pixels, self.side)
+        return self.make(small)
+
+
 class FolderPairs(PairsDataModule):
     """Base of the data modules that read folders through a binary store.
 
@@ -119,10 +138,11 @@ class FolderPairs(PairsDataModule):
         where = store_folder(folder, self.store)
         hr_key, lr_key = self.store_keys(split)
         hr_what = f"HR photos ({split})"
+        side = self.shrink_to if split == "train" else None
         orders: dict[int, Order] = {HR: Order("HR", sources, Decode(), hr_what, hr_key)}
         for scale in self.scales:
             found = None
-            if not self.is_realistic:  # which starts from HR
+            if not self.starts_from_hr and side is None:
                 found = self.lr_sources(split, scale, sources[: self.limit])
             if degradation is None or (scale == 1 and not found and degradation == Degradation()):
                 continue  # LR photos are the HR photos
@@ -136,6 +156,8 @@ class FolderPairs(PairsDataModule):
                 f"LR photos x{scale} ({split})",
                 key,
             )
+        if side is not None:
+            orders = {scale: shrunk(order, side) for scale, order in orders.items()}
         options: dict[str, Any] = {"limit": self.limit, "reread": self.reread}
         stores = pack(where, list(orders.values()), per_shard=PER_SHARD, **options)
         packed = dict(zip(orders, stores, strict=True))
@@ -143,6 +165,12 @@ class FolderPairs(PairsDataModule):
         for scale, lr in packed.items():
             check_sizes(hr.sizes, lr.sizes, orders[scale].sources, scale)
         return Photos(hr, {scale: packed.get(scale, hr) for scale in self.scales})
+
+
+def shrunk(order: Order, side: int) -> Order:
+    """Return the order of the same images of photos whose shorter side is shrunk to `side`."""
+    assert isinstance(order.make, Decode | MakeLR)
+    return replace(order, label=f"{order.label}-{side}", make=Shrunk(side, order.make))
 
 
 def store_folder(photos: Path, store: Path | None) -> Path:
@@ -206,17 +234,25 @@ class PhotoFolders(FolderPairs):
         given = {"train_hr": train_hr, "val_hr": val_hr, "train_lr": train_lr, "val_lr": val_lr}
         self.given = {name: as_list(where) for name, where in given.items() if where is not None}
         self.hr_photos: dict[str, dict[str, FoundPhoto]] = {}  # by split and name
-        for name in ("train_lr", "val_lr") if self.is_realistic else ():
-            if name in self.given:
-                raise ValueError(
-                    f"data.{name}={','.join(self.given[name])}: is not read, because "
-                    f"data.degradation=realistic makes LR photos from HR; leave it out"
-                )
-        is_made = not (train_lr and val_lr) and not self.is_realistic
+        reason = {name: self.lr_reason(name) for name in ("train_lr", "val_lr")}
+        for name in filter(reason.get, self.given):
+            raise ValueError(
+                f"data.{name}={','.join(self.given[name])}: is not read, because {reason[name]} "
+                "makes LR photos from HR; leave it out"
+            )
+        is_made = not (train_lr and val_lr) and not self.starts_from_hr
         made = "; LR made by bicubic shrinking" if is_made else ""
         train, val = (", ".join(self.given.get(name, [])) for name in ("train_hr", "val_hr"))
         photos = f"photos of {train}, validated on" if self.trains else "photos of"
         self.description = f"{photos} {val}{made}{self.lr_note}"
+
+    def lr_reason(self, key: str) -> str | None:
+        """Return the setting because of which given LR photos cannot be used; None if they can."""
+        if self.starts_from_hr:
+            return f"data.degradation={self.degradation.label()}"
+        if self.shrink_to is not None and key == "train_lr":
+            return f"data.shrink_to={self.shrink_to}"
+        return None
 
     def hr_given(self, split: str) -> list[str]:
         """Return the entries given for the HR photos."""

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 from datamodules.base import ShardedDataModule
 from datamodules.batches import Pair, PairBatch, PatchBatch, PatchLocations, UndegradedBatch
-from datamodules.degradations import Degradation
+from datamodules.degradations import Degradation, shrink_to
+from datamodules.drawn import DrawnDegradation
 from datamodules.listing import join_some, list_problems
 from datamodules.patches import PatchDataset
-from datamodules.realistic import RealisticDegradation
 from datamodules.resident import Resident
 from datamodules.sampling import BatchDataset, Draws
 from datamodules.store import Images, MemoryImages
@@ -26,7 +26,7 @@ from networks.scales import SCALES
 
 log = logging.getLogger(__name__)
 
-AnyDegradation = Degradation | RealisticDegradation
+AnyDegradation = Degradation | DrawnDegradation
 
 
 @dataclass(eq=False)
@@ -76,6 +76,7 @@ class PairsDataModule(ShardedDataModule, ABC):
         patch_size: side of an LR patch in pixels.
         num_steps: steps per epoch; photos are repeated as necessary.
         on_device: keep all photos on the training device and crop the patches there.
+        shrink_to: shorter side that larger photos are shrunk to for training; not at all if None.
     """
 
     kind = "pairs"
@@ -92,18 +93,26 @@ class PairsDataModule(ShardedDataModule, ABC):
         seed: int = 0,
         limit: int | None = None,
         on_device: bool = False,
+        shrink_to: int | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, limit=limit)
         if patch_size < 1 or num_steps < 1:
             raise ValueError(
                 f"data.patch_size={patch_size}, data.num_steps={num_steps}: 1 or more each"
             )
+        if shrink_to is not None and shrink_to < patch_size:
+            raise ValueError(
+                f"data.shrink_to={shrink_to}: not below data.patch_size={patch_size}; null for the "
+                "photos' own size"
+            )
         self.scales = list(scale) if isinstance(scale, list) else [scale]
         wrong = [s for s in self.scales if s not in SCALES]
         if wrong or len(set(self.scales)) != len(self.scales) or not self.scales:
             raise ValueError(f"data.scale={scale}: one or several of {', '.join(map(str, SCALES))}")
         self.degradation = degradation or Degradation()
-        if on_device and (num_workers or (self.draws_patches and not self.is_realistic)):
+        if isinstance(self.degradation, DrawnDegradation):
+            self.degradation.check_scales(self.scales)
+        if on_device and (num_workers or (self.draws_patches and not self.starts_from_hr)):
             raise ValueError(
                 "data.on_device=true cuts patches on the training device: it goes with "
                 "data.num_workers=0 and data.degradation.every_epoch=false"
@@ -111,26 +120,27 @@ class PairsDataModule(ShardedDataModule, ABC):
         self.patch_size = patch_size
         self.num_steps = num_steps
         self.on_device = on_device
+        self.shrink_to = shrink_to
         self.opened: dict[str, Photos] = {}
         self.resident: Resident | None = None
 
     @property
-    def is_realistic(self) -> bool:
-        """Return whether LR is made from HR by a realistic degradation."""
-        return isinstance(self.degradation, RealisticDegradation)
+    def starts_from_hr(self) -> bool:
+        """Return whether LR is always made from HR, by a realistic or tone degradation."""
+        return isinstance(self.degradation, DrawnDegradation)
 
     @property
     def lr_note(self) -> str:
         """Return how LR photos differ from HR photos besides their size, for descriptions."""
-        if self.is_realistic:
-            return "; LR by realistic degradation"
         label = self.degradation.label()
+        if self.starts_from_hr:
+            return f"; LR by {label.replace('_', ' and ')} degradation"
         return f"; LR with {label}" if label else ""
 
     @property
     def draws_patches(self) -> bool:
         """Return whether each training patch is degraded anew, rather than each photo once."""
-        return isinstance(self.degradation, RealisticDegradation) or self.degradation.every_epoch
+        return isinstance(self.degradation, DrawnDegradation) or self.degradation.every_epoch
 
     @abstractmethod
     def photos(self, split: str, degradation: AnyDegradation | None) -> Photos:
@@ -140,9 +150,18 @@ class PairsDataModule(ShardedDataModule, ABC):
         """
 
     def in_memory(
-        self, hr: Sequence[Tensor], names: Sequence[str], degradation: AnyDegradation | None
+        self,
+        hr: Sequence[Tensor],
+        names: Sequence[str],
+        degradation: AnyDegradation | None,
+        split: str = "val",
     ) -> Photos:
-        """Make LR photos from HR photos (3 x H x W uint8) and keep both in memory."""
+        """Make LR photos from HR photos (3 x H x W uint8) and keep both in memory.
+
+        Those of the split `train` are first shrunk to `shrink_to`.
+        """
+        if split == "train" and self.shrink_to is not None:
+            hr = [shrink_to(image, self.shrink_to) for image in hr]
         large = MemoryImages([to_array(image) for image in hr], names)
         if degradation is None:
             return Photos(large, dict.fromkeys(self.scales, large))
@@ -157,7 +176,7 @@ class PairsDataModule(ShardedDataModule, ABC):
 
     def degradation_of(self, split: str) -> AnyDegradation | None:
         """Return how the LR photos of a split are made; None if they are not needed."""
-        if isinstance(self.degradation, RealisticDegradation):
+        if isinstance(self.degradation, DrawnDegradation):
             return None if split == "train" else self.degradation
         drawn_later = split == "train" and self.degradation.every_epoch
         return Degradation() if drawn_later else replace(self.degradation, every_epoch=False)

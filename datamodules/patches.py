@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from datamodules.batches import PatchBatch, PatchLocations, UndegradedBatch
 from datamodules.degradations import Degradation
-from datamodules.realistic import RealisticDegradation, RealisticDraws
+from datamodules.drawn import DegradationDraws, DrawnDegradation
 from datamodules.sampling import BatchDataset, Draws, Purpose, integers_below, random_stream
 from datamodules.store import Image, Images
 from images.pixels import to_array, to_tensor
@@ -27,7 +27,7 @@ class PatchDataset(BatchDataset):
     _: KW_ONLY
     patch_size: int  # side of an LR patch in pixels
     seed: int
-    degradation: Degradation | RealisticDegradation | None = None  # drawn anew for each LR patch
+    degradation: Degradation | DrawnDegradation | None = None  # drawn anew for each LR patch
     locations: bool = False  # return the locations of patches instead of their pixels
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class PatchDataset(BatchDataset):
     @property
     def margin(self) -> int:
         """LR pixels that are cut around each patch and degraded with it."""
-        if isinstance(self.degradation, RealisticDegradation):
+        if isinstance(self.degradation, DrawnDegradation):
             return self.degradation.margin
         return 0
 
@@ -61,7 +61,7 @@ class PatchDataset(BatchDataset):
 
     def lr_sizes(self, scale: int) -> NDArray[np.int64]:
         """Return the sizes of the LR photos, whether they exist or not; N x 2: height, width."""
-        if isinstance(self.degradation, RealisticDegradation):
+        if isinstance(self.degradation, DrawnDegradation):
             return self.hr.sizes // scale
         return self.lr[scale].sizes
 
@@ -86,10 +86,10 @@ class PatchDataset(BatchDataset):
         words = draws.words(self.seed, Purpose.PATCH)
         top_B, left_B = integers_below(words[:, :2], self.lr_sizes(scale)[item_B] - size + 1).T
         code_B = torch.from_numpy((words[:, 2] & np.uint64(7)).astype(np.int64))
-        realistic = self.realistic_draws(draws, scale)
+        drawn = self.degradation_draws(draws, scale)
         if self.locations:
             item, top, left = map(torch.from_numpy, (item_B, top_B, left_B))
-            return PatchLocations(scale, item, top, left, code_B, realistic)
+            return PatchLocations(scale, item, top, left, code_B, drawn)
         side = size * scale
         hr_BHWC = np.empty((len(item_B), side, side, 3), np.uint8)
         lr_BHWC = np.empty((len(item_B), size, size, 3), np.uint8)
@@ -97,18 +97,18 @@ class PatchDataset(BatchDataset):
         for k, (item, top, left) in enumerate(corners):
             if isinstance(self.degradation, Degradation):
                 lr_BHWC[k] = self.degraded(self.lr[scale][item], item, top, left, draws, k)
-            elif realistic is None:
+            elif drawn is None:
                 lr_BHWC[k] = self.lr[scale][item][top : top + size, left : left + size]
             top, left = top * scale, left * scale
             hr_BHWC[k] = self.hr[item][top : top + side, left : left + side]
         hr = torch.from_numpy(hr_BHWC)
-        if realistic is not None:
-            return UndegradedBatch(hr, code_B, realistic, self.patch_size, scale)
+        if drawn is not None:
+            return UndegradedBatch(hr, code_B, drawn, self.patch_size, scale)
         return PatchBatch(torch.from_numpy(lr_BHWC), hr, code_B)
 
-    def realistic_draws(self, draws: Draws, scale: int) -> RealisticDraws | None:
-        """Draw how to degrade the patches of a batch; None unless realistically."""
-        if not isinstance(self.degradation, RealisticDegradation):
+    def degradation_draws(self, draws: Draws, scale: int) -> DegradationDraws | None:
+        """Draw how to degrade the patches of a batch on the device; None if they are not."""
+        if not isinstance(self.degradation, DrawnDegradation):
             return None
         streams = [
             random_stream(

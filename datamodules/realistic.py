@@ -20,10 +20,9 @@ from torch import Tensor
 
 from datamodules import realistic_stages as stages
 from datamodules.blur_kernels import KINDS, draw_sides, gaussian_kernels, sinc_kernels, unless
+from datamodules.drawn import DrawnDegradation, check_probability, check_range
 from datamodules.realistic_stages import METHODS, Numbers, Sizes
-from datamodules.sampling import name_stream
-from datamodules.uniform import Floats, Uniform
-from images.pixels import to_bytes, to_unit
+from datamodules.uniform import Floats, Uniform, to_float
 
 NUM_UNIFORM = 46  # random numbers of an image, before its noise
 
@@ -80,12 +79,6 @@ class RealisticDraws(NamedTuple):
         where = torch.from_numpy(np.flatnonzero(chosen_B)).to(image_BCHW.device)
         coded = stages.jpeg(image_BCHW[where], sizes_B2[chosen_B], self.quality_B[chosen_B])
         return image_BCHW.index_copy(0, where, coded)
-
-    def crop(self, image_BCHW: Tensor, size: int, scale: int = 1) -> Tensor:
-        """Cut the patches out: `size` pixels at the corners, both times the scale."""
-        size *= scale
-        corners = enumerate((self.corner_B2 * scale).tolist())
-        return torch.stack([image_BCHW[k, :, y : y + size, x : x + size] for k, (y, x) in corners])
 
 
 @dataclass(frozen=True)
@@ -190,11 +183,8 @@ class Round:
 
 
 @dataclass(frozen=True)
-class RealisticDegradation:
+class RealisticDegradation(DrawnDegradation):
     """LR images for restoring real photos: `data.degradation=realistic`.
-
-    Training patches are degraded anew in each epoch, on the training device. Validation photos are
-    degraded once, by draws that depend on their names alone, not on the run's seed.
 
     Args:
         first: first round.
@@ -236,14 +226,7 @@ class RealisticDegradation:
         *,
         spare: int = 0,
     ) -> RealisticDraws:
-        """Draw everything for a batch.
-
-        Args:
-            streams: one for each image.
-            size: height and width of the HR images, multiples of the scale.
-            scale: HR pixels per LR pixel.
-            spare: LR pixels to be cut off in height and width.
-        """
+        """Draw everything for a batch, see `DrawnDegradation.draw`."""
         draw = Uniform(streams, NUM_UNIFORM)
         height, width = size
         first = self.first.draw(draw, streams, (height, width))
@@ -262,12 +245,6 @@ class RealisticDegradation:
         assert not draw.columns
         return drawn
 
-    def make_lr(self, hr: Tensor, scale: int, name: str) -> Tensor:
-        """Make the LR photo (3 x H x W uint8) of a whole HR photo by draws from its name."""
-        height, width = (side - side % scale for side in hr.shape[-2:])
-        draws = self.draw([name_stream(name)], (height, width), scale)
-        return to_bytes(draws.apply(to_unit(hr[None, :, :height, :width]), scale))[0]
-
 
 def draw_cutoffs(draw: Uniform, side_B: Numbers) -> Floats:
     """Draw cutoff frequencies of sinc filters; small kernels cannot hold the lowest."""
@@ -284,17 +261,6 @@ def draw_words(streams: Sequence[np.random.Generator], sizes_B2: Sizes) -> Tenso
     return torch.from_numpy(word_BCHW)
 
 
-def to_float(values: Floats) -> Tensor:
-    """Convert to a float32 tensor."""
-    return torch.from_numpy(values.astype(np.float32))
-
-
-def check_probability(key: str, value: float) -> None:
-    """Raise a ValueError unless a value is a probability."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{key}={value}: a probability is from 0 to 1")
-
-
 def check_shares(key: str, shares: Mapping[str, float], names: Sequence[str]) -> None:
     """Raise a ValueError unless the shares are of these names, none negative, not all 0."""
     if set(shares) - set(names) or min(shares.values(), default=0) < 0 or not sum(shares.values()):
@@ -302,13 +268,3 @@ def check_shares(key: str, shares: Mapping[str, float], names: Sequence[str]) ->
         raise ValueError(
             f"{key}={{{given}}}: shares of {', '.join(names)}; 0 or more, not all of them 0"
         )
-
-
-def check_range(
-    key: str, ends: list[float] | list[int], low: float, high: float, *, around_one: bool = False
-) -> None:
-    """Raise a ValueError unless the ends are two increasing numbers within limits."""
-    if len(ends) != 2 or not low <= ends[0] <= ends[1] <= high:
-        raise ValueError(f"{key}={list(ends)}: [low,high] from {low:g} to {high:g}")
-    if around_one and not ends[0] <= 1 <= ends[1]:
-        raise ValueError(f"{key}={list(ends)}: [low,high] with low up to 1 and high from 1")

@@ -53,7 +53,7 @@ class SamplePairs(PairsDataModule):
         """Read the photos of a split and make the LR photos."""
         files = (TRAIN_PHOTOS if split == "train" else VAL_PHOTOS)[: self.limit]
         names = [Path(file).stem for file in files]
-        return self.in_memory([photo(file) for file in files], names, degradation)
+        return self.in_memory([photo(file) for file in files], names, degradation, split)
 
 
 class SampleRated(RatedDataModule):

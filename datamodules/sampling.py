@@ -66,7 +66,7 @@ class Purpose(IntEnum):
     NOISE = 8  # noise on a patch
     NAME = 9  # fixed degradation of a photo, by its name
     VOTES = 10  # resampled votes, for the noise floor
-    REALISTIC = 11  # realistic degradation of a patch
+    REALISTIC = 11  # realistic or tone degradation of a patch
     VIEWS = 12  # views of a patch that a scorer in the loss is shown
     TABLE = 20  # the table of ratings from which each photo of a batch comes
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -49,3 +51,8 @@ class Uniform:
         ends = np.cumsum(shares) / np.sum(shares)
         index: Integers = np.searchsorted(ends[:-1], self.columns.pop(), side="right")
         return index
+
+
+def to_float(values: Floats) -> Tensor:
+    """Convert to a float32 tensor."""
+    return torch.from_numpy(values.astype(np.float32))

@@ -33,8 +33,7 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 OPEN = ConfigDict(extra="allow", strict=True)
 Amount = int | float | list[int | float] | None  # as in `datamodules.degradations`
 Degradations = dict[str, Amount]
-DEGRADATIONS = dict[Literal["blur", "noise", "jpeg", "realistic"], Amount]
-REALISTIC: Degradations = {"realistic": 1}  # not its many strengths
+DEGRADATIONS = dict[Literal["blur", "noise", "jpeg", "realistic", "tone"], Amount]
 Text = Annotated[str, AfterValidator(lambda text: printable(text, 2000))]
 
 
@@ -191,12 +190,21 @@ def degradation_summary(node: Mapping[str, object]) -> Degradations:
     """Summarize the node `data.degradation` of a configuration, or a summary of it.
 
     Returns:
-        `blur`, `noise` and `jpeg` of LR besides its downscaling, or `REALISTIC`.
+        `blur`, `noise` and `jpeg` of LR besides its downscaling; or `tone`, `realistic` or both as
+        1, without their many strengths.
     """
-    if node.get("realistic") or str(node.get("_target_")).endswith(".RealisticDegradation"):
-        return REALISTIC
-    names = ("blur", "noise", "jpeg")
-    return {name: cast(Amount, node.get(name)) for name in names}
+    target = str(node.get("_target_"))
+    found: Degradations = {}
+    if node.get("tone") or target.endswith(".ToneDegradation"):
+        found["tone"] = 1
+    if node.get("realistic") or node.get("then") or target.endswith(".RealisticDegradation"):
+        found["realistic"] = 1
+    return found or {name: cast(Amount, node.get(name)) for name in ("blur", "noise", "jpeg")}
+
+
+def degradation_choice(summary: Degradations) -> str | None:
+    """Return the choice `data.degradation=` of a summary; None for simple ones."""
+    return "_".join(name for name in ("tone", "realistic") if summary.get(name)) or None
 
 
 def as_json(raw: object, where: object) -> str:

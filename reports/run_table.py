@@ -22,7 +22,7 @@ from reports.run_files import UNRECORDED, About, Photo, Result, is_scale, number
 # Keys of `data` that affect neither the validation photos nor their degradation.
 ONLY_TRAINS = {
     *("batch_size", "patch_size", "num_steps", "num_workers", "seed", "on_device", "store"),
-    *("scale", "train_hr", "train_lr", "train_list", "num_train", "native_share"),
+    *("scale", "train_hr", "train_lr", "train_list", "num_train", "native_share", "shrink_to"),
 }
 ONLY_MEASURES = ("metrics", "model.metrics")  # settings that change no network
 DEGRADATION = "data.degradation."  # start of keys, of which the kinds of degradation share none

@@ -36,6 +36,7 @@ NOT_IN_HASH = NOT_SETTINGS | {
 ADDED: dict[str, object] = {
     **{"metrics": list(DEFAULT), "model.metrics": list(DEFAULT)},
     **{"loss.aesthetic.views": None, "loss.aesthetic.rho": 0},
+    **{"data.shrink_to": None, "data.train_crop": None, "model.robust": None},
 }
 
 

@@ -142,8 +142,8 @@ def enhancer_problems(cfg: DictConfig) -> Iterator[str]:
         yield f"gamma={cfg.gamma} scale={cfg.scale}: an enhancer needs both"
     elif cfg.scale == 1 and "scales" not in cfg.net and undegraded(cfg):
         yield (
-            "scale=1: set data.degradation.blur, .noise or .jpeg, or data.degradation=realistic; "
-            "otherwise LR equals HR"
+            "scale=1: set data.degradation.blur, .noise or .jpeg, or data.degradation=realistic "
+            "or tone; otherwise LR equals HR"
         )
     elif "scale" in cfg.data and cfg.data.scale != cfg.net.get("scales", cfg.scale):
         yield f"data.scale={cfg.data.scale}: set scale, which data and network follow"

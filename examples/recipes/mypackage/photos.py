@@ -17,4 +17,4 @@ class MyPhotos(PairsDataModule):
         """Read the photos of `train` or `val`."""
         files = sorted(Path(split).glob("*.npy"))[: self.limit]
         images = [to_tensor(np.load(file)) for file in files]
-        return self.in_memory(images, [file.stem for file in files], degradation)
+        return self.in_memory(images, [file.stem for file in files], degradation, split)
