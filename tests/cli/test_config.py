@@ -71,6 +71,7 @@ NEEDS = {
     "nima_finetune": ["scorer.pretrained=null"],
     "nima_robust": ["scorer.pretrained=null"],
     "photos": ["data.train_hr=photos", "data.val_hr=photos"],
+    "photos_tone": ["data.train_hr=photos", "data.val_hr=photos"],
     "benchmark": ["data.root=Set5"],
     "rated": ["data.ratings=ratings.csv", "data.images=photos"],
     "tables": ["data.tables=[{ratings: ratings.csv, images: photos}]"],

@@ -182,6 +182,7 @@ SECOND = (
     ("words", "num_combinations", "num_jobs"),
     [
         (["sweep=gamma", "scorer.checkpoint=x"], 12, 12),
+        (["sweep=gamma_seeds", "experiment=sample_tone"], 15, 15),
         (["sweep=scale", "gamma=0"], 6, 4),
         (["sweep=backbone", "experiment=nima_mnasnet"], 3, 3),
         (["gamma=0,0.1,0.2,0.4", "scale=2,3,4", "net=edsr,mdsr"], 24, 16),
