@@ -122,8 +122,8 @@ class ToneDegradation(DrawnDegradation):
         if self.then is None and list(scales) != [1]:
             given = ", ".join(map(str, scales))
             raise ValueError(
-                f"data.scale={given}: data.degradation=tone needs scale=1; tone_realistic also "
-                "makes LR photos smaller"
+                f"scale={given}: data.degradation=tone keeps the size and needs scale=1; "
+                "tone_realistic also makes LR photos smaller"
             )
 
     def draw(

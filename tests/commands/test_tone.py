@@ -55,7 +55,10 @@ def test_summaries_name_the_choice(node: dict[str, object], choice: str | None) 
     ("words", "message"),
     [
         (["data.degradation=tones"], "no such degradation; did you mean tone?"),
-        (["data.degradation=tone", "scale=2"], "data.scale=2: data.degradation=tone needs scale=1"),
+        (
+            ["data.degradation=tone", "scale=2"],
+            "scale=2: data.degradation=tone keeps the size and needs scale=1",
+        ),
         ([*TONE, "data.degradation.gamma=[2,1]"], "data.degradation.gamma=[2, 1]: [low,high]"),
         ([*TONE, "data.degradation.probability.haze=2"], "a probability is from 0 to 1"),
         ([*TONE, "data.degradation.contrst=1"], "did you mean data.degradation.contrast"),

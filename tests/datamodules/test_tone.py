@@ -264,7 +264,7 @@ def test_strengths_out_of_range_are_refused(word: str, message: str) -> None:
 
 
 def test_other_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"data\.scale=2: data\.degradation=tone needs scale=1"):
+    with pytest.raises(ValueError, match=r"scale=2: data\.degradation=tone keeps the size"):
         SamplePairs(2, degradation=tone())
     with pytest.raises(ValueError, match=r"data\.shrink_to=16: not below data\.patch_size=32"):
         sample(shrink_to=16)
