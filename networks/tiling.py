@@ -5,15 +5,16 @@ Shape suffixes: B batch, C channels, H and W height and width of the input.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from networks.reach import Reach, reach_of
 from networks.scales import scale_of
+from networks.shrunk import looks_first, places, shrink, turned
 from networks.weights import name_of
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 TILE_SR = 1024
 GPU_TILES = 4  # in a batch, to launch fewer kernels; the memory of four tiles is 2 GB
 MIN_TILE = 128  # LR pixels a side; in smaller tiles, the margins are most of the work
+TILE_ALONE = 256  # LR pixels a side of tiles without margins; they fit into caches
+ORIENTATIONS = tuple(product(range(4), (False, True)))  # turns by 90 degrees, then a flip
 
 
 class SelfEnsemble(nn.Module):
@@ -38,16 +41,38 @@ class SelfEnsemble(nn.Module):
         self.scale = scale_of(net)
         self.margin: int | None = getattr(net, "margin", None)
         self.step = int(getattr(net, "step", 1))
+        self.shrunk_side: int | None = getattr(net, "shrunk_side", None)
 
     def forward(self, lr_BCHW: Tensor) -> Tensor:
         """Map B x 3 x H x W in [0, 1] to B x 3 x scale*H x scale*W, float32."""
         total_BCHW = torch.zeros((), device=lr_BCHW.device)
-        for turns in range(4):
-            for flip in ([], [3]):
-                oriented_BCHW = torch.rot90(lr_BCHW, turns, (2, 3)).flip(flip)
-                sr_BCHW = self.net(oriented_BCHW).float().flip(flip)
-                total_BCHW = total_BCHW + torch.rot90(sr_BCHW, -turns, (2, 3))
+        for turns, flip in ORIENTATIONS:
+            sr_BCHW = self.net(oriented(lr_BCHW, turns, flip=flip)).float()
+            sr_BCHW = sr_BCHW.flip(3) if flip else sr_BCHW
+            total_BCHW = total_BCHW + torch.rot90(sr_BCHW, -turns, (2, 3))
         return total_BCHW / 8
+
+    def analyse(self, small_BCHW: Tensor) -> list[Any]:
+        """Analyse the shrunk photo in all orientations, if the network looks at it first."""
+        net = looks_first(self.net)
+        assert net is not None
+        return [net.analyse(oriented(small_BCHW, turns, flip=flip)) for turns, flip in ORIENTATIONS]
+
+    def adjust(self, tile_BCHW: Tensor, found: list[Any], place_B2HW: Tensor) -> Tensor:
+        """Average what the network makes of pixels that lie as in each of the oriented photos."""
+        net = looks_first(self.net)
+        assert net is not None
+        total_BCHW = torch.zeros((), device=tile_BCHW.device)
+        for part, (turns, flip) in zip(found, ORIENTATIONS, strict=True):
+            place = turned(place_B2HW, turns, flip=flip)
+            total_BCHW = total_BCHW + net.adjust(tile_BCHW, part, place).float()
+        return total_BCHW / 8
+
+
+def oriented(image_BCHW: Tensor, turns: int, *, flip: bool) -> Tensor:
+    """Turn images by 90 degrees so many times, then perhaps flip them horizontally."""
+    turned_BCHW = torch.rot90(image_BCHW, turns, (2, 3))
+    return turned_BCHW.flip(3) if flip else turned_BCHW
 
 
 class Span(NamedTuple):
@@ -60,6 +85,7 @@ class Span(NamedTuple):
 
 
 Tile = tuple[Span, Span]  # rows and columns
+OnTiles = Callable[[Tensor, Sequence[Tile]], Tensor]  # enhances tiles, given their pixels
 
 
 def spans(length: int, tile: int, margin: int, step: int = 1) -> Iterator[Span]:
@@ -79,6 +105,8 @@ def auto_tile(net: nn.Module) -> int:
 
     Networks that do not declare a margin may hold attention, which takes several times the memory.
     """
+    if looks_first(net) is not None:
+        return TILE_ALONE
     channels = [p.shape[1] for p in net.parameters() if p.ndim == 4]
     wide = max([64, *channels]) / 64
     side = TILE_SR if getattr(net, "margin", None) is not None else TILE_SR / 2
@@ -119,8 +147,36 @@ def of_same_size(tiles: Sequence[Tile], at_once: int) -> Iterator[Sequence[Tile]
             yield group[k : k + at_once]
 
 
+def mixed(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """Return the context in which networks compute in a precision."""
+    return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)
+
+
+def function_of(
+    net: nn.Module, lr_CHW: Tensor, *, device: torch.device, precision: torch.dtype, levels: int
+) -> OnTiles:
+    """Return the function that enhances tiles of a photo; see `restore` for the arguments.
+
+    It is the network, or, if that looks at the shrunk photo first, what it does after that.
+    """
+    first = looks_first(net)
+    if first is None:
+        return lambda part_BCHW, _: net(part_BCHW)
+    small_BCHW = shrink(lr_CHW[None], first.shrunk_side).to(device) / levels
+    with torch.inference_mode(), mixed(device, precision):
+        found = first.analyse(small_BCHW)
+
+    def adjust(part_BCHW: Tensor, tiles: Sequence[Tile]) -> Tensor:
+        size = part_BCHW.shape[2:]
+        corners = [(rows.first, columns.first) for rows, columns in tiles]
+        place_B2HW = torch.stack([places(corner, size, lr_CHW.shape[1:]) for corner in corners])
+        return first.adjust(part_BCHW, found, place_B2HW.to(device))
+
+    return adjust
+
+
 def restore_tiles(
-    net: nn.Module,
+    function: OnTiles,
     lr_CHW: Tensor,
     tiles: Sequence[Tile],
     *,
@@ -128,7 +184,7 @@ def restore_tiles(
     precision: torch.dtype,
     levels: int,
 ) -> Iterator[Tensor]:
-    """Enhance tiles of one size in a batch; see `restore` for the arguments.
+    """Enhance tiles of one size in a batch by `function`; see `restore` for the other arguments.
 
     Yields:
         C x scale*h x scale*w in 0..`levels`, with the margins, not rounded.
@@ -136,10 +192,8 @@ def restore_tiles(
     part_BCHW = torch.stack([lr_CHW[:, y.first : y.last, x.first : x.last] for y, x in tiles])
     part_BCHW = part_BCHW.to(device).float() / levels
     part_BCHW = part_BCHW.contiguous(memory_format=torch.channels_last)
-    mixed = precision != torch.float32
-    autocast = torch.autocast(device.type, precision) if mixed else nullcontext()
-    with torch.inference_mode(), autocast:
-        sr_BCHW: Tensor = net(part_BCHW).float()
+    with torch.inference_mode(), mixed(device, precision):
+        sr_BCHW = function(part_BCHW, tiles).float()
     yield from sr_BCHW * levels
 
 
@@ -230,10 +284,13 @@ def restore(
     tiles = tiles_of(net, height, width, tile)
     net.to(memory_format=torch.channels_last)
     sr_CHW = torch.empty(len(lr_CHW), height * scale, width * scale, dtype=lr_CHW.dtype)
+    function = function_of(net, lr_CHW, device=device, precision=precision, levels=levels)
     done = 0
     seam = Seam(tiles, reach_of(net) if len(tiles) > 1 else Reach(0), scale, levels)
     for group in of_same_size(tiles, at_once or (GPU_TILES if device.type == "cuda" else 1)):
-        parts = restore_tiles(net, lr_CHW, group, device=device, precision=precision, levels=levels)
+        parts = restore_tiles(
+            function, lr_CHW, group, device=device, precision=precision, levels=levels
+        )
         for tile_of_part, part_CHW in zip(group, parts, strict=True):
             rows, columns = (slice(span.start, span.stop) for span in tile_of_part)
             kept_CHW = cut(part_CHW, tile_of_part, rows, columns, scale)
