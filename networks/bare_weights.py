@@ -15,6 +15,8 @@ WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dic
 PREFIXES = ("module.", "netG.")  # of DataParallel and of GAN trainings
 FULL_WIDTH = 256  # features of the full EDSR, whose residuals are scaled by 0.1
 
+CURVES = {"features.0.weight", "curves.weight", "matrix.weight", "grid.weight"}
+
 Spec = dict[str, object]
 
 
@@ -57,7 +59,20 @@ def own_network(state: State, scale: int | None) -> Spec | None:
         return edsr(state)
     if "layers.0.weight" in state:
         return on_enlarged(state, scale)
+    if state.keys() >= CURVES and all(state[name].ndim > 1 for name in CURVES):
+        return curves(state)
     return None
+
+
+def curves(state: State) -> Spec:
+    """Describe a Curves network."""
+    return {
+        "_target_": "networks.curves.Curves",
+        "scale": 1,
+        "num_knots": len(state["curves.weight"]) // 3 - 1,
+        "num_bins": len(state["grid.weight"]) // 12,
+        "num_features": len(state["features.0.weight"]),
+    }
 
 
 def edsr(state: State) -> Spec | None:

@@ -21,6 +21,7 @@ from lightning_modules.pictures import save_before_after
 from lightning_modules.record import Record
 from networks.bicubic import upscale
 from networks.can import CAN
+from networks.curves import Curves
 from networks.edsr import EDSR
 from networks.mdsr import MDSR
 from networks.nima import NIMA, mean_score
@@ -538,8 +539,16 @@ def test_interpolate_measures_between_two_trainings(
     assert alone.strip() == f"error: checkpoints={enhancer}: should be a valid list"
 
 
+def tone_net() -> Curves:
+    """Return a network that is not the identity."""
+    net = Curves()
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    return net
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["edsr", "mdsr", "srcnn", "can"])
+@pytest.mark.parametrize("kind", ["edsr", "mdsr", "srcnn", "can", "curves"])
 def test_export_to_onnx_computes_the_same_at_any_size(
     cli: Cli, enhancer: Path, mdsr: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -547,8 +556,10 @@ def test_export_to_onnx_computes_the_same_at_any_size(
     torch.manual_seed(0)
     path, words = {"edsr": (enhancer, []), "mdsr": (mdsr, ["scale=3"])}.get(kind, (None, []))
     if path is None:
-        net: torch.nn.Module = SRCNN(3) if kind == "srcnn" else CAN(2, num_layers=4)
-        spec: dict[str, Any] = {"_target_": f"networks.{kind}.{kind.upper()}", "scale": net.scale}
+        made = {"srcnn": lambda: SRCNN(3), "can": lambda: CAN(2, num_layers=4), "curves": tone_net}
+        net: torch.nn.Module = made[kind]()
+        name = type(net).__name__
+        spec: dict[str, Any] = {"_target_": f"networks.{kind}.{name}", "scale": net.scale}
         spec |= {"num_layers": 4} if kind == "can" else {}
         path = tmp_path / "net.safetensors"
         save_safetensors(path, net, Record(kind="enhancer", net=spec, data="", gamma=0.0))
@@ -556,7 +567,7 @@ def test_export_to_onnx_computes_the_same_at_any_size(
     assert done.code == 0, done.err
     net, _ = load_network(path)
     session = runtime.InferenceSession("net.onnx")
-    for size in ((2, 3, 20, 40), (1, 3, 33, 9)):
+    for size in ((2, 3, 20, 40), (1, 3, 33, 9), (1, 3, 300, 260)):
         lr = torch.rand(size)
         with torch.no_grad():
             expected = net(lr, 3) if kind == "mdsr" else net(lr)

@@ -35,6 +35,8 @@ def test_layers_of_other_dimensions_are_not_ours(odd: Tensor) -> None:
     many = {f"pre_process.{k}.a": torch.ones(1) for k in range(5000)}
     many |= {"head.0.weight": torch.ones(4, 3, 3, 3), "pre_process.0.0.body.0.weight": odd}
     assert own_network({**ours, **many}, None) is None
+    curves = {f"{name}.weight": odd for name in ("features.0", "curves", "matrix", "grid")}
+    assert own_network(curves, None) is None
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from lightning_modules.building import build_network
 from lightning_modules.checkpoint import load_network
 from lightning_modules.init_from import start_from
 from networks.can import CAN
+from networks.curves import Curves
 from networks.edsr import EDSR
 from networks.mdsr import MDSR
 from networks.reach import measure_reach, reach_of
@@ -201,6 +202,7 @@ def test_a_file_with_code_is_not_run(tmp_path: Path) -> None:
         SRCNN(2, kernel_sizes=(9, 1, 5), num_features=(8, 4)),
         CAN(2, num_layers=12, num_features=4),
         CAN(2, num_layers=5, num_features=4, normalize=False),
+        Curves(num_knots=5, num_bins=3, num_features=2),
     ],
     ids=lambda net: type(net).__name__,
 )
