@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, PositiveInt
 
 from images.finding import SearchResult, search
 from images.formats import SUFFIXES
+from lightning_modules.tasks import TaskName
 from runs.invocation import Invocation
 from runs.requirements import require_file, require_folder
 from system.device import keep_memory, pick_device
@@ -21,12 +22,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# The bundled enhancer for each task, in `paths.weights`.
+BUNDLED = {
+    None: "mdsr_gamma_0.safetensors",  # enlarges x2, x3 or x4
+    "super-resolution": "mdsr_gamma_0.safetensors",
+}
+
 
 class Options(BaseModel, strict=True):
     """Keys of conf/enhance.yaml."""
 
     input: str | list[str]
-    checkpoint: str
+    task: TaskName | None
+    checkpoint: str | None
     output: str = Field(min_length=1)
     scale: Literal[1, 2, 3, 4] | None
     tile: PositiveInt | Literal["auto"] | None
@@ -42,6 +50,8 @@ class Options(BaseModel, strict=True):
 def problems(cfg: DictConfig) -> Iterator[str]:
     """Find the mistakes that types do not reveal."""
     yield from require_file("checkpoint", cfg.checkpoint)
+    if cfg.checkpoint is None and cfg.task not in BUNDLED:
+        yield f"task={cfg.task}: no model for it is bundled; give checkpoint=FILE"
     if f".{cfg.format}" not in SUFFIXES:
         yield f"format={cfg.format}: allowed are {', '.join(s[1:] for s in SUFFIXES)}"
     if cfg.overwrite and cfg.existing == "skip":
@@ -76,7 +86,8 @@ def run(cfg: DictConfig, invocation: Invocation) -> "list[Enhanced]":
 
     keep_memory()
     device = pick_device(cfg.device)
-    net = load_enhancer(cfg.checkpoint, cfg.scale, cfg.trusted)
+    path = cfg.checkpoint or f"{cfg.paths.weights}/{BUNDLED[cfg.task]}"
+    net = load_enhancer(path, cfg.scale, cfg.trusted, task=cfg.task)
     scale, kind = scales_of(net)[0], name_of(getattr(net, "net", net))
     net = (SelfEnsemble(net) if cfg.self_ensemble else net).to(device)
     found = find(cfg)
@@ -84,7 +95,7 @@ def run(cfg: DictConfig, invocation: Invocation) -> "list[Enhanced]":
         "%s x%d of %s, on %s: %s",
         kind,
         scale,
-        display_path(cfg.checkpoint),
+        display_path(path),
         device,
         found.summary(),
     )

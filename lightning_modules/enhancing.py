@@ -9,6 +9,7 @@ from torch import nn
 from images.alpha import fill_hidden
 from images.reading import Photo
 from lightning_modules.checkpoint import load_network
+from lightning_modules.tasks import TaskName, task_of
 from networks.bicubic import Upscale
 from networks.scales import at_scale, scale_of, scales_of
 from networks.tiling import restore
@@ -22,17 +23,30 @@ class Tiling(TypedDict, total=False):
     on_tile: Callable[[int, int], None] | None
 
 
-def load_enhancer(path: str, scale: int | None, trusted: Sequence[str] = ()) -> nn.Module:
+def load_enhancer(
+    path: str, scale: int | None, trusted: Sequence[str] = (), *, task: TaskName | None = None
+) -> nn.Module:
     """Load the enhancer of a checkpoint for one scale; None means its smallest.
 
+    Args:
+        path: see `load_network`.
+        scale: one of its scales.
+        trusted: see `load_network`.
+        task: what it has to be for, unless its file does not say how its photos were degraded.
+
     Raises:
-        ValueError: if it is no enhancer, or lacks the scale.
+        ValueError: if it is no enhancer, lacks the scale, or is for another task.
     """
-    net, _ = load_network(path, "enhancer", trusted, scale=scale)
+    net, record = load_network(path, "enhancer", trusted, scale=scale)
     try:
-        return at_scale(net, scales_of(net)[0] if scale is None else scale)
+        net = at_scale(net, scales_of(net)[0] if scale is None else scale)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    degraded = record.trained_degradation
+    if task is not None and degraded is not None and task_of(degraded, scale_of(net)) != task:
+        found = task_of(degraded, scale_of(net))
+        raise ValueError(f"task={task}: {path} was trained for {found}")
+    return net
 
 
 def enhanced(

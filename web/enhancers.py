@@ -12,16 +12,30 @@ from torch import Tensor, nn
 from lightning_modules.checkpoint import load_network
 from lightning_modules.interpolation import mixed, same_network
 from lightning_modules.record import Record
+from lightning_modules.tasks import task_of
 from networks.reach import reach_of
 from networks.scales import at_scale, scales_of
 from runs.measuring import named
+
+LABELS = {
+    "super-resolution": "Enlarge",
+    "deblurring": "Deblur",
+    "restoration": "Restore",
+    "tone": "Exposure and colour",
+}
+ENLARGING = {
+    "super-resolution": "Enlarge",
+    "deblurring": "Deblur and enlarge",
+    "restoration": "Restore and enlarge",
+    "tone": "Correct exposure and colour, and enlarge",
+}
 
 
 class Task(NamedTuple):
     """A kind of enhancement at a scale.
 
     Attributes:
-        name: `super-resolution`, `deblurring` or `restoration`.
+        name: see `lightning_modules.tasks`; the API takes it from requests.
         scale: 1 keeps the size.
     """
 
@@ -31,11 +45,9 @@ class Task(NamedTuple):
     @property
     def label(self) -> str:
         """Return the name of the task on the page."""
-        verb = {"super-resolution": "Enlarge", "deblurring": "Deblur", "restoration": "Restore"}
         if self.scale == 1:
-            return verb[self.name]
-        and_enlarge = "" if self.name == "super-resolution" else " and enlarge"
-        return f"{verb[self.name]}{and_enlarge} x{self.scale}"
+            return LABELS[self.name]
+        return f"{ENLARGING[self.name]} x{self.scale}"
 
 
 @dataclass(eq=False)
@@ -86,12 +98,7 @@ class Enhancer:
     @property
     def tasks(self) -> list[Task]:
         """Return the tasks it can be used for."""
-        tasks = []
-        for scale in scales_of(self.net):
-            restores = scale == 1 or self.degraded.get("realistic")
-            name = "restoration" if restores else "super-resolution"
-            tasks.append(Task("deblurring" if self.degraded.get("blur") else name, scale))
-        return tasks
+        return [Task(task_of(self.degraded, scale), scale) for scale in scales_of(self.net)]
 
     def networks(self, scale: int) -> list[tuple[float | None, nn.Module]]:
         """Return pairs of gamma and network; gamma is None for a single network.

@@ -30,7 +30,7 @@ class Model(Exact):
 class OfferedTask(Exact):
     """Task, with the models for it."""
 
-    task: str = Field(description="super-resolution, deblurring or restoration")
+    task: str = Field(description="super-resolution, deblurring, restoration or tone")
     scale: int = Field(description="1: the same size")
     label: str
     models: list[Model]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from lightning_modules.record import Record
+from lightning_modules.tasks import TASKS
 from networks.nima import NIMA
 from system.device import release_memory
 from web.enhancers import Enhancer, Task
@@ -68,9 +69,8 @@ class Worker:
         for enhancer in self.enhancers.values():
             for task in enhancer.tasks:
                 found.setdefault(task, []).append(enhancer)
-        order = ("super-resolution", "deblurring", "restoration")
         return {
-            task: found[task] for task in sorted(found, key=lambda t: (order.index(t[0]), t[1]))
+            task: found[task] for task in sorted(found, key=lambda t: (TASKS.index(t[0]), t[1]))
         }
 
     def submit(self, uploads: Sequence[Upload], task: Task | None, ids: Sequence[str]) -> Job:
