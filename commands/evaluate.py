@@ -36,6 +36,7 @@ class Options(MeasuringOptions):
     pictures: NonNegativeInt | None
     rows: PositiveInt | None
     metrics: list[str | dict[str, Any]] = Field(min_length=1)
+    probe_photos: NonNegativeInt
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
@@ -62,8 +63,7 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     from hydra.utils import instantiate
 
     from lightning_modules.image_metrics import ImageMetrics
-    from runs.evaluation import evaluate_enhancers, evaluate_scorer
-    from runs.matrix import check_scales, evaluate_matrix
+    from runs.evaluation import evaluate_enhancers
     from runs.measuring import named, run_measurement, with_scale
     from runs.raters import class_names, load_raters, rater_files
 
@@ -72,49 +72,83 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     records = [record for _, record in loaded]
     kind = records[0].kind
     cfg = changed(cfg, {"data": own_data(cfg, invocation.overrides, records, paths)})
-    for problem in require_kind(cfg, "pairs" if kind == "enhancer" else "rated"):
-        raise ValueError(f"{paths[0]} is a checkpoint of kind {kind}; {problem}")
     key = "checkpoint" if isinstance(cfg.checkpoint, str) else "checkpoint.{}"
     files = {key.format(k): path for k, path in enumerate(paths)}
     if kind == "enhancer":
+        for problem in require_kind(cfg, "pairs"):
+            raise ValueError(f"{paths[0]} is a checkpoint of kind {kind}; {problem}")
         cfg = with_scale(cfg, [net for net, _ in loaded], paths)
         files |= rater_files(cfg)
     else:
-        configs = [of_scorer(cfg, net, path) for (net, _), path in zip(loaded, paths, strict=True)]
-        cfg = configs[0]
-        rows = scorer_rows(loaded, paths, configs)
-        check_scales(rows)
+        rows = scorer_rows(cfg, loaded, paths)
+        cfg = next(iter(rows.values())).config
 
     raters = load_raters(cfg) if kind == "enhancer" else {}
     metrics = ImageMetrics(instantiate(cfg.metrics, _convert_="all"))
-    remarks = degradation_remarks(cfg, records)
+    remarks = degradation_remarks(cfg, records) if kind == "enhancer" else []
 
     def work(data: "ShardedDataModule", folder: Path, device: "torch.device") -> "Measurement":
-        if kind == "enhancer":
-            return evaluate_enhancers(
-                named(loaded, paths),
-                raters,
-                data,
-                folder,
-                device,
-                metrics,
-                title=", ".join(str(display_path(path)) for path in paths),
-                remarks=remarks,
-                self_ensemble=cfg.self_ensemble,
-                pictures=cfg.pictures,
-                max_rows=cfg.rows,
-            )
-        if isinstance(cfg.checkpoint, str):
-            remark = split_remark(cfg, records[0])
-            return evaluate_scorer(loaded[0][0], paths[0], remark, data, folder, device)
-        remarks_of = {name: split_remark(row.config, row.record) for name, row in rows.items()}
-        notes = [f"{name} {remark}" for name, remark in remarks_of.items() if remark]
-        return evaluate_matrix(rows, notes, folder, device)
+        if kind == "scorer":
+            return measure_scorers(cfg, rows, data, folder, device)
+        return evaluate_enhancers(
+            named(loaded, paths),
+            raters,
+            data,
+            folder,
+            device,
+            metrics,
+            title=", ".join(str(display_path(path)) for path in paths),
+            remarks=remarks,
+            self_ensemble=cfg.self_ensemble,
+            pictures=cfg.pictures,
+            max_rows=cfg.rows,
+        )
 
-    # A scorer's constant predictor is the mean of the training data, an enhancer needs none.
+    # A scorer's constant predictor is the mean of the training data; nothing else needs that.
     classes = class_names(loaded, raters)
-    split = "val" if kind == "enhancer" else None
+    split = None if has_ratings(cfg) else "val"
     return run_measurement(cfg, invocation, files, split, work, classes)
+
+
+def measure_scorers(
+    cfg: DictConfig,
+    rows: "dict[str, Scorer]",
+    data: "ShardedDataModule",
+    folder: Path,
+    device: "torch.device",
+) -> "Measurement":
+    """Compare scorers with ratings, where there are any, and measure robustness and monotony."""
+    from runs.evaluation import evaluate_scorer
+    from runs.matrix import evaluate_matrix
+    from runs.measuring import Measurement
+    from runs.probing import probe
+
+    note = "no ratings to compare with: data=rated data.ratings=FILE data.images=FOLDER has some"
+    measured = Measurement("", {}, [], note)
+    if has_ratings(cfg):
+        remarks = {name: split_remark(row.config, row.record) for name, row in rows.items()}
+        if isinstance(cfg.checkpoint, str):
+            ((name, row),) = rows.items()
+            path, remark = cfg.checkpoint, remarks[name]
+            measured = evaluate_scorer(row.net, path, remark, data, folder, device)
+        else:
+            notes = [f"{name} {remark}" for name, remark in remarks.items() if remark]
+            measured = evaluate_matrix(rows, notes, folder, device)
+    if not cfg.probe_photos:
+        return measured
+    nets = {name: row.net for name, row in rows.items()}
+    probed = probe(nets, data, cfg.probe_photos, folder, device, seed=cfg.seed)
+    return Measurement(
+        f"{measured.text}\n{probed.text}" if measured.text else f"{probed.text}{note}\n",
+        measured.metrics | probed.metrics,
+        measured.files + probed.files,
+        measured.note,
+    )
+
+
+def has_ratings(cfg: DictConfig) -> bool:
+    """Return whether the data set has rated photos."""
+    return not list(require_kind(cfg, "rated"))
 
 
 def load_all(cfg: DictConfig, paths: list[str]) -> "list[tuple[nn.Module, Record]]":
@@ -132,18 +166,30 @@ def load_all(cfg: DictConfig, paths: list[str]) -> "list[tuple[nn.Module, Record
 
 
 def scorer_rows(
-    loaded: "list[tuple[nn.Module, Record]]", paths: list[str], configs: list[DictConfig]
+    cfg: DictConfig, loaded: "list[tuple[nn.Module, Record]]", paths: list[str]
 ) -> "dict[str, Scorer]":
-    """Return the rows of a matrix: the scorers by name."""
+    """Return the scorers by name, each with the configuration of the data as it sees them.
+
+    Raises:
+        ValueError: if settings do not apply to them, or they cannot be compared.
+    """
     from networks.nima import NIMA
-    from runs.matrix import Scorer
+    from runs.matrix import Scorer, check_scales
     from runs.measuring import named
 
+    rated = has_ratings(cfg)
+    if not rated and not cfg.probe_photos:
+        raise ValueError("probe_photos=0: without ratings there is nothing else to measure")
     rows = {}
-    found = zip(named(loaded, paths).items(), loaded, configs, strict=True)
-    for (name, net), (_, record), config in found:
+    found = zip(named(loaded, paths).items(), loaded, paths, strict=True)
+    for (name, net), (_, record), path in found:
         assert isinstance(net, NIMA)
+        config = of_scorer(cfg, net, path)
+        if not rated:
+            config = changed(config, {"data.scale": 1})  # LR photos are not needed
         rows[name] = Scorer(net, record, config)
+    if rated:
+        check_scales(rows)
     return rows
 
 

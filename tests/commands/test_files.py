@@ -121,7 +121,7 @@ def test_evaluate_rates_as_the_scorer_is_told_to_look(cli: Cli, enhancer: Path) 
 
 @pytest.mark.slow
 def test_evaluate_a_scorer(cli: Cli, scorer_file: Path) -> None:
-    words = ["data=sample_rated", "data.limit=8", "name=here"]
+    words = ["data=sample_rated", "data.limit=8", "probe_photos=1", "name=here"]
     judged = cli("evaluate", f"checkpoint={scorer_file}", *words, "judge.crop=64")
     assert "judge.crop=64: a scorer has no judge" in judged.err
     done = cli("evaluate", f"checkpoint={scorer_file}", *words)
@@ -583,7 +583,7 @@ def test_export_to_onnx_computes_the_same_at_any_size(
 
 @pytest.mark.slow
 def test_evaluate_takes_a_list_of_one(cli: Cli, scorer_file: Path) -> None:
-    words = ["data=sample_rated", "data.limit=8", "name=one"]
+    words = ["data=sample_rated", "data.limit=8", "probe_photos=1", "name=one"]
     assert cli("evaluate", f"checkpoint=[{scorer_file}]", *words).code == 0
 
 

@@ -28,7 +28,7 @@ def test_a_timm_scorer_from_training_to_a_loss(cli: Cli, folder: Path) -> None:
     for name, value in load_plain(LAST)["state_dict"].items():
         assert torch.equal(value, whole[name]), name
 
-    done = cli("evaluate", "checkpoint=outputs/sample_nima/whole", "name=own")
+    done = cli("evaluate", "checkpoint=outputs/sample_nima/whole", "probe_photos=1", "name=own")
     assert done.code == 0, done.err
     measured = json.loads((folder / "outputs/evaluate/own/result.json").read_text())["metrics"]
     assert measured["emd"] == pytest.approx(run["metrics"]["val/emd"], abs=1e-5)

@@ -66,7 +66,7 @@ def test_each_scorer_is_measured_on_each_table(
     save_scorer(folder / "a.safetensors", num_buckets=10, resize=48, crop=48)
     save_scorer(folder / "b.safetensors", num_buckets=5, resize=40, crop=32)
     checkpoints = "checkpoint=[a.safetensors,b.safetensors]"
-    done = cli("evaluate", checkpoints, "data=tables", TABLES, "name=m")
+    done = cli("evaluate", checkpoints, "data=tables", TABLES, "probe_photos=3", "name=m")
     assert done.code == 0, done.err
     out = folder / "outputs/evaluate/m"
     rows = list(csv.DictReader((out / "matrix.csv").read_text().splitlines()))
@@ -93,6 +93,9 @@ def test_each_scorer_is_measured_on_each_table(
     assert "| mnasnet_0_5 (a) | one / two | " in markdown
     assert markdown.count("## ") == 5
     assert Image.open(out / "matrix.png").size[0] > 500
+    # Three photos of the sixteen, of both tables.
+    assert "on patches of 3 photos" in done.out
+    assert metrics.keys() >= {f"gain_sds/0.25/mnasnet_0_5 ({name})" for name in "ab"}
 
 
 def test_scorers_of_different_buckets_need_the_scale_of_a_table(
@@ -100,7 +103,13 @@ def test_scorers_of_different_buckets_need_the_scale_of_a_table(
 ) -> None:
     save_scorer(folder / "a.safetensors", num_buckets=7, resize=48, crop=48)
     save_scorer(folder / "b.safetensors", num_buckets=5, resize=48, crop=48)
-    words = ["data=rated", "data.ratings=votes.csv", "data.images=votes", "name=x"]
+    words = [
+        "data=rated",
+        "data.ratings=votes.csv",
+        "data.images=votes",
+        "probe_photos=0",
+        "name=x",
+    ]
     done = cli("evaluate", "checkpoint=[a.safetensors,b.safetensors]", *words)
     assert done.code == 2
     assert "the scorers have 5 and 7 buckets, so ratings needs its scale" in done.err
@@ -109,3 +118,4 @@ def test_scorers_of_different_buckets_need_the_scale_of_a_table(
     text = (folder / "outputs/evaluate/x/matrix.csv").read_text()
     (row,) = csv.DictReader(text.splitlines())
     assert (row["scorer"], row["table"]) == ("mnasnet_0_5", "ratings")
+    assert not (folder / "outputs/evaluate/x/robustness.csv").exists()
