@@ -60,13 +60,6 @@ def checkpoints(cfg: DictConfig) -> list[str]:
 
 def run(cfg: DictConfig, invocation: Invocation) -> Result:
     """Measure, write result.json, per_image.csv and pictures, and print a table."""
-    from hydra.utils import instantiate
-
-    from lightning_modules.image_metrics import ImageMetrics
-    from runs.evaluation import evaluate_enhancers
-    from runs.measuring import named, run_measurement, with_scale
-    from runs.raters import class_names, load_raters, rater_files
-
     paths = checkpoints(cfg)
     loaded = load_all(cfg, paths)
     records = [record for _, record in loaded]
@@ -74,22 +67,33 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
     cfg = changed(cfg, {"data": own_data(cfg, invocation.overrides, records, paths)})
     key = "checkpoint" if isinstance(cfg.checkpoint, str) else "checkpoint.{}"
     files = {key.format(k): path for k, path in enumerate(paths)}
-    if kind == "enhancer":
-        for problem in require_kind(cfg, "pairs"):
-            raise ValueError(f"{paths[0]} is a checkpoint of kind {kind}; {problem}")
-        cfg = with_scale(cfg, [net for net, _ in loaded], paths)
-        files |= rater_files(cfg)
-    else:
-        rows = scorer_rows(cfg, loaded, paths)
-        cfg = next(iter(rows.values())).config
+    measure = run_enhancers if kind == "enhancer" else run_scorers
+    return measure(cfg, invocation, loaded, paths, files)
 
-    raters = load_raters(cfg) if kind == "enhancer" else {}
+
+def run_enhancers(
+    cfg: DictConfig,
+    invocation: Invocation,
+    loaded: "list[tuple[nn.Module, Record]]",
+    paths: list[str],
+    files: dict[str, str],
+) -> Result:
+    """Measure enhancers, beside the baseline and HR."""
+    from hydra.utils import instantiate
+
+    from lightning_modules.image_metrics import ImageMetrics
+    from runs.evaluation import evaluate_enhancers
+    from runs.measuring import named, run_measurement, with_scale
+    from runs.raters import class_names, load_raters, rater_files
+
+    for problem in require_kind(cfg, "pairs"):
+        raise ValueError(f"{paths[0]} is a checkpoint of kind enhancer; {problem}")
+    cfg = with_scale(cfg, [net for net, _ in loaded], paths)
+    raters = load_raters(cfg)
     metrics = ImageMetrics(instantiate(cfg.metrics, _convert_="all"))
-    remarks = degradation_remarks(cfg, records) if kind == "enhancer" else []
+    remarks = degradation_remarks(cfg, [record for _, record in loaded])
 
     def work(data: "ShardedDataModule", folder: Path, device: "torch.device") -> "Measurement":
-        if kind == "scorer":
-            return measure_scorers(cfg, rows, data, folder, device)
         return evaluate_enhancers(
             named(loaded, paths),
             raters,
@@ -104,10 +108,30 @@ def run(cfg: DictConfig, invocation: Invocation) -> Result:
             max_rows=cfg.rows,
         )
 
-    # A scorer's constant predictor is the mean of the training data; nothing else needs that.
     classes = class_names(loaded, raters)
+    return run_measurement(cfg, invocation, files | rater_files(cfg), "val", work, classes)
+
+
+def run_scorers(
+    cfg: DictConfig,
+    invocation: Invocation,
+    loaded: "list[tuple[nn.Module, Record]]",
+    paths: list[str],
+    files: dict[str, str],
+) -> Result:
+    """Measure one scorer, or several, on photos with or without ratings."""
+    from runs.measuring import run_measurement
+    from runs.raters import class_names
+
+    rows = scorer_rows(cfg, loaded, paths)
+    cfg = next(iter(rows.values())).config
+
+    def work(data: "ShardedDataModule", folder: Path, device: "torch.device") -> "Measurement":
+        return measure_scorers(cfg, rows, data, folder, device)
+
+    # The constant predictor is the mean of the training data; nothing else needs that.
     split = None if has_ratings(cfg) else "val"
-    return run_measurement(cfg, invocation, files, split, work, classes)
+    return run_measurement(cfg, invocation, files, split, work, class_names(loaded, {}))
 
 
 def measure_scorers(
