@@ -121,12 +121,18 @@ def gain_rows(gains: Sequence[Gain]) -> list[list[str]]:
     raters = list(dict.fromkeys(gain.rater for gain in gains))
     rows: dict[tuple[str, float, bool], list[str]] = {}
     for gain in gains:
-        sds = "" if math.isnan(gain.sds) else f" ({gain.sds:+.2f} sd)"
-        rows.setdefault(gain[:3], []).append(f"{gain.score:+.3f}{sds}")
+        sds = "" if math.isnan(gain.sds) else f" ({signed(gain.sds, 2)} sd)"
+        rows.setdefault(gain[:3], []).append(f"{signed(gain.score, 3)}{sds}")
     return [["gradient of", "grey levels", "rounded", *raters]] + [
         [scorer, f"{levels:g}", "8 bits" if rounded else "no", *cells]
         for (scorer, levels, rounded), cells in rows.items()
     ]
+
+
+def signed(value: float, digits: int) -> str:
+    """Format a number with its sign, unless it is rounded to zero."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
 
 
 def as_text(gains: Sequence[Gain], found: Falls, count: str) -> str:

@@ -14,6 +14,7 @@ from images.writing import write_image
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.robustness import STRENGTHS
 from networks.nima import mean_score
+from runs.probing import signed
 from tests.conftest import Cli
 from tests.runs.test_matrix import save_scorer
 
@@ -116,3 +117,9 @@ def test_mistakes(cli: Cli, photos: list[Path]) -> None:
     assert "probe_photos=-1: " in cli(*words, "probe_photos=-1").err
     assert "did you mean probe_photos" in cli(*words, "probe_photo=3").err
     assert not Path("outputs").exists()
+
+
+def test_zeros_have_no_sign() -> None:
+    assert [signed(value, 2) for value in (0.774, -0.006, -0.004, 0.0)] == [
+        *("+0.77", "-0.01", "0.00", "0.00")
+    ]
