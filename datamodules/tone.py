@@ -19,6 +19,7 @@ from torch import Tensor
 from datamodules.drawn import DegradationDraws, DrawnDegradation, check_probability, check_range
 from datamodules.realistic_stages import Numbers, to_levels
 from datamodules.uniform import Floats, Uniform, to_float
+from images.transfer import to_linear, to_srgb
 
 STAGES = ("haze", "exposure", "white_balance", "gamma", "contrast", "saturation")  # in this order
 # Share of the strengths in mild photos: hardly visible, about 40 dB. Equal photos would count as
@@ -52,7 +53,7 @@ class ToneDraws(NamedTuple):
             )
         )
         image_BCHW = to_linear(hr_BCHW) * light + veil
-        image_BCHW = from_linear((image_BCHW * self.gain_BC[..., None, None]).clamp(0, 1))
+        image_BCHW = to_srgb((image_BCHW * self.gain_BC[..., None, None]).clamp(0, 1))
         image_BCHW = (image_BCHW**gamma - 0.5) * contrast + 0.5
         luma = image_BCHW.new_tensor(LUMA).view(1, 3, 1, 1)
         gray = (image_BCHW * luma).sum(dim=1, keepdim=True)
@@ -182,13 +183,3 @@ def white_balance(warmer_B: Floats, greener_B: Floats) -> Floats:
     gain_B3: Floats = 2 ** np.stack([warmer_B / 2, greener_B, -warmer_B / 2], axis=1)
     gain_B3 /= (gain_B3 @ np.array(LUMINANCE))[:, None]
     return gain_B3
-
-
-def to_linear(image: Tensor) -> Tensor:
-    """Convert sRGB values in [0, 1] to linear light in [0, 1]."""
-    return torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
-
-
-def from_linear(light: Tensor) -> Tensor:
-    """Convert linear light in [0, 1] to sRGB values in [0, 1]."""
-    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)

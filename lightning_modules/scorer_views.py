@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.realistic import check_range, draw_words, to_float
+from datamodules.drawn import check_range
+from datamodules.realistic import draw_words
 from datamodules.realistic_stages import Numbers, jpeg, normal_table
 from datamodules.sampling import Purpose, random_stream
-from datamodules.uniform import Uniform
+from datamodules.uniform import Uniform, to_float
 
 VIEWS = ("shift", "flip", "noise", "resize", "jpeg")
 NUM_UNIFORM = 5  # random numbers of a view, before its noise
