@@ -13,10 +13,9 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from datamodules.graded import GRADED, degrade
-from lightning_modules.loss_terms import MIN_SCORER_SIDE
+from lightning_modules.loss_terms import MIN_SCORER_SIDE, enlarged
 from networks.nima import NIMA, inference_copy, mean_score
 
 LEVELS = (0.08, 0.25, 0.77)  # root mean square of a step, in grey levels of 255
@@ -53,11 +52,7 @@ def patch_score(scorer: NIMA, device: torch.device) -> Score:
     fast = inference_copy(scorer).to(device)
 
     def score(images_BCHW: Tensor) -> Tensor:
-        patches_BCHW = centre(images_BCHW).to(device).clamp(0, 1)
-        side = min(patches_BCHW.shape[-2:])
-        if side < MIN_SCORER_SIDE:
-            size = [round(length * MIN_SCORER_SIDE / side) for length in patches_BCHW.shape[-2:]]
-            patches_BCHW = F.interpolate(patches_BCHW, size=size, mode="bilinear")
+        patches_BCHW = enlarged(centre(images_BCHW).to(device).clamp(0, 1))
         found: Tensor = mean_score(fast(patches_BCHW))
         return found
 
