@@ -11,6 +11,9 @@ adjustments that are applied to every pixel at full resolution, one after the ot
    for Real-Time Image Enhancement", HDRNet, Gharbi et al., SIGGRAPH 2017). From the same paper come
    the two paths, for local and for global features, and the interpolation between cell centres.
 
+The global path also gets the distributions of the three channels' values, which tell exposure and
+colour cast directly; convolutions alone are slower to learn them.
+
 A 3D look-up table (Zeng et al., TPAMI 2020; CLUT-Net, Zhang et al., ACM MM 2022) could replace 1
 and 2, but mixes a fixed set of tables that has to be trained for each kind of photo.
 
@@ -18,7 +21,8 @@ A pixel's result depends on its own colour and, slowly, on its place: such a net
 and colour, but cannot draw detail or patterns. It starts as the identity.
 
 Images are RGB in [0, 1]. Shape suffixes: B batch, C channels, H and W height and width, K knots of
-a curve, L, Y and X cells of the grid by luma, rows and columns, M rows of a matrix.
+a curve, D levels of a distribution, L, Y and X cells of the grid by luma, rows and columns, M rows
+of a matrix.
 """
 
 from typing import NamedTuple
@@ -30,6 +34,7 @@ from torch.nn import functional as F
 from networks.shrunk import places, shrink
 
 SIDE = 256  # pixels a side of the shrunk photo; four halvings make a grid of 16 x 16 (HDRNet)
+NUM_LEVELS = 16  # of the distributions of values; enough to tell exposure, contrast and colour cast
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 
 
@@ -93,12 +98,10 @@ class Curves(nn.Module):
             nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1)
         )
         self.global_path = nn.Sequential(
-            *halving(wide, wide),
-            *halving(wide, wide),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(wide, wide),
-            nn.ReLU(),
+            *halving(wide, wide), *halving(wide, wide), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.summary = nn.Sequential(
+            nn.Linear(wide + 3 * NUM_LEVELS, wide), nn.ReLU(), nn.Linear(wide, wide), nn.ReLU()
         )
         self.fusion = nn.Linear(wide, wide)
         self.curves = nn.Linear(wide, 3 * (1 + num_knots))
@@ -127,6 +130,7 @@ class Curves(nn.Module):
         # In float32 because the curves amplify what is rounded here.
         with torch.autocast(small_BCHW.device.type, enabled=False):
             local_BCYX, global_BC = local_BCYX.float(), global_BC.float()
+            global_BC = self.summary(torch.cat([global_BC, distributions(small_BCHW)], dim=1))
             fused_BCYX = F.relu(local_BCYX + self.fusion(global_BC)[:, :, None, None])
             curves_BCK = torch.unflatten(self.curves(global_BC), 1, (3, -1))
             return Adjustment(
@@ -155,6 +159,20 @@ class Curves(nn.Module):
 def halving(num_in: int, num_out: int) -> list[nn.Module]:
     """Return a convolution that halves height and width, and its activation."""
     return [nn.Conv2d(num_in, num_out, 3, stride=2, padding=1), nn.ReLU()]
+
+
+def distributions(small_BCHW: Tensor) -> Tensor:
+    """Compute the distribution of each channel's values, cumulated over `NUM_LEVELS` levels.
+
+    A value is divided between the two levels next to it, so that the result is differentiable.
+
+    Returns:
+        B x 3 * `NUM_LEVELS`, from -0.5 to 0.5.
+    """
+    value_BCN1 = F.avg_pool2d(small_BCHW, 4).clamp(0, 1).flatten(2)[..., None] * (NUM_LEVELS - 1)
+    level_D = torch.arange(NUM_LEVELS, device=small_BCHW.device)
+    share_BCD = (1 - (value_BCN1 - level_D).abs()).clamp(min=0).mean(2)
+    return (share_BCD.cumsum(2) - 0.5).flatten(1)
 
 
 def luma(x_BCHW: Tensor) -> Tensor:

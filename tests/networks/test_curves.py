@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from networks.curves import Adjustment, Curves, apply_curves, slice_grid
+from networks.curves import Adjustment, Curves, apply_curves, distributions, slice_grid
 from networks.shrunk import places, shrink
 from networks.tiling import SelfEnsemble, auto_tile, num_tiles, restore
 
@@ -60,7 +60,7 @@ def test_it_starts_as_the_identity_at_every_size(size: tuple[int, int]) -> None:
 
 
 def test_it_is_small() -> None:
-    assert sum(p.numel() for p in Curves().parameters()) == 189_335
+    assert sum(p.numel() for p in Curves().parameters()) == 196_567
 
 
 def test_a_curve_is_the_integral_of_its_slope() -> None:
@@ -85,6 +85,17 @@ def test_curves_increase_and_have_no_corners() -> None:
     slope = y.diff() * 2000
     assert slope.min() > 0
     assert slope.diff().abs().max() < 0.1  # a corner would be a jump
+
+
+def test_distributions_are_numpys_of_cells_of_four_pixels() -> None:
+    levels = np.random.default_rng(0).integers(0, 16, (1, 3, 6, 8))  # in fifteenths
+    image = np.repeat(np.repeat(levels, 4, axis=2), 4, axis=3) / 15
+    found = distributions(torch.from_numpy(image).float()).reshape(3, 16).numpy()
+    for channel in range(3):
+        counts = np.bincount(levels[0, channel].flatten(), minlength=16)
+        assert np.allclose(found[channel], np.cumsum(counts) / 48 - 0.5, atol=1e-5)
+    between = distributions(torch.full((1, 3, 8, 8), 2.25 / 15)).reshape(3, 16)
+    assert torch.allclose(between[:, 1:4].diff(), torch.tensor([0.75, 0.25]), atol=1e-5)
 
 
 def test_the_matrix_is_numpys() -> None:
