@@ -37,6 +37,7 @@ class ImageMetric:
         digits: decimals in tables.
         better: which values are better; None if unknown.
         unit: of the values, if any.
+        backbone: network whose features are compared, if any: a perceptual distance.
     """
 
     function: str
@@ -48,6 +49,7 @@ class ImageMetric:
     digits: int = 4
     better: Direction | None = "higher"
     unit: str = ""
+    backbone: str = ""
 
     @property
     def arrow(self) -> str:
@@ -86,6 +88,7 @@ METRICS = {
         f"LPIPS: RGB, no border, AlexNet, version 0.1. {LOWER}",
         arguments={"net": "alex"},
         better="lower",
+        backbone="alexnet",
     ),
     "lpips_vgg": ImageMetric(
         "networks.perceptual.LPIPS",
@@ -93,6 +96,7 @@ METRICS = {
         f"LPIPS VGG: RGB, no border, VGG-16, version 0.1. {LOWER}",
         arguments={"net": "vgg"},
         better="lower",
+        backbone="vgg16",
     ),
     "lpips_squeeze": ImageMetric(
         "networks.perceptual.LPIPS",
@@ -100,12 +104,21 @@ METRICS = {
         f"LPIPS Squeeze: RGB, no border, SqueezeNet 1.1, version 0.1. {LOWER}",
         arguments={"net": "squeeze"},
         better="lower",
+        backbone="squeezenet1_1",
     ),
     "dists": ImageMetric(
         "networks.perceptual.DISTS",
         *("DISTS", "DISTS"),
         f"DISTS: RGB, no border, VGG-16, not resized. {LOWER}",
         better="lower",
+        backbone="vgg16",
+    ),
+    "features": ImageMetric(
+        "lightning_modules.feature_metric.Features",
+        *("Features", "Features"),
+        f"Features: RGB, no border, EfficientNet-Lite0 on ImageNet, relative distance. {LOWER}",
+        better="lower",
+        backbone="efficientnet_lite0",
     ),
     "delta_e": ImageMetric(
         "lightning_modules.image_metrics.delta_e",

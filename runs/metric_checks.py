@@ -10,6 +10,7 @@ from configuration.signatures import check_node
 from lightning_modules.metric_catalogue import METRICS
 
 PERCEPTUAL = {"networks.perceptual.LPIPS": "lpips", "networks.perceptual.DISTS": "dists"}
+FEATURES = "lightning_modules.feature_metric.Features"
 
 
 def metric_problems(cfg: DictConfig) -> Iterator[str]:
@@ -60,6 +61,8 @@ def metric_class_problems(cfg: DictConfig) -> Iterator[str]:
             if about.function in PERCEPTUAL:
                 net = about.arguments.get("net")
                 yield from weights_problems(given, None if net is None else str(net), None)
+            elif about.function == FEATURES:
+                yield from packaged_problems(given, about.backbone)
         else:
             module, _, attribute = given.rpartition(".")
             try:
@@ -76,3 +79,16 @@ def weights_problems(name: str, net: str | None, weights: str | None) -> Iterato
     problem = perceptual_problem(name, net, weights)
     if problem is not None:
         yield f"metrics: {problem}"
+
+
+def packaged_problems(name: str, backbone: str) -> Iterator[str]:
+    """Yield why the ImageNet weights of a backbone are not available, if they are not."""
+    from networks.backbones import BACKBONES
+    from networks.pretrained import find_packaged_weights
+
+    package = BACKBONES[backbone].package
+    assert package is not None
+    try:
+        find_packaged_weights(backbone, package)
+    except ValueError as error:
+        yield f"metrics: {name}: {error}"

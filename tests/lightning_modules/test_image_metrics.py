@@ -18,6 +18,7 @@ from lightning_modules.image_metrics import (
     luma,
     to_levels,
 )
+from lightning_modules.loss_terms import FeatureLoss
 from lightning_modules.metric_catalogue import DOWN, METRICS, heading
 
 
@@ -218,3 +219,17 @@ def test_a_metric_that_fails_is_named(
     function.__name__ = "broken"
     with pytest.raises(ValueError, match=message):
         ImageMetrics([function])(*pair, 2)
+
+
+def test_features_of_each_image_are_compared_as_in_the_loss() -> None:
+    torch.manual_seed(0)
+    sr, hr = torch.rand(2, 3, 64, 72), torch.rand(2, 3, 64, 72) ** 2
+    found = ImageMetrics(["features"])(sr, hr, 2)["features"]
+    loss = FeatureLoss("efficientnet_lite0", [3, 5, 7, 13]).eval()
+    rounded = [(image * 255).round() / 255 for image in (sr, hr)]
+    with torch.no_grad():
+        expected = [loss(rounded[0][k : k + 1], rounded[1][k : k + 1]).item() for k in range(2)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    assert found[0] != found[1]
+    assert ImageMetrics(["features"])(hr, hr, 2)["features"].tolist() == [0, 0]
+    assert METRICS["features"].better == "lower"
