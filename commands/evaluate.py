@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from configuration.hints import nearest
 from configuration.own_data import own_data
 from configuration.parsing import changed
-from lightning_modules.metric_catalogue import DEFAULT
+from lightning_modules.metric_catalogue import DEFAULT, JUDGE
 from lightning_modules.record import Record, degradation_choice, degradation_summary
 from runs.invocation import Invocation
-from runs.measuring_options import MeasuringOptions, measuring_problems
+from runs.measuring_options import (
+    MeasuringOptions,
+    judge_problems,
+    judges_of,
+    measuring_problems,
+    runs_in,
+)
 from runs.metric_checks import metric_class_problems, metric_problems
 from runs.requirements import require_kind
 from runs.results import Result
+from runs.verdicts import Criteria
 from system.places import display_path
 from system.terminal import printable
 
@@ -37,6 +45,9 @@ class Options(MeasuringOptions):
     rows: PositiveInt | None
     metrics: list[str | dict[str, Any]] = Field(min_length=1)
     probe_photos: NonNegativeInt
+    judges: dict[str, str] | list[str] | None
+    baseline: str | None
+    criteria: Criteria
 
 
 def problems(cfg: DictConfig) -> Iterator[str]:
@@ -46,6 +57,32 @@ def problems(cfg: DictConfig) -> Iterator[str]:
         yield "checkpoint=[]: one or several files"
     yield from measuring_problems(cfg, "checkpoint", paths)
     yield from metric_problems(cfg)
+    yield from judge_problems(cfg)
+    yield from criteria_problems(cfg)
+
+
+def criteria_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check that what the criteria read is measured."""
+    if cfg.baseline is None or any(not isinstance(name, str) for name in cfg.metrics):
+        return
+    known = [*cfg.metrics, *(JUDGE + name for name in judges_of(cfg))]
+    known += ["score_judge"] if not cfg.judges and cfg.judge.checkpoint is not None else []
+    for name in cfg.criteria.count or ():
+        if name not in known:
+            yield f"criteria.count: {name} is not measured{nearest(name, known)}"
+    if cfg.criteria.psnr_loss is not None and "psnr" not in known:
+        yield (
+            f"criteria.psnr_loss={cfg.criteria.psnr_loss}: metrics does not list psnr; "
+            "criteria.psnr_loss=null leaves it out"
+        )
+
+
+def typed_problems(cfg: DictConfig, words: list[str]) -> Iterator[str]:
+    """Refuse settings of the single judge if there are several."""
+    for word in words if cfg.judges else ():
+        key = word.partition("=")[0]
+        if key.startswith("judge."):
+            yield f"{key}: has no effect: judges= takes the place of the judge"
 
 
 def class_problems(cfg: DictConfig) -> Iterator[str]:
@@ -54,13 +91,16 @@ def class_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def checkpoints(cfg: DictConfig) -> list[str]:
-    """Return the checkpoints to measure."""
-    return [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint)
+    """Return the checkpoints to measure; a folder of runs stands for those of all."""
+    given = [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else cfg.checkpoint
+    return [path for item in given for path in runs_in(item)]
 
 
 def run(cfg: DictConfig, invocation: Invocation) -> Result:
     """Measure, write result.json, per_image.csv and pictures, and print a table."""
     paths = checkpoints(cfg)
+    if isinstance(cfg.checkpoint, str) and paths != [cfg.checkpoint]:  # a folder of runs
+        cfg = changed(cfg, {"checkpoint": paths})
     loaded = load_all(cfg, paths)
     records = [record for _, record in loaded]
     kind = records[0].kind
@@ -78,24 +118,36 @@ def run_enhancers(
     paths: list[str],
     files: dict[str, str],
 ) -> Result:
-    """Measure enhancers, beside the baseline and HR."""
+    """Measure enhancers, and compare them with `baseline` if there is one."""
     from hydra.utils import instantiate
 
     from lightning_modules.image_metrics import ImageMetrics
+    from runs.comparing import contest_of
     from runs.evaluation import evaluate_enhancers
     from runs.measuring import named, run_measurement, with_scale
-    from runs.raters import class_names, load_raters, rater_files
+    from runs.raters import class_names, dependent_judges, load_raters, rater_files
 
     for problem in require_kind(cfg, "pairs"):
         raise ValueError(f"{paths[0]} is a checkpoint of kind enhancer; {problem}")
+    if cfg.judges:
+        cfg = changed(cfg, {"judges": judges_of(cfg), "judge.checkpoint": None})
     cfg = with_scale(cfg, [net for net, _ in loaded], paths)
     raters = load_raters(cfg)
     metrics = ImageMetrics(instantiate(cfg.metrics, _convert_="all"))
-    remarks = degradation_remarks(cfg, [record for _, record in loaded])
+    for name in metrics.about.keys() & raters.keys():
+        raise ValueError(f"metrics: {name}: is the name of a judge")
+    records = [record for _, record in loaded]
+    remarks = degradation_remarks(cfg, records)
+    own = named(loaded, paths)
+    dependent = {
+        name: dependent_judges(record, raters, metrics.about)
+        for name, record in zip(own, records, strict=True)
+    }
+    contest = contest_of(cfg, loaded, paths, dependent)
 
     def work(data: "ShardedDataModule", folder: Path, device: "torch.device") -> "Measurement":
-        return evaluate_enhancers(
-            named(loaded, paths),
+        made = evaluate_enhancers(
+            own,
             raters,
             data,
             folder,
@@ -106,7 +158,11 @@ def run_enhancers(
             self_ensemble=cfg.self_ensemble,
             pictures=cfg.pictures,
             max_rows=cfg.rows,
+            contest=contest,
         )
+        hashes = {name: r.config_hash for name, r in zip(own, records, strict=True)}
+        nets = {n: {"config_hash": hashes[n], "dependent": dependent[n]} for n in own}
+        return made._replace(nets=nets)
 
     classes = class_names(loaded, raters)
     return run_measurement(cfg, invocation, files | rater_files(cfg), "val", work, classes)
@@ -233,6 +289,9 @@ def of_scorer(cfg: DictConfig, scorer: object, path: str) -> DictConfig:
         raise ValueError(f"metrics=[{','.join(map(str, cfg.metrics))}]: applies only to enhancers")
     for name, value in view_of(cfg, "judge").items():
         raise ValueError(f"judge.{name}={value}: a scorer has no judge")
+    for name in ("judges", "baseline"):
+        if cfg[name]:
+            raise ValueError(f"{name}: applies only to enhancers")
     assert isinstance(scorer, NIMA)
     sizes = {name: getattr(scorer, name) for name in ("num_buckets", *VIEW_ARGUMENTS)}
     for name, value in sizes.items():

@@ -307,10 +307,3 @@ def save_safetensors(
         except SafetensorError as error:
             raise ValueError(f"{path}: cannot be written ({error})") from error
         temporary.chmod(0o666 & ~current_umask())  # safetensors leaves files private
-
-
-def dependence(scorer: Record, judge: Record) -> list[str]:
-    """Warn if the judge shares its backbone or ratings, and so perhaps faults, with the scorer."""
-    shared = ["backbone"] * (scorer.backbone == judge.backbone)
-    shared += ["ratings"] * (scorer.data == judge.data)
-    return [f"the judge is not independent: it shares {' and '.join(shared)}"] if shared else []

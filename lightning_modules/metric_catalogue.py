@@ -131,6 +131,12 @@ METRICS = {
 DEFAULT = ("psnr", "psnr_y", "ssim")
 # Of the metrics that scorers give, which have settings of their own.
 SCORES = {"score": "score", "score_judge": "judge"}
+JUDGE = "judge_"  # start of the names of the scores by several judges
+
+
+def is_score(name: str) -> bool:
+    """Return whether a measurement comes from a scorer."""
+    return name in SCORES or name.startswith(JUDGE)
 
 
 def heading(name: str, about: Mapping[str, ImageMetric] = METRICS) -> str:
@@ -142,7 +148,26 @@ def heading(name: str, about: Mapping[str, ImageMetric] = METRICS) -> str:
 
 def digits(name: str, about: Mapping[str, ImageMetric] = METRICS) -> int:
     """Return the decimals of a metric or score in tables."""
-    return about[name].digits if name in about else 2 if name in SCORES else 4
+    return about[name].digits if name in about else 2 if is_score(name) else 4
+
+
+def direction(name: str, better: Mapping[str, Direction | None]) -> Direction | None:
+    """Return which values of a metric or score are better.
+
+    Args:
+        name: of a metric, or of a score.
+        better: of the metrics that were measured.
+    """
+    return "higher" if is_score(name) else better.get(name)
+
+
+def judges_among(names: Iterable[str]) -> list[str]:
+    """Return the measurements that judge: perceptual distances, and scores but the scorer's."""
+    return [
+        name
+        for name in names
+        if (is_score(name) and name != "score") or (name in METRICS and METRICS[name].backbone)
+    ]
 
 
 def protocols(about: Iterable[ImageMetric]) -> str:

@@ -18,6 +18,7 @@ from configuration.model_kind import stored_kind
 from configuration.parsing import flatten
 from lightning_modules.kinds import Kind
 from reports.run_files import UNRECORDED, About, Photo, Result, is_scale, number
+from runs.identity import is_seed
 
 # Keys of `data` that affect neither the validation photos nor their degradation.
 ONLY_TRAINS = {
@@ -175,11 +176,6 @@ def stem(path: str) -> str:
     """Shorten a path for a table; a run's best checkpoint is named by its folder."""
     parts = [part for part in Path(path).parts if part not in ("checkpoints", "best.ckpt")]
     return "/".join(parts[-2:])
-
-
-def is_seed(key: str) -> bool:
-    """Return whether a key is the seed or a copy of it."""
-    return key == "seed" or key.endswith(".seed")
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

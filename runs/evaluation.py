@@ -16,14 +16,15 @@ from images.pixels import to_unit
 from images.writing import write_image
 from lightning_modules.image_metrics import MAX_PSNR, ImageMetrics
 from lightning_modules.losses import emd_per_sample
-from lightning_modules.metric_catalogue import SCORES, ImageMetric, heading, protocols
+from lightning_modules.metric_catalogue import JUDGE, SCORES, ImageMetric, heading, protocols
 from lightning_modules.metrics import Predictions, fitted_lcc
 from lightning_modules.pictures import comparison, save_before_after, save_rating_pictures
 from lightning_modules.table_metrics import table_baselines, table_metrics
 from networks.bicubic import Bicubic
-from networks.nima import NIMA, mean_score, std_score
+from networks.nima import mean_score, std_score
 from networks.scales import at_scale
 from networks.tiling import SelfEnsemble, restore
+from runs.comparing import Contest, compare, write_comparison
 from runs.measuring import (
     Measurement,
     describe,
@@ -76,6 +77,7 @@ def evaluate_enhancers(
     self_ensemble: bool = False,
     pictures: int | None = None,
     max_rows: int | None = None,
+    contest: Contest | None = None,
 ) -> Measurement:
     """Measure the baseline, the networks and HR on every validation photo.
 
@@ -91,38 +93,52 @@ def evaluate_enhancers(
         self_ensemble: whether to average over eight flips and rotations.
         pictures: number of photos whose images are saved; None means all.
         max_rows: if the table would have more rows of photos, it has only means.
+        contest: which networks to compare with which, photo by photo; None: no comparison.
     """
     for module in (*own.values(), *(rater.net for rater in raters.values())):
         module.to(device)
-    scorer = raters["score"].net if "score" in raters else None
-    source = describe({"score": raters["score"]}) if scorer is not None else ""  # in the pictures
     photos: Any = datamodule.val  # type: ignore[attr-defined]
     check_names(photos.hr.names.tolist())
     scales = list(photos.lr)
     baseline = "bicubic" if scales != [1] else "input"  # the same at scale 1
-    rows: list[Row] = []
-    files = ["per_image.csv"]
+    rows, files = list[Row](), ["per_image.csv"]
     for k in progress(range(len(photos)), "evaluating", len(photos)):
         photo = photos[k]
-        nets = networks_at(photo.scale, own, self_ensemble=self_ensemble)
-        nets = {baseline: Bicubic(photo.scale), **nets}
+        nets = {baseline: Bicubic(photo.scale), **networks_at(photo.scale, own, self_ensemble)}
         made = {name: restore(net, photo.lr, device=device) for name, net in nets.items()}
         rows += photo_rows(photo, made, raters, metrics, device)
         if pictures is None or k // len(scales) < pictures:
             stem = f"{photo.name}_x{photo.scale}" if len(scales) > 1 else photo.name
             sr = {name: made[name] for name in own}
-            files.append(save_images(folder, stem, photo, sr, scorer, source))
-    title += " with self-ensemble" if self_ensemble else ""
-    title += f" (x{', x'.join(map(str, scales))}) on {datamodule.description}"
+            files.append(save_images(folder, stem, photo, sr, raters.get("score")))
     rows.sort(key=lambda row: row.scale)
+    title += f"{' with self-ensemble' if self_ensemble else ''} (x{', x'.join(map(str, scales))})"
+    title += f" on {datamodule.description}"
     keys = columns_of(rows, metrics)
     write_rows(folder / "per_image.csv", rows, keys)
     means = mean_rows(rows, scales, [baseline, *own, "HR"], keys)
     text, values = summary(title, rows, means, [baseline, *own], metrics, max_rows)
     lines = [*remarks, describe(raters), *exact_remarks(rows, own, baseline)]
-    note = "\n".join(filter(None, lines))
-    text += f"{protocols(metrics.about.values())}{note}\n"
+    text += protocols(metrics.about.values()) + (note := "\n".join(filter(None, lines))) + "\n"
+    if contest is not None:
+        text += f"\n{comparison_of(rows, contest, folder, metrics, max_rows)}"
+        files += ["comparison.csv", "comparison.md"]
     return Measurement(text, values, files, note, metrics.better)
+
+
+def comparison_of(
+    rows: list[Row],
+    contest: Contest,
+    folder: Path,
+    metrics: ImageMetrics,
+    max_rows: int | None,
+) -> str:
+    """Compare candidates with the baseline; write the files and return the text."""
+    measured: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    for row in rows:
+        measured.setdefault((row.net, row.scale), {})[row.image] = row.values
+    found = compare(contest, measured, metrics.better)
+    return write_comparison(folder, contest, found, metrics.better, max_rows)
 
 
 def write_rows(path: Path, rows: list[Row], keys: list[str]) -> None:
@@ -168,12 +184,13 @@ def summary(
 
 def columns_of(rows: list[Row], metrics: ImageMetrics) -> list[str]:
     """Return the measurements that rows have: image metrics, then scores."""
-    keys = {key for row in rows for key in row.values}
-    return [key for key in (*metrics.about, *SCORES) if key in keys]
+    keys = dict.fromkeys(key for row in rows for key in row.values)
+    judges = (key for key in keys if key.startswith(JUDGE))
+    return [key for key in dict.fromkeys((*metrics.about, *SCORES, *judges)) if key in keys]
 
 
 def networks_at(
-    scale: int, networks: dict[str, nn.Module], *, self_ensemble: bool
+    scale: int, networks: dict[str, nn.Module], self_ensemble: bool
 ) -> dict[str, nn.Module]:
     """Return the networks for one scale, as self-ensembles if wanted."""
     nets = {name: at_scale(net, scale) for name, net in networks.items()}
@@ -307,10 +324,11 @@ def save_images(
     stem: str,
     photo: Pair,
     sr: dict[str, Tensor],
-    scorer: NIMA | None,
-    source: str,
+    rater: Rater | None,
 ) -> str:
     """Write LR, the networks' images and a comparison picture; return the path of the latter."""
+    scorer = None if rater is None else rater.net
+    source = "" if rater is None else describe({"score": rater})
     images = folder / "images"
     write_image(images / f"{stem}_lr.png", photo.lr, overwrite=True)
     for k, image in enumerate(sr.values(), 1):

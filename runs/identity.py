@@ -37,6 +37,8 @@ ADDED: dict[str, object] = {
     **{"metrics": list(DEFAULT), "model.metrics": list(DEFAULT)},
     **{"loss.aesthetic.views": None, "loss.aesthetic.rho": 0},
     **{"data.shrink_to": None, "data.train_crop": None, "model.robust": None},
+    **{"judges": None, "baseline": None},
+    **{"criteria.judges": 0.75, "criteria.psnr_loss": 0.3, "criteria.count": None},
 }
 
 
@@ -87,6 +89,11 @@ def uses_scorer(config: DictConfig) -> bool:
 def is_setting(key: str) -> bool:
     """Return whether a dotted key can change a result."""
     return not within(key, NOT_IN_HASH)
+
+
+def is_seed(key: str) -> bool:
+    """Return whether a key is the seed or a copy of it."""
+    return key == "seed" or key.endswith(".seed")
 
 
 def settings_in(config: Mapping[str, Any]) -> JsonObject:

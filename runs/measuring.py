@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from configuration.parsing import changed
 from configuration.trust import targets
 from datamodules.base import ShardedDataModule
-from lightning_modules.checkpoint import dependence
 from lightning_modules.image_metrics import ImageMetrics
+from lightning_modules.independence import dependence
 from lightning_modules.metric_catalogue import Direction, digits
 from lightning_modules.record import Record
 from networks.scales import scales_of
@@ -27,6 +27,7 @@ from runs.results import Result
 from runs.run_folder import State, decide, start
 from system.device import pick_device
 from system.files import writing
+from system.json_files import JsonObject
 from system.locks import locked
 from system.places import display_path
 from system.terminal import differing_part
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 class Measurement(NamedTuple):
     """Outcome of a measurement: a table as text, metrics, and the files written, with a note.
 
-    `better` says which values of an image metric are better.
+    `better` says which values of an image metric are better; `nets` is as in `Result`.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Measurement(NamedTuple):
     files: list[str]
     note: str = ""
     better: dict[str, Direction | None] | None = None
+    nets: dict[str, JsonObject] | None = None
 
 
 def run_measurement(
@@ -89,6 +91,7 @@ def run_measurement(
                 files=[*made.files, "result.json"],
                 note=made.note,
                 better=made.better,
+                nets=made.nets,
             ).write(identity)
     result = Result.read(folder)
     log.info("\n%s", (folder / "table.txt").read_text(encoding="utf-8"))
@@ -136,15 +139,17 @@ def named(loaded: list[tuple[nn.Module, Record]], paths: list[str]) -> dict[str,
 
 
 def describe(raters: dict[str, Rater]) -> str:
-    """Describe scorer and judge, and what they have in common."""
+    """Describe scorer and judges, and what they have in common."""
     what = {"score": "scorer", "score_judge": "judge"}
     lines = [
-        f"{what[name]}: {display_path(rater.path)}, trained on {rater.record.data}"
+        f"{what.get(name, name)}: {display_path(rater.path)}, trained on {rater.record.data}"
         + "".join(f", {key}={value}" for key, value in rater.view.items())
         for name, rater in raters.items()
     ]
-    if len(raters) == 2:
-        lines += dependence(*(rater.record for rater in raters.values()))
+    judges = {name: rater.record for name, rater in raters.items() if name != "score"}
+    for name, record in judges.items() if "score" in raters else ():
+        who = "the judge" if name == "score_judge" else name
+        lines += dependence(raters["score"].record, record, who)
     return "\n".join(lines)
 
 

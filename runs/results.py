@@ -38,6 +38,8 @@ class Result:
         data: description of the data.
         warnings: what the callbacks noticed.
         better: of each image metric, whether `higher` or `lower` values are better; None: unknown.
+        nets: of each measured checkpoint, by its name in per_image.csv, the `config_hash` of its
+            training, and `dependent`: the judges that are not independent, with the reason.
         wall_time_s: duration of the training in seconds.
     """
 
@@ -57,6 +59,7 @@ class Result:
     seed: int | None = None
     warnings: list[str] | None = None
     better: Mapping[str, str | None] | None = None
+    nets: Mapping[str, JsonObject] | None = None
     wall_time_s: float | None = None
 
     @classmethod

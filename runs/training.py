@@ -32,8 +32,9 @@ from lightning_modules.callbacks import (
     Watch,
     skip_empty_hooks,
 )
-from lightning_modules.checkpoint import check_kind, dependence, read_record
+from lightning_modules.checkpoint import check_kind, read_record
 from lightning_modules.checkpoint_io import WholeFiles
+from lightning_modules.independence import dependence
 from lightning_modules.init_from import official_file, start_from
 from lightning_modules.metric_catalogue import DEFAULT
 from lightning_modules.metric_names import is_baseline
