@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from runs.measuring import Measurement
 
 
+MAX_PATHS = 4  # checkpoints that the title of the table lists
+
+
 class Options(MeasuringOptions):
     """Keys of conf/evaluate.yaml that are not groups."""
 
@@ -46,6 +49,7 @@ class Options(MeasuringOptions):
     metrics: list[str | dict[str, Any]] = Field(min_length=1)
     probe_photos: NonNegativeInt
     judges: dict[str, str] | list[str] | None
+    epoch: Literal["best", "last"]
     baseline: str | None
     criteria: Criteria
 
@@ -93,7 +97,7 @@ def class_problems(cfg: DictConfig) -> Iterator[str]:
 def checkpoints(cfg: DictConfig) -> list[str]:
     """Return the checkpoints to measure; a folder of runs stands for those of all."""
     given = [cfg.checkpoint] if isinstance(cfg.checkpoint, str) else cfg.checkpoint
-    return [path for item in given for path in runs_in(item)]
+    return [path for item in given for path in runs_in(item, cfg.epoch)]
 
 
 def run(cfg: DictConfig, invocation: Invocation) -> Result:
@@ -153,7 +157,11 @@ def run_enhancers(
             folder,
             device,
             metrics,
-            title=", ".join(str(display_path(path)) for path in paths),
+            title=(
+                ", ".join(str(display_path(path)) for path in paths)
+                if len(paths) <= MAX_PATHS
+                else f"{len(paths)} checkpoints"
+            ),
             remarks=remarks,
             self_ensemble=cfg.self_ensemble,
             pictures=cfg.pictures,

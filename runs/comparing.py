@@ -24,7 +24,8 @@ from lightning_modules.metric_catalogue import (
 from lightning_modules.record import Record
 from runs.identity import is_seed, settings_in
 from runs.measuring import named, write_csv
-from runs.paired import Gain, Values, gain
+from runs.measuring_options import of_epoch
+from runs.paired import Gain, Measured, Seeds, paired_gains
 from runs.requirements import best_of
 from runs.verdicts import Criteria, Verdict, verdict
 from system.files import writing
@@ -33,8 +34,6 @@ from system.terminal import format_table
 
 BASELINES = ("bicubic", "input")  # what is not a checkpoint, but measured beside them
 FEW_PHOTOS = 10  # with fewer, a bootstrapped 95 % interval covers the truth in less than 90 %
-Seeds = dict[int | None, str]  # names in per_image.csv by seed; None: unknown
-Measured = Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]]  # (net, scale): by photo
 
 
 class Compared(NamedTuple):
@@ -74,7 +73,7 @@ def groups_of(records: Mapping[str, Record]) -> list[Seeds]:
     Args:
         records: by name in per_image.csv, in order.
     """
-    groups: dict[tuple[str, int], Seeds] = {}
+    groups: dict[tuple[str, int], dict[int | None, str]] = {}
     for name, record in records.items():
         if record.config is None:
             groups[name, -1] = {None: name}
@@ -118,7 +117,7 @@ def contest_of(
         label = "input" if cfg.scale == 1 else "bicubic"
         runs: Seeds = {None: label}
     else:
-        wanted = expanded(best_of(cfg.baseline)).resolve()
+        wanted = expanded(of_epoch(best_of(cfg.baseline), cfg.epoch)).resolve()
         own = [n for n, p in zip(names, paths, strict=True) if expanded(p).resolve() == wanted]
         if not own:
             raise ValueError(f"baseline={cfg.baseline}: must be one of checkpoint, or bicubic")
@@ -146,35 +145,10 @@ def compare(
     found = []
     for scale in scales:
         for name, runs in contest.candidates.items():
-            ours, theirs = (by_measure(side, scale, measured) for side in (runs, contest.runs))
-            gains = {
-                measure: value
-                for measure, values in ours.items()
-                if measure in theirs and (value := gain(values, theirs[measure])) is not None
-            }
+            gains = paired_gains(runs, contest.runs, scale, measured)
             ruling = verdict(gains, better, contest.criteria, contest.dependent.get(name, {}))
             found.append(Compared(name, scale, gains, ruling))
     return found
-
-
-def by_measure(runs: Seeds, scale: int | None, measured: Measured) -> dict[str, Values]:
-    """Return the values of each measure by seed and photo; over several scales, their means."""
-    found: dict[str, dict[int | None, dict[str, list[float]]]] = {}
-    for seed, net in runs.items():
-        for (name, at), photos in measured.items():
-            if name != net or scale not in (None, at):
-                continue
-            for photo, values in photos.items():
-                for measure, value in values.items():
-                    by_seed = found.setdefault(measure, {}).setdefault(seed, {})
-                    by_seed.setdefault(photo, []).append(value)
-    return {
-        measure: {
-            seed: {photo: sum(values) / len(values) for photo, values in by_photo.items()}
-            for seed, by_photo in by_seed.items()
-        }
-        for measure, by_seed in found.items()
-    }
 
 
 def write_comparison(

@@ -37,8 +37,8 @@ ADDED: dict[str, object] = {
     **{"metrics": list(DEFAULT), "model.metrics": list(DEFAULT)},
     **{"loss.aesthetic.views": None, "loss.aesthetic.rho": 0},
     **{"data.shrink_to": None, "data.train_crop": None, "model.robust": None},
-    **{"judges": None, "baseline": None},
-    **{"criteria.judges": 0.75, "criteria.psnr_loss": 0.3, "criteria.count": None},
+    **{"judges": None, "baseline": None, "epoch": "best", "criteria.count": None},
+    **{"criteria.judges": 0.75, "criteria.against": 0, "criteria.psnr_loss": 0.3},
 }
 
 

@@ -66,9 +66,21 @@ def judge_problems(cfg: DictConfig) -> Iterator[str]:
             yield from require_file(f"judges.{name}", path)
 
 
-def runs_in(path: str) -> list[str]:
-    """Return the best checkpoints of all finished runs in a folder; any other path unchanged."""
+def runs_in(path: str, epoch: str) -> list[str]:
+    """Return the checkpoints of a run folder, or of all finished runs in a folder.
+
+    Args:
+        path: a folder, or a file, which stands for itself.
+        epoch: which checkpoint of runs, `best` or `last`.
+    """
     folder = expanded(path)
     places = sorted(file.parent for file in folder.rglob("result.json")) if folder.is_dir() else []
     found = [Path(path) / place.relative_to(folder) / BEST for place in places]
-    return [str(best) for best in found if expanded(best).is_file()] or [path]
+    paths = [str(best) for best in found if expanded(best).is_file()] or [path]
+    return [of_epoch(checkpoint, epoch) for checkpoint in paths]
+
+
+def of_epoch(path: str, epoch: str) -> str:
+    """Return the last checkpoint of the run whose best one this is, if `epoch` says so."""
+    is_best = Path(path).parts[-2:] == BEST.parts
+    return str(Path(path).with_stem("last")) if is_best and epoch == "last" else path

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from lightning_modules.metric_catalogue import Direction
 
 Values = Mapping[int | None, Mapping[str, float]]  # by seed (None: unknown), then by photo
+Seeds = Mapping[int | None, str]  # names in per_image.csv by seed
+Measured = Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]]  # (net, scale): by photo
 Floats = NDArray[np.float64]
 
 DRAWS = 10_000  # moves the ends of an interval by about 1 % of its width from seed to seed
@@ -55,6 +57,42 @@ class Gain(NamedTuple):
     def text(self, digits: int = 4) -> str:
         """Format the mean and the interval."""
         return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+
+
+def paired_gains(
+    ours: Seeds, theirs: Seeds, scale: int | None, measured: Measured
+) -> dict[str, Gain]:
+    """Return the gains of a candidate over a baseline by measure.
+
+    Args:
+        ours: the runs of the candidate.
+        theirs: the runs of the baseline.
+        scale: at which they are compared; None: over all scales of each photo.
+        measured: values of each measure by network, scale and photo.
+    """
+    one, two = (by_measure(side, scale, measured) for side in (ours, theirs))
+    found = {name: gain(values, two[name]) for name, values in one.items() if name in two}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def by_measure(runs: Seeds, scale: int | None, measured: Measured) -> dict[str, Values]:
+    """Return the values of each measure by seed and photo; over several scales, their means."""
+    found: dict[str, dict[int | None, dict[str, list[float]]]] = {}
+    for seed, net in runs.items():
+        for (name, at), photos in measured.items():
+            if name != net or scale not in (None, at):
+                continue
+            for photo, values in photos.items():
+                for measure, value in values.items():
+                    by_seed = found.setdefault(measure, {}).setdefault(seed, {})
+                    by_seed.setdefault(photo, []).append(value)
+    return {
+        measure: {
+            seed: {photo: sum(values) / len(values) for photo, values in by_photo.items()}
+            for seed, by_photo in by_seed.items()
+        }
+        for measure, by_seed in found.items()
+    }
 
 
 def gain(ours: Values, theirs: Values) -> Gain | None:

@@ -1,4 +1,4 @@
-"""Decide whether a candidate is better than its baseline: most judges gain, and PSNR hardly loses.
+"""Decide whether a candidate is better than its baseline: most judges gain, none loses, nor PSNR.
 
 The judges are scorers that are not in the loss, and perceptual distances to HR. Those that share
 ratings, a teacher or a backbone with the loss do not count.
@@ -21,6 +21,7 @@ class Criteria(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     judges: float = Field(gt=0, le=1)
+    against: int = Field(ge=0)
     psnr_loss: float | None = Field(ge=0)
     count: list[str] | None
 
@@ -32,18 +33,21 @@ class Verdict(NamedTuple):
         better: the decision.
         gained: number of judges that gain, with an interval beyond zero.
         judges: number of judges that count.
+        against: number of judges that lose, with an interval beyond zero.
         psnr: its loss if it is too large, in dB; otherwise None.
     """
 
     better: bool
     gained: int
     judges: int
+    against: int
     psnr: float | None
 
     @property
     def text(self) -> str:
         """Return `yes (3 of 4 judges)`, or `no` with the reasons."""
         reasons = f"{self.gained} of {self.judges} judges"
+        reasons += f", {self.against} against" if self.against else ""
         reasons += "" if self.psnr is None else f"; PSNR {self.psnr:+.2f} dB"
         return f"{'yes' if self.better else 'no'} ({reasons})"
 
@@ -67,8 +71,10 @@ def verdict(
         judges = [name for name in criteria.count if name in gains]
     if not judges:
         return None
-    gained = sum(gains[name].verdict(direction(name, better)) == "better" for name in judges)
+    votes = [gains[name].verdict(direction(name, better)) for name in judges]
+    gained, against = votes.count("better"), votes.count("worse")
     lost = gains["psnr"].mean if "psnr" in gains else 0.0
     too_much = criteria.psnr_loss is not None and lost < -criteria.psnr_loss
-    enough = gained >= criteria.judges * len(judges)
-    return Verdict(enough and not too_much, gained, len(judges), lost if too_much else None)
+    enough = gained >= criteria.judges * len(judges) and against <= criteria.against
+    psnr = lost if too_much else None
+    return Verdict(enough and not too_much, gained, len(judges), against, psnr)

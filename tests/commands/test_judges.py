@@ -145,6 +145,8 @@ def test_runs_are_compared_with_their_baseline_by_several_judges(
             "criteria.count: judge_on is not measured; did you mean judge_one?",
         ),
         (["criteria.judges=75"], "criteria.judges=75: should be less than or equal to 1"),
+        (["epoch=first"], "epoch=first: should be 'best' or 'last'"),
+        (["epoch=last"], "checkpoints/last.ckpt: no such file"),
         (["criteria.psnr=1"], "criteria.psnr: no such key"),
         (
             ["baseline=RUN", "metrics=[ssim]"],
@@ -212,7 +214,7 @@ def test_most_judges_have_to_gain_and_psnr_may_lose_little() -> None:
     up, down, near = Gain(2, 1, 3, 1, 9), Gain(-2, -3, -1, 1, 9), Gain(1, -1, 3, 1, 9)
     gains = {"psnr": Gain(-0.2, -0.5, 0, 1, 9), "score": down, "judge_a": up, "judge_b": up}
     gains |= {"judge_c": near, "lpips": down}
-    criteria = Criteria(judges=0.75, psnr_loss=0.3, count=None)
+    criteria = Criteria(judges=0.75, against=0, psnr_loss=0.3, count=None)
     better = {"psnr": "higher", "lpips": "lower"}
 
     def text(criteria: Criteria, *dependent: str, **more: Gain) -> str:
@@ -220,7 +222,10 @@ def test_most_judges_have_to_gain_and_psnr_may_lose_little() -> None:
         return "none" if found is None else found.text
 
     assert text(criteria) == "yes (3 of 4 judges)"
-    assert text(criteria, judge_a=down) == "no (2 of 4 judges)"
+    assert text(criteria, judge_a=near) == "no (2 of 4 judges)"
+    assert text(criteria, judge_c=down) == "no (3 of 4 judges, 1 against)"
+    tolerant = criteria.model_copy(update={"against": 1})
+    assert text(tolerant, judge_c=down) == "yes (3 of 4 judges, 1 against)"
     assert text(criteria, "lpips") == "no (2 of 3 judges)"
     assert text(criteria, "judge_c") == "yes (3 of 3 judges)"
     lost = Gain(-0.52, -0.6, -0.4, 1, 9)
