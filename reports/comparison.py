@@ -25,7 +25,7 @@ from reports.run_table import (
 from reports.tables import SCORES, Table, number_cell, plural, spread_cell, text_cell
 
 # Names of figures that a report writes.
-OURS = re.compile(r"(data\d+_)?(gamma|epoch|plane_[a-zA-Z]\w*|scorers)\.(png|svg)")
+OURS = re.compile(r"(data\d+_)?(gamma|epoch|plane_[a-zA-Z]\w*|scorers|judges\d*)\.(png|svg)")
 SAME = 0.005  # dB or buckets: if a mean over photos is this near the run's, it covers all photos
 SCORER_METRICS = ("val/emd", "val/emd_r1", "val/srcc", "val/lcc", "val/accuracy")
 

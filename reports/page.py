@@ -8,6 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from reports.album import fill_album
 from reports.comparison import SCORER_METRICS, Comparison, scorer_section
+from reports.evaluations import evaluations_of
+from reports.judging import add_judges
 from reports.run_table import Run, label_of, newest_of_equal
 from reports.tables import Metric, all_runs, enhancer_columns, plural
 from runs.code_identity import conflicting
@@ -38,6 +40,9 @@ def build(
         Comparison(group, groups, enhancers, folder, f"data{k}_" if k > 1 else "", epoch)
         for k, group in enumerate(groups, 1)
     ]
+    evaluations = evaluations_of(runs) if epoch is None else []  # of the best epoch
+    for comparison in comparisons:
+        add_judges(comparison, evaluations)
     album = fill_album(finished, num_photos)
     tables = [
         all_runs("Enhancers", enhancers, enhancer_columns(enhancers)),

@@ -58,12 +58,20 @@ class Git(RunFile):
     dirty: bool = False
 
 
+class Net(RunFile):
+    """A checkpoint that `evaluate` measured: its training, and the judges that do not count."""
+
+    config_hash: str = ""
+    dependent: dict[str, str] = {}
+
+
 class Result(RunFile):
     """What result.json says: the metrics of the best epoch and how they came about."""
 
     metrics: dict[str, Number | None] = {}
     warnings: list[str] = []
     better: dict[str, Direction | None] = {}  # of image metrics
+    nets: dict[str, Net] = {}  # by name in per_image.csv
     git: Git = Git()
     wall_time_s: Number | None = None
     best_epoch: Count | None = None
