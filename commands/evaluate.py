@@ -103,8 +103,8 @@ def checkpoints(cfg: DictConfig) -> list[str]:
 def run(cfg: DictConfig, invocation: Invocation) -> Result:
     """Measure, write result.json, per_image.csv and pictures, and print a table."""
     paths = checkpoints(cfg)
-    if isinstance(cfg.checkpoint, str) and paths != [cfg.checkpoint]:  # a folder of runs
-        cfg = changed(cfg, {"checkpoint": paths})
+    if isinstance(cfg.checkpoint, str):  # a folder of runs has several
+        cfg = changed(cfg, {"checkpoint": paths if len(paths) > 1 else paths[0]})
     loaded = load_all(cfg, paths)
     records = [record for _, record in loaded]
     kind = records[0].kind

@@ -179,8 +179,8 @@ def write_comparison(
                 compared.candidate,
                 *[at_scale(compared.scale)] * several,
                 measure + mark(compared.candidate, measure, contest),
-                f"{value.mean:+.4f}",
-                f"{value.low:+.4f} to {value.high:+.4f}",
+                f"{value.mean:+.5f}",
+                f"{value.low:+.5f} to {value.high:+.5f}",
                 value.verdict(direction(measure, better)),
                 f"{value.num_seeds} x {value.num_photos}",
             ]
