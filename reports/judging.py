@@ -1,6 +1,6 @@
 """Gains over gamma 0 by several judges, with intervals, and who is better by most of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,11 +156,18 @@ def gains_by_gamma(rows: Sequence[Judged], measure: str, scale: int, styles: Lin
         axes.update_datalim([(s.gamma, end) for s, g in gains.items() for end in (g.low, g.high)])
         axes.autoscale_view(scalex=False)
         gamma_axis(axes, sorted({0.0, *(row.setting.gamma for row in rows)}))
+        axes.set_xlabel(axis_of(rows))
         star = "*" if any(measure in row.dependent for row in rows) else ""
         axes.set_ylabel(f"gain in {measure}{star}")
         axes.set_title(f"x{scale}", loc="left")
 
     return draw
+
+
+def axis_of(rows: Iterable[Judged]) -> str:
+    """Return what `gamma` of the settings is: `gamma`, or with gamma=auto `share`."""
+    runs = (run for row in rows for run in row.setting.runs)
+    return " or ".join(sorted({"share" if run.key("gamma") == "auto" else "gamma" for run in runs}))
 
 
 def table_of(judged: Mapping[int, Sequence[Judged]], measures: Sequence[str]) -> Table:
@@ -183,7 +190,8 @@ def table_of(judged: Mapping[int, Sequence[Judged]], measures: Sequence[str]) ->
                 text_cell("-" if row.verdict is None else row.verdict.text),
             ]
             rows.append([*cells, *(gain_cell(row, measure) for measure in measures)])
-    names = ["net", "other settings", "scale", "gamma", "seeds", "better than gamma 0"]
+    axis = axis_of(row for found in judged.values() for row in found)
+    names = ["net", "other settings", "scale", axis, "seeds", "better than gamma 0"]
     return Table.of("Judges", [*names, *(heading(name) for name in measures)], rows)
 
 
