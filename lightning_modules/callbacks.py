@@ -138,7 +138,9 @@ class EpochLine(Callback):
         values = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if not name.endswith(left_out) and not is_baseline(name.removeprefix("val/"))
+            if not name.endswith(left_out)
+            and not name.startswith("val/alignment")
+            and not is_baseline(name.removeprefix("val/"))
         }
         log.info(
             "epoch %d/%d  %s  %.1f s",

@@ -11,9 +11,9 @@ from datamodules.batches import PairBatch
 from lightning_modules.base import TrainedModule
 from lightning_modules.checkpoint import load_scorer
 from lightning_modules.frozen import Frozen
+from lightning_modules.gradients import GradientMeter
 from lightning_modules.image_metrics import ImageMetrics, drift
-from lightning_modules.loss_terms import EPSILON
-from lightning_modules.losses import GradientSquares, LossSum, LossTerms, gradient_squares
+from lightning_modules.losses import LossSum, LossTerms
 from lightning_modules.metric_catalogue import DEFAULT, Direction
 from lightning_modules.metric_names import baseline_name, is_baseline
 from lightning_modules.schedules import OptimizerFactory, Schedule
@@ -36,9 +36,11 @@ class EnhancementModule(TrainedModule):
         judge: a second scorer, or its checkpoint, used only in validation: an enhancer that games
             its scorer gains with the scorer and loses with the judge.
         trusted: modules that the judge's network may come from, besides `networks`.
-        grad_ratio_every: steps between measurements of `train/grad_share/<term>`, the share of a
-            term in the sum of the weighted terms' gradient norms at the SR pixels, and of
-            `train/grad_ratio`, the norm of the aesthetic term's over that of all others together.
+        grad_ratio_every: steps between measurements of the terms' gradients at the SR pixels:
+            `train/grad_share/<term>`, the share of a term in the sum of the weighted terms' norms;
+            `train/grad_ratio`, the norm of the aesthetic term's over that of all others together;
+            `train/alignment/<term>` and, of 8 x 8 means, `train/alignment_8x8/<term>`, the cosine
+            of what the term would do to SR and HR - SR.
         compile: compile network and the loss's terms for training patches, in place, so that
             checkpoints keep their keys; a string is a mode of `torch.compile`, such as
             `reduce-overhead`, which replays CUDA graphs. Whole photos vary in size and run
@@ -64,22 +66,16 @@ class EnhancementModule(TrainedModule):
         functions = [term.function for term in loss.parts.values()]
         modules = [function for function in functions if isinstance(function, nn.Module)]
         super().__init__(net, optimizer, schedule, compile, *modules)
-        if grad_ratio_every < 1:
-            raise ValueError(f"model.grad_ratio_every={grad_ratio_every}: 1 or more")
         self.scales = scales_of(net)
         self.loss = loss
-        self.grad_ratio_every = grad_ratio_every
+        self.gradients = GradientMeter(loss, grad_ratio_every)
         judge = load_scorer(judge, trusted) if isinstance(judge, str) else judge
         self.judge = None if judge is None else Frozen(inference_copy(judge))
         self.metrics = ImageMetrics(metrics)
         names = ["loss", *self.metrics.about, *self.scorers]
         if self.scorers:
             names += ["contrast_drift", "saturation_drift"]
-        shares = [f"grad_share/{name}" for name in loss.names if len(loss.names) > 1]
-        shares += ["grad_ratio"] if "aesthetic" in loss.names and shares else []
-        self.gradients = nn.ModuleDict({name: MeanMetric() for name in shares})
-        self.grad_squares: GradientSquares | None = None  # of a step's micro-batches so far
-        reserved = {*names, "grad_ratio", "grad_share", "weight"}
+        reserved = {*names, "weight", "grad_ratio", "grad_share", "alignment", "alignment_8x8"}
         reserved -= self.metrics.about.keys() - set(DEFAULT)  # lpips may be a term as well
         for name in loss.names:
             if name in reserved or not name.isidentifier():
@@ -115,7 +111,7 @@ class EnhancementModule(TrainedModule):
         terms = self.loss.names
         if self.several:
             terms = terms + [f"{name}/x{scale}" for name in terms for scale in self.scales]
-        return {*self.val_metrics, *terms, *self.gradients}
+        return {*self.val_metrics, *terms, *self.gradients.names}
 
     @property
     def scorers(self) -> dict[str, NIMA | Ensemble]:
@@ -153,38 +149,13 @@ class EnhancementModule(TrainedModule):
         first = (micro * trainer.world_size + trainer.global_rank) * len(batch.hr_BCHW)
         self.loss.at(trainer.global_step, trainer.estimated_stepping_batches, first)
         sr_BCHW = self(batch.lr_BCHW, batch.scale)
+        row = self.gradients.measure(self.loss, sr_BCHW, batch.hr_BCHW, self.trainer, batch_idx)
+        if row:
+            row = {f"train/{name}": value for name, value in row.items()}
+            self.write_row(row, self.trainer.global_step)
         found: LossTerms = self.loss(sr_BCHW, batch.hr_BCHW)
-        if len(self.gradients) and self.trainer.global_step % self.grad_ratio_every == 0:
-            self.log_gradients(sr_BCHW, batch.hr_BCHW, batch_idx)
         self.log_terms({"loss": found.total, **found.terms}, batch_idx)
         return found.total
-
-    def log_gradients(self, sr_BCHW: Tensor, hr_BCHW: Tensor, batch_idx: int) -> None:
-        """Log the terms' weights, and their shares of the gradient at the SR pixels."""
-        part = batch_idx % self.trainer.accumulate_grad_batches
-        squares = gradient_squares(self.loss, sr_BCHW, hr_BCHW)
-        if part > 0 and self.grad_squares is not None:
-            squares = squares.plus(self.grad_squares)
-        self.grad_squares = squares
-        if part < self.trainer.accumulate_grad_batches - 1:
-            return
-        reduce = self.trainer.strategy.reduce
-        terms_T, others = (reduce(value, reduce_op="sum") for value in squares)
-        weights = {name: self.loss.parts[name].now for name in self.loss.names}
-        norms_T = terms_T.sqrt() * terms_T.new_tensor(list(weights.values()))
-        shares_T = norms_T / (norms_T.sum() + EPSILON)
-        found = {f"grad_share/{name}": shares_T[k] for k, name in enumerate(weights)}
-        if "grad_ratio" in self.gradients:
-            k = list(weights).index("aesthetic")
-            found["grad_ratio"] = weights["aesthetic"] * (terms_T[k] / (others + EPSILON)).sqrt()
-        for name, value in found.items():
-            mean_of(self.gradients, name).update(value)
-        row = {
-            f"weight/{name}": torch.tensor(weight, dtype=torch.float64)
-            for name, weight in weights.items()
-        } | found
-        row = {f"train/{name}": value for name, value in row.items()}
-        self.write_row(row, self.trainer.global_step)
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Measure a whole photo, in float32 whatever the training precision.
@@ -243,11 +214,8 @@ class EnhancementModule(TrainedModule):
             if not value.isnan():  # limit_val_batches may leave no photo at a scale
                 # The same on all ranks already; saying so keeps Lightning from warning.
                 self.log(f"val/{name}", value, prog_bar=name == "psnr", sync_dist=True)
-        for name in self.gradients:
-            mean = mean_of(self.gradients, name)
-            if mean.update_called:
-                self.log(f"val/{name}", mean.compute(), sync_dist=True)
-                mean.reset()
+        for name, value in self.gradients.results().items():
+            self.log(f"val/{name}", value, sync_dist=True)
 
 
 def score_name(term: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lightning_modules.metric_catalogue import DEFAULT, DOWN
-from reports import figures, plots
+from reports import figures, gradients, plots
 from reports.measures import Measure, added_measures, measure_of
 from reports.run_table import (
     Run,
@@ -106,6 +106,9 @@ class Comparison:
         self.best = list(self.best_lines())
         self.scored_by = self.scored() if self.metrics else ""
         self.blocks = [self.by_gamma(), self.by_epoch(), *self.planes(), self.spreads()]
+        table = gradients.gradient_table(s for group in self.settings.values() for s in group)
+        if table.rows:
+            self.blocks.append(Block(table.title, gradients.NOTE, table=table))
 
     def only(self, runs: Sequence[Run], scale: int) -> list[Setting]:
         """Return the settings, reduced to these runs; settings without any are dropped."""

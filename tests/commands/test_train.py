@@ -305,7 +305,8 @@ def assert_same_curve(one: Path, two: Path) -> None:
                 # gradient of a scorer jumps where the input of a ReLU changes sign.
                 scored = key in ("val/score", "val/aesthetic")
                 rel = 1e-2 if "grad_ratio" in key else 1e-3 if scored else 1e-5
-                assert float(value) == pytest.approx(float(second[key]), rel=rel), key
+                least = 1e-4 if "alignment" in key else None  # a cosine near 0
+                assert float(value) == pytest.approx(float(second[key]), rel=rel, abs=least), key
 
 
 FIFTY = ["epochs=1", "data.num_steps=50", "optim=adam"]

@@ -18,7 +18,6 @@ from lightning_modules.losses import (
     emd_batch,
     emd_loss,
     emd_per_sample,
-    gradient_squares,
 )
 from networks.nima import NIMA, mean_score
 from tests.conftest import SAMPLE_SCORER
@@ -225,26 +224,6 @@ def test_at_gamma_0_a_scorer_is_there_for_validation_alone() -> None:
     assert loss(sr, hr).total.item() == l2_loss(sr, hr).item()
     with pytest.raises(ValueError, match="no term has a weight above 0"):
         build_loss({"aesthetic": settings})
-
-
-def test_gradients_of_terms_by_backward_passes_of_their_own(scorer: NIMA) -> None:
-    torch.manual_seed(1)
-    start, hr = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
-    parts = {"l2": Term(l2_loss), "tv": Term(variation, 3), "aesthetic": None}
-    parts["aesthetic"] = Term(AestheticLoss(scorer), 0.3)
-    gradients = {}
-    for name, part in parts.items():
-        sr = start.clone().requires_grad_()
-        assert part is not None
-        part(sr, hr).mean().backward()
-        assert sr.grad is not None
-        gradients[name] = sr.grad.double().numpy()
-    loss = LossSum(parts)  # type: ignore[arg-type]
-    found = gradient_squares(loss, start, hr)
-    expected = [(gradient**2).sum() for gradient in gradients.values()]
-    assert found.terms_T.tolist() == pytest.approx(expected, rel=1e-4)
-    others = ((gradients["l2"] + 3 * gradients["tv"]) ** 2).sum()
-    assert found.others.item() == pytest.approx(others, rel=1e-4)
 
 
 def variation(sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from datamodules.realistic_stages import jpeg
 from lightning_modules.checkpoint import load_scorer
+from lightning_modules.gradients import gradient_sums
 from lightning_modules.loss_terms import AestheticLoss
-from lightning_modules.losses import HybridLoss, LossSum, Term, gradient_squares
+from lightning_modules.losses import HybridLoss, LossSum, Term
 from lightning_modules.scorer_views import VIEWS, ViewDraws, Views, resampling
 from networks.nima import NIMA, inference_copy, mean_score
 from tests.conftest import SAMPLE_SCORER, shallow
@@ -303,10 +304,10 @@ def test_measuring_gradients_draws_the_same_views_again() -> None:
     loss = LossSum({"a": Term(term(linear(CHECKERS), views=["shift"], num_views=3), 1)})
     loss.at(4, 10, first=2)
     sr = patches(2)
-    squares = [gradient_squares(loss, sr, sr).terms_T.item() for _ in range(2)]
+    squares = [gradient_sums(loss, sr, sr).terms_T.item() for _ in range(2)]
     assert squares[0] == squares[1]
     loss.at(4, 10, first=0)
-    assert gradient_squares(loss, sr, sr).terms_T.item() != squares[0]
+    assert gradient_sums(loss, sr, sr).terms_T.item() != squares[0]
 
 
 @pytest.mark.parametrize(

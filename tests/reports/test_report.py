@@ -435,7 +435,7 @@ def test_means_in_the_table_of_seeds(cli: Cli, folder: Path, make_run: MakeRun) 
     rows = read_markdown(folder / "there" / "report.md")
     assert {"net": "edsr", "scale": "x2", "gamma": "0", "runs": "3"}.items() <= rows[0].items()
     assert rows[0]["val/psnr"] == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-    assert [row["PSNR x2"] for row in rows[1:]] == ["33.12", "33.48", "32.97"]
+    assert [row["PSNR x2"] for row in rows if "run" in row] == ["33.12", "33.48", "32.97"]
     assert all("wall" not in key and "commit" not in key for row in rows for key in row)
     assert "All runs have gamma 0." in text
     assert "No run has a score" in text
@@ -458,8 +458,9 @@ def test_runs_are_compared_after_an_epoch_finished_or_not(
     assert [row["val/psnr"] for row in rows[:2]] == [f"{psnr:.2f}" for psnr in second]
     gain = second[1] - second[0]
     assert [row["val/psnr over gamma 0"] for row in rows[:2]] == ["-", f"{gain:+.3f}"]
-    assert [row["state"] for row in rows[2:]] == ["finished: taken after epoch 2"] * 2
-    assert [row["best epoch"] for row in rows[2:]] == ["2 of 2"] * 2
+    listed = [row for row in rows if "state" in row]
+    assert [row["state"] for row in listed] == ["finished: taken after epoch 2"] * 2
+    assert [row["best epoch"] for row in listed] == ["2 of 2"] * 2
     text = (folder / "early" / "report.html").read_text()
     assert "the values are of epoch 2, whether runs were finished or not" in text
     assert "built-in photos: six for training" in text
