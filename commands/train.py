@@ -1,7 +1,7 @@
 """python run.py [train]: train a network in a run folder that can be resumed."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
@@ -22,7 +22,8 @@ class Options(BaseModel, strict=True):
 
     seed: NonNegativeInt
     epochs: PositiveInt
-    gamma: float | None = Field(ge=0, allow_inf_nan=False)
+    gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None
+    share: float = Field(gt=0, allow_inf_nan=False)
     scale: Literal[1, 2, 3, 4] | None
     init_from: str | None
     name: str | None

@@ -18,7 +18,12 @@ from configuration.hints import nearest
 from configuration.parsing import plain
 
 # Arguments of `lightning_modules.losses.Term`, which takes seconds to import.
-TERM = {"weight": float, "warmup": float, "from_step": int}
+TERM = {
+    "weight": float | typing.Literal["auto"],
+    "share": float,
+    "warmup": float,
+    "from_step": int,
+}
 
 
 @dataclass(frozen=True)

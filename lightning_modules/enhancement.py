@@ -154,8 +154,21 @@ class EnhancementModule(TrainedModule):
             row = {f"train/{name}": value for name, value in row.items()}
             self.write_row(row, self.trainer.global_step)
         found: LossTerms = self.loss(sr_BCHW, batch.hr_BCHW)
-        self.log_terms({"loss": found.total, **found.terms}, batch_idx)
+        terms = {"loss": found.total, **found.terms}
+        if self.loss.following is not None:
+            terms["weight/aesthetic"] = found.total.new_tensor(self.loss.following.now)
+        self.log_terms(terms, batch_idx)
         return found.total
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a weight that is `auto` has measured."""
+        if self.loss.following is not None:
+            checkpoint["log_ratio"] = self.loss.following.log_ratio
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what a weight that is `auto` has measured."""
+        if self.loss.following is not None:
+            self.loss.following.restore(checkpoint["log_ratio"])
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Measure a whole photo, in float32 whatever the training precision.

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from lightning_modules.loss_terms import EPSILON
 from lightning_modules.losses import LossSum
 
+ADAPT_EVERY = 10  # steps between measurements for a weight that is `auto`
 BLOCK = 8  # pixels: means over blocks of this side tell tone from detail
 
 
@@ -78,14 +79,17 @@ def gradient_sums(loss: LossSum, sr_BCHW: Tensor, hr_BCHW: Tensor) -> GradientSu
     others = [loss.parts[name].now * g for name, g in gradients.items() if name != "aesthetic"]
     total = torch.stack(others).sum(dim=0) if others else torch.zeros_like(sr_BCHW)
     missing = hr_BCHW.float() - sr_BCHW.detach().float()
-    sums = [torch.stack([gradient.square().sum() for gradient in gradients.values()])]
-    sums.append(total.square().sum())
     steps = [-gradient for gradient in gradients.values()]
-    sums += [torch.stack([(step * missing).sum() for step in steps]), missing.square().sum()]
-    missing, *steps = (block_means(signal) for signal in (missing, *steps))
-    sums.append(torch.stack([step.square().sum() for step in steps]))
-    sums.append(torch.stack([(step * missing).sum() for step in steps]))
-    return GradientSums(*sums, missing.square().sum())
+    block_missing, *block_steps = (block_means(signal) for signal in (missing, *steps))
+    return GradientSums(
+        torch.stack([step.square().sum() for step in steps]),
+        total.square().sum(),
+        torch.stack([(step * missing).sum() for step in steps]),
+        missing.square().sum(),
+        torch.stack([step.square().sum() for step in block_steps]),
+        torch.stack([(step * block_missing).sum() for step in block_steps]),
+        block_missing.square().sum(),
+    )
 
 
 def block_means(x_BCHW: Tensor) -> Tensor:
@@ -124,20 +128,38 @@ class GradientMeter(nn.Module):
     def measure(
         self, loss: LossSum, sr_BCHW: Tensor, hr_BCHW: Tensor, trainer: L.Trainer, batch_idx: int
     ) -> dict[str, Tensor]:
-        """Measure a micro-batch if its step is due.
+        """Measure a micro-batch if its step is due, before the loss of the step is computed.
+
+        A weight that is `auto` follows its share after the last micro-batch of a step, for the next
+        step; before its first measurement, after the first one, so that no step goes without.
 
         Returns:
-            After the last micro-batch of such a step, the terms' weights and what was measured.
+            After the last micro-batch of a step that is logged, the terms' weights and what was
+            measured.
         """
-        if not self.names or trainer.global_step % self.every:
+        step, num_parts = trainer.global_step, trainer.accumulate_grad_batches
+        following = loss.following
+        begins = following is not None and following.log_ratio is None
+        follows = following is not None and (begins or step % ADAPT_EVERY == 0)
+        logs = bool(self.names) and step % self.every == 0
+        if not (follows or logs):
             return {}
-        part = batch_idx % trainer.accumulate_grad_batches
+        part = batch_idx % num_parts
+        is_last = part == num_parts - 1
         sums = gradient_sums(loss, sr_BCHW, hr_BCHW)
         self.sums = sums if part == 0 or self.sums is None else self.sums.plus(sums)
-        if part < trainer.accumulate_grad_batches - 1:
+        if not (is_last or (begins and part == 0)):
             return {}
         reduce = trainer.strategy.reduce
-        sums = GradientSums(*(reduce(value, reduce_op="sum") for value in self.sums))
+        # Of a copy: `reduce` works in place, and more micro-batches may follow.
+        sums = GradientSums(*(reduce(value.clone(), reduce_op="sum") for value in self.sums))
+        if following is not None and follows:
+            own = sums.terms_T[loss.names.index("aesthetic")]
+            following.follow(own.sqrt().item(), sums.others.sqrt().item(), keep=is_last)
+            if begins and part == 0:
+                following.at(step, trainer.estimated_stepping_batches)
+        if not (logs and is_last):
+            return {}
         weights = {name: loss.parts[name].now for name in loss.names}
         found = measured(sums, weights)
         for name in self.names:

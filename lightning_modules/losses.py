@@ -11,9 +11,10 @@ Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from hydra.errors import InstantiationException
@@ -86,7 +87,9 @@ def emd_batch(p: Tensor, q: Tensor) -> Tensor:
 
 
 # Settings of a `Term` that stand beside those of its function.
-TERM = ("weight", "warmup", "from_step")
+TERM = ("weight", "warmup", "from_step", "share")
+AUTO = "auto"  # the weight that follows `share`
+KEPT = 0.9  # of the moving average by each measurement, so that it spans about ten
 
 
 class LossTerms(NamedTuple):
@@ -107,13 +110,17 @@ class Term(Frozen):
     Args:
         function: maps SR and HR (B x 3 x H x W in [0, 1], SR not clamped) to one value, or one for
             each image. A module is not trained.
-        weight: 0 or more.
+        weight: 0 or more; `auto` follows `share`, and is 0 before the first measurement.
         warmup: share of the training over which the weight rises evenly from 0: at first the images
             are too far from photos for a scorer to say anything.
         from_step: optimizer steps before the term counts; `warmup` follows them.
+        share: what the norm of the weighted term's gradient at the SR pixels should be, divided by
+            that of all other terms together; ignored unless `weight` is `auto`.
 
     Attributes:
-        now: the weight as it stands.
+        now: the weight in this step.
+        log_ratio: with `auto`, moving average of the logarithm of the others' norm over the term's
+            own before it is weighted; None before the first measurement.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -122,12 +129,18 @@ class Term(Frozen):
     def __init__(
         self,
         function: Callable[[Tensor, Tensor], Tensor],
-        weight: float = 1.0,
+        weight: float | Literal["auto"] = 1.0,
         *,
         warmup: float = 0.0,
         from_step: int = 0,
+        share: float | None = None,
     ) -> None:
         super().__init__(function)
+        self.share = share if isinstance(weight, str) else None
+        if isinstance(weight, str):
+            if share is None or not 0 < share < math.inf:
+                raise ValueError(f"share={share}: above 0")
+            weight = 0.0
         if not 0 <= weight < float("inf"):
             raise ValueError(f"weight={weight}: the weight of a term is 0 or more")
         if not 0 <= warmup <= 1:
@@ -138,6 +151,12 @@ class Term(Frozen):
         self.warmup = warmup
         self.from_step = from_step
         self.now = weight
+        self.log_ratio: float | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Return whether the term is part of the loss."""
+        return self.share is not None or self.weight > 0
 
     @property
     def function(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -149,6 +168,32 @@ class Term(Frozen):
         """Set the weight for a step of a training that has `num_steps`."""
         risen = (step - self.from_step) / num_steps / self.warmup if self.warmup else 1.0
         self.now = self.weight * min(1.0, risen) if step >= self.from_step else 0.0
+
+    def follow(self, own: float, others: float, *, keep: bool = True) -> None:
+        """Set the weight by which the term has its share of the gradient.
+
+        Without a gradient of either side there is nothing to measure, and the weight stays.
+
+        Args:
+            own: norm of the term's gradient, before it is weighted.
+            others: norm of the gradient of all other terms together.
+            keep: whether the moving average takes the measurement in.
+        """
+        assert self.share is not None
+        if not (0 < own < math.inf and 0 < others < math.inf):
+            return
+        found = math.log(others / own)
+        if self.log_ratio is not None:
+            found = KEPT * self.log_ratio + (1 - KEPT) * found
+        if keep:
+            self.log_ratio = found
+        self.weight = self.share * math.exp(found)
+
+    def restore(self, log_ratio: float | None) -> None:
+        """Restore the moving average on resume."""
+        self.log_ratio = log_ratio
+        if self.share is not None and log_ratio is not None:
+            self.weight = self.share * math.exp(log_ratio)
 
     def forward(self, sr_BCHW: Tensor, hr_BCHW: Tensor) -> Tensor:
         """Compute the term, not weighted."""
@@ -166,13 +211,14 @@ class LossSum(nn.Module):
     """A sum of weighted terms.
 
     In training mode it compares patches, and weights may be warming up. In eval mode it compares
-    whole photos, which scorers see by their own rule, with the full weights.
+    whole photos, which scorers see by their own rule, with the full weights; one that is `auto` has
+    the value that it came to.
 
     Args:
         terms: by name, in the order in which they are added. One of weight 0 is not computed.
 
     Raises:
-        ValueError: if no term has a weight above 0.
+        ValueError: if no term has a weight above 0, or one is `auto` that cannot be.
     """
 
     def __init__(self, terms: Mapping[str, Term]) -> None:
@@ -181,11 +227,21 @@ class LossSum(nn.Module):
         self._held = nn.ModuleList(terms.values())  # which follow to other devices and modes
         if not self.names:
             raise ValueError("loss: no term has a weight above 0")
+        for name in self.names:
+            if terms[name].share is not None and (name != "aesthetic" or len(self.names) == 1):
+                raise ValueError(
+                    f"loss.{name}.weight=auto: is for the term `aesthetic` beside other terms"
+                )
 
     @property
     def names(self) -> list[str]:
         """Return the names of the terms that are summed."""
-        return [name for name, term in self.parts.items() if term.weight > 0]
+        return [name for name, term in self.parts.items() if term.counts]
+
+    @property
+    def following(self) -> Term | None:
+        """Return the term whose weight follows its share of the gradient, if any."""
+        return next((term for term in self.parts.values() if term.share is not None), None)
 
     @property
     def aesthetics(self) -> dict[str, AestheticLoss]:
@@ -278,6 +334,8 @@ def build_term(name: str, settings: Mapping[str, object] | None) -> Term | None:
     own: dict[str, Any] = {key: arguments.pop(key) for key in TERM if key in arguments}
     if own.get("weight") == 0 and not arguments.get("score_always"):
         return None
+    if own.get("weight") == AUTO and name != "aesthetic":
+        raise ValueError(f"loss.{name}.weight=auto: only gamma can be auto")
     try:
         target = get_object(str(arguments.get("_target_")))
         return Term(

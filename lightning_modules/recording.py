@@ -44,6 +44,7 @@ class WriteRecord(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         record = replace(
             self.record,
+            gamma=metrics.get("train/weight/aesthetic", self.record.gamma),  # what auto came to
             metrics=metrics,
             epoch=trainer.current_epoch,
             wall_time_s=self.elapsed(),

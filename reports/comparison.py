@@ -12,6 +12,7 @@ from reports.measures import Measure, added_measures, measure_of
 from reports.run_table import (
     Run,
     Setting,
+    axis_name,
     change,
     joined,
     label_of,
@@ -82,6 +83,7 @@ class Comparison:
         ]
         self.keys = variant_keys([*runs, *others])
         self.settings = {scale: settings_of(runs, scale, self.keys) for scale in self.scales}
+        self.axis = axis_name(s for group in self.settings.values() for s in group)
         self.begun = {
             scale: settings_of([*runs, *others], scale, self.keys) for scale in self.scales
         }
@@ -154,10 +156,10 @@ class Comparison:
 
     def by_gamma(self) -> Block:
         """Plot PSNR, and scores if there are any, by gamma."""
-        title = "By gamma"
+        title = f"By {self.axis}"
         gammas = {setting.gamma for group in self.settings.values() for setting in group}
         if len(gammas) < 2:
-            return Block(title, f"All runs have gamma {min(gammas, default=0):g}.")
+            return Block(title, f"All runs have {self.axis} {min(gammas, default=0):g}.")
         panels = {}
         shown = [measure_of("psnr"), *(Measure(name, name) for name in self.metrics), *self.added]
         for metric, _, _, better, unit, _ in shown:
@@ -293,7 +295,7 @@ class Comparison:
                         cells.append(spread_cell(gained, metrics[metric] + 1, "+"))
                 cells.append(text_cell("yes" if setting in front else ""))
                 rows.append(cells)
-        names = ["net", "other settings", "scale", "gamma", "runs"]
+        names = ["net", "other settings", "scale", self.axis, "runs"]
         for metric in shown:
             names.append(measures[metric].label)
             names += [f"{metric} over gamma 0"] if metric in changes else []

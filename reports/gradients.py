@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from reports.measures import LONGEST
-from reports.run_table import Run, Setting, Spread, mean_and_std, unique
+from reports.run_table import Run, Setting, Spread, axis_name, mean_and_std, unique
 from reports.tables import Cell, Table, number_cell, spread_cell, text_cell
 
 TITLE = "Gradients of the terms"
@@ -24,7 +24,8 @@ KINDS = {
 def gradient_table(settings: Iterable[Setting]) -> Table:
     """Build a table with a row for each setting and term; without rows if nothing was measured."""
     rows = []
-    for setting in unique(settings):
+    shown = unique(settings)
+    for setting in shown:
         for term in terms_of(setting.runs):
             cells: list[Cell] = [
                 text_cell(setting.net),
@@ -35,7 +36,7 @@ def gradient_table(settings: Iterable[Setting]) -> Table:
             ]
             cells += [spread_cell(last_of(setting.runs, f"{kind}/{term}"), 4) for kind in KINDS]
             rows.append(cells)
-    names = ["net", "other settings", "gamma", "runs", "term", *KINDS.values()]
+    names = ["net", "other settings", axis_name(shown), "runs", "term", *KINDS.values()]
     return Table.of(TITLE, names, rows)
 
 

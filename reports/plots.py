@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports.figures import FRONT, INK, MUTED, PALETTE, LineStyles, Look, Panel, look
-from reports.run_table import Run, Setting, Spread, pareto, unique
+from reports.run_table import Run, Setting, Spread, axis_name, pareto, unique
 
 FAINT = 0.35  # opacity of the line with the lowest gamma; the highest has 1
 FAR = 1.0  # a baseline further from the values than this multiple of their range is only named
@@ -57,7 +57,7 @@ def by_gamma(
             draw_baseline(axes, baseline, min(drawn), max(drawn), "bicubic")
         if metric in NOISY:
             least_range(axes)
-        gamma_axis(axes, sorted({setting.gamma for setting in settings}))
+        gamma_axis(axes, sorted({setting.gamma for setting in settings}), axis_name(settings))
         axes.set_ylabel(f"{metric} in {unit}" if unit else metric)
         axes.set_title(f"x{scale}, {source}" if source else f"x{scale}", loc="left")
 
@@ -146,11 +146,11 @@ def widened(limits: tuple[float, float]) -> tuple[float, float]:
     return low - missing, high + missing
 
 
-def gamma_axis(axes: Axes, gammas: Sequence[float]) -> None:
+def gamma_axis(axes: Axes, gammas: Sequence[float], name: str = "gamma") -> None:
     """Start the horizontal axis at 0, with a tick at each gamma unless they would overlap."""
     largest = max(gammas, default=0) or 1.0
     smallest = min((gamma for gamma in gammas if gamma), default=largest)
-    axes.set_xlabel("gamma")
+    axes.set_xlabel(name)
     if largest / smallest > 50:  # logarithmic, but including 0
         axes.set_xscale("symlog", linthresh=smallest, linscale=0.4)
         axes.set_xlim(-0.2 * smallest, 1.3 * largest)
@@ -178,6 +178,7 @@ def by_epoch(
     def draw(axes: Axes) -> None:
         gammas = sorted({setting.gamma for setting in settings})
         shades = {gamma: shade(gamma, gammas) for gamma in gammas}
+        axis = axis_name(settings)
         drawn = []
         for setting in settings:
             drawn += draw_curves(axes, setting, metric, scale, styles, shades[setting.gamma])
@@ -185,7 +186,7 @@ def by_epoch(
         for line in lines_of(settings):
             plot(axes, [], [], styles[line[0]], size=5, label=line[0].line)
         for gamma in gammas if len(gammas) > 1 else ():
-            axes.plot([], [], color=INK, alpha=shades[gamma], label=f"gamma {gamma:g}")
+            axes.plot([], [], color=INK, alpha=shades[gamma], label=f"{axis} {gamma:g}")
         if metric == "val/psnr":
             least_range(axes)
         epoch_axis(axes)

@@ -28,6 +28,7 @@ ONLY_TRAINS = {
 ONLY_MEASURES = ("metrics", "model.metrics")  # settings that change no network
 DEGRADATION = "data.degradation."  # start of keys, of which the kinds of degradation share none
 Variant = tuple[tuple[str, str], ...]  # dotted keys with their values
+AUTO = ("gamma", "auto")  # in the variant of runs whose gamma follows their share of the gradient
 
 
 class Spread(NamedTuple):
@@ -94,8 +95,13 @@ class Run:
 
     @property
     def gamma(self) -> float | None:
-        """Return the weight of the aesthetic term."""
-        return number(self.key("gamma"))
+        """Return the weight of the aesthetic term; its share of the gradient if that is `auto`."""
+        return number(self.key("share" if self.auto else "gamma"))
+
+    @property
+    def auto(self) -> bool:
+        """Return whether the weight of the aesthetic term follows its share of the gradient."""
+        return self.key("gamma") == "auto"
 
     @property
     def seed(self) -> int | None:
@@ -199,14 +205,15 @@ def variant_keys(runs: Sequence[Run]) -> list[str]:
     """Return the keys in which runs of the same network, scale and gamma differ."""
     alike: dict[object, list[Run]] = {}
     for run in runs:
-        alike.setdefault((run.net, tuple(run.scales), run.gamma), []).append(run)
+        alike.setdefault((run.net, tuple(run.scales), run.auto, run.gamma), []).append(run)
     return sorted({key for group in alike.values() for key in differing(group)})
 
 
 def variant_of(run: Run, keys: Iterable[str]) -> Variant:
-    """Return a run's values of these keys as text."""
+    """Return a run's values of these keys as text, and whether its gamma follows a share."""
     settings = run.settings
-    return tuple((key, cell(settings[key])) for key in keys if key in settings)
+    found = tuple((key, cell(settings[key])) for key in keys if key in settings)
+    return (*found, AUTO) if run.auto else found
 
 
 def joined(name: str, variant: Variant) -> str:
@@ -217,7 +224,7 @@ def joined(name: str, variant: Variant) -> str:
 def label_of(run: Run, keys: Sequence[str] = ()) -> str:
     """Describe a run by network, scale, gamma, seed and the given keys."""
     scales = "-".join(f"x{scale}" for scale in run.scales)
-    gamma = "" if run.gamma is None else f"gamma {run.gamma:g}"
+    gamma = "" if run.gamma is None else f"{'share' if run.auto else 'gamma'} {run.gamma:g}"
     name = ", ".join(filter(None, [run.net, scales, gamma, f"seed {run.seed}"]))
     return joined(name, variant_of(run, keys))
 
@@ -246,7 +253,7 @@ class Setting:
     Attributes:
         net: the network.
         variant: other keys in which runs differ, with their values.
-        gamma: weight of the aesthetic term.
+        gamma: weight of the aesthetic term, or its share of the gradient, see `Run.gamma`.
         scale: HR pixels per LR pixel.
         runs: one per seed.
     """
@@ -270,6 +277,12 @@ class Setting:
     def spread(self, metric: str) -> Spread | None:
         """Return the spread of a metric over the runs that have it; None if none has."""
         return mean_and_std(self.values(metric))
+
+
+def axis_name(settings: Iterable[Setting]) -> str:
+    """Return what `gamma` of these settings is: `gamma`, `share`, or `gamma or share`."""
+    kinds = {"share" if AUTO in setting.variant else "gamma" for setting in settings}
+    return " or ".join(sorted(kinds)) or "gamma"
 
 
 def change(setting: Setting, settings: Iterable[Setting], metric: str) -> Spread | None:

@@ -150,7 +150,7 @@ def first_cells(run: Run, keys: Sequence[str]) -> list[Cell]:
         text_cell(run.sweep or "-"),
         text_cell(run.net if run.config else ""),
         number_cell(run.scales[0] + 0.1 * len(run.scales), text=scale) if scale else text_cell(""),
-        number_cell(run.gamma, "g", none=""),
+        gamma_cell(run),
         number_cell(run.seed, none=""),
     ]
     for key in keys:
@@ -159,6 +159,14 @@ def first_cells(run: Run, keys: Sequence[str]) -> list[Cell]:
         plain = isinstance(value, int | float) and not isinstance(value, bool)
         cells.append(Cell(text, repr(value), numeric=True) if plain else text_cell(text))
     return cells
+
+
+def gamma_cell(run: Run) -> Cell:
+    """Return the cell with a run's gamma; one that follows a share shows what it came to."""
+    if not run.auto:
+        return number_cell(run.gamma, "g", none="")
+    found = run.result.metrics.get("train/weight/aesthetic")
+    return number_cell(run.gamma, text="auto" if found is None else f"auto: {found:.3g}")
 
 
 def result_cells(run: Run, metrics: Sequence[Metric]) -> list[Cell]:

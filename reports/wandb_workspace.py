@@ -144,6 +144,7 @@ def training_sections(photos: Sequence[str]) -> list[ws.Section]:
             lines("Aesthetic term", "train/aesthetic", x=steps),
             lines("Validation loss", "val/loss"),
             lines("Gradient at the SR pixels: aesthetic / fidelity", "val/grad_ratio"),
+            lines("Weight of the aesthetic term", "train/weight/aesthetic", x=steps),
             lines("Alignment of the aesthetic gradient with HR - SR", "val/alignment/aesthetic"),
             lines("The same, of 8 x 8 means", "val/alignment_8x8/aesthetic"),
             lines("Drift of contrast", "val/contrast_drift"),

@@ -49,6 +49,8 @@ def not_read(config: DictConfig) -> set[str]:
         keys.add("scale")
     if config.get("model") and not config.get("net"):  # trains a scorer
         keys.add("metrics")
+    if config.get("gamma") != "auto":
+        keys |= {"share", "loss.aesthetic.share"}
     terms: DictConfig = config.get("loss") or OmegaConf.create({})
     raw = OmegaConf.to_container(terms, resolve=False)
     assert isinstance(raw, dict)

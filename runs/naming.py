@@ -19,6 +19,7 @@ NOT_IN_NAME = NOT_SETTINGS | {"trainer"}  # choosing a trainer is choosing devic
 MAX_NAME = 120  # characters of a folder name
 FIRST = (
     "gamma",
+    "share",
     "loss",
     "net",
     "scale",

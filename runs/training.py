@@ -36,6 +36,7 @@ from lightning_modules.checkpoint import check_kind, read_record
 from lightning_modules.checkpoint_io import WholeFiles
 from lightning_modules.independence import dependence
 from lightning_modules.init_from import official_file, start_from
+from lightning_modules.losses import AUTO
 from lightning_modules.metric_catalogue import DEFAULT
 from lightning_modules.metric_names import is_baseline
 from lightning_modules.record import VERSION, Record
@@ -216,6 +217,8 @@ def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str | list[str
     if config["init_from"] == "official":
         files = {"init_from": str(official_file(cfg))}
     unread = not_read(cfg)  # runs that differ in nothing else are the same run
+    if "share" in unread:
+        config.pop("share", None)
     if not trains_scorer(cfg):
         if "scale" in unread:
             config["scale"] = None
@@ -332,7 +335,7 @@ def describe_training(
         "kind": configured_kind(cfg),
         "net": {**arguments, "_target_": net["_target_"]},
         "data": datamodule.description,
-        "gamma": cfg.gamma,
+        "gamma": 0.0 if cfg.gamma == AUTO else cfg.gamma,  # `WriteRecord` adds what it came to
         "config": identity.config,
         "config_hash": identity.config_hash,
         "version": VERSION,

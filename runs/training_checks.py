@@ -14,7 +14,7 @@ from configuration.signatures import locate
 from configuration.trust import rebuild_problems
 from lightning_modules.checkpoint import read_record
 from lightning_modules.compiling import WITH_GRAPHS
-from lightning_modules.losses import build_term
+from lightning_modules.losses import AUTO, build_term
 from lightning_modules.record import degradation_summary
 from lightning_modules.scorer_views import VIEWS
 from networks.views import VIEW_ARGUMENTS
@@ -175,6 +175,10 @@ def loss_problems(cfg: DictConfig) -> Iterator[str]:
             )
     elif aesthetic.get("weight", 1) != cfg.gamma:
         yield f"loss.aesthetic.weight={aesthetic.get('weight')}: set gamma, which it follows"
+    elif cfg.gamma == AUTO and not any(
+        term.get("weight", 1) for name, term in terms.items() if name != "aesthetic"
+    ):
+        yield f"gamma=auto: loss=[{','.join(terms)}] has no other term to have a share beside"
     elif not uses_scorer(cfg):
         pass  # its file is not read
     elif cfg.scorer.checkpoint is None:

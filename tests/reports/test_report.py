@@ -21,6 +21,7 @@ from reports.page import count_states
 from reports.run_reading import find_folders, read_run, read_runs
 from reports.run_table import (
     Run,
+    axis_name,
     change,
     differing,
     label_of,
@@ -220,6 +221,44 @@ def test_gamma_0_is_on_the_line_of_every_scorer(tmp_path: Path, make_run: MakeRu
         ["zero", "a"],
         ["zero", "b"],
     ]
+
+
+def test_a_gamma_that_is_auto_is_drawn_by_its_share(
+    cli: Cli, folder: Path, make_run: MakeRun
+) -> None:
+    for seed in (0, 1):
+        make_run(folder / "runs" / f"zero{seed}", seed=seed, psnr=33.0 + seed)
+        for share in (0.1, 1.0):
+            run = make_run(folder / "runs" / f"{share}_{seed}", seed=seed, psnr=33.2 + 2 * seed)
+            set_gamma(run, "auto", share)
+    settings = settings_of(read_runs(["runs"]), 2)
+    assert [(s.line, s.gamma, len(s.runs)) for s in settings] == [
+        ("edsr, gamma=auto", gamma, 2) for gamma in (0, 0.1, 1)
+    ]
+    assert axis_name(settings) == "share"
+    gained = change(settings[1], settings, "val/psnr")
+    assert gained == pytest.approx((0.7, np.std([0.2, 1.2], ddof=1), 2))
+    assert cli("report", "runs=runs", "output=there").code == 0
+    assert "By share" in (folder / "there" / "report.html").read_text()
+    text = (folder / "there" / "report.md").read_text()
+    assert "| net | other settings | scale | share | runs |" in text
+    assert "auto: 0.0312" in text
+    make_run(folder / "runs" / "number", gamma=0.1)
+    settings = settings_of(read_runs(["runs"]), 2)
+    assert {s.line for s in settings} == {"edsr", "edsr, gamma=auto"}
+    assert axis_name(settings) == "gamma or share"
+
+
+def set_gamma(run: Path, gamma: str, share: float) -> None:
+    """Rewrite a run as one whose gamma follows a share."""
+    for name in ("run.json", "result.json"):
+        record = read(run / name)
+        for key in ("config", "settings"):
+            record[key] |= {"gamma": gamma, "share": share}
+        record["config_hash"] = f"{share}{record['config_hash']}"
+        if "metrics" in record:
+            record["metrics"]["train/weight/aesthetic"] = 0.03125
+        (run / name).write_text(json.dumps(record))
 
 
 def test_what_a_metric_gains_over_gamma_0_is_paired_by_seed(
