@@ -1,7 +1,7 @@
 """Train enhancers, by default with `L2 + gamma * (K - mean score)` (paper, section 2.3.1)."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from lightning_modules.metric_catalogue import DEFAULT, Direction
 from lightning_modules.metric_names import baseline_name, is_baseline
 from lightning_modules.schedules import OptimizerFactory, Schedule
 from lightning_modules.scorer_ensemble import Ensemble
+from lightning_modules.trainable import Part, freeze_batch_norms, save_adapters, train_part
 from networks.bicubic import Bicubic
 from networks.nima import NIMA, inference_copy
 from networks.scales import scales_of
@@ -45,6 +46,11 @@ class EnhancementModule(TrainedModule):
             checkpoints keep their keys; a string is a mode of `torch.compile`, such as
             `reduce-overhead`, which replays CUDA graphs. Whole photos vary in size and run
             uncompiled.
+        train: `all` of the network, `tail`, the layers after its body, or `lora`, low-rank adapters
+            on all layers. What is not trained keeps the weights that are loaded into `net`, and
+            checkpoints hold the merged weights.
+        lora_rank: rank of the adapters.
+        lora_alpha: the adapters' factor is `lora_alpha / lora_rank`.
         metrics: of validation photos, see `ImageMetrics`. A term of the loss may have the name of
             one that is not among the default; `val/<name>` is then the metric.
     """
@@ -61,11 +67,18 @@ class EnhancementModule(TrainedModule):
         trusted: Sequence[str] = (),
         grad_ratio_every: int = 50,
         compile: bool | str = False,
+        train: Part = "all",
+        lora_rank: int = 8,
+        lora_alpha: float = 8.0,
         metrics: Sequence[str | Callable[..., Any]] = DEFAULT,
     ) -> None:
         functions = [term.function for term in loss.parts.values()]
         modules = [function for function in functions if isinstance(function, nn.Module)]
+        train_part(net, train, lora_rank, lora_alpha)
         super().__init__(net, optimizer, schedule, compile, *modules)
+        self.part = train
+        if train == "lora":
+            save_adapters(self)
         self.scales = scales_of(net)
         self.loss = loss
         self.gradients = GradientMeter(loss, grad_ratio_every)
@@ -90,6 +103,13 @@ class EnhancementModule(TrainedModule):
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in names})
         self.baseline = "input" if self.scales == [1] else "bicubic"
         self.baselines: dict[str, Tensor] = {}  # metrics of the enlarged, not restored, images
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, except for batch norms of a network that is not trained as a whole."""
+        super().train(mode)
+        if self.part != "all":
+            freeze_batch_norms(self.net)
+        return self
 
     @property
     def several(self) -> bool:

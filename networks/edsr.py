@@ -93,6 +93,8 @@ class EDSR(nn.Module):
         ValueError: if `scale` is not 1, 2, 3 or 4, or a count is not positive.
     """
 
+    last_layers = ("tail",)  # what model.train=tail trains
+
     def __init__(
         self,
         scale: int = 2,

@@ -39,6 +39,8 @@ class MDSR(nn.Module):
         ValueError: if a scale is not 1, 2, 3 or 4 or is repeated, or a count is not positive.
     """
 
+    last_layers = ("upsample", "tail")  # what model.train=tail trains
+
     def __init__(
         self,
         scales: Sequence[int] = (2, 3, 4),

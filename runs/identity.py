@@ -39,6 +39,7 @@ ADDED: dict[str, object] = {
     **{"data.shrink_to": None, "data.train_crop": None, "model.robust": None},
     **{"judges": None, "baseline": None, "epoch": "best", "criteria.count": None},
     **{"criteria.judges": 0.75, "criteria.against": 0, "criteria.psnr_loss": 0.3},
+    "model.train": "all",
 }
 
 
@@ -49,6 +50,8 @@ def not_read(config: DictConfig) -> set[str]:
         keys.add("scale")
     if config.get("model") and not config.get("net"):  # trains a scorer
         keys.add("metrics")
+    if (config.get("model") or {}).get("train") != "lora":
+        keys |= {"model.lora_rank", "model.lora_alpha"}
     if config.get("gamma") != "auto":
         keys |= {"share", "loss.aesthetic.share"}
     terms: DictConfig = config.get("loss") or OmegaConf.create({})

@@ -42,6 +42,7 @@ from lightning_modules.metric_names import is_baseline
 from lightning_modules.record import VERSION, Record
 from lightning_modules.recording import WriteRecord
 from lightning_modules.trial import TrialCheckpoint
+from networks.lora import num_parameters
 from networks.scales import at_scale
 from networks.tensor_files import load_plain
 from runs.code_identity import code_files
@@ -222,7 +223,11 @@ def read_settings(cfg: DictConfig) -> tuple[JsonObject, dict[str, str | list[str
     if not trains_scorer(cfg):
         if "scale" in unread:
             config["scale"] = None
-        config["model"].pop("loss")  # as it stands under `loss`
+        config["model"] = {
+            key: value
+            for key, value in config["model"].items()
+            if key != "loss" and f"model.{key}" not in unread  # the former stands under `loss`
+        }
         config["loss"] = {
             name: {key: value for key, value in term.items() if f"loss.{name}.{key}" not in unread}
             for name, term in config["loss"].items()
@@ -412,7 +417,7 @@ def write_result(trainer: L.Trainer, folder: Path, identity: Identity, writer: W
         best_epoch=record["epoch"] + 1,
         checkpoint=str(best.relative_to(folder)),
         data=record["data"],
-        num_parameters=sum(p.numel() for p in net.parameters()),
+        num_parameters=num_parameters(net),
         seed=identity.config["seed"],
         epochs=trainer.current_epoch,
         device=str(trainer.strategy.root_device),

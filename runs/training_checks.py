@@ -17,6 +17,7 @@ from lightning_modules.compiling import WITH_GRAPHS
 from lightning_modules.losses import AUTO, build_term
 from lightning_modules.record import degradation_summary
 from lightning_modules.scorer_views import VIEWS
+from lightning_modules.trainable import last_layers, no_tail
 from networks.views import VIEW_ARGUMENTS
 from runs.identity import uses_scorer
 from runs.requirements import require_file, require_kind
@@ -151,6 +152,20 @@ def enhancer_problems(cfg: DictConfig) -> Iterator[str]:
         yield "net=bicubic has nothing to train; evaluate compares every network with it"
     else:
         yield from loss_problems(cfg)
+        yield from part_problems(cfg)
+
+
+def part_problems(cfg: DictConfig) -> Iterator[str]:
+    """Check that what is not trained has weights, and that the network has the part that is."""
+    part = cfg.model.get("train", "all")
+    network_class, _ = locate(cfg.net._target_)
+    if part == "tail" and not last_layers(network_class):
+        yield no_tail(network_class.__name__)
+    elif part in ("tail", "lora") and cfg.init_from is None:
+        yield (
+            f"model.train={part}: needs init_from=FILE, or official, with the weights of what is "
+            "not trained"
+        )
 
 
 def loss_problems(cfg: DictConfig) -> Iterator[str]:
