@@ -13,7 +13,7 @@ from lightning_modules.checkpoint import load_scorer
 from lightning_modules.frozen import Frozen
 from lightning_modules.gradients import GradientMeter
 from lightning_modules.image_metrics import ImageMetrics, drift
-from lightning_modules.losses import LossSum, LossTerms
+from lightning_modules.losses import LossSum, LossTerms, check_names
 from lightning_modules.metric_catalogue import DEFAULT, Direction
 from lightning_modules.metric_names import baseline_name, is_baseline
 from lightning_modules.schedules import OptimizerFactory, Schedule
@@ -89,15 +89,8 @@ class EnhancementModule(TrainedModule):
         if self.scorers:
             names += ["contrast_drift", "saturation_drift"]
         reserved = {*names, "weight", "grad_ratio", "grad_share", "alignment", "alignment_8x8"}
-        reserved -= self.metrics.about.keys() - set(DEFAULT)  # lpips may be a term as well
-        for name in loss.names:
-            if name in reserved or not name.isidentifier():
-                raise ValueError(
-                    f"loss.{name}: the name of a term has to be a word other than "
-                    f"{', '.join(sorted(reserved))}"
-                )
-            if is_baseline(name) or hasattr(nn.ModuleDict(), name):
-                raise ValueError(f"loss.{name}: the name is taken; choose another one")
+        # lpips may be a term as well
+        check_names(loss.names, reserved - (self.metrics.about.keys() - set(DEFAULT)))
         if self.several:
             names += [f"{name}/x{scale}" for scale in self.scales for name in names[1:]]
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in names})

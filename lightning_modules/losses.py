@@ -12,7 +12,7 @@ Shape suffixes: B batch, C channels, H and W height and width, K rating buckets.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lightning_modules.frozen import Frozen
 from lightning_modules.loss_terms import EPSILON, AestheticLoss, Mode, l2_loss
+from lightning_modules.metric_names import is_baseline
 from networks.nima import NIMA
 
 
@@ -312,6 +313,23 @@ class HybridLoss(LossSum):
                 raise ValueError(f"gamma={gamma} needs a scorer: give scorer.checkpoint=<file>")
             terms["aesthetic"] = Term(AestheticLoss(scorer, mode), gamma)
         super().__init__(terms)
+
+
+def check_names(names: Iterable[str], reserved: Collection[str]) -> None:
+    """Raise a ValueError if a term cannot be logged by its name.
+
+    Args:
+        names: of the terms.
+        reserved: names of other values in the logs.
+    """
+    for name in names:
+        if name in reserved or not name.isidentifier():
+            raise ValueError(
+                f"loss.{name}: the name of a term has to be a word other than "
+                f"{', '.join(sorted(reserved))}"
+            )
+        if is_baseline(name) or hasattr(nn.ModuleDict(), name):
+            raise ValueError(f"loss.{name}: the name is taken; choose another one")
 
 
 def build_loss(terms: Mapping[str, Mapping[str, object] | None]) -> LossSum:

@@ -74,3 +74,15 @@ def test_the_seed_says_it_all_on_two_ranks_too(cli: Cli, folder: Path) -> None:
     assert_same_curve(train(cli, "one", "gamma=0", "seed=3"), double)
     other = train(cli, "other", "gamma=0", "seed=4")
     assert rows(other)[0]["train/loss"] != rows(double)[0]["train/loss"]
+
+
+@pytest.mark.slow
+def test_gamma_auto_and_adapters_on_two_ranks(cli: Cli, folder: Path) -> None:
+    """Both ranks come to the same gamma; each step leaves the adapters of other scales alone."""
+    base = train(cli, "base", *MULTI, "gamma=0", "epochs=1") / "checkpoints" / "best.ckpt"
+    words = [*MULTI, "gamma=auto", "share=0.5", "model.train=lora", f"init_from={base}"]
+    single, double = train(cli, "one", *words), on_two_ranks(folder, *words)
+    for key in ("train/weight/aesthetic", "train/loss", "val/psnr"):
+        one, two = ([float(r[key]) for r in rows(run) if r[key]] for run in (single, double))
+        assert one == pytest.approx(two, rel=1e-3), key
+    assert all(name.startswith(("net.", "lora.")) for name in weights(double))
