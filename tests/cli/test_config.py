@@ -36,8 +36,9 @@ def test_every_group_is_tested_here() -> None:
 @pytest.mark.parametrize("net", group_files("net"))
 def test_nets(net: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        built = instantiate(compose("train", [f"net={net}"]).net)
-    assert scales_of(built) == ([2, 3, 4] if net.startswith("mdsr") else [2])
+        built = instantiate(compose("train", [f"net={net}", *NEEDS.get(net, [])]).net)
+    scales = {"mdsr": [2, 3, 4], "mdsr_full": [2, 3, 4], "curves": [1]}
+    assert scales_of(built) == scales.get(net, [2])
 
 
 @pytest.mark.parametrize("scorer", group_files("scorer"))
@@ -63,6 +64,7 @@ def test_terms(loss: str, tmp_path: Path) -> None:
 
 # What a file leaves to the user, or what needs a download.
 NEEDS = {
+    "curves": ["scale=1"],
     "timm": ["scorer.backbone=test_convnext"],
     "div2k_edsr": ["gamma=0"],
     "div2k_deblur": ["gamma=0"],
