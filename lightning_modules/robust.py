@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from networks.nima import NIMA
 
 EPSILON = 1e-12  # inside roots and divisors
+SHORTEST = 0.01  # of the longest step; float32 still tells the scores apart
 
 
 class RobustTerms:
@@ -23,7 +24,7 @@ class RobustTerms:
 
     - The norm of the score's gradient, by a finite difference along it: one more forward pass and
       no second derivative (Liu et al., "NT", CVPR 2024). The slope is the change of the score per
-      grey level of a step, whose length is drawn anew for each image.
+      grey level of a step, whose length is drawn anew for each image, log-uniformly.
     - The EMD where that step leads, uphill or downhill: adversarial training.
     - A ranking: a photo that is degraded more has to score lower, by a margin in proportion
       (hinge). Only photos whose own mean is `clean_from` or more are used: others may be blurred or
@@ -102,9 +103,9 @@ class RobustTerms:
         score_B = mean_score(plain(net, images_BCHW))
         (gradient_BCHW,) = torch.autograd.grad(score_B.sum(), images_BCHW, retain_graph=True)
         rms_B111 = gradient_BCHW.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        # Uphill or downhill, by a quarter of the longest step or more: what rounding leaves intact.
+        # Uphill or downhill. Short steps too: over 0.1 levels a score can rise as far as over 1.
         draw_B = torch.rand(2, len(images_BCHW), device=images_BCHW.device)
-        step_B = self.step * (0.25 + 0.75 * draw_B[0]) * (2 * (draw_B[1] < 0.5).float() - 1)
+        step_B = self.step * SHORTEST ** draw_B[0] * (2 * (draw_B[1] < 0.5).float() - 1)
         step_B111 = step_B.view(-1, 1, 1, 1) / 255
         there_BCHW = images_BCHW.detach() + step_B111 * gradient_BCHW / (rms_B111 + EPSILON)
         there_BK = plain(net, there_BCHW)

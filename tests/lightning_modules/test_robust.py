@@ -17,7 +17,7 @@ from lightning_modules.schedules import Constant
 from networks.nima import NIMA
 from tests.conftest import SAMPLE_SCORER, TINY_NIMA, Cli, quiet_trainer
 
-SLOPE = 0.01  # of the toy's logit per unit of brightness
+SLOPE = 1.0  # of the toy's logit per unit of brightness
 
 
 class Brightness(nn.Module):
@@ -47,7 +47,9 @@ def test_the_slope_of_a_brightness_scorer() -> None:
     """The gradient is the same at all pixels: a step of one level adds 1/255 to the mean."""
     p_BK = torch.tensor([[0.5, 0.5]] * 8)
     terms = found(RobustTerms(slope=1, share=1), Brightness(SLOPE), p_BK)
-    assert terms["slope"].item() == pytest.approx(SLOPE / 4 / 255, rel=1e-2)
+    share_B = torch.sigmoid(SLOPE * images().mean(dim=(1, 2, 3)))
+    expected = SLOPE * (share_B * (1 - share_B)).mean().item() / 255
+    assert terms["slope"].item() == pytest.approx(expected, rel=2e-2)
 
 
 def test_adversarial_photos_are_a_step_away() -> None:
@@ -56,7 +58,7 @@ def test_adversarial_photos_are_a_step_away() -> None:
     torch.manual_seed(1)
     draw_B = torch.rand(2, 8)
     sign_B = torch.where(draw_B[1] < 0.5, 1.0, -1.0)
-    mean_B = images().mean(dim=(1, 2, 3)) + sign_B * 2 * (0.25 + 0.75 * draw_B[0]) / 255
+    mean_B = images().mean(dim=(1, 2, 3)) + sign_B * 2 * 0.01 ** draw_B[0] / 255
     share_B = torch.sigmoid(255 * mean_B)
     expected = (share_B - 0.5).abs() / math.sqrt(2)  # of two buckets, only the first differs
     terms = found(RobustTerms(adversarial=1, step=2, share=1), net, p_BK)
