@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
@@ -77,10 +77,15 @@ def staging(folder: Path) -> Iterator[None]:
 
 @rank_zero_only
 def close_loggers(trainer: L.Trainer) -> None:
-    """Finish the W&B run, so that the next run in this process does not write into it."""
+    """Finish the W&B run, so that the next one in this process does not write into it.
+
+    TensorBoard's writer, which `log_best` has opened again, is closed.
+    """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.close()
 
 
 def log_best(trainer: L.Trainer, folder: Path) -> None:
