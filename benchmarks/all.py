@@ -22,7 +22,7 @@ from pathlib import Path
 from report import Row, heading, publish
 
 FOLDER = Path(__file__).resolve().parent
-NOT_BENCHMARKS = ("all", "report", "other_ways", "augmented_crops")
+NOT_BENCHMARKS = ("all", "report", "other_ways", "augmented_crops", "biq_halves")
 NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - set(NOT_BENCHMARKS))
 LIMIT = 300  # seconds for each; most take 10 to 40 on two idle cores
 
