@@ -30,8 +30,8 @@ def test_long_words_stay_whole() -> None:
 def test_values_that_do_not_count_are_marked(cli: Cli) -> None:
     out = cli("net=mdsr", "gamma=0", "--help").out
     marked = [line.split(":")[0].strip(" -") for line in out.splitlines() if "no effect" in line]
-    assert marked == ["scorer", "scale"]
-    assert "no effect" not in cli("--help").out
+    assert marked == ["scorer", "share", "scale"]
+    assert "no effect" not in cli("gamma=auto", "--help").out
 
 
 def test_required_keys_are_marked(cli: Cli) -> None:
